@@ -1,0 +1,93 @@
+"""Compile times, run times and working memory of jitted functions, measured side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import neuralflow
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One function: seconds to trace and compile, bytes of temporary memory, seconds of each run."""
+
+    compile: float
+    memory: int
+    runs: np.ndarray
+
+
+def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float, int]:
+    """The compiled function, the seconds it took to trace and compile, and its temporary memory in bytes."""
+    jax.clear_caches()
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    return program, seconds, int(memory.temp_size_in_bytes) if memory is not None else 0
+
+
+def side_by_side(
+    functions: dict[str, Callable[..., Any]], arguments: dict[str, tuple[Any, ...]], rounds: int, compiles: int = 1
+) -> dict[str, Measured]:
+    """Measures the functions one after the other in every round, so that all see the same machine."""
+    builds = {name: [compiled(f, arguments[name]) for _ in range(compiles)] for name, f in functions.items()}
+    programs = {name: build[-1][0] for name, build in builds.items()}
+    for name, program in programs.items():
+        jax.block_until_ready(program(*arguments[name]))
+    runs: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments[name]))
+            runs[name].append(time.perf_counter() - start)
+    return {
+        name: Measured(float(np.median([b[1] for b in builds[name]])), builds[name][-1][2], np.asarray(runs[name]))
+        for name in functions
+    }
+
+
+def ratio(runs: np.ndarray, against: np.ndarray) -> dict[str, float]:
+    """Median of the round-by-round ratios, with their quartiles."""
+    low, middle, high = np.percentile(runs / against, [25, 50, 75])
+    return {"median": float(middle), "low": float(low), "high": float(high)}
+
+
+def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
+    """Prints the rows as a table and writes them, with what they were measured on, as JSON."""
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=None if Console().is_terminal else 140).print(table)
+    device = jax.devices()[0]
+    record = {
+        "title": title,
+        "device": device.device_kind,
+        "platform": device.platform,
+        "cores": os.cpu_count(),
+        "versions": {"jax": jax.__version__, "neuralflow": neuralflow.__version__},
+        "rows": rows,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out)
+    print(f"written to {out}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

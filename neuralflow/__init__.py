@@ -1,0 +1,32 @@
+"""neuralflow: Flax modules as velocity fields, fixed grids that are ResNets, adaptive solves that are their limit."""
+
+from importlib.metadata import version as _version
+
+from neuralflow import fields as fields, schemes as schemes
+from neuralflow.basis import Legendre as Legendre, PiecewiseConstant as PiecewiseConstant, PiecewiseLinear as PiecewiseLinear
+from neuralflow.depth import DepthVarying as DepthVarying, independent as independent, smooth as smooth, tied as tied
+from neuralflow.fields import from_function as from_function
+from neuralflow.layers import NeuralODE as NeuralODE, from_branches as from_branches, to_branches as to_branches
+from neuralflow.schemes import (
+    RK4 as RK4,
+    Bosh3 as Bosh3,
+    Dopri5 as Dopri5,
+    Dopri8 as Dopri8,
+    Euler as Euler,
+    Heun as Heun,
+    ImplicitEuler as ImplicitEuler,
+    Kvaerno3 as Kvaerno3,
+    Midpoint as Midpoint,
+    Ralston as Ralston,
+    ThreeEighths as ThreeEighths,
+    Tsit5 as Tsit5,
+)
+from neuralflow.solve import (
+    Adaptive as Adaptive,
+    FixedGrid as FixedGrid,
+    Solution as Solution,
+    SolveError as SolveError,
+    Status as Status,
+)
+
+__version__ = _version("neuralflow-jax")

@@ -1,0 +1,6 @@
+"""`python -m neuralflow`."""
+
+from neuralflow.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Weights that vary with depth: any NNX module, its parameters stacked as coefficients on a depth basis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from neuralflow import basis as depth_basis
+from neuralflow.basis import Basis, Side
+
+Init = Callable[[np.ndarray], np.ndarray]
+"""From the depths of the nodes (nodes,) to a matrix (nodes, draws) that mixes independent draws into node values."""
+
+
+def independent(nodes: np.ndarray) -> np.ndarray:
+    """Every node draws its own weights: an ordinary network's initialisation, not smooth in depth."""
+    return np.eye(len(nodes))
+
+
+def tied(nodes: np.ndarray) -> np.ndarray:
+    """One draw for every depth: constant weights."""
+    return np.ones((len(nodes), 1))
+
+
+def smooth(length: float = 0.5) -> Init:
+    """Weights drawn as a Gaussian process in depth with covariance exp(-(s - s')^2 / (2 length^2)).
+
+    Every node keeps the variance of the module's own initialisation. `length`: correlation length, as a share of the
+    depth. Our formulation of the smooth initialisation of Marion et al. (arXiv 2206.06929).
+    """
+    if not length > 0:
+        raise ValueError(f"the correlation length must be positive, got {length}")
+
+    def mix(nodes: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(np.exp(-((nodes[:, None] - nodes) ** 2) / (2 * length**2)))
+        keep = values > 1e-10 * values[-1]
+        root = vectors[:, keep] * np.sqrt(values[keep])
+        return root / np.linalg.norm(root, axis=1, keepdims=True)
+
+    return mix
+
+
+def _check_variables(module: nnx.Module) -> None:
+    """Refuses what a solve cannot carry yet: state that a call would change."""
+    for path, node in nnx.iter_graph(module):
+        if isinstance(node, (nnx.BatchStat, nnx.RngState, nnx.Cache, nnx.Intermediate)):
+            name = ".".join(map(str, path))
+            raise ValueError(
+                f"the field holds mutable state ({type(node).__name__} at '{name}'), which a solve cannot carry; "
+                "use layers without state in a field (GroupNorm or LayerNorm, no Dropout) and keep such layers around it"
+            )
+
+
+class DepthVarying(nnx.Module):
+    """An NNX module whose parameters are functions of normalised depth s in [0, 1].
+
+    `make(rngs)` builds the module; it is built once per independent draw and the draws become the coefficients of
+    `basis`, a leading axis of length `basis.size` on every parameter of `stack`. Submodules shared inside the module
+    stay shared. `init` is `independent` (default), `tied`, or `smooth(length)`.
+
+    A layer brings it to the depth of each stage by itself, wherever it stands in a field; outside a layer use
+    `field.at(s)`, which is a plain module.
+    """
+
+    def __init__(
+        self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent
+    ):
+        nodes = np.asarray(basis.nodes)
+        mix = np.asarray(init(nodes))
+        if mix.ndim != 2 or len(mix) != len(nodes):
+            raise ValueError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
+        draws = nnx.vmap(lambda key: _made(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), mix.shape[1]))
+        _set(self, basis, draws, mix)
+
+    @classmethod
+    def from_modules(cls, modules: Sequence[nnx.Module], basis: Basis) -> DepthVarying:
+        """The function of depth that takes these modules' weights at `basis.nodes` (cell centres, knots or Gauss points).
+
+        Raises ValueError for a wrong number of modules or unlike structures, shapes or dtypes. Inside each module
+        shared submodules stay shared; sharing between modules is lost.
+        """
+        if len(modules) != basis.size:
+            raise ValueError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
+        stacked = cls.__new__(cls)
+        _set(stacked, basis, _stack(modules), np.eye(basis.size))
+        return stacked
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
+
+    def at(self, s: float, side: Side = "right") -> nnx.Module:
+        """The plain module at normalised depth s; at a knot `side` names the one-sided limit."""
+        cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
+
+        def value(coefficients: Array) -> Array:
+            return self.basis.combine(self.basis.window(coefficients, jnp.asarray(cell)), jnp.asarray(local))
+
+        return _map_arrays(value, self.stack)
+
+    def refine(self, finer: Basis) -> DepthVarying:
+        """The same weights on a basis that contains this one; ValueError where it does not."""
+        return self._transform(finer, depth_basis.refinement(self.basis, finer))
+
+    def project(self, target: Basis) -> DepthVarying:
+        """The L2-nearest weights on another basis; the same weights where that basis contains this one."""
+        return self._transform(target, depth_basis.projection(self.basis, target))
+
+    def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:
+        moved = DepthVarying.__new__(DepthVarying)
+        moved.basis = target
+        moved.stack = _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack)
+        return moved
+
+
+def _set(field: DepthVarying, basis: Basis, draws: nnx.Module, mix: np.ndarray) -> None:
+    """Turns a module of stacked draws into one of stacked coefficients."""
+    matrix = depth_basis.interpolation(basis) @ mix
+    constant = depth_basis.interpolation(basis) @ np.ones(basis.size)
+
+    def coefficients(values: Array) -> Array:
+        if not jnp.issubdtype(values.dtype, jnp.inexact):
+            raise TypeError(f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()")
+        # A draw that is not random (a norm's scale of one, a bias of zero) stays what it is at every depth.
+        same = jnp.all(values == values[0], axis=0)
+        return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))
+
+    field.basis = basis
+    field.stack = _map_arrays(coefficients, draws)
+
+
+def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
+    """matrix @ coefficients along the first axis; a matrix of zeros and single ones copies to the last bit."""
+    if ((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all():
+        return coefficients[matrix.argmax(axis=1)]
+    matrix = jnp.asarray(matrix, jnp.real(coefficients).dtype)
+    return jnp.tensordot(matrix, coefficients, axes=1, precision=jax.lax.Precision.HIGHEST)
+
+
+def _made(module: Any) -> nnx.Module:
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function")
+    _check_variables(module)
+    if any(isinstance(node, DepthVarying) for _, node in nnx.iter_graph(module)):
+        raise ValueError("a DepthVarying inside a DepthVarying has no meaning; vary the weights once")
+    return module
+
+
+def _map_arrays(function: Callable[[Array], Array], module: nnx.Module) -> nnx.Module:
+    """A new module with the function applied to every array, shared submodules kept shared."""
+    graphdef, state = nnx.split(module)
+    return nnx.merge(graphdef, jax.tree.map(function, state))
+
+
+def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
+    """Modules of one structure as one module with a new leading axis; ValueError where they differ."""
+    parts = [nnx.split(_made(module)) for module in modules]
+    graphdef, first = parts[0]
+    want = _shapes(first)
+    for k, (other, state) in enumerate(parts):
+        if _shapes(state) != want:
+            raise ValueError(f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind")
+        if other != graphdef:
+            raise ValueError(f"module {k} is built differently from module 0; give modules of one class and one set of options")
+    return nnx.merge(graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts)))
+
+
+def _shapes(state: Any) -> dict[str, str]:
+    return {
+        ".".join(map(str, path)): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}"
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+class Unfolded:
+    """A field taken apart for a solve: arrays, and for each the basis it varies on (None: constant in depth).
+
+    A `DepthVarying` anywhere in the field is replaced by the module it varies, so that the user's own code calls a
+    plain module at every stage. Holds no tracer: `values` are handed around beside it.
+    """
+
+    def __init__(self, field: nnx.Module):
+        _check_variables(field)
+        bases: dict[int, Basis] = {}
+        for _, node in nnx.iter_graph(field):
+            if isinstance(node, DepthVarying):
+                bases.update({id(leaf): node.basis for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)})
+        plain = _unwrap(field)
+        tagged = {path: bases.get(id(leaf)) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
+        self._graphdef, state = nnx.split(plain)
+        self._paths, leaves = _flatten(state)
+        self._kinds = [leaf if isinstance(leaf, nnx.Variable) else None for leaf in leaves]
+        self.tags = [tagged[path] for path in self._paths]
+        self.bases: list[Basis] = list(dict.fromkeys(tag for tag in self.tags if tag is not None))
+
+    @staticmethod
+    def values(field: nnx.Module) -> list[Array]:
+        """The field's arrays, in the order of `tags`."""
+        return [_raw(leaf) for leaf in _flatten(nnx.split(_unwrap(field))[1])[1]]
+
+    def module(self, values: Sequence[Array]) -> nnx.Module:
+        """The user's module with these arrays."""
+        leaves = [
+            value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)
+        ]
+        return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True))))
+
+    def changed(self, module: nnx.Module, values: Sequence[Array]) -> str | None:
+        """The name of an array that a call has replaced in `module`, or None."""
+        paths, leaves = _flatten(nnx.split(module)[1])
+        if paths != self._paths:
+            extra = sorted(set(paths) ^ set(self._paths))
+            return ".".join(map(str, extra[0]))
+        for path, leaf, value in zip(paths, leaves, values, strict=True):
+            if _raw(leaf) is not value:
+                return ".".join(map(str, path))
+        return None
+
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, (nnx.Variable, jax.Array, np.ndarray))
+
+
+def _raw(leaf: Any) -> Array:
+    return leaf[...] if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _flatten(state: Any) -> tuple[list[Any], list[Any]]:
+    flat = list(nnx.to_flat_state(state))
+    return [path for path, _ in flat], [leaf for _, leaf in flat]
+
+
+def _unwrap(field: nnx.Module) -> nnx.Module:
+    """The field with every DepthVarying replaced by its stack."""
+    return nnx.recursive_map(lambda _, node: node.stack if isinstance(node, DepthVarying) else node, field)

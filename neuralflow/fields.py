@@ -1,0 +1,204 @@
+"""Velocity fields: plain NNX modules f(x) or f(x, t). Any module of that form serves; these are the common ones."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from neuralflow.depth import DepthVarying
+
+Activation = Callable[[Array], Array]
+
+
+def takes_time(field: Any) -> bool:
+    """Whether a field is f(x, t): its second positional parameter is required, or is named `t`.
+
+    Raises TypeError for what is not callable as f(x) or f(x, t).
+    """
+    if isinstance(field, DepthVarying):
+        return takes_time(field.stack)
+    if not callable(field):
+        raise TypeError(f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; define __call__(self, x)")
+    name = getattr(field, "__name__", type(field).__name__)
+    kinds = inspect.Parameter
+    parameters = list(inspect.signature(field).parameters.values())
+    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
+        raise TypeError(
+            f"{name} takes *args, so whether it uses time cannot be told; "
+            "wrap it: nf.from_function(lambda net, x: net(x), net)"
+        )
+    positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional[2:] if p.default is kinds.empty]
+    required += [p.name for p in parameters if p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty]
+    if not positional or required:
+        raise TypeError(
+            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; "
+            "wrap it with nf.from_function"
+        )
+    return len(positional) > 1 and (positional[1].default is kinds.empty or positional[1].name == "t")
+
+
+def _with_time(x: Array, t: Array | float | None) -> Array:
+    """x with depth time as one more feature."""
+    if t is None:
+        raise ValueError("this field was built with time=True, so it needs f(x, t)")
+    return jnp.concatenate([x, jnp.broadcast_to(jnp.asarray(t, x.dtype), (*x.shape[:-1], 1))], axis=-1)
+
+
+class MLP(nnx.Module):
+    """A multilayer perceptron on the last axis: dimension -> hidden -> ... -> dimension.
+
+    `layers`: number of hidden layers. `time`: depth time enters as one more input feature. `dtype`: the arithmetic
+    of the dense layers (bfloat16, say); the velocity has the dtype of x.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        *,
+        hidden: int,
+        layers: int = 1,
+        activation: Activation = jax.nn.tanh,
+        time: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        widths = [dimension + time, *([hidden] * layers), dimension]
+        self.dense = nnx.List(
+            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.activation = activation
+        self.time = time
+
+    def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
+        """Velocity at x, of the shape and dtype of x."""
+        y = _with_time(x, t) if self.time else x
+        for dense in self.dense[:-1]:
+            y = self.activation(dense(y))
+        return self.dense[-1](y).astype(x.dtype)
+
+
+class ConvBlock(nnx.Module):
+    """A pre-activation residual branch (He et al., arXiv 1603.05027) on channels-last images: twice norm, activation, conv.
+
+    GroupNorm, which has no state, takes the place of batch normalisation. `time`: depth time enters the convolutions
+    as one more channel. `channels` must be a multiple of `groups`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel: int = 3,
+        groups: int = 4,
+        activation: Activation = jax.nn.relu,
+        time: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if channels % groups:
+            raise ValueError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+        self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
+        self.convs = nnx.List(
+            nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **types) for _ in range(2)
+        )
+        self.activation = activation
+        self.time = time
+
+    def __call__(self, x: Float[Array, "*batch h w c"], t: Any = None) -> Float[Array, "*batch h w c"]:
+        """Velocity at x, of the shape and dtype of x."""
+        y = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            y = self.activation(norm(y))
+            y = conv(_with_time(y, t) if self.time else y)
+        return y.astype(x.dtype)
+
+
+class Antisymmetric(nnx.Module):
+    """x' = activation((W - W^T - damping I) x + b): eigenvalues near the imaginary axis (Haber & Ruthotto 2017).
+
+    `damping` >= 0 moves them to the left, which a forward Euler step needs. `time`: adds t * c inside the activation.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        *,
+        damping: float = 0.0,
+        activation: Activation = jax.nn.tanh,
+        time: bool = False,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        scale = dimension**-0.5
+        self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype))
+        self.bias = nnx.Param(jnp.zeros(dimension, param_dtype))
+        self.drift = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension,), param_dtype)) if time else None
+        self.damping = damping
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
+        """Velocity at x, of the shape and dtype of x."""
+        weight = self.weight[...]
+        y = x @ (weight - weight.T).T - self.damping * x + self.bias[...]
+        if self.drift is not None:
+            if t is None:
+                raise ValueError("this field was built with time=True, so it needs f(x, t)")
+            y = y + jnp.asarray(t, x.dtype) * self.drift[...]
+        return self.activation(y).astype(x.dtype)
+
+
+class _Function(nnx.Module):
+    """f(params, x) as a field."""
+
+    def __init__(self, function: Callable[..., Any], params: Any):
+        self.function = function
+        self.params = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
+
+    def __call__(self, x: Any) -> Any:
+        return self.function(self._raw(), x)
+
+    def _raw(self) -> Any:
+        return jax.tree.map(lambda p: p[...] if isinstance(p, nnx.Variable) else p, self.params, is_leaf=_is_node)
+
+
+class _TimeFunction(_Function):
+    """f(params, x, t) as a field."""
+
+    def __call__(self, x: Any, t: Any) -> Any:
+        return self.function(self._raw(), x, t)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, (nnx.Module, nnx.Variable))
+
+
+def _param(value: Any) -> Any:
+    return value if _is_node(value) else nnx.Param(jnp.asarray(value))
+
+
+def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
+    """A field from a plain function f(params, x) or f(params, x, t).
+
+    `params`: a pytree of arrays, which become trainable parameters, or of NNX modules. Parameters travel beside the
+    function, never in its closure, so gradients reach them.
+    """
+    if not callable(function):
+        raise TypeError(f"from_function takes a function f(params, x) or f(params, x, t), got {type(function).__name__}")
+
+    try:
+        timed = takes_time(functools.partial(function, None))
+    except TypeError as error:
+        raise TypeError(f"from_function takes f(params, x) or f(params, x, t): {error}") from None
+    return _TimeFunction(function, params) if timed else _Function(function, params)

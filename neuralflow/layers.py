@@ -1,0 +1,302 @@
+"""The solver-backed layer, and its way to and from plain residual branches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from neuralflow import grid as grids
+from neuralflow.basis import PiecewiseConstant
+from neuralflow.depth import DepthVarying, Unfolded
+from neuralflow.fields import takes_time
+from neuralflow.schemes import Euler
+from neuralflow.solve import Adaptive, FixedGrid, Solution, SolveError, Status
+
+Solve = FixedGrid | Adaptive
+
+
+class NeuralODE(nnx.Module):
+    """A velocity field and a discretisation: x(t1), where x' = field(x, t) from x(t0) = x.
+
+    `field`: an NNX module f(x) or f(x, t), with `DepthVarying` anywhere inside. `solve`: FixedGrid or Adaptive.
+    `t0`, `t1`: the interval of depth time. Numbers are constants; arrays are data, which may be traced and
+    differentiated, and an nnx.Param is learned.
+
+    A plain nnx.Module: nest it, jit it, differentiate it, save it. Called outside any trace it raises SolveError
+    where the solve failed; inside one a failed result is NaN, and `solve(x)` tells the status.
+    """
+
+    def __init__(self, field: nnx.Module, solve: Solve, t0: Any = 0.0, t1: Any = 1.0):
+        if not isinstance(field, nnx.Module):
+            remedy = "wrap it: nf.from_function(f, params)" if callable(field) else "give an nnx.Module with __call__(self, x)"
+            raise TypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
+        if not isinstance(solve, FixedGrid | Adaptive):
+            raise TypeError(f"solve is a FixedGrid or an Adaptive, got {solve!r}; for example nf.FixedGrid(nf.Euler(), steps=16)")
+        _check_interval(t0, t1)
+        solve.check(field)
+        self.field = field
+        self._set_solve(solve)
+        self.t0, self.t1 = t0, t1
+        self.backward = False
+
+    def _set_solve(self, solve: Solve) -> None:
+        form, data = _part(solve)
+        self.solve_form, self.solve_data = nnx.static(form), nnx.data(data)
+
+    @property
+    def discretisation(self) -> Solve:
+        """The FixedGrid or Adaptive of this layer."""
+        return _join(self.solve_form, self.solve_data)
+
+    def with_solve(self, solve: Solve) -> NeuralODE:
+        """The same field, interval and direction under another discretisation; the weights are shared, not copied."""
+        return self._copy(solve, self.backward)
+
+    def reverse(self) -> NeuralODE:
+        """The layer that integrates backward, from t1 to t0.
+
+        The inverse only up to the discretisation error (forward then backward Euler is not the identity); `invert`
+        solves for the input exactly.
+        """
+        return self._copy(self.discretisation, not self.backward)
+
+    def _copy(self, solve: Solve, backward: bool) -> NeuralODE:
+        layer = NeuralODE(self.field, solve, self.t0, self.t1)
+        layer.backward = backward
+        return layer
+
+    def __call__(self, x: Any) -> Any:
+        """x at the end of the interval, of the shape and dtype of x: any pytree of arrays with leading batch axes."""
+        return self._checked(_integrate, x, None).states
+
+    def solve(self, x: Any, depths: Any = None) -> Solution:
+        """States and status, step counts and evaluations; never raises for a numerical failure.
+
+        `depths` (m,): depth times in the order of the walk, for states with a leading axis of m.
+        """
+        return self._run(_integrate, x, self._depths(depths))
+
+    def trajectory(self, x: Any, depths: Any = None) -> Any:
+        """States along depth, with a new leading axis: at `depths` (m,), or on a fixed grid at all steps + 1 edges.
+
+        Between the edges of a fixed grid the state is the scheme's own step, shortened. An adaptive solve steps to
+        every depth it is asked for. Differentiable with respect to the depths.
+        """
+        return self._checked(_integrate, x, "steps" if depths is None else self._depths(depths)).states
+
+    def invert(self, y: Any) -> Any:
+        """The x with layer(x) = y, solved block by block by fixed-point iteration, to rounding.
+
+        Needs a fixed grid whose blocks x + (step(x) - x) contract in their residual part: h times the Lipschitz
+        constant of the field below one. SolveError otherwise.
+        """
+        if not isinstance(self.discretisation, FixedGrid) or self.backward:
+            raise TypeError("invert() solves the steps of a forward fixed grid; use reverse() to integrate backward")
+        return self._checked(_invert, y, None).states
+
+    def _depths(self, depths: Any) -> Any:
+        if depths is None:
+            return None
+        depths = jnp.asarray(depths, float)
+        if depths.ndim != 1:
+            raise ValueError(f"depths must be one-dimensional, got shape {depths.shape}")
+        if _concrete((depths, self.t0, self.t1)):
+            start, end = float(_raw(self.t0)), float(_raw(self.t1))
+            along = np.asarray(depths if self.backward is (end < start) else -depths)
+            if not (np.diff(along) >= 0).all() or depths.min() < min(start, end) or depths.max() > max(start, end):
+                raise ValueError(
+                    f"depths must run in the direction of the walk between t0={start:g} and t1={end:g}, got {np.asarray(depths)}"
+                )
+        return depths
+
+    def _run(self, function: Any, x: Any, depths: Any) -> Solution:
+        graphdef, state = nnx.split(self.field)
+        form, data = self.solve_form, list(self.solve_data)
+        solve = self.discretisation
+        if isinstance(solve, Adaptive):
+            # Tolerances given as numbers are data of the compiled function all the same: new ones compile nothing.
+            solve = eqx.tree_at(lambda s: (s.rtol, s.atol), solve, (jnp.asarray(solve.rtol), jnp.asarray(solve.atol)))
+            form, data = _part(solve)
+        x = jax.tree.map(jnp.asarray, x)
+        every_step = isinstance(depths, str)
+        interval, ends = (_raw(self.t0), _raw(self.t1)), None
+        if _staged():
+            # What is being compiled already needs no compiled function of its own, and numbers are constants there:
+            # the steps are computed on the host, and there is less to compile.
+            function = function.__wrapped__
+            if all(isinstance(t, int | float) for t in interval):
+                interval, ends = (None, None), (float(interval[0]), float(interval[1]))
+        static = (graphdef, form, self.backward, every_step, ends)
+        return function(static, (state, data, x, interval, None if every_step else depths))
+
+    def _checked(self, function: Any, x: Any, depths: Any) -> Solution:
+        solution = self._run(function, x, depths)
+        if _concrete((solution, nnx.state(self.field))):
+            _raise_on_failure(self, solution, x)
+        return solution
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _integrate(static: Any, data: Any) -> Solution:
+    """The one compiled function behind every layer."""
+    graphdef, form, backward, every_step, ends = static
+    state, solve_data, x, interval, depths = data
+    solve, field = _join(form, solve_data), nnx.merge(graphdef, state)
+    return solve.integrate(field, x, *(ends or interval), depths="steps" if every_step else depths, backward=backward)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _invert(static: Any, data: Any) -> Solution:
+    graphdef, form, _, _, ends = static
+    state, solve_data, x, interval, _ = data
+    return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval))
+
+
+class _Hole:
+    """Stands in the static part of a discretisation where its data goes."""
+
+
+_HOLE = _Hole()
+
+
+def _part(solve: Solve) -> tuple[Any, list[Any]]:
+    """A discretisation as its static form and its data (arrays and variables)."""
+    leaves, treedef = jax.tree.flatten(solve, is_leaf=_is_variable)
+    return (treedef, tuple(_HOLE if _is_data(leaf) else leaf for leaf in leaves)), [v for v in leaves if _is_data(v)]
+
+
+def _join(form: Any, data: Sequence[Any]) -> Any:
+    rest = iter(data)
+    treedef, leaves = form
+    return jax.tree.unflatten(treedef, [next(rest) if leaf is _HOLE else leaf for leaf in leaves])
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def _is_data(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))
+
+
+def _raw(value: Any) -> Any:
+    return value[...] if isinstance(value, nnx.Variable) else value
+
+
+def _staged() -> bool:
+    """Whether operations are being traced for compilation, rather than run (as under an eager grad or vmap)."""
+    return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
+
+
+def _concrete(tree: Any) -> bool:
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _check_interval(t0: Any, t1: Any) -> None:
+    if not _concrete((t0, t1)):
+        return
+    start, end = np.asarray(_raw(t0)), np.asarray(_raw(t1))
+    if start.shape or end.shape or not np.isfinite([start, end]).all():
+        raise ValueError(f"t0 and t1 must be finite numbers, got t0={t0!r}, t1={t1!r}")
+    if start == end:
+        raise ValueError(f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out")
+
+
+def _raise_on_failure(layer: NeuralODE, solution: Solution, x: Any) -> None:
+    status = np.asarray(solution.status)
+    if not status.any():
+        return
+    worst = Status(int(status.max()))
+    accepted, rejected = int(np.max(solution.accepted)), int(np.max(solution.rejected))
+    raise SolveError(f"the solve failed ({worst.name}): {_remedy(layer, worst, x, accepted, rejected)}", worst)
+
+
+def _remedy(layer: NeuralODE, status: Status, x: Any, accepted: int, rejected: int) -> str:
+    for name, tree in (("x", x), ("the weights of the field", nnx.state(layer.field))):
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        bad = sum(int((~np.isfinite(a)).sum()) for a in leaves if a.dtype.kind in "fc")
+        if bad:
+            return f"{name} held {bad} values that are not finite before the first step; mend them first"
+    solve = layer.discretisation
+    scheme = type(solve.scheme).__name__
+    if status == Status.NOT_FINITE:
+        return (
+            f"the state left the range of floating point within {accepted} steps of {scheme}; "
+            "take more steps, or an implicit scheme such as nf.ImplicitEuler() if the field is stiff"
+        )
+    if status == Status.NOT_INVERTED:
+        return (
+            "a block has no fixed point that the iteration finds: h times the field's Lipschitz constant is not below "
+            "one; take more steps, or shrink the field"
+        )
+    if status == Status.IMPLICIT_FAILED:
+        return f"the root finder of {scheme} did not converge in a step; take more steps"
+    counts = f"{accepted} accepted and {rejected} rejected"
+    if status == Status.MAX_STEPS:
+        return (
+            f"max_steps={getattr(solve, 'max_steps', None)} was reached after {counts} steps of {scheme}; raise max_steps or the "
+            "tolerances, or take an implicit scheme such as nf.Kvaerno3() if the field is stiff"
+        )
+    return f"{scheme} could not go on after {counts} steps; loosen the tolerances or check the field"
+
+
+class _AtTime(nnx.Module):
+    """f(., t) of a field f(x, t) at one depth time."""
+
+    def __init__(self, field: nnx.Module, t: Float[Array, ""]):
+        self.field = field
+        self.t = t
+
+    def __call__(self, x: Any) -> Any:
+        field: Any = self.field
+        return field(x, self.t.astype(jax.tree.leaves(x)[0].dtype))
+
+
+def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
+    """The layer of a ResNet's own residual branches: x + f_0(x), then x + f_1(x), ..., to the last bit.
+
+    Branches of one class and one set of shapes, called as f(x). The interval is [0, N] and Euler's h is one.
+    """
+    if not branches:
+        raise ValueError("from_branches needs at least one branch")
+    for k, branch in enumerate(branches):
+        if takes_time(branch):
+            raise TypeError(f"branch {k} is called as f(x, t); a residual branch is f(x)")
+    count = len(branches)
+    field = DepthVarying.from_modules(branches, PiecewiseConstant(count))
+    return NeuralODE(field, FixedGrid(Euler(), steps=count), 0.0, float(count))
+
+
+def to_branches(layer: NeuralODE) -> list[nnx.Module]:
+    """The modules f_k such that x + h_k f_k(x) is the k-th residual block of an Euler layer.
+
+    h_k is the step's length, (t1 - t0) / steps on a uniform grid. Raises TypeError for any other discretisation.
+    """
+    solve = layer.discretisation
+    if not isinstance(solve, FixedGrid) or not isinstance(solve.scheme, Euler) or layer.backward:
+        raise TypeError("only a forward fixed grid with Euler is a stack of residual blocks; use with_solve() first")
+    parts = Unfolded(layer.field)
+    values = Unfolded.values(layer.field)
+    plan = grids.plan(solve.grid, parts.bases)
+    timed = takes_time(layer.field)
+    t0, t1 = jnp.asarray(_raw(layer.t0), float), jnp.asarray(_raw(layer.t1), float)
+    modules = []
+    for k in range(plan.steps):
+        places = {b: (p.cell[k : k + 1], p.enter[k]) for b, p in zip(parts.bases, plan.places, strict=True)}
+        arrays = [value if tag is None else _value_at(tag, value, *places[tag]) for tag, value in zip(parts.tags, values, strict=True)]
+        module = parts.module(arrays)
+        modules.append(_AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module)
+    return modules
+
+
+def _value_at(basis: Any, coefficients: Array, cell: np.ndarray, s: float) -> Array:
+    return basis.combine(basis.window(coefficients, jnp.asarray(cell[0])), jnp.asarray(s))

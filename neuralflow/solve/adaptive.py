@@ -1,0 +1,389 @@
+"""Adaptive solves: diffrax's loop in normalised depth, and the exact gradient of its accepted steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array
+
+from neuralflow.basis import Basis, locate_traced
+from neuralflow.depth import Unfolded
+from neuralflow.fields import takes_time
+from neuralflow.solve.system import (
+    At,
+    Solution,
+    Status,
+    System,
+    all_finite,
+    check_choice,
+    check_scheme,
+    time_dtype,
+    where_ok,
+)
+
+Gradient = Literal["steps", "direct", "continuous"]
+
+
+class Adaptive(eqx.Module):
+    """Adaptive steps: the continuous limit of the same weights.
+
+    `scheme`: a diffrax solver with an error estimate. `rtol`, `atol`: tolerances; give arrays to change them inside
+    your own jit without a new compilation. `max_steps` counts accepted and rejected ones. Knots of depth-varying
+    weights become steps by themselves. `per_sample`: steps are controlled for each sample (axis 0 of x) alone.
+
+    `gradient`: "steps" (default) is the exact reverse-mode gradient of the accepted steps; "direct" differentiates
+    through the loop, for forward mode and second derivatives, at the memory of max_steps; "continuous" solves the
+    adjoint equation backward, at constant memory and to the tolerance only.
+    """
+
+    scheme: diffrax.AbstractSolver
+    rtol: Any
+    atol: Any
+    max_steps: int = eqx.field(static=True)
+    gradient: Gradient = eqx.field(static=True)
+    per_sample: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        scheme: Any,
+        rtol: Any = 1e-6,
+        atol: Any = 1e-6,
+        *,
+        max_steps: int = 4096,
+        gradient: Any = "steps",
+        per_sample: bool = False,
+    ):
+        check_scheme(scheme)
+        check_choice("gradient", gradient, ("steps", "direct", "continuous"))
+        name = type(scheme).__name__
+        tableau = getattr(scheme, "tableau", None)
+        if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or (tableau is not None and not tableau.b_error.any()):
+            raise ValueError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
+        for what, value in (("rtol", rtol), ("atol", atol)):
+            if isinstance(value, (int, float)) and not 0 <= value < np.inf:
+                raise ValueError(f"{what} must be a finite number >= 0, got {value}")
+        if isinstance(rtol, (int, float)) and isinstance(atol, (int, float)) and rtol + atol == 0:
+            raise ValueError("rtol and atol are both zero, so no step could be accepted; give one a positive value")
+        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+            raise ValueError(f"max_steps must be a whole number >= 1, got {max_steps!r}")
+        self.scheme = scheme
+        self.rtol, self.atol = rtol, atol
+        self.max_steps, self.gradient, self.per_sample = max_steps, gradient, per_sample
+
+    def check(self, field: nnx.Module) -> None:
+        """Raises for an unknown form of field."""
+        takes_time(field)
+        Unfolded(field)
+
+    def integrate(
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+    ) -> Solution:
+        """Carries x through the interval. `depths`: depth times to return states at; each is the end of a step."""
+        if isinstance(depths, str):
+            raise ValueError("an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)")
+        dtype = time_dtype(x)
+        values = Unfolded.values(field)
+        interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
+        tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
+        loop = _Loop(self, System(field, self.scheme, dtype), backward)
+        if depths is None:
+            stops = None
+        else:
+            stops = lax.stop_gradient(jnp.clip((depths - interval[0]) / (interval[1] - interval[0]), 0, 1))
+
+        def one(x):
+            states, count = loop.states(values, x, interval, tolerances, stops)
+            if stops is not None:
+                delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
+                states = loop.slide(values, states, interval, stops, delta - lax.stop_gradient(delta))
+            return states, count
+
+        if self.per_sample:
+            # Each sample keeps a batch axis of one: fields expect it.
+            alone = jax.tree.map(lambda a: a[:, None], x)
+            states, count = jax.vmap(one)(alone)
+            axis = 1 if stops is None else 2
+            states = jax.tree.map(lambda a: jnp.squeeze(a, axis), states)
+            ends = jax.vmap(all_finite)(states)
+            spread = lambda mask, a: mask.reshape(mask.shape + (1,) * (a.ndim - 1))  # noqa: E731
+        else:
+            states, count = one(x)
+            ends = all_finite(states)
+            spread = lambda mask, a: mask  # noqa: E731
+        status = jnp.where((count.status == 0) & ~ends, Status.NOT_FINITE, count.status)
+        states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
+        if self.per_sample and stops is not None:
+            states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
+        at = interval[0 if backward else 1] if depths is None else depths
+        return Solution(states, at, status, count.evaluations, count.accepted, count.rejected)
+
+
+class _Count(NamedTuple):
+    status: Array
+    evaluations: Array
+    accepted: Array
+    rejected: Array
+
+
+class _Loop:
+    """diffrax's loop over one system; everything static lives here, arrays are handed in."""
+
+    def __init__(self, solve: Adaptive, system: System, backward: bool):
+        self.system, self.scheme = system, solve.scheme
+        self.max_steps, self.gradient = solve.max_steps, solve.gradient
+        self.ends = (1.0, 0.0) if backward else (0.0, 1.0)
+        # States are kept at every `every`-th step and recomputed in between: the least memory for one recomputation.
+        self.every = int(np.ceil(np.sqrt(solve.max_steps)))
+        inner = [(basis, basis.knots[1:-1]) for basis in system.multi]
+        self.jumps = _union([knots for basis, knots in inner if basis.smoothness < 0])
+        self.kinks = _union([knots for basis, knots in inner if basis.smoothness >= 0])
+
+    def states(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
+        """The state at every stop, or at the end where there is none, with the chosen gradient."""
+        if self.gradient == "direct":
+            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, diffrax.DirectAdjoint()), stops)
+        if self.gradient == "continuous":
+            adjoint = diffrax.BacksolveAdjoint()
+            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, adjoint), stops)
+        return self._replayed(values, x, interval, tolerances, stops)
+
+    def slide(self, values: Any, states: Any, interval: Any, stops: Array, delta: Array) -> Any:
+        """The states, whose derivative with respect to their depth time is the velocity there (`delta` is zero)."""
+
+        @jax.custom_jvp
+        def moved(values, states, interval, stops, delta):
+            return states
+
+        def rule(primals, tangents):
+            values, states, interval, stops, delta = primals
+            tangent = tangents[4]
+            out = jax.tree.map(_instantiate, tangents[1], states)
+            if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+                velocity = jax.vmap(lambda s, x: self._velocity(s, x, values, interval))(stops, states)
+                scale = lambda d, v: d + v * tangent.reshape(tangent.shape + (1,) * (v.ndim - 1))  # noqa: E731
+                out = jax.tree.map(scale, out, velocity)
+            return states, out
+
+        moved.defjvp(rule, symbolic_zeros=True)
+        return moved(values, states, interval, stops, delta)
+
+    def _velocity(self, s: Array, x: Any, values: Any, interval: Any) -> Any:
+        """f(x, t) at normalised depth s, in depth time."""
+        system = self.system
+        moving, fixed = system.split(values)
+        cells, where = {}, []
+        for basis in system.parts.bases:
+            cell, local = locate_traced(basis, s, jnp.asarray(basis.knots, s.dtype))
+            cells[basis] = cell
+            where.append(local)
+        windows = system.windows(moving, cells)
+        return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]))
+
+    def _diffeqsolve(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
+        dtype = self.system.dtype
+
+        def vector_field(s, x, args):
+            values, interval = args
+            span = interval[1] - interval[0]
+            return jax.tree.map(lambda v: span * v, self._velocity(s, x, values, interval))
+
+        controller: Any = diffrax.PIDController(rtol=tolerances[0], atol=tolerances[1])
+        steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []
+        steps += [] if stops is None else [stops]
+        if steps or len(self.jumps):
+            controller = diffrax.ClipStepSizeController(
+                controller,
+                step_ts=jnp.concatenate(steps) if steps else None,
+                jump_ts=jnp.asarray(self.jumps, dtype) if len(self.jumps) else None,
+            )
+        if saveat is None:
+            saveat = diffrax.SaveAt(t1=True) if stops is None else diffrax.SaveAt(ts=stops)
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(vector_field),
+            self.scheme,
+            jnp.asarray(self.ends[0], dtype),
+            jnp.asarray(self.ends[1], dtype),
+            None,
+            x,
+            (values, interval),
+            saveat=saveat,
+            stepsize_controller=controller,
+            adjoint=adjoint,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+
+    def _out(self, solution: diffrax.Solution, stops: Any) -> tuple[Any, _Count]:
+        """States and counts of a solve that saved at the stops, or at the end."""
+        states = solution.ys if stops is not None else jax.tree.map(lambda a: a[0], solution.ys)
+        return states, self._count(solution)
+
+    def _count(self, solution: diffrax.Solution) -> _Count:
+        okay = solution.result == diffrax.RESULTS.successful
+        exhausted = solution.result == diffrax.RESULTS.max_steps_reached
+        status = jnp.where(okay, Status.SUCCESSFUL, jnp.where(exhausted, Status.MAX_STEPS, Status.FAILED))
+        stats = {name: jnp.asarray(solution.stats[name]) for name in ("num_accepted_steps", "num_rejected_steps")}
+        accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
+        stages, reuses = self.system.stages()
+        # Two evaluations choose the first step; a stage that is handed on is made anew at the start and at jumps.
+        evaluations = 2 + (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
+        return _Count(status, evaluations, accepted, rejected)
+
+    def _replayed(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
+        """The solve with the exact gradient of its accepted steps, as a custom vjp."""
+        forward = diffrax.ForwardMode()
+
+        @jax.custom_vjp
+        def solve(values, x, interval, tolerances, stops):
+            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, forward), stops)
+
+        def solve_forward(values, x, interval, tolerances, stops):
+            end = diffrax.SubSaveAt(t1=True) if stops is None else diffrax.SubSaveAt(ts=stops)
+            edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
+            kept = diffrax.SubSaveAt(steps=self.every)
+            saveat = diffrax.SaveAt(subs=(end, edges, kept))
+            solution: Any = self._diffeqsolve(values, x, interval, tolerances, stops, forward, saveat)
+            states = solution.ys[0] if stops is not None else jax.tree.map(lambda a: a[0], solution.ys[0])
+            count = self._count(solution)
+            saved = (values, x, interval, tolerances, stops, solution.ts[1], solution.ys[2], count.accepted)
+            return (states, count), saved
+
+        def solve_backward(saved, cotangents):
+            return self._walk_back(*saved, cotangents[0])
+
+        solve.defvjp(solve_forward, solve_backward)
+        return solve(values, x, interval, tolerances, stops)
+
+    def _edges(self, saved: Array) -> Array:
+        """The ends of the accepted steps; diffrax leaves one rounding around a jump, here it is the knot again."""
+        edges = jnp.concatenate([jnp.asarray(self.ends[:1], saved.dtype), saved])
+        if len(self.jumps):
+            knots = jnp.asarray(self.jumps, saved.dtype)
+            nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
+            edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
+        return edges
+
+    def _walk_back(
+        self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, saved: Array, kept: Any, count: Array, cotangent: Any
+    ) -> tuple[Any, ...]:
+        """Reverse-mode through the accepted steps, a segment of `every` steps at a time."""
+        system, every = self.system, self.every
+        edges = self._edges(saved)
+        moving, fixed = system.split(values)
+        if stops is None:
+            stop_edges, cotangent = count[None], jax.tree.map(lambda c: c[None], cotangent)
+        else:
+            sign = 1 if self.ends[1] > self.ends[0] else -1
+            reach = 8 * jnp.finfo(edges.dtype).eps
+            passed = jnp.where(jnp.arange(len(edges)) <= count, sign * edges, jnp.inf)
+            stop_edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), count)
+
+        def place(i):
+            middle = (edges[i] + edges[i + 1]) / 2
+            return {b: locate_traced(b, middle, jnp.asarray(b.knots, edges.dtype))[0] for b in system.parts.bases}
+
+        def step_args(i, windows, fixed, interval):
+            return windows, fixed, self._at(edges[i], edges[i + 1], place(i), interval)
+
+        def advance(i, x, *weights):
+            return system.single(x, step_args(i, *weights))
+
+        def add_stops(i, pending, adjoint):
+            """Adds the cotangents of the states that were asked for at edge i."""
+
+            def more(c):
+                return (c[0] > 0) & (stop_edges[jnp.maximum(c[0] - 1, 0)] == i)
+
+            def take(c):
+                return c[0] - 1, jax.tree.map(lambda a, b: a + b[c[0] - 1], c[1], cotangent)
+
+            return lax.while_loop(more, take, (pending, adjoint))
+
+        def back(i, y, pending, adjoint, gradients):
+            pending, adjoint = add_stops(i + 1, pending, adjoint)
+            cells = place(i)
+            windows = system.windows(moving, cells)
+            pull = jax.vjp(lambda *a: advance(i, *a), y, windows, fixed, interval)[1]
+            adjoint, d_windows, d_fixed, d_interval = pull(adjoint)
+            g_moving, g_fixed, g_interval = gradients
+            tags = [tag for tag, w in zip(system.parts.tags, system.windowed, strict=True) if w]
+            g_moving = [_scatter(tag, g, cells[tag], d) for tag, g, d in zip(tags, g_moving, d_windows, strict=True)]
+            plus = lambda a, b: a if b.dtype == jax.dtypes.float0 else a + b  # noqa: E731
+            return pending, adjoint, (g_moving, jax.tree.map(plus, g_fixed, d_fixed), jax.tree.map(plus, g_interval, d_interval))
+
+        def segment(carry):
+            j, pending, adjoint, gradients, states = carry
+            first = j * every
+            length = jnp.minimum(every, count - first)
+            start = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), x, kept)
+
+            def again(i, c):
+                y, states = c
+                states = jax.tree.map(lambda b, a: b.at[i].set(a), states, y)
+                cells = place(first + i)
+                return system.again(y, step_args(first + i, system.windows(moving, cells), fixed, interval)), states
+
+            last, states = lax.fori_loop(0, length - 1, again, (start, states))
+            states = jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, last)
+
+            def one(k, c):
+                i = length - 1 - k
+                return back(first + i, jax.tree.map(lambda b: b[i], states), *c)
+
+            pending, adjoint, gradients = lax.fori_loop(0, length, one, (pending, adjoint, gradients))
+            return j - 1, pending, adjoint, gradients, states
+
+        zeros = jax.tree.map(jnp.zeros_like, (moving, fixed, interval))
+        buffer = jax.tree.map(lambda a: jnp.zeros((every, *a.shape), a.dtype), x)
+        init = ((count - 1) // every, jnp.asarray(len(stop_edges)), jax.tree.map(jnp.zeros_like, x), zeros, buffer)
+        _, pending, adjoint, gradients, _ = lax.while_loop(lambda c: c[0] >= 0, segment, init)
+        _, adjoint = add_stops(0, pending, adjoint)
+        g_moving, g_fixed, g_interval = gradients
+        left, right = iter(g_moving), iter(g_fixed)
+        g_values = [next(left if w else right) for w in system.windowed]
+        g_values = [_as_tangent(g, v) for g, v in zip(g_values, values, strict=True)]
+        nothing = jax.tree.map(jnp.zeros_like, (tolerances, stops))
+        return g_values, adjoint, g_interval, *nothing
+
+    def _at(self, start: Array, stop: Array, cells: dict[Basis, Array], interval: Any) -> At:
+        """An accepted step between two normalised depths, inside the given cells."""
+        span = interval[1] - interval[0]
+        enter, leave = [], []
+        for basis in self.system.parts.bases:
+            knots = jnp.asarray(basis.knots, start.dtype)
+            low = knots[cells[basis]]
+            width = knots[cells[basis] + 1] - low
+            enter.append((start - low) / width)
+            leave.append((stop - low) / width)
+        return At(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave))
+
+
+def _union(knots: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(knots)) if knots else np.zeros(0)
+
+
+def _instantiate(tangent: Any, like: Array) -> Array:
+    return jnp.zeros_like(like) if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
+
+
+def _as_tangent(gradient: Array, value: Array) -> Any:
+    """Integer arrays have tangents of no dtype."""
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return gradient
+    return np.zeros(value.shape, jax.dtypes.float0)
+
+
+def _scatter(basis: Basis, gradient: Array, cell: Array, window: Any) -> Array:
+    """Adds a window's cotangent to its coefficients in place."""
+    parts = window if isinstance(window, tuple) else (window,)
+    for offset, part in enumerate(parts):
+        gradient = gradient.at[cell + offset].add(part)
+    return gradient
