@@ -111,9 +111,9 @@ class Objective:
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             raise RuntimeError('the deep limit is computed in float64; call jax.config.update("jax_enable_x64", True) first')
         self.problem, self.basis, self.solve = problem, basis, solve
-        varying = DepthVarying(lambda rngs: problem.layer(), basis, rngs=nnx.Rngs(0), init=tied)
+        varying = nnx.eval_shape(lambda: DepthVarying(lambda rngs: problem.layer(), basis, rngs=nnx.Rngs(0), init=tied))
         self._graphdef, self._state = nnx.split(varying)
-        self._shapes = {str(path[-1]): leaf[...].shape for path, leaf in nnx.to_flat_state(self._state)}
+        self._shapes = {str(path[-1]): leaf.get_value().shape[1:] for path, leaf in nnx.to_flat_state(self._state)}
         if set(self._shapes) != set(problem.weights):
             raise ValueError(f"weights are given for {sorted(problem.weights)}, the layer has parameters {sorted(self._shapes)}")
         start = depth_basis.evaluation(basis, np.zeros(1))[0]
@@ -124,21 +124,28 @@ class Objective:
     @property
     def size(self) -> int:
         """Number of coordinates."""
-        shapes = [*self._shapes.values(), *self.problem.readout.values()]
-        return sum(int(np.prod(shape)) for shape in shapes)
+        return sum(int(np.prod(shape)) for _, shape, _ in self._blocks())
 
-    def parameters(self, xi: Float[Array, " size"]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Coefficients of the weights (by name, first axis the basis) and the readout, from coordinates."""
-        theta, readout, at = {}, {}, 0
+    def _blocks(self) -> Iterator[tuple[str, tuple[int, ...], float]]:
+        """Name, shape and weight of every stretch of coordinates, in order."""
         for name, shape in self._shapes.items():
-            count = int(np.prod(shape))
-            block = xi[at : at + count].reshape(shape) / np.sqrt(self.problem.weights[name])
-            theta[name] = jnp.tensordot(self._colour, block, axes=1)
-            at += count
+            yield name, (self.basis.size, *shape), self.problem.weights[name]
         for name, shape in self.problem.readout.items():
+            yield name, shape, self.problem.ridge[name]
+
+    def parameters(self, xi: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Coefficients of the weights (by name, first axis the basis) and the readout, from coordinates."""
+        # NumPy in, NumPy out: nothing is compiled outside the energy itself.
+        dot = np.tensordot if isinstance(xi, np.ndarray) else jnp.tensordot
+        theta, readout, at = {}, {}, 0
+        for name, shape, weight in self._blocks():
             count = int(np.prod(shape))
-            readout[name] = xi[at : at + count].reshape(shape) / np.sqrt(self.problem.ridge[name])
+            block = xi[at : at + count].reshape(shape) / np.sqrt(weight)
             at += count
+            if name in self._shapes:
+                theta[name] = dot(self._colour, block, axes=1)
+            else:
+                readout[name] = block
         return theta, readout
 
     def coordinates(self, theta: Mapping[str, Any], readout: Mapping[str, Any]) -> np.ndarray:
@@ -198,10 +205,11 @@ def minimise(objective: Objective, starts: Sequence[np.ndarray], *, tolerance: f
     found = []
     for start in starts:
         result = minimize(value, start, jac=True, method="L-BFGS-B", options=options)
-        polished = root(lambda xi: value(xi)[1], result.x, method="anderson", options=polish).x
+        with np.errstate(divide="ignore", invalid="ignore"):  # a start that is a minimum already
+            polished = root(lambda xi: value(xi)[1], result.x, method="anderson", options=polish).x
         xi = min(polished, result.x, key=lambda xi: np.abs(value(xi)[1]).max())
         energy, gradient = value(xi)
-        theta, readout = objective.parameters(jnp.asarray(xi))
+        theta, readout = objective.parameters(xi)
         found.append(
             Minimum(
                 energy=energy,
@@ -232,7 +240,7 @@ def discrete(problem: Problem, scheme: Any, depth: int) -> Objective:
     return Objective(problem, PiecewiseLinear(depth), FixedGrid(scheme, steps=depth, memory="full"))
 
 
-def continuum(problem: Problem, terms: int = 16, steps: int = 256) -> Objective:
+def continuum(problem: Problem, terms: int = 16, steps: int = 128) -> Objective:
     """E_infinity on polynomials of degree < `terms` in depth, a spectral method, integrated by many steps of RK4.
 
     Fixed steps, because the derivative of an adaptive solve with respect to the fastest modes is less accurate than
@@ -244,7 +252,7 @@ def continuum(problem: Problem, terms: int = 16, steps: int = 256) -> Objective:
 def adaptive_energy(problem: Problem, minimum: Minimum, tolerance: float = 1e-10) -> float:
     """The energy of these weights with their ODE solved adaptively."""
     objective = Objective(problem, minimum.basis, Adaptive(Tsit5(), rtol=tolerance, atol=tolerance))
-    return float(objective(jnp.asarray(objective.coordinates(minimum.theta, minimum.readout))))
+    return float(jax.jit(objective)(objective.coordinates(minimum.theta, minimum.readout)))
 
 
 def restarted(objective: Objective, minimum: Minimum) -> np.ndarray:

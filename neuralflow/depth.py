@@ -76,7 +76,8 @@ class DepthVarying(nnx.Module):
         if mix.ndim != 2 or len(mix) != len(nodes):
             raise ValueError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
         draws = nnx.vmap(lambda key: _made(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), mix.shape[1]))
-        _set(self, basis, draws, mix)
+        self.basis = basis
+        self.stack = _coefficients(basis, draws, mix)
 
     @classmethod
     def from_modules(cls, modules: Sequence[nnx.Module], basis: Basis) -> DepthVarying:
@@ -87,9 +88,7 @@ class DepthVarying(nnx.Module):
         """
         if len(modules) != basis.size:
             raise ValueError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
-        stacked = cls.__new__(cls)
-        _set(stacked, basis, _stack(modules), np.eye(basis.size))
-        return stacked
+        return _from_stack(basis, _coefficients(basis, _stack(modules), np.eye(basis.size)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
@@ -112,14 +111,18 @@ class DepthVarying(nnx.Module):
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:
-        moved = DepthVarying.__new__(DepthVarying)
-        moved.basis = target
-        moved.stack = _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack)
-        return moved
+        return _from_stack(target, _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack))
 
 
-def _set(field: DepthVarying, basis: Basis, draws: nnx.Module, mix: np.ndarray) -> None:
-    """Turns a module of stacked draws into one of stacked coefficients."""
+def _from_stack(basis: Basis, stack: nnx.Module) -> DepthVarying:
+    """The field whose coefficients are these: NNX makes modules by their __init__ alone, so an empty one is filled."""
+    field = DepthVarying(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
+    field.stack = stack
+    return field
+
+
+def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Module:
+    """A module of stacked draws as one of stacked coefficients."""
     matrix = depth_basis.interpolation(basis) @ mix
     constant = depth_basis.interpolation(basis) @ np.ones(basis.size)
 
@@ -130,8 +133,7 @@ def _set(field: DepthVarying, basis: Basis, draws: nnx.Module, mix: np.ndarray) 
         same = jnp.all(values == values[0], axis=0)
         return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))
 
-    field.basis = basis
-    field.stack = _map_arrays(coefficients, draws)
+    return _map_arrays(coefficients, draws)
 
 
 def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
@@ -227,7 +229,7 @@ def _is_leaf(node: Any) -> bool:
 
 
 def _raw(leaf: Any) -> Array:
-    return leaf[...] if isinstance(leaf, nnx.Variable) else leaf
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
 def _flatten(state: Any) -> tuple[list[Any], list[Any]]:

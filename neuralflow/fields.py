@@ -170,7 +170,7 @@ class _Function(nnx.Module):
         return self.function(self._raw(), x)
 
     def _raw(self) -> Any:
-        return jax.tree.map(lambda p: p[...] if isinstance(p, nnx.Variable) else p, self.params, is_leaf=_is_node)
+        return jax.tree.map(lambda p: p.get_value() if isinstance(p, nnx.Variable) else p, self.params, is_leaf=_is_node)
 
 
 class _TimeFunction(_Function):

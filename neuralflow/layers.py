@@ -189,7 +189,7 @@ def _is_data(leaf: Any) -> bool:
 
 
 def _raw(value: Any) -> Any:
-    return value[...] if isinstance(value, nnx.Variable) else value
+    return value.get_value() if isinstance(value, nnx.Variable) else value
 
 
 def _staged() -> bool:

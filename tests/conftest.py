@@ -1,0 +1,38 @@
+"""float64 throughout: it is the tests' choice, not the library's."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import neuralflow as nf
+
+jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), (5, 2))
+
+
+@pytest.fixture
+def mlp():
+    """Builds a float64 field with depth-varying weights on a basis."""
+
+    def build(basis, time=True, dtype=jnp.float64, init=nf.independent, seed=0):
+        make = lambda rngs: nf.fields.MLP(2, hidden=8, time=time, param_dtype=dtype, rngs=rngs)  # noqa: E731
+        return nf.DepthVarying(make, basis, rngs=nnx.Rngs(seed), init=init)
+
+    return build
+
+
+@pytest.fixture
+def worst():
+    """Largest absolute difference of two pytrees."""
+
+    def difference(a, b):
+        a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+        assert len(a) == len(b) > 0
+        return max(float(jnp.max(jnp.abs(p - q))) for p, q in zip(a, b, strict=True))
+
+    return difference

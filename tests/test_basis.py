@@ -1,0 +1,105 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuralflow import basis as B
+from neuralflow.basis import Legendre, PiecewiseConstant, PiecewiseLinear
+
+UNEVEN = (0.0, 0.1, 0.35, 0.8, 1.0)
+BASES = [PiecewiseConstant(5), PiecewiseConstant(UNEVEN), PiecewiseLinear(4), PiecewiseLinear(UNEVEN), Legendre(1), Legendre(6)]
+bases = st.sampled_from(BASES)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_mass_and_stiffness_are_the_integrals(basis):
+    coefficients = np.random.default_rng(0).standard_normal(basis.size)
+    # A quadrature that knows nothing of the basis: midpoints between ever so many points, away from the knots.
+    count = 20_000
+    depth = (np.arange(count) + 0.5) / count
+    values = B.evaluation(basis, depth) @ coefficients
+    assert np.isclose(coefficients @ B.mass(basis) @ coefficients, np.mean(values**2), rtol=2e-4)
+    if basis.smoothness < 0:
+        with pytest.raises(ValueError, match="no H1 seminorm"):
+            B.stiffness(basis)
+        return
+    slopes = (B.evaluation(basis, depth + 1e-6) - B.evaluation(basis, depth - 1e-6)) @ coefficients / 2e-6
+    assert np.isclose(coefficients @ B.stiffness(basis) @ coefficients, np.mean(slopes**2), rtol=1e-3)
+
+
+@given(bases, st.floats(0, 1), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_evaluation_by_matrix_and_by_window_agree(basis, depth, seed):
+    coefficients = np.random.default_rng(seed).standard_normal((basis.size, 3))
+    cell, s = B.locate(basis, np.asarray(depth))
+    window = basis.window(jnp.asarray(coefficients), jnp.asarray(cell))
+    value = basis.combine(window, jnp.asarray(s))
+    assert np.allclose(value, B.evaluation(basis, depth)[0] @ coefficients, atol=1e-12)
+
+
+def test_knots_are_one_sided():
+    steps = PiecewiseConstant(4)
+    values = np.arange(4.0)
+    assert (B.evaluation(steps, 0.25, "left") @ values, B.evaluation(steps, 0.25, "right") @ values) == (0.0, 1.0)
+    assert B.evaluation(steps, 1.0, "right") @ values == 3.0
+    assert B.evaluation(steps, 0.0, "left") @ values == 0.0
+
+
+def test_linear_ends_are_the_nodes_to_the_last_bit():
+    nodes = jnp.asarray(np.random.default_rng(0).standard_normal(8))
+    line = PiecewiseLinear(7)
+    for cell in range(7):
+        window = line.window(nodes, jnp.asarray(cell))
+        assert line.combine(window, jnp.asarray(0.0)) == nodes[cell]
+        assert line.combine(window, jnp.asarray(1.0)) == nodes[cell + 1]
+
+
+@given(bases, bases, st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_refinement_is_exact_and_projection_is_nearest(source, target, seed):
+    coefficients = np.random.default_rng(seed).standard_normal(source.size)
+    depth = np.linspace(0, 1, 401)[1:-1]
+    projected = B.projection(source, target) @ coefficients
+    error = B.evaluation(source, depth) @ coefficients - B.evaluation(target, depth) @ projected
+    if B.contains(target, source):
+        assert np.abs(error).max() < 1e-10
+        assert np.allclose(B.refinement(source, target) @ coefficients, projected)
+        return
+    with pytest.raises(ValueError, match="does not contain"):
+        B.refinement(source, target)
+    # The error is orthogonal to the target: no small change of the projection is nearer.
+    gram = B.mass(target) @ projected - B._gram(target, source) @ coefficients
+    assert np.abs(gram).max() < 1e-11
+
+
+def test_containment():
+    assert B.contains(PiecewiseConstant(8), PiecewiseConstant(4))
+    assert not B.contains(PiecewiseConstant(6), PiecewiseConstant(4))
+    assert B.contains(PiecewiseLinear(6), PiecewiseLinear(3))
+    assert not B.contains(PiecewiseLinear(8), PiecewiseConstant(4))
+    assert B.contains(PiecewiseLinear(3), Legendre(2))
+    assert not B.contains(Legendre(9), PiecewiseLinear(2))
+    assert B.contains(PiecewiseConstant(49), PiecewiseConstant(7))
+
+
+def test_refining_cells_copies_bits():
+    matrix = B.refinement(PiecewiseConstant(7), PiecewiseConstant(49))
+    assert ((matrix == 0) | (matrix == 1)).all()
+    assert (matrix.argmax(axis=1) == np.arange(49) // 7).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: PiecewiseConstant(0), "at least one cell"),
+        (lambda: PiecewiseLinear((0.0, 0.5, 0.4, 1.0)), "increase strictly from 0 to 1"),
+        (lambda: PiecewiseLinear((0.1, 1.0)), "increase strictly from 0 to 1"),
+        (lambda: PiecewiseConstant(2.5), "whole number or a sequence of knots"),
+        (lambda: Legendre(0), "at least one term"),
+        (lambda: B.locate(PiecewiseConstant(2), np.asarray(1.5)), "must lie in"),
+    ],
+)
+def test_bad_input(call, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        call()

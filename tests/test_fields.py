@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import neuralflow as nf
+from neuralflow.fields import takes_time
+
+
+def test_time_is_told_by_the_second_parameter():
+    rngs = nnx.Rngs(0)
+    assert not takes_time(nnx.Linear(2, 2, rngs=rngs))
+    assert not takes_time(nnx.LayerNorm(2, rngs=rngs))
+    assert not takes_time(nnx.gelu)
+    assert takes_time(lambda x, t: x)
+    assert takes_time(lambda x, s: x)
+    assert takes_time(lambda x, t=0.0: x)
+    assert not takes_time(lambda x, scale=1.0: x)
+    assert not takes_time(nf.from_function(lambda p, x: x))
+    assert takes_time(nf.from_function(lambda p, x, t: x))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda time, rngs: nf.fields.MLP(4, hidden=8, layers=2, time=time, rngs=rngs),
+        lambda time, rngs: nf.fields.Antisymmetric(4, time=time, rngs=rngs),
+        lambda time, rngs: nf.fields.ConvBlock(4, time=time, rngs=rngs),
+    ],
+    ids=["mlp", "antisymmetric", "conv"],
+)
+def test_fields_keep_shape_and_dtype_and_use_time_where_asked(field):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4), jnp.float32)
+    for time in (False, True):
+        made = field(time, nnx.Rngs(0))
+        early, late = made(x, 0.0), made(x, 0.9)
+        assert early.shape == x.shape and early.dtype == x.dtype
+        assert bool((early == late).all()) is not time
+    with pytest.raises(ValueError, match=r"needs f\(x, t\)"):
+        field(True, nnx.Rngs(0))(x)
+
+
+def test_bfloat16_is_the_fields_own_affair():
+    field = nf.fields.MLP(4, hidden=8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 4), jnp.float32)
+    y = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))(x)
+    assert y.dtype == jnp.float32
+    exact = nf.NeuralODE(nf.fields.MLP(4, hidden=8, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=4))(x)
+    assert 0 < jnp.abs(y - exact).max() < 0.05
+
+
+def test_antisymmetric_fields_turn_without_growing():
+    field = nf.fields.Antisymmetric(6, activation=lambda z: z, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (3, 6))
+    y = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-10, 1e-10), 0.0, 5.0)(x)
+    assert np.allclose(jnp.linalg.norm(y, axis=1), jnp.linalg.norm(x, axis=1), rtol=1e-8)
+
+
+def test_functions_with_parameters_train():
+    layer = nf.NeuralODE(nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}), nf.FixedGrid(nf.RK4(), steps=50))
+    x = jnp.ones((1, 1))
+    assert np.allclose(layer(x), np.exp(-2.0), atol=1e-8)
+    gradient = nnx.grad(lambda m: jnp.sum(m(x)))(layer)
+    assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-2.0), atol=1e-8)
+
+
+def test_functions_may_wrap_modules():
+    net = nnx.Sequential(nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+    field = nf.from_function(lambda net, x: net(x), net)
+    x = jnp.ones((3, 2), jnp.float32)
+    assert np.allclose(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (lambda *args: args[0], r"\*args.*from_function"),
+        (lambda x, t, u: x, "wrap it with nf.from_function"),
+        (lambda x, *, scale: x, "wrap it with nf.from_function"),
+        (3.0, "must be callable"),
+    ],
+)
+def test_what_is_not_a_field_is_refused(field, said):
+    with pytest.raises(TypeError, match=said):
+        takes_time(field)
+
+
+def test_bad_construction():
+    with pytest.raises(ValueError, match="multiple of groups"):
+        nf.fields.ConvBlock(6, groups=4, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="from_function takes"):
+        nf.from_function(3)
