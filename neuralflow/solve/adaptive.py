@@ -233,8 +233,8 @@ class _Loop:
         stats = {name: jnp.asarray(solution.stats[name]) for name in ("num_accepted_steps", "num_rejected_steps")}
         accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
         stages, reuses = self.system.stages()
-        # Two evaluations choose the first step; a stage that is handed on is made anew at the start and at jumps.
-        evaluations = 2 + (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
+        # A stage that is handed on is made anew at the start and at jumps.
+        evaluations = (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
         return _Count(status, evaluations, accepted, rejected)
 
     def _replayed(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:

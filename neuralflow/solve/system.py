@@ -223,7 +223,7 @@ def _prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSol
 
 
 def _root_tolerance(dtype: Any) -> float:
-    return float(100 * jnp.finfo(dtype).eps)
+    return float(jnp.finfo(dtype).eps ** 0.75)
 
 
 def check_scheme(scheme: Any) -> None:

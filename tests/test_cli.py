@@ -1,0 +1,61 @@
+"""The commands, as a person or a script runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SMALL = ("deep-limit", "--depths", "2", "4", "--schemes", "heun")
+
+
+def run(*arguments, cwd=None):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "neuralflow", *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
+
+
+def test_deep_limit_writes_what_it_says(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 2))
+    np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))
+    found = run(*SMALL, "--data", "points.npz", "--out", "here/there", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "[3/3] heun, depth 4" in found.stdout
+    assert "give at least two depths of 32 or more" in found.stdout
+    out = tmp_path / "here" / "there"
+    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "results.json", "table.txt"]
+    record = json.loads((out / "results.json").read_text())
+    assert [row["depth"] for row in record["rows"]] == [2, 4] and record["options"]["data"] == "points.npz"
+    assert "heun" in (out / "table.txt").read_text()
+    assert (out / "deep-limit.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("deep-limit", "--schemes", "leapfrog"), "euler,heun,midpoint,rk4"),
+        (("deep-limit", "--depth", "4"), "--depth"),
+        (("deep-limit", "--depths", "1"), "from 2 to 4096, got 1"),
+        (("deep-limit", "--seed", "-1"), "must not be negative"),
+        (("deep-limit", "--data", "nowhere.npz"), "there is no file nowhere.npz"),
+        (("deep-limit", "--out", "blocked/results"), "cannot be written"),
+        (("shallow-limit",), "deep-limit"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path):
+    (tmp_path / "blocked").write_text("a file, not a folder")
+    found = run(*arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert said in " ".join((found.stdout + found.stderr).split())
+    assert "Traceback" not in found.stderr
+
+
+def test_info_and_help(tmp_path):
+    found = run("info", cwd=tmp_path)
+    assert found.returncode == 0 and "jax " in found.stdout and "extra experiments: installed" in found.stdout
+    told = run("deep-limit", "--help", cwd=tmp_path)
+    assert told.returncode == 0 and "1810.11741" in told.stdout and "--depths" in told.stdout

@@ -1,0 +1,253 @@
+"""The layer among other modules: training, saving, retracing, branches."""
+
+import copy
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import neuralflow as nf
+
+EULER = nf.FixedGrid(nf.Euler(), steps=4)
+
+
+def build(solve=EULER):
+    field = nf.DepthVarying(
+        lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)
+    )
+    return nf.NeuralODE(field, solve)
+
+
+class Classifier(nnx.Module):
+    def __init__(self, solve):
+        self.flow = build(solve)
+        self.head = nnx.Linear(2, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.head(self.flow(x))[:, 0]
+
+
+def problem():
+    x = jax.random.normal(jax.random.key(0), (64, 2))
+    return x, jnp.where(x[:, 0] * x[:, 1] > 0, 1.0, -1.0)
+
+
+def loss(model, x, y):
+    return jnp.mean((model(x).reshape(-1) - y) ** 2)
+
+
+@pytest.mark.parametrize("solve", [EULER, nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)], ids=["fixed", "adaptive"])
+def test_trains_under_nnx_jit_inside_a_users_module(solve):
+    model = Classifier(solve)
+    optimizer = nnx.Optimizer(model, optax.adam(2e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x, y):
+        value, grads = nnx.value_and_grad(loss)(model, x, y)
+        optimizer.update(model, grads)
+        return value
+
+    x, y = problem()
+    losses = [float(step(model, optimizer, x, y)) for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_trains_in_a_sequential_under_plain_jit():
+    model = nnx.Sequential(build(), nnx.Linear(2, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(1)))
+    graphdef, params = nnx.split(model, nnx.Param)  # nothing in a layer is state but its parameters
+    optimizer = optax.adam(2e-2)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, opt_state, x, y):
+        value, grads = jax.value_and_grad(lambda p: loss(nnx.merge(graphdef, p), x, y))(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    x, y = problem()
+    losses = []
+    for _ in range(60):
+        params, opt_state, value = step(params, opt_state, x, y)
+        losses.append(float(value))
+    assert losses[-1] < 0.5 * losses[0]
+    assert step._cache_size() == 1
+
+
+def test_nothing_is_traced_again_for_new_numbers():
+    traces = []
+
+    def velocity(p, x):
+        traces.append(1)
+        return -p * x
+
+    def layer(rate, rtol, t1, solve=None):
+        field = nf.from_function(velocity, jnp.asarray(rate))
+        return nf.NeuralODE(field, solve or nf.Adaptive(nf.Tsit5(), rtol, rtol), 0.0, t1)
+
+    x = jnp.ones((3, 1))
+    for make in (lambda r, tol, t1: layer(r, tol, t1), lambda r, tol, t1: layer(r, tol, t1, EULER)):
+        make(1.0, 1e-4, 1.0)(x)
+        first = len(traces)
+        for rate, rtol, t1 in ((2.0, 1e-4, 1.0), (1.0, 1e-6, 1.0), (1.0, 1e-4, 2.0), (3.0, 1e-5, 0.5)):
+            made = make(rate, rtol, t1)
+            assert np.allclose(made(2 * x), 2 * np.exp(-rate * t1), atol=0.5)
+        assert len(traces) == first
+    # Inside the user's own compiled function arrays are data, as everywhere in NNX.
+    step = nnx.jit(lambda m, x: m(x))
+    arrays = [layer(*(jnp.asarray(v) for v in row)) for row in ((1.0, 1e-4, 1.0), (2.0, 1e-6, 2.0))]
+    step(arrays[0], x)
+    first = len(traces)
+    assert np.allclose(step(arrays[1], x), np.exp(-4.0), atol=1e-4)
+    assert len(traces) == first
+
+
+def test_an_eager_gradient_is_compiled_once():
+    traces = []
+
+    def velocity(p, x):
+        traces.append(1)
+        return -p * x
+
+    field = nf.from_function(velocity, jnp.asarray(1.0))
+    layer = nf.NeuralODE(field, EULER)
+    x = jnp.ones((2, 1))
+    gradient = jax.grad(lambda x: jnp.sum(layer(x)))
+    gradient(x)
+    first = len(traces)
+    gradient(2 * x)
+    assert len(traces) == first
+
+
+def test_saves_copies_and_restores_like_any_module(tmp_path):
+    layer, x = build(), problem()[0]
+    y = layer(x)
+    assert (copy.deepcopy(layer)(x) == y).all()
+    assert (nnx.clone(layer)(x) == y).all()
+    state = nnx.to_pure_dict(nnx.state(layer))
+    flat, _ = jax.tree.flatten(state)
+    np.savez(tmp_path / "weights.npz", *flat)
+    other = build()
+    nnx.update(other, jax.tree.map(jnp.zeros_like, nnx.state(other)))
+    assert (other(x) == x).all()
+    with np.load(tmp_path / "weights.npz") as held:
+        leaves = [jnp.asarray(held[name]) for name in held.files]
+    restored = nnx.state(other)
+    nnx.replace_by_pure_dict(restored, jax.tree.unflatten(jax.tree.structure(state), leaves))
+    nnx.update(other, restored)
+    assert (other(x) == y).all()
+
+
+def test_layers_are_vmapped_as_ensembles():
+    x = problem()[0]
+
+    @nnx.vmap
+    def make(key):
+        field = nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=nnx.Rngs(key))
+        return nf.NeuralODE(field, EULER)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    members = make(keys)
+    together = nnx.vmap(lambda m, x: m(x), in_axes=(0, None))(members, x)
+    for k in range(3):
+        alone = nf.NeuralODE(nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=nnx.Rngs(keys[k])), EULER)
+        assert np.allclose(together[k], alone(x), atol=1e-13)
+
+
+def test_with_solve_shares_the_weights():
+    layer = build()
+    other = layer.with_solve(nf.FixedGrid(nf.RK4(), steps=8))
+    assert other.field is layer.field
+    assert layer.discretisation == EULER and other.discretisation.steps == 8
+
+
+def test_a_learned_interval():
+    field = nf.from_function(lambda p, x: -x)
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=20), 0.0, nnx.Param(jnp.asarray(1.0)))
+    gradient = nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 1)))))(layer)
+    assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-1.0), atol=1e-6)
+
+
+def test_branches_of_a_resnet_make_a_layer_to_the_last_bit():
+    for count in (1, 7, 50):
+        branches = [nf.fields.MLP(3, hidden=5, rngs=nnx.Rngs(k)) for k in range(count)]
+        x = jax.random.normal(jax.random.key(0), (4, 3), jnp.float32)
+
+        @jax.jit
+        def hand(x, branches=branches):
+            for branch in branches:
+                x = x + branch(x)
+            return x
+
+        layer = nf.from_branches(branches)
+        by_scan = x
+        for branch in branches:
+            by_scan = jax.jit(lambda x, b=branch: x + b(x))(by_scan)
+        assert (layer(x) == by_scan).all()
+        assert np.allclose(layer(x), hand(x), rtol=1e-5, atol=1e-6)
+        again = nf.to_branches(layer)
+        assert len(again) == count
+        for one, two in zip(branches, again, strict=True):
+            assert (one(x) == two(x)).all()
+
+
+def test_branches_of_a_timed_field_are_its_blocks():
+    make = lambda rngs: nf.fields.MLP(2, hidden=4, time=True, param_dtype=jnp.float64, rngs=rngs)  # noqa: E731
+    field = nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=6), 0.5, 2.0)
+    x = problem()[0]
+    y = x
+    for branch in nf.to_branches(layer):
+        y = y + 0.25 * branch(y)
+    assert np.allclose(layer(x), y, atol=1e-14)
+
+
+def test_branches_that_do_not_fit_are_refused():
+    mlp = lambda h: nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0))  # noqa: E731
+    with pytest.raises(ValueError, match="module 1 has parameters"):
+        nf.from_branches([mlp(3), mlp(4)])
+    with pytest.raises(ValueError, match="at least one"):
+        nf.from_branches([])
+    with pytest.raises(TypeError, match="Euler is a stack of residual blocks"):
+        nf.to_branches(build(nf.FixedGrid(nf.Heun(), steps=4)))
+
+
+RINGS = (
+    ("basis", "grid", "schemes"),
+    ("depth", "fields"),
+    ("solve",),
+    ("layers",),
+    ("deep_limit",),
+    ("data", "plots"),
+    ("cli",),
+)
+
+
+def test_rooms_import_lower_rings_or_earlier_rows_only():
+    import ast
+    import pathlib
+
+    order = {name: k for k, name in enumerate(name for ring in RINGS for name in ring)}
+    root = pathlib.Path(nf.__file__).parent
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] in ("__init__", "__main__"):
+            continue
+        assert parts[0] in order, f"{parts[0]} has no ring"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "neuralflow":
+                tail = (node.module or "").split(".")[1:]
+                names = tail[:1] or [alias.name for alias in node.names]
+            for name in names:
+                assert order[name] <= order[parts[0]], f"{parts[0]} imports {name}"
+
+
+def test_importing_is_light():
+    code = "import sys, neuralflow; print([m for m in ('matplotlib', 'tensorflow_datasets', 'sklearn', 'tyro', 'rich') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
