@@ -102,7 +102,7 @@ class PiecewiseConstant(_Cells):
         """The coefficients active in each of the cells."""
         return _take(coefficients, cell) if isinstance(cell, np.ndarray) else coefficients[cell]
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """The value at the local coordinate s of one cell."""
         return window
 
@@ -141,7 +141,7 @@ class PiecewiseLinear(_Cells):
             return _take(coefficients, cell), _take(coefficients, cell + 1)
         return coefficients[cell], coefficients[cell + 1]
 
-    def combine(self, window: tuple[Array, Array], s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """The value at the local coordinate s of one cell."""
         left, right = window
         s = s.astype(jnp.real(left).dtype)
@@ -185,7 +185,7 @@ class Legendre(_Cells):
         shape = np.shape(cell)
         return jnp.broadcast_to(coefficients, (*shape, *coefficients.shape)) if shape else coefficients
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """The value at the local coordinate s, by the three-term recurrence."""
         z = 2 * s.astype(jnp.real(window).dtype) - 1
         values = [jnp.ones_like(z), z]

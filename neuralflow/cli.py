@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
 import json
-import os
 import platform
 import sys
 import time
@@ -97,7 +97,9 @@ def run_deep_limit(options: DeepLimit) -> int:
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
     console = Console(width=None if sys.stdout.isatty() else 118)
-    console.print(f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; {' '.join(chosen)} at depths {' '.join(map(str, depths))}")
+    console.print(
+        f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; {' '.join(chosen)} at depths {' '.join(map(str, depths))}"
+    )
     found = None
     with _progress(console, 1 + len(chosen) * len(depths)) as advance:
         for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed):
@@ -106,12 +108,14 @@ def run_deep_limit(options: DeepLimit) -> int:
     assert found is not None
     table = _table(found, chosen)
     console.print(table)
-    plain = Console(width=118, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    plain = Console(width=118, record=True, file=io.StringIO())
     plain.print(table)
     _write(out / "table.txt", plain.export_text())
     _save(plots.deep_limit(found), out / "deep-limit.png")
     agreed, sentences = deep_limit.verdict(found, chosen)
-    console.print(f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve); distinct minima met: {found.minima_discrete} discrete, {found.minima_continuum} continuum.")
+    console.print(
+        f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve); distinct minima met: {found.minima_discrete} discrete, {found.minima_continuum} continuum."
+    )
     for sentence in sentences:
         console.print(sentence)
     if agreed is not None:
@@ -128,7 +132,11 @@ def run_info() -> int:
     for name in ("neuralflow-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "equinox"):
         print(f"{name} {importlib.metadata.version(name)}")
     print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))
-    extras = {"data": ("sklearn",), "experiments": ("matplotlib", "scipy", "tyro", "rich"), "notebooks": ("ipykernel", "nbclient")}
+    extras = {
+        "data": ("sklearn",),
+        "experiments": ("matplotlib", "scipy", "tyro", "rich"),
+        "notebooks": ("ipykernel", "nbclient"),
+    }
     for extra, modules in extras.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         print(f"extra {extra}: {'missing ' + ', '.join(missing) if missing else 'installed'}")

@@ -115,7 +115,9 @@ class Objective:
         self._graphdef, self._state = nnx.split(varying)
         self._shapes = {str(path[-1]): leaf.get_value().shape[1:] for path, leaf in nnx.to_flat_state(self._state)}
         if set(self._shapes) != set(problem.weights):
-            raise ValueError(f"weights are given for {sorted(problem.weights)}, the layer has parameters {sorted(self._shapes)}")
+            raise ValueError(
+                f"weights are given for {sorted(problem.weights)}, the layer has parameters {sorted(self._shapes)}"
+            )
         start = depth_basis.evaluation(basis, np.zeros(1))[0]
         gram = depth_basis.stiffness(basis) + problem.tau * np.outer(start, start)
         self._whiten = np.linalg.cholesky(gram).T
@@ -387,7 +389,9 @@ def study(
             yield f"{name}, depth {depth}, {last.iterations} iterations", done
 
 
-def verdict(found: Study, schemes: Mapping[str, Any], tolerance: Mapping[int, float] | None = None) -> tuple[bool | None, list[str]]:
+def verdict(
+    found: Study, schemes: Mapping[str, Any], tolerance: Mapping[int, float] | None = None
+) -> tuple[bool | None, list[str]]:
     """Whether the orders are those expected, and why, in sentences; None where depths are too few to tell.
 
     `tolerance`: by expected order; +-0.05 for order one, +-0.1 for order two.

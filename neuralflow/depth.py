@@ -68,9 +68,7 @@ class DepthVarying(nnx.Module):
     `field.at(s)`, which is a plain module.
     """
 
-    def __init__(
-        self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent
-    ):
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent):
         nodes = np.asarray(basis.nodes)
         mix = np.asarray(init(nodes))
         if mix.ndim != 2 or len(mix) != len(nodes):
@@ -140,8 +138,8 @@ def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
     """matrix @ coefficients along the first axis; a matrix of zeros and single ones copies to the last bit."""
     if ((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all():
         return coefficients[matrix.argmax(axis=1)]
-    matrix = jnp.asarray(matrix, jnp.real(coefficients).dtype)
-    return jnp.tensordot(matrix, coefficients, axes=1, precision=jax.lax.Precision.HIGHEST)
+    weights = jnp.asarray(matrix, jnp.real(coefficients).dtype)
+    return jnp.tensordot(weights, coefficients, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _made(module: Any) -> nnx.Module:
@@ -173,10 +171,7 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
 
 
 def _shapes(state: Any) -> dict[str, str]:
-    return {
-        ".".join(map(str, path)): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}"
-        for path, leaf in nnx.to_flat_state(state)
-    }
+    return {".".join(map(str, path)): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
 
 
 class Unfolded:
@@ -207,9 +202,7 @@ class Unfolded:
 
     def module(self, values: Sequence[Array]) -> nnx.Module:
         """The user's module with these arrays."""
-        leaves = [
-            value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)
-        ]
+        leaves = [value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)]
         return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True))))
 
     def changed(self, module: nnx.Module, values: Sequence[Array]) -> str | None:

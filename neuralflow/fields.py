@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,16 +32,14 @@ def takes_time(field: Any) -> bool:
     parameters = list(inspect.signature(field).parameters.values())
     if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
         raise TypeError(
-            f"{name} takes *args, so whether it uses time cannot be told; "
-            "wrap it: nf.from_function(lambda net, x: net(x), net)"
+            f"{name} takes *args, so whether it uses time cannot be told; wrap it: nf.from_function(lambda net, x: net(x), net)"
         )
     positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     required = [p.name for p in positional[2:] if p.default is kinds.empty]
     required += [p.name for p in parameters if p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty]
     if not positional or required:
         raise TypeError(
-            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; "
-            "wrap it with nf.from_function"
+            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; wrap it with nf.from_function"
         )
     return len(positional) > 1 and (positional[1].default is kinds.empty or positional[1].name == "t")
 
@@ -73,8 +72,7 @@ class MLP(nnx.Module):
     ):
         widths = [dimension + time, *([hidden] * layers), dimension]
         self.dense = nnx.List(
-            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs) for a, b in itertools.pairwise(widths)
         )
         self.activation = activation
         self.time = time
@@ -110,9 +108,7 @@ class ConvBlock(nnx.Module):
             raise ValueError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
-        self.convs = nnx.List(
-            nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **types) for _ in range(2)
-        )
+        self.convs = nnx.List(nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **types) for _ in range(2))
         self.activation = activation
         self.time = time
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import grid as grids
@@ -40,7 +42,9 @@ class NeuralODE(nnx.Module):
             remedy = "wrap it: nf.from_function(f, params)" if callable(field) else "give an nnx.Module with __call__(self, x)"
             raise TypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
         if not isinstance(solve, FixedGrid | Adaptive):
-            raise TypeError(f"solve is a FixedGrid or an Adaptive, got {solve!r}; for example nf.FixedGrid(nf.Euler(), steps=16)")
+            raise TypeError(
+                f"solve is a FixedGrid or an Adaptive, got {solve!r}; for example nf.FixedGrid(nf.Euler(), steps=16)"
+            )
         _check_interval(t0, t1)
         solve.check(field)
         self.field = field
@@ -161,23 +165,26 @@ def _invert(static: Any, data: Any) -> Solution:
     return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval))
 
 
-class _Hole:
-    """Stands in the static part of a discretisation where its data goes."""
+@dataclass(frozen=True)
+class _Form:
+    """The static part of a discretisation; None where its data goes."""
+
+    treedef: Any
+    leaves: tuple[Any, ...]
+
+    def __deepcopy__(self, memo: Any) -> _Form:
+        return self  # immutable, and tree definitions do not survive a deep copy
 
 
-_HOLE = _Hole()
-
-
-def _part(solve: Solve) -> tuple[Any, list[Any]]:
+def _part(solve: Solve) -> tuple[_Form, list[Any]]:
     """A discretisation as its static form and its data (arrays and variables)."""
     leaves, treedef = jax.tree.flatten(solve, is_leaf=_is_variable)
-    return (treedef, tuple(_HOLE if _is_data(leaf) else leaf for leaf in leaves)), [v for v in leaves if _is_data(v)]
+    return _Form(treedef, tuple(None if _is_data(leaf) else leaf for leaf in leaves)), [v for v in leaves if _is_data(v)]
 
 
-def _join(form: Any, data: Sequence[Any]) -> Any:
+def _join(form: _Form, data: Sequence[Any]) -> Any:
     rest = iter(data)
-    treedef, leaves = form
-    return jax.tree.unflatten(treedef, [next(rest) if leaf is _HOLE else leaf for leaf in leaves])
+    return jax.tree.unflatten(form.treedef, [next(rest) if leaf is None else leaf for leaf in form.leaves])
 
 
 def _is_variable(leaf: Any) -> bool:
@@ -194,11 +201,11 @@ def _raw(value: Any) -> Any:
 
 def _staged() -> bool:
     """Whether operations are being traced for compilation, rather than run (as under an eager grad or vmap)."""
-    return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
+    return isinstance(lax.add(np.float32(0), np.float32(0)), core.Tracer)
 
 
 def _concrete(tree: Any) -> bool:
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _check_interval(t0: Any, t1: Any) -> None:
@@ -269,8 +276,11 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
     if not branches:
         raise ValueError("from_branches needs at least one branch")
     for k, branch in enumerate(branches):
-        if takes_time(branch):
-            raise TypeError(f"branch {k} is called as f(x, t); a residual branch is f(x)")
+        takes_time(branch)
+        try:
+            inspect.signature(branch).bind(None)
+        except TypeError:
+            raise TypeError(f"branch {k} cannot be called as f(x); a residual branch has no other input") from None
     count = len(branches)
     field = DepthVarying.from_modules(branches, PiecewiseConstant(count))
     return NeuralODE(field, FixedGrid(Euler(), steps=count), 0.0, float(count))
@@ -292,7 +302,9 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     modules = []
     for k in range(plan.steps):
         places = {b: (p.cell[k : k + 1], p.enter[k]) for b, p in zip(parts.bases, plan.places, strict=True)}
-        arrays = [value if tag is None else _value_at(tag, value, *places[tag]) for tag, value in zip(parts.tags, values, strict=True)]
+        arrays = [
+            value if tag is None else _value_at(tag, value, *places[tag]) for tag, value in zip(parts.tags, values, strict=True)
+        ]
         module = parts.module(arrays)
         modules.append(_AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module)
     return modules

@@ -20,7 +20,7 @@ def mlp():
     """Builds a float64 field with depth-varying weights on a basis."""
 
     def build(basis, time=True, dtype=jnp.float64, init=nf.independent, seed=0):
-        make = lambda rngs: nf.fields.MLP(2, hidden=8, time=time, param_dtype=dtype, rngs=rngs)  # noqa: E731
+        make = lambda rngs: nf.fields.MLP(2, hidden=8, time=time, param_dtype=dtype, rngs=rngs)
         return nf.DepthVarying(make, basis, rngs=nnx.Rngs(seed), init=init)
 
     return build

@@ -1,8 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neuralflow import basis as B
 from neuralflow.basis import Legendre, PiecewiseConstant, PiecewiseLinear

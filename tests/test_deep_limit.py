@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 import neuralflow as nf
-from neuralflow import data, plots
-from neuralflow import deep_limit as D
+from neuralflow import data, deep_limit as D, plots
 
 
 class Drift(nnx.Module):
@@ -77,7 +76,11 @@ def test_the_energy_is_the_papers():
         state = state + np.tanh(state @ theta["K"][i].T + theta["b"][i]) / n
     prediction = 1 / (1 + np.exp(-(state @ readout["W"] + readout["c"])))
     rough = {p: n * np.sum(np.diff(v, axis=0) ** 2) + np.sum(v[0] ** 2) for p, v in theta.items()}
-    want = np.mean((prediction - y) ** 2) + 0.025 * (rough["K"] + rough["b"]) + 0.01 * (readout["W"] @ readout["W"] + readout["c"] ** 2)
+    want = (
+        np.mean((prediction - y) ** 2)
+        + 0.025 * (rough["K"] + rough["b"])
+        + 0.01 * (readout["W"] @ readout["W"] + readout["c"] ** 2)
+    )
     assert np.isclose(objective(jnp.asarray(xi)), want, rtol=1e-12)
 
 

@@ -29,7 +29,7 @@ def test_independent_nodes_are_ordinary_layers():
 
 
 def test_tied_and_smooth_initialisation():
-    make = lambda rngs: nnx.Linear(64, 64, rngs=rngs)  # noqa: E731
+    make = lambda rngs: nnx.Linear(64, 64, rngs=rngs)
     for basis in (nf.PiecewiseConstant(8), nf.PiecewiseLinear(8), nf.Legendre(4)):
         field = nf.DepthVarying(make, basis, rngs=nnx.Rngs(0), init=nf.tied)
         ends = [field.at(s).kernel.get_value() for s in (0.0, 0.37, 1.0)]
@@ -113,9 +113,18 @@ def test_unfolding_finds_varying_weights_in_a_users_module():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: nf.DepthVarying(lambda rngs: jnp.tanh, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)), "must return an nnx.Module"),
-        (lambda: nf.DepthVarying(lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)), "mutable state"),
-        (lambda: nf.DepthVarying.from_modules([nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)), "takes 2 modules"),
+        (
+            lambda: nf.DepthVarying(lambda rngs: jnp.tanh, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)),
+            "must return an nnx.Module",
+        ),
+        (
+            lambda: nf.DepthVarying(lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)),
+            "mutable state",
+        ),
+        (
+            lambda: nf.DepthVarying.from_modules([nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)),
+            "takes 2 modules",
+        ),
         (lambda: nf.smooth(0.0), "must be positive"),
     ],
 )

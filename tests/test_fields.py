@@ -58,7 +58,9 @@ def test_antisymmetric_fields_turn_without_growing():
 
 
 def test_functions_with_parameters_train():
-    layer = nf.NeuralODE(nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}), nf.FixedGrid(nf.RK4(), steps=50))
+    layer = nf.NeuralODE(
+        nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}), nf.FixedGrid(nf.RK4(), steps=50)
+    )
     x = jnp.ones((1, 1))
     assert np.allclose(layer(x), np.exp(-2.0), atol=1e-8)
     gradient = nnx.grad(lambda m: jnp.sum(m(x)))(layer)

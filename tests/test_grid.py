@@ -2,8 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neuralflow import grid as G
 from neuralflow.basis import Legendre, PiecewiseConstant, PiecewiseLinear

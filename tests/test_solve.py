@@ -50,7 +50,7 @@ def both(field, graphdef, steps, t0, t1, dtype, nested):
 
 
 def check_bitwise(steps, dtype, t0, t1, nested):
-    make = lambda rngs: nf.fields.MLP(2, hidden=4, param_dtype=dtype, rngs=rngs)  # noqa: E731
+    make = lambda rngs: nf.fields.MLP(2, hidden=4, param_dtype=dtype, rngs=rngs)
     varying = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=nnx.Rngs(0))
     field = Nested(varying, dtype) if nested else varying
     hand, layer, state = both(field, nnx.split(varying.stack)[0], steps, t0, t1, dtype, nested)
@@ -70,7 +70,9 @@ def test_euler_is_the_resnet_bitwise(steps):
     check_bitwise(steps, (jnp.float32, jnp.float64)[k % 2], *((0.0, 1.0), (0.5, 3.0))[k // 2 % 2], nested=k % 3 == 0)
 
 
-@pytest.mark.parametrize(("dtype", "interval"), [(jnp.float32, (0.5, 3.0)), (jnp.float64, (0.0, 1.0)), (jnp.float32, (0.0, 1.0))])
+@pytest.mark.parametrize(
+    ("dtype", "interval"), [(jnp.float32, (0.5, 3.0)), (jnp.float64, (0.0, 1.0)), (jnp.float32, (0.0, 1.0))]
+)
 def test_called_outside_a_trace_the_bits_are_the_same(dtype, interval):
     layer, x, y = check_bitwise(49, dtype, *interval, nested=False)
     assert (layer(x) == y).all()
@@ -214,7 +216,7 @@ def gradients(layer, x):
 def test_every_derivative_of_a_fixed_grid(mlp, x):
     layer = nf.NeuralODE(mlp(nf.PiecewiseLinear(3)), nf.FixedGrid(nf.Heun(), steps=6), 0.1, 1.3)
     v = jax.random.normal(jax.random.key(5), x.shape)
-    f = lambda x: jnp.sum(jnp.sin(layer(x)))  # noqa: E731
+    f = lambda x: jnp.sum(jnp.sin(layer(x)))
     step = 1e-5
     central = (f(x + step * v) - f(x - step * v)) / (2 * step)
     jvp = jax.jit(lambda x: jax.jvp(f, (x,), (v,))[1])(x)
@@ -231,8 +233,8 @@ def test_every_derivative_of_a_fixed_grid(mlp, x):
 def test_gradient_of_interval_and_weights_by_finite_differences(mlp, x):
     for solve in (nf.FixedGrid(nf.RK4(), steps=6), nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9)):
         layer = nf.NeuralODE(mlp(nf.PiecewiseLinear(3)), solve)
-        state, _, d0, d1 = gradients(layer, x)
-        loss = lambda t0, t1, layer=layer: float(jnp.sum(nf.NeuralODE(layer.field, layer.discretisation, t0, t1)(x) ** 2))  # noqa: E731
+        _, _, d0, d1 = gradients(layer, x)
+        loss = lambda t0, t1, layer=layer: float(jnp.sum(nf.NeuralODE(layer.field, layer.discretisation, t0, t1)(x) ** 2))
         e = 1e-4
         assert np.allclose(d0, (loss(0.1 + e, 1.3) - loss(0.1 - e, 1.3)) / (2 * e), rtol=1e-4)
         assert np.allclose(d1, (loss(0.1, 1.3 + e) - loss(0.1, 1.3 - e)) / (2 * e), rtol=1e-4)
@@ -269,7 +271,9 @@ def test_adaptive_gradient_is_diffraxs_where_both_apply(x, worst):
     def plain(state, x):
         term = diffrax.ODETerm(lambda t, x, state: 3.0 * nnx.merge(graphdef, state)(x))
         controller = diffrax.PIDController(rtol=1e-7, atol=1e-7)
-        return jnp.sum(diffrax.diffeqsolve(term, diffrax.Tsit5(), 0.0, 1.0, None, x, state, stepsize_controller=controller).ys**2)
+        return jnp.sum(
+            diffrax.diffeqsolve(term, diffrax.Tsit5(), 0.0, 1.0, None, x, state, stepsize_controller=controller).ys ** 2
+        )
 
     def ours(state, x):
         return jnp.sum(nf.NeuralODE(nnx.merge(graphdef, state), nf.Adaptive(nf.Tsit5(), 1e-7, 1e-7), 0.0, 3.0)(x) ** 2)
@@ -464,4 +468,3 @@ def test_a_block_that_does_not_contract_cannot_be_inverted():
     layer = nf.NeuralODE(_field(lambda x: -3.0 * jnp.sin(9 * x)), nf.FixedGrid(nf.Euler(), steps=2))
     with pytest.raises(nf.SolveError, match="Lipschitz"):
         layer.invert(X)
-

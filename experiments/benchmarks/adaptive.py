@@ -36,7 +36,7 @@ def routes(t1: float, tolerance: float, dimension: int, hidden: int) -> tuple[di
     def plain(params: Any, x: Any) -> Any:
         return plain_solution(params, x).ys[0]
 
-    def plain_solution(params: Any, x: Any) -> diffrax.Solution:
+    def plain_solution(params: Any, x: Any) -> Any:
         def velocity(t: Any, x: Any, params: Any) -> Any:
             return t1 * nnx.merge(graphdef, params)(x)
 
@@ -45,7 +45,7 @@ def routes(t1: float, tolerance: float, dimension: int, hidden: int) -> tuple[di
             diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, 1.0, None, x, params, stepsize_controller=controller, throw=False
         )
 
-    steps = lambda params, x: (  # noqa: E731
+    steps = lambda params, x: (
         nf.NeuralODE(nnx.merge(graphdef, params), adaptive, 0.0, t1).solve(x).accepted,
         plain_solution(params, x).stats["num_accepted_steps"],
     )
@@ -59,9 +59,7 @@ def compare(t1: float, tolerance: float, dimension: int, hidden: int, batch: int
     ours, theirs = jax.jit(found.pop("steps"))(params, x)
     given = dict.fromkeys(found, (params, x))
     forward = side_by_side(found, given, rounds, compiles=3)
-    grads = {
-        name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in found.items()
-    }
+    grads = {name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in found.items()}
     backward = side_by_side(grads, given, rounds, compiles=3)
     a, b = backward["neuralflow"], backward["diffeqsolve"]
     return {

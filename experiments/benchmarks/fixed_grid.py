@@ -44,7 +44,7 @@ def routes(width: int, steps: int, batch: int) -> tuple[dict[str, Callable[..., 
             return jax.tree.map(lambda v: h * v, nnx.merge(graphdef, layer)(x))
 
         times = diffrax.StepTo(jnp.arange(steps + 1.0))
-        solution = diffrax.diffeqsolve(
+        solution: Any = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity), diffrax.Euler(), 0.0, float(steps), None, x, params,
             stepsize_controller=times, max_steps=steps,
         )  # fmt: skip
@@ -96,7 +96,9 @@ def growth(rounds: int) -> list[dict[str, Any]]:
         found, arguments = routes(16, steps, 32)
         measured = side_by_side({"remat": gradient(found["remat"])}, {"remat": arguments}, rounds, compiles=3)["remat"]
         milliseconds = 1e3 * float(jnp.median(jnp.asarray(measured.runs)))
-        rows.append({"N": steps, "gradient ms": milliseconds, "us a step": 1e3 * milliseconds / steps, "compile s": measured.compile})
+        rows.append(
+            {"N": steps, "gradient ms": milliseconds, "us a step": 1e3 * milliseconds / steps, "compile s": measured.compile}
+        )
     return rows
 
 
@@ -107,7 +109,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for case in CASES for row in compare(*case, options.rounds)]
     report("Fixed grid, Euler: ratio to a hand-written scan", rows, options.out / "fixed_grid.json")
-    report("Fixed grid: time and compile time against depth (d=16, batch 32)", growth(options.rounds), options.out / "growth.json")
+    report(
+        "Fixed grid: time and compile time against depth (d=16, batch 32)", growth(options.rounds), options.out / "growth.json"
+    )
 
 
 if __name__ == "__main__":

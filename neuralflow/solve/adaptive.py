@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import diffrax
@@ -83,19 +82,19 @@ class Adaptive(eqx.Module):
         takes_time(field)
         Unfolded(field)
 
-    def integrate(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
-    ) -> Solution:
+    def integrate(self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False) -> Solution:
         """Carries x through the interval. `depths`: depth times to return states at; each is the end of a step."""
         if isinstance(depths, str):
-            raise ValueError("an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)")
+            raise ValueError(
+                "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
+            )
         dtype = time_dtype(x)
         values = Unfolded.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
         loop = _Loop(self, System(field, self.scheme, dtype), backward)
         if depths is None:
-            stops = None
+            stops: Any = None
         else:
             stops = lax.stop_gradient(jnp.clip((depths - interval[0]) / (interval[1] - interval[0]), 0, 1))
 
@@ -113,11 +112,11 @@ class Adaptive(eqx.Module):
             axis = 1 if stops is None else 2
             states = jax.tree.map(lambda a: jnp.squeeze(a, axis), states)
             ends = jax.vmap(all_finite)(states)
-            spread = lambda mask, a: mask.reshape(mask.shape + (1,) * (a.ndim - 1))  # noqa: E731
+            spread = lambda mask, a: mask.reshape(mask.shape + (1,) * (a.ndim - 1))
         else:
             states, count = one(x)
             ends = all_finite(states)
-            spread = lambda mask, a: mask  # noqa: E731
+            spread = lambda mask, a: mask
         status = jnp.where((count.status == 0) & ~ends, Status.NOT_FINITE, count.status)
         states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
         if self.per_sample and stops is not None:
@@ -163,12 +162,12 @@ class _Loop:
             return states
 
         def rule(primals, tangents):
-            values, states, interval, stops, delta = primals
+            values, states, interval, stops, _ = primals
             tangent = tangents[4]
             out = jax.tree.map(_instantiate, tangents[1], states)
             if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
                 velocity = jax.vmap(lambda s, x: self._velocity(s, x, values, interval))(stops, states)
-                scale = lambda d, v: d + v * tangent.reshape(tangent.shape + (1,) * (v.ndim - 1))  # noqa: E731
+                scale = lambda d, v: d + v * tangent.reshape(tangent.shape + (1,) * (v.ndim - 1))
                 out = jax.tree.map(scale, out, velocity)
             return states, out
 
@@ -187,7 +186,9 @@ class _Loop:
         windows = system.windows(moving, cells)
         return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]))
 
-    def _diffeqsolve(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
+    def _diffeqsolve(
+        self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None
+    ) -> diffrax.Solution:
         dtype = self.system.dtype
 
         def vector_field(s, x, args):
@@ -256,8 +257,8 @@ class _Loop:
             saved = (values, x, interval, tolerances, stops, solution.ts[1], solution.ys[2], count.accepted)
             return (states, count), saved
 
-        def solve_backward(saved, cotangents):
-            return self._walk_back(*saved, cotangents[0])
+        def solve_backward(saved: Any, cotangents: Any) -> Any:
+            return self._walk_back(saved, cotangents[0])
 
         solve.defvjp(solve_forward, solve_backward)
         return solve(values, x, interval, tolerances, stops)
@@ -271,12 +272,11 @@ class _Loop:
             edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
         return edges
 
-    def _walk_back(
-        self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, saved: Array, kept: Any, count: Array, cotangent: Any
-    ) -> tuple[Any, ...]:
+    def _walk_back(self, saved: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
         """Reverse-mode through the accepted steps, a segment of `every` steps at a time."""
+        values, x, interval, tolerances, stops, ends, kept, count = saved
         system, every = self.system, self.every
-        edges = self._edges(saved)
+        edges = self._edges(ends)
         moving, fixed = system.split(values)
         if stops is None:
             stop_edges, cotangent = count[None], jax.tree.map(lambda c: c[None], cotangent)
@@ -314,10 +314,14 @@ class _Loop:
             pull = jax.vjp(lambda *a: advance(i, *a), y, windows, fixed, interval)[1]
             adjoint, d_windows, d_fixed, d_interval = pull(adjoint)
             g_moving, g_fixed, g_interval = gradients
-            tags = [tag for tag, w in zip(system.parts.tags, system.windowed, strict=True) if w]
+            tags = [tag for tag, w in zip(system.parts.tags, system.windowed, strict=True) if w and tag is not None]
             g_moving = [_scatter(tag, g, cells[tag], d) for tag, g, d in zip(tags, g_moving, d_windows, strict=True)]
-            plus = lambda a, b: a if b.dtype == jax.dtypes.float0 else a + b  # noqa: E731
-            return pending, adjoint, (g_moving, jax.tree.map(plus, g_fixed, d_fixed), jax.tree.map(plus, g_interval, d_interval))
+            plus = lambda a, b: a if b.dtype == jax.dtypes.float0 else a + b
+            return (
+                pending,
+                adjoint,
+                (g_moving, jax.tree.map(plus, g_fixed, d_fixed), jax.tree.map(plus, g_interval, d_interval)),
+            )
 
         def segment(carry):
             j, pending, adjoint, gradients, states = carry

@@ -27,7 +27,7 @@ Memory = Literal["full", "remat", "two_level"]
 _CHUNK = 4
 
 
-def _walk(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: Memory, chunk: int) -> tuple[Any, Any]:
+def _walk(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int) -> tuple[Any, Any]:
     """lax.scan with a named choice of what is kept for the backward pass."""
     if memory == "full":
         return lax.scan(step, carry, xs, length)
@@ -90,9 +90,7 @@ class FixedGrid(eqx.Module):
         takes_time(field)
         grids.plan(self.grid, Unfolded(field).bases)
 
-    def integrate(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
-    ) -> Solution:
+    def integrate(self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False) -> Solution:
         """Carries x through the interval. `depths`: depth times to return states at, the ends and all steps if "steps"."""
         run = _Run(self, field, x, t0, t1, backward)
         every_step = depths is not None
@@ -146,13 +144,13 @@ class _Run:
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
         smooth = [basis.degree > 0 for basis in self.system.parts.bases]
         zero = np.zeros((), dtype)
-        at = At(
+        per_step: Any = (
             self.starts if self.system.timed else zero,
             row(self.plan.lengths) * (t1 - t0) / total,
             tuple(row(p.enter) if used else zero for p, used in zip(self.plan.places, smooth, strict=True)),
             tuple(row(p.leave) if used else zero for p, used in zip(self.plan.places, smooth, strict=True)),
         )
-        self.at = jax.tree.map(jnp.asarray, at)
+        self.at = At(*jax.tree.map(jnp.asarray, per_step))
         self.moving, self.fixed = self.system.split(Unfolded.values(field))
 
     def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
@@ -233,7 +231,7 @@ class _Run:
 
     def unwalk(self) -> tuple[Any, Array]:
         """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
-        eps = jnp.finfo(self.system.dtype).eps
+        eps = float(jnp.finfo(self.system.dtype).eps)
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=optx.max_norm)
 
         scanned, shared = eqx.partition(self.at, _is_row)

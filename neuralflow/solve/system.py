@@ -21,6 +21,7 @@ from neuralflow.basis import Basis
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
 
+
 class Status(enum.IntEnum):
     """How a solve ended."""
 
@@ -75,7 +76,7 @@ class System:
         self.name = type(field).__name__
         self.dtype = dtype
         self.scheme = _prepared(scheme, dtype)
-        self.explicit = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
+        self.explicit: Any = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
         self.multi = [basis for basis in self.parts.bases if basis.count > 1]
         # Weights on one cell are the same window at every step: they are handed around whole, not scanned.
@@ -86,9 +87,9 @@ class System:
         moving = [v for v, w in zip(values, self.windowed, strict=True) if w]
         return moving, [v for v, w in zip(values, self.windowed, strict=True) if not w]
 
-    def windows(self, moving: Sequence[Array], cells: dict[Basis, Any]) -> list[Any]:
+    def windows(self, moving: Sequence[Any], cells: dict[Basis, Any]) -> list[Any]:
         """The coefficients that are active in the given cells."""
-        tags = [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w]
+        tags = [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w and tag is not None]
         return [tag.window(value, cells[tag]) for tag, value in zip(tags, moving, strict=True)]
 
     def velocity(self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array) -> Any:
@@ -172,7 +173,7 @@ def explicit_step(tableau: diffrax.ButcherTableau, velocity: Callable[[float, An
     is left out.
     """
 
-    def plus(weights: Sequence[float], ks: Sequence[Any]) -> Any:
+    def plus(weights: Any, ks: Sequence[Any]) -> Any:
         used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
         if not used:
             return x
@@ -215,15 +216,14 @@ def _prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSol
     """The scheme with what single steps need: a stage loop open to every derivative, a root finder with tolerances."""
     if isinstance(scheme, diffrax.AbstractRungeKutta) and scheme.scan_kind is None:
         scheme = eqx.tree_at(lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None)
-    if isinstance(scheme, diffrax.AbstractImplicitSolver):
-        finder: Any = optx.Newton(rtol=_root_tolerance(dtype), atol=_root_tolerance(dtype))
-        if not isinstance(getattr(scheme.root_finder, "rtol", 0.0), float):
-            scheme = eqx.tree_at(lambda s: (s.root_finder, s.root_find_max_steps), scheme, (finder, 50))
+    finder = getattr(scheme, "root_finder", None)
+    if finder is not None and not isinstance(getattr(finder, "rtol", 0.0), float):  # left to a step size controller
+        tolerance = float(jnp.finfo(dtype).eps ** (2 / 3))
+        # The chord iteration shares a Jacobian between the stages of a Runge-Kutta step; a single stage has Newton's.
+        kind: Any = diffrax.VeryChord if isinstance(scheme, diffrax.AbstractRungeKutta) else optx.Newton
+        finder = kind(rtol=tolerance, atol=tolerance)
+        scheme = eqx.tree_at(lambda s: (s.root_finder, s.root_find_max_steps), scheme, (finder, 50))
     return scheme
-
-
-def _root_tolerance(dtype: Any) -> float:
-    return float(jnp.finfo(dtype).eps ** 0.75)
 
 
 def check_scheme(scheme: Any) -> None:
