@@ -218,7 +218,7 @@ def _prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSol
         scheme = eqx.tree_at(lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None)
     finder = getattr(scheme, "root_finder", None)
     if finder is not None and not isinstance(getattr(finder, "rtol", 0.0), float):  # left to a step size controller
-        tolerance = float(jnp.finfo(dtype).eps ** (2 / 3))
+        tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # of which the iteration asks a hundredth
         # The chord iteration shares a Jacobian between the stages of a Runge-Kutta step; a single stage has Newton's.
         kind: Any = diffrax.VeryChord if isinstance(scheme, diffrax.AbstractRungeKutta) else optx.Newton
         finder = kind(rtol=tolerance, atol=tolerance)
