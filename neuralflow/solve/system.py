@@ -227,6 +227,7 @@ def _prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSol
 
 
 def check_scheme(scheme: Any) -> None:
+    """TypeError for anything but an instance of a diffrax solver."""
     if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
         raise TypeError(f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}")
     if not isinstance(scheme, diffrax.AbstractSolver):
@@ -234,6 +235,7 @@ def check_scheme(scheme: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """ValueError for a named choice that does not exist."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
@@ -273,6 +275,7 @@ _SMALL = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
 
 
 def all_finite(tree: Any) -> Array:
+    """Whether every entry of every array is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
