@@ -19,7 +19,18 @@ from neuralflow import grid as grids
 from neuralflow.basis import Basis
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
-from neuralflow.solve.system import At, Solution, Status, System, all_finite, check_choice, check_scheme, time_dtype, where_ok
+from neuralflow.solve.system import (
+    At,
+    Solution,
+    Status,
+    System,
+    all_finite,
+    check_choice,
+    check_scheme,
+    time_dtype,
+    used_stages,
+    where_ok,
+)
 
 Memory = Literal["full", "remat", "two_level"]
 
@@ -161,7 +172,7 @@ class _Run:
     def evaluations(self) -> int:
         """Calls of the field in a forward walk."""
         if self.system.explicit is not None:
-            return int(np.flatnonzero(self.system.explicit.b_sol)[-1] + 1) * self.plan.steps
+            return used_stages(self.system.explicit) * self.plan.steps
         stages, reuses = self.system.stages()
         return (stages - reuses) * self.plan.steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
 

@@ -166,6 +166,11 @@ class System:
         return 1, False
 
 
+def used_stages(tableau: diffrax.ButcherTableau) -> int:
+    """Stages that the step itself uses: a last one for an error estimate or the next step alone is left out."""
+    return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+
+
 def explicit_step(tableau: diffrax.ButcherTableau, velocity: Callable[[float, Any], Any], x: Any, h: Array) -> Any:
     """One step of an explicit Runge-Kutta tableau, stage by stage as one would write it by hand.
 
@@ -181,7 +186,7 @@ def explicit_step(tableau: diffrax.ButcherTableau, velocity: Callable[[float, An
         return jax.tree.map(lambda a, b: a + h * b, x, total)
 
     ks: list[Any] = []
-    count = int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+    count = used_stages(tableau)
     rows = (np.zeros(0), *tableau.a_lower)
     for c, row in list(zip((0.0, *tableau.c.tolist()), rows, strict=True))[:count]:
         ks.append(velocity(float(c), plus(row, ks)))
@@ -190,7 +195,7 @@ def explicit_step(tableau: diffrax.ButcherTableau, velocity: Callable[[float, An
 
 def rolled_step(tableau: diffrax.ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array) -> Any:
     """`explicit_step` as a loop over the stages: the field is compiled once. Not for reverse mode."""
-    count = int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+    count = used_stages(tableau)
     rows = np.zeros((count + 1, count))
     for i, row in enumerate(tableau.a_lower[: count - 1], 1):
         rows[i, :i] = row
