@@ -13,11 +13,11 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from neuralflow.basis import Basis, locate_traced
+from neuralflow.basis import locate_traced
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
+from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.system import (
-    At,
     Solution,
     Status,
     System,
@@ -239,29 +239,36 @@ class _Loop:
         return _Count(status, evaluations, accepted, rejected)
 
     def _replayed(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
-        """The solve with the exact gradient of its accepted steps, as a custom vjp."""
+        """The solve with the exact gradient of its accepted steps, of what is differentiated and nothing else."""
         forward = diffrax.ForwardMode()
 
-        @jax.custom_vjp
-        def solve(values, x, interval, tolerances, stops):
-            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, forward), stops)
+        @eqx.filter_custom_vjp
+        def solve(wanted, tolerances, stops):
+            return self._out(self._diffeqsolve(*wanted, tolerances, stops, forward), stops)
 
-        def solve_forward(values, x, interval, tolerances, stops):
+        @solve.def_fwd
+        def solve_forward(perturbed, wanted, tolerances, stops):
             end = diffrax.SubSaveAt(t1=True) if stops is None else diffrax.SubSaveAt(ts=stops)
             edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
             kept = diffrax.SubSaveAt(steps=self.every)
             saveat = diffrax.SaveAt(subs=(end, edges, kept))
-            solution: Any = self._diffeqsolve(values, x, interval, tolerances, stops, forward, saveat)
+            solution: Any = self._diffeqsolve(*wanted, tolerances, stops, forward, saveat)
             states = solution.ys[0] if stops is not None else jax.tree.map(lambda a: a[0], solution.ys[0])
             count = self._count(solution)
-            saved = (values, x, interval, tolerances, stops, solution.ts[1], solution.ys[2], count.accepted)
-            return (states, count), saved
+            return (states, count), (solution.ts[1], solution.ys[2], count.accepted)
 
-        def solve_backward(saved: Any, cotangents: Any) -> Any:
-            return self._walk_back(saved, cotangents[0])
+        @solve.def_bwd
+        def solve_backward(residuals, cotangents, perturbed, wanted, tolerances, stops):
+            ends, kept, accepted = residuals
+            values, x, interval = wanted
+            record = Record(values, x, interval, stops, self._edges(ends), kept, accepted)
+            zeros = lambda states, ct: jnp.zeros_like(states) if ct is None else ct
+            like = x if stops is None else jax.tree.map(lambda a: jnp.zeros((len(stops), *a.shape), a.dtype), x)
+            cotangent = jax.tree.map(zeros, like, cotangents[0], is_leaf=lambda leaf: leaf is None)
+            changes = [any(jax.tree.leaves(part)) for part in perturbed]
+            return Replay(self.system, record, self.every).cotangents(cotangent, changes[0], changes[2])
 
-        solve.defvjp(solve_forward, solve_backward)
-        return solve(values, x, interval, tolerances, stops)
+        return solve((values, x, interval), lax.stop_gradient(tolerances), stops)
 
     def _edges(self, saved: Array) -> Array:
         """The ends of the accepted steps; diffrax leaves one rounding around a jump, here it is the knot again."""
@@ -272,103 +279,6 @@ class _Loop:
             edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
         return edges
 
-    def _walk_back(self, saved: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
-        """Reverse-mode through the accepted steps, a segment of `every` steps at a time."""
-        values, x, interval, tolerances, stops, ends, kept, count = saved
-        system, every = self.system, self.every
-        edges = self._edges(ends)
-        moving, fixed = system.split(values)
-        if stops is None:
-            stop_edges, cotangent = count[None], jax.tree.map(lambda c: c[None], cotangent)
-        else:
-            sign = 1 if self.ends[1] > self.ends[0] else -1
-            reach = 8 * jnp.finfo(edges.dtype).eps
-            passed = jnp.where(jnp.arange(len(edges)) <= count, sign * edges, jnp.inf)
-            stop_edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), count)
-
-        def place(i):
-            middle = (edges[i] + edges[i + 1]) / 2
-            return {b: locate_traced(b, middle, jnp.asarray(b.knots, edges.dtype))[0] for b in system.parts.bases}
-
-        def step_args(i, windows, fixed, interval):
-            return windows, fixed, self._at(edges[i], edges[i + 1], place(i), interval)
-
-        def advance(i, x, *weights):
-            return system.single(x, step_args(i, *weights))
-
-        def add_stops(i, pending, adjoint):
-            """Adds the cotangents of the states that were asked for at edge i."""
-
-            def more(c):
-                return (c[0] > 0) & (stop_edges[jnp.maximum(c[0] - 1, 0)] == i)
-
-            def take(c):
-                return c[0] - 1, jax.tree.map(lambda a, b: a + b[c[0] - 1], c[1], cotangent)
-
-            return lax.while_loop(more, take, (pending, adjoint))
-
-        def back(i, y, pending, adjoint, gradients):
-            pending, adjoint = add_stops(i + 1, pending, adjoint)
-            cells = place(i)
-            windows = system.windows(moving, cells)
-            pull = jax.vjp(lambda *a: advance(i, *a), y, windows, fixed, interval)[1]
-            adjoint, d_windows, d_fixed, d_interval = pull(adjoint)
-            g_moving, g_fixed, g_interval = gradients
-            tags = [tag for tag, w in zip(system.parts.tags, system.windowed, strict=True) if w and tag is not None]
-            g_moving = [_scatter(tag, g, cells[tag], d) for tag, g, d in zip(tags, g_moving, d_windows, strict=True)]
-            plus = lambda a, b: a if b.dtype == jax.dtypes.float0 else a + b
-            return (
-                pending,
-                adjoint,
-                (g_moving, jax.tree.map(plus, g_fixed, d_fixed), jax.tree.map(plus, g_interval, d_interval)),
-            )
-
-        def segment(carry):
-            j, pending, adjoint, gradients, states = carry
-            first = j * every
-            length = jnp.minimum(every, count - first)
-            start = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), x, kept)
-
-            def again(i, c):
-                y, states = c
-                states = jax.tree.map(lambda b, a: b.at[i].set(a), states, y)
-                cells = place(first + i)
-                return system.again(y, step_args(first + i, system.windows(moving, cells), fixed, interval)), states
-
-            last, states = lax.fori_loop(0, length - 1, again, (start, states))
-            states = jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, last)
-
-            def one(k, c):
-                i = length - 1 - k
-                return back(first + i, jax.tree.map(lambda b: b[i], states), *c)
-
-            pending, adjoint, gradients = lax.fori_loop(0, length, one, (pending, adjoint, gradients))
-            return j - 1, pending, adjoint, gradients, states
-
-        zeros = jax.tree.map(jnp.zeros_like, (moving, fixed, interval))
-        buffer = jax.tree.map(lambda a: jnp.zeros((every, *a.shape), a.dtype), x)
-        init = ((count - 1) // every, jnp.asarray(len(stop_edges)), jax.tree.map(jnp.zeros_like, x), zeros, buffer)
-        _, pending, adjoint, gradients, _ = lax.while_loop(lambda c: c[0] >= 0, segment, init)
-        _, adjoint = add_stops(0, pending, adjoint)
-        g_moving, g_fixed, g_interval = gradients
-        left, right = iter(g_moving), iter(g_fixed)
-        g_values = [next(left if w else right) for w in system.windowed]
-        g_values = [_as_tangent(g, v) for g, v in zip(g_values, values, strict=True)]
-        nothing = jax.tree.map(jnp.zeros_like, (tolerances, stops))
-        return g_values, adjoint, g_interval, *nothing
-
-    def _at(self, start: Array, stop: Array, cells: dict[Basis, Array], interval: Any) -> At:
-        """An accepted step between two normalised depths, inside the given cells."""
-        span = interval[1] - interval[0]
-        enter, leave = [], []
-        for basis in self.system.parts.bases:
-            knots = jnp.asarray(basis.knots, start.dtype)
-            low = knots[cells[basis]]
-            width = knots[cells[basis] + 1] - low
-            enter.append((start - low) / width)
-            leave.append((stop - low) / width)
-        return At(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave))
-
 
 def _union(knots: list[np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate(knots)) if knots else np.zeros(0)
@@ -376,18 +286,3 @@ def _union(knots: list[np.ndarray]) -> np.ndarray:
 
 def _instantiate(tangent: Any, like: Array) -> Array:
     return jnp.zeros_like(like) if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
-
-
-def _as_tangent(gradient: Array, value: Array) -> Any:
-    """Integer arrays have tangents of no dtype."""
-    if jnp.issubdtype(value.dtype, jnp.inexact):
-        return gradient
-    return np.zeros(value.shape, jax.dtypes.float0)
-
-
-def _scatter(basis: Basis, gradient: Array, cell: Array, window: Any) -> Array:
-    """Adds a window's cotangent to its coefficients in place."""
-    parts = window if isinstance(window, tuple) else (window,)
-    for offset, part in enumerate(parts):
-        gradient = gradient.at[cell + offset].add(part)
-    return gradient
