@@ -223,7 +223,9 @@ def locate_traced(basis: Basis, depth: Array, knots: Array) -> tuple[Array, Arra
     return cell, jnp.clip(s, 0, 1)
 
 
-def evaluation(basis: Basis, depth: np.ndarray, side: Side = "right") -> Float[np.ndarray, "depths size"]:
+def evaluation(
+    basis: Basis, depth: Float[np.ndarray, "*depths"] | float, side: Side = "right"
+) -> Float[np.ndarray, "depths size"]:
     """Matrix E with (E c)_i the value at depth_i of the function with coefficients c, one-sided at knots."""
     cell, s = locate(basis, np.atleast_1d(depth), side)
     shapes = basis.shape(s)

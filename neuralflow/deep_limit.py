@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from neuralflow import basis as depth_basis
 from neuralflow.basis import Basis, Legendre, PiecewiseLinear
@@ -66,7 +66,7 @@ class Problem:
 
 def classification(
     x: Float[np.ndarray, "samples d"],
-    y: Float[np.ndarray, " samples"],
+    y: Shaped[np.ndarray, ...],
     *,
     a: tuple[float, float, float, float] = (0.025, 0.025, 0.01, 0.01),
     tau: float = 1.0,

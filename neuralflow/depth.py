@@ -123,10 +123,13 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
     """A module of stacked draws as one of stacked coefficients."""
     matrix = depth_basis.interpolation(basis) @ mix
     constant = depth_basis.interpolation(basis) @ np.ones(basis.size)
+    plain = np.array_equal(matrix, np.eye(len(matrix)))
 
     def coefficients(values: Array) -> Array:
         if not jnp.issubdtype(values.dtype, jnp.inexact):
             raise TypeError(f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()")
+        if plain:
+            return values
         # A draw that is not random (a norm's scale of one, a bias of zero) stays what it is at every depth.
         same = jnp.all(values == values[0], axis=0)
         return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))

@@ -1,11 +1,25 @@
-"""float64 throughout: it is the tests' choice, not the library's."""
+"""float64 throughout and shapes checked: the tests' choice, not the library's."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from beartype import BeartypeConf, beartype
 from flax import nnx
+from jaxtyping import install_import_hook
 
-import neuralflow as nf
+
+def shapes(function):
+    """Checks the functions whose annotations speak of shapes; what others refuse is their own affair."""
+    annotations = " ".join(str(a) for a in getattr(function, "__annotations__", {}).values())
+    if re.search(r"\b(Float|Int|Shaped)\[", annotations):
+        return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+    return function
+
+
+with install_import_hook("neuralflow", f"{__name__}.shapes"):
+    import neuralflow as nf
 
 jax.config.update("jax_enable_x64", True)
 

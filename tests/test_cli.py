@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from neuralflow import cli
+
 SMALL = ("deep-limit", "--depths", "2", "4", "--schemes", "heun")
 
 
@@ -46,12 +48,14 @@ def test_deep_limit_writes_what_it_says(tmp_path):
         (("shallow-limit",), "deep-limit"),
     ],
 )
-def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path):
+def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "blocked").write_text("a file, not a folder")
-    found = run(*arguments, cwd=tmp_path)
-    assert found.returncode == 2
-    assert said in " ".join((found.stdout + found.stderr).split())
-    assert "Traceback" not in found.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    told = "".join(capsys.readouterr())
+    assert ended.value.code == 2
+    assert said in " ".join(told.split())
 
 
 def test_info_and_help(tmp_path):

@@ -30,6 +30,8 @@ from neuralflow.solve.system import (
 
 Gradient = Literal["steps", "direct", "continuous"]
 
+_custom_vjp: Any = eqx.filter_custom_vjp  # whose own annotations forget that `solve` keeps its arguments
+
 
 class Adaptive(eqx.Module):
     """Adaptive steps: the continuous limit of the same weights.
@@ -242,7 +244,7 @@ class _Loop:
         """The solve with the exact gradient of its accepted steps, of what is differentiated and nothing else."""
         forward = diffrax.ForwardMode()
 
-        @eqx.filter_custom_vjp
+        @_custom_vjp
         def solve(wanted, tolerances, stops):
             return self._out(self._diffeqsolve(*wanted, tolerances, stops, forward), stops)
 
