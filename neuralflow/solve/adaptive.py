@@ -30,8 +30,6 @@ from neuralflow.solve.system import (
 
 Gradient = Literal["steps", "direct", "continuous"]
 
-_custom_vjp: Any = eqx.filter_custom_vjp  # whose own annotations forget that `solve` keeps its arguments
-
 
 class Adaptive(eqx.Module):
     """Adaptive steps: the continuous limit of the same weights.
@@ -149,12 +147,12 @@ class _Loop:
 
     def states(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
         """The state at every stop, or at the end where there is none, with the chosen gradient."""
+        wanted = (values, x, interval)
         if self.gradient == "direct":
-            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, diffrax.DirectAdjoint()), stops)
+            return self._out(self._diffeqsolve(wanted, tolerances, stops, diffrax.DirectAdjoint()), stops)
         if self.gradient == "continuous":
-            adjoint = diffrax.BacksolveAdjoint()
-            return self._out(self._diffeqsolve(values, x, interval, tolerances, stops, adjoint), stops)
-        return self._replayed(values, x, interval, tolerances, stops)
+            return self._out(self._diffeqsolve(wanted, tolerances, stops, diffrax.BacksolveAdjoint()), stops)
+        return self._replayed(wanted, tolerances, stops)
 
     def slide(self, values: Any, states: Any, interval: Any, stops: Array, delta: Array) -> Any:
         """The states, whose derivative with respect to their depth time is the velocity there (`delta` is zero)."""
@@ -188,9 +186,8 @@ class _Loop:
         windows = system.windows(moving, cells)
         return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]))
 
-    def _diffeqsolve(
-        self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None
-    ) -> diffrax.Solution:
+    def _diffeqsolve(self, wanted: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
+        values, x, interval = wanted
         dtype = self.system.dtype
 
         def vector_field(s, x, args):
@@ -240,13 +237,13 @@ class _Loop:
         evaluations = (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
         return _Count(status, evaluations, accepted, rejected)
 
-    def _replayed(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
+    def _replayed(self, wanted: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
         """The solve with the exact gradient of its accepted steps, of what is differentiated and nothing else."""
         forward = diffrax.ForwardMode()
 
-        @_custom_vjp
+        @eqx.filter_custom_vjp
         def solve(wanted, tolerances, stops):
-            return self._out(self._diffeqsolve(*wanted, tolerances, stops, forward), stops)
+            return self._out(self._diffeqsolve(wanted, tolerances, stops, forward), stops)
 
         @solve.def_fwd
         def solve_forward(perturbed, wanted, tolerances, stops):
@@ -254,7 +251,7 @@ class _Loop:
             edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
             kept = diffrax.SubSaveAt(steps=self.every)
             saveat = diffrax.SaveAt(subs=(end, edges, kept))
-            solution: Any = self._diffeqsolve(*wanted, tolerances, stops, forward, saveat)
+            solution: Any = self._diffeqsolve(wanted, tolerances, stops, forward, saveat)
             states = solution.ys[0] if stops is not None else jax.tree.map(lambda a: a[0], solution.ys[0])
             count = self._count(solution)
             return (states, count), (solution.ts[1], solution.ys[2], count.accepted)
@@ -270,7 +267,7 @@ class _Loop:
             changes = [any(jax.tree.leaves(part)) for part in perturbed]
             return Replay(self.system, record, self.every).cotangents(cotangent, changes[0], changes[2])
 
-        return solve((values, x, interval), lax.stop_gradient(tolerances), stops)
+        return solve(wanted, lax.stop_gradient(tolerances), stops)
 
     def _edges(self, saved: Array) -> Array:
         """The ends of the accepted steps; diffrax leaves one rounding around a jump, here it is the knot again."""
