@@ -1,6 +1,8 @@
 """neuralflow: Flax modules as velocity fields, fixed grids that are ResNets, adaptive solves that are their limit."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 from neuralflow import fields as fields, schemes as schemes
 from neuralflow.basis import Legendre as Legendre, PiecewiseConstant as PiecewiseConstant, PiecewiseLinear as PiecewiseLinear
@@ -28,5 +30,13 @@ from neuralflow.solve import (
     SolveError as SolveError,
     Status as Status,
 )
+
+
+def __getattr__(name: str) -> _Any:
+    """The rooms that most programs do not need, imported at their first use."""
+    if name in ("data", "deep_limit", "models", "plots", "training"):
+        return _import_module(f"neuralflow.{name}")
+    raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
+
 
 __version__ = _version("neuralflow-jax")

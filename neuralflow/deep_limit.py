@@ -81,6 +81,8 @@ def classification(
         raise ValueError(f"expected x (samples, d) and y (samples,), got shapes {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isin(y, (0, 1)).all()):
         raise ValueError("x must be finite and y must hold only 0 and 1; clean the data first")
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"y must hold samples of both classes, got only {y[0]:g}")
     if min(*a, tau) <= 0:
         raise ValueError(f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}")
     dimension = x.shape[1]

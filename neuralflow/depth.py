@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from neuralflow import basis as depth_basis
+from neuralflow import basis as depth_basis, checks
 from neuralflow.basis import Basis, Side
 
 Init = Callable[[np.ndarray], np.ndarray]
@@ -34,8 +34,8 @@ def smooth(length: float = 0.5) -> Init:
     Every node keeps the variance of the module's own initialisation. `length`: correlation length, as a share of the
     depth. Our formulation of the smooth initialisation of Marion et al. (arXiv 2206.06929).
     """
-    if not length > 0:
-        raise ValueError(f"the correlation length must be positive, got {length}")
+    if not isinstance(length, int | float) or not length > 0:
+        raise ValueError(f"smooth(length) takes a positive correlation length, got {length!r}")
 
     def mix(nodes: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh(np.exp(-((nodes[:, None] - nodes) ** 2) / (2 * length**2)))
@@ -69,6 +69,13 @@ class DepthVarying(nnx.Module):
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent):
+        if not callable(make) or isinstance(make, nnx.Module):
+            raise TypeError(
+                f"make must be a function of rngs that builds a module, got a {type(make).__name__}: lambda rngs: ..."
+            )
+        checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        checks.function("init", init)
         nodes = np.asarray(basis.nodes)
         mix = np.asarray(init(nodes))
         if mix.ndim != 2 or len(mix) != len(nodes):
@@ -93,6 +100,7 @@ class DepthVarying(nnx.Module):
 
     def at(self, s: float, side: Side = "right") -> nnx.Module:
         """The plain module at normalised depth s; at a knot `side` names the one-sided limit."""
+        checks.choice("side", side, ("left", "right"))
         cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
 
         def value(coefficients: Array) -> Array:
@@ -102,10 +110,12 @@ class DepthVarying(nnx.Module):
 
     def refine(self, finer: Basis) -> DepthVarying:
         """The same weights on a basis that contains this one; ValueError where it does not."""
+        checks.instance("the finer basis", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         return self._transform(finer, depth_basis.refinement(self.basis, finer))
 
     def project(self, target: Basis) -> DepthVarying:
         """The L2-nearest weights on another basis; the same weights where that basis contains this one."""
+        checks.instance("the target basis", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:

@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from neuralflow import checks
+from neuralflow.convolution import convolution as convolution
 from neuralflow.depth import DepthVarying
 
 Activation = Callable[[Array], Array]
@@ -70,6 +73,10 @@ class MLP(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
+            checks.whole(name, size)
+        checks.function("activation", activation)
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         widths = [dimension + time, *([hidden] * layers), dimension]
         self.dense = nnx.List(
             nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs) for a, b in itertools.pairwise(widths)
@@ -104,11 +111,16 @@ class ConvBlock(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.whole("channels", channels)
+        checks.whole("groups", groups)
+        checks.function("activation", activation)
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if channels % groups:
             raise ValueError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
-        self.convs = nnx.List(nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **types) for _ in range(2))
+        fast: Any = {**types, "conv_general_dilated": convolution}
+        self.convs = nnx.List(nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **fast) for _ in range(2))
         self.activation = activation
         self.time = time
 
@@ -137,6 +149,11 @@ class Antisymmetric(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.whole("dimension", dimension)
+        checks.function("activation", activation)
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        if not damping >= 0:
+            raise ValueError(f"damping must be >= 0, got {damping}: a negative one lets states grow")
         scale = dimension**-0.5
         self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype))
         self.bias = nnx.Param(jnp.zeros(dimension, param_dtype))
@@ -176,12 +193,28 @@ class _TimeFunction(_Function):
         return self.function(self._raw(), x, t)
 
 
+def _params_and_time(function: Callable[..., Any]) -> bool:
+    """Whether a function is f(params, x, t), by the rule of `takes_time`; TypeError where it is not f(params, x) either."""
+    given = f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
+    wanted = f"from_function takes f(params, x) or f(params, x, t), got {given}"
+    if next(iter(inspect.signature(function).parameters), None) == "x":
+        raise TypeError(f"{wanted}; its first parameter holds the parameters: write lambda params, x: ...")
+    try:
+        return takes_time(functools.partial(function, None))
+    except (TypeError, ValueError):
+        raise TypeError(wanted) from None
+
+
 def _is_node(value: Any) -> bool:
     return isinstance(value, (nnx.Module, nnx.Variable))
 
 
 def _param(value: Any) -> Any:
-    return value if _is_node(value) else nnx.Param(jnp.asarray(value))
+    if _is_node(value):
+        return value
+    if np.asarray(value).dtype.kind in "SUO":
+        raise TypeError(f"params of from_function are arrays, numbers or NNX modules, got {value!r}")
+    return nnx.Param(jnp.asarray(value))
 
 
 def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
@@ -192,9 +225,4 @@ def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
     """
     if not callable(function):
         raise TypeError(f"from_function takes a function f(params, x) or f(params, x, t), got {type(function).__name__}")
-
-    try:
-        timed = takes_time(functools.partial(function, None))
-    except TypeError as error:
-        raise TypeError(f"from_function takes f(params, x) or f(params, x, t): {error}") from None
-    return _TimeFunction(function, params) if timed else _Function(function, params)
+    return _TimeFunction(function, params) if _params_and_time(function) else _Function(function, params)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from neuralflow import checks
+
 # Given times that differ from a knot by no more than this (of the whole interval) are that knot.
 _SNAP = 1e-12
 
@@ -55,10 +57,7 @@ class Grid:
 
 def uniform(steps: Any) -> Grid:
     """`steps` equal steps."""
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool):
-        raise TypeError(f"steps must be a whole number, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    checks.whole("steps", steps)
     return Grid(np.arange(steps + 1), int(steps))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import core, lax
 from jaxtyping import Array, Float
 
-from neuralflow import grid as grids
+from neuralflow import checks, grid as grids
 from neuralflow.basis import PiecewiseConstant
 from neuralflow.depth import DepthVarying, Unfolded
 from neuralflow.fields import takes_time
@@ -24,6 +27,30 @@ from neuralflow.schemes import Euler
 from neuralflow.solve import Adaptive, FixedGrid, Solution, SolveError, Status
 
 Solve = FixedGrid | Adaptive
+
+_open_tallies: ContextVar[tuple[dict[str, nnx.Variable], ...]] = ContextVar("tallies", default=())
+
+
+@contextmanager
+def tally() -> Iterator[dict[str, nnx.Variable]]:
+    """Adds up `evaluations`, `accepted` and `rejected` over the layers called inside (means over per-sample solves).
+
+    Works inside a trace too. Calls in a transformation of their own (a vmap or a checkpoint inside the model) belong
+    to another trace and are not counted.
+    """
+    sums = {name: nnx.Variable(jnp.zeros(())) for name in ("evaluations", "accepted", "rejected")}
+    token = _open_tallies.set((*_open_tallies.get(), sums))
+    try:
+        yield sums
+    finally:
+        _open_tallies.reset(token)
+
+
+def _count(solution: Solution) -> None:
+    for sums in _open_tallies.get():
+        for name, total in sums.items():
+            with suppress(TraceContextError):
+                total.set_value(total.get_value() + jnp.mean(getattr(solution, name)))
 
 
 class NeuralODE(nnx.Module):
@@ -104,19 +131,23 @@ class NeuralODE(nnx.Module):
         constant of the field below one. SolveError otherwise.
         """
         if not isinstance(self.discretisation, FixedGrid) or self.backward:
-            raise TypeError("invert() solves the steps of a forward fixed grid; use reverse() to integrate backward")
+            raise TypeError(
+                "invert() solves the steps of a forward fixed grid; an adaptive layer has reverse(), "
+                "and a reversed layer is inverted by integrating forward: reverse() again"
+            )
         return self._checked(_invert, y, None).states
 
     def _depths(self, depths: Any) -> Any:
         if depths is None:
             return None
+        if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
+            raise ValueError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
         depths = jnp.asarray(depths, float)
-        if depths.ndim != 1:
-            raise ValueError(f"depths must be one-dimensional, got shape {depths.shape}")
         if _concrete((depths, self.t0, self.t1)):
             start, end = float(_raw(self.t0)), float(_raw(self.t1))
             along = np.asarray(depths if self.backward is (end < start) else -depths)
-            if not (np.diff(along) >= 0).all() or depths.min() < min(start, end) or depths.max() > max(start, end):
+            inside = (depths >= min(start, end)) & (depths <= max(start, end))  # not so for NaN
+            if not (np.diff(along) >= 0).all() or not inside.all():
                 raise ValueError(
                     f"depths must run in the direction of the walk between t0={start:g} and t1={end:g}, got {np.asarray(depths)}"
                 )
@@ -130,7 +161,11 @@ class NeuralODE(nnx.Module):
             # Tolerances given as numbers are data of the compiled function all the same: new ones compile nothing.
             solve = eqx.tree_at(lambda s: (s.rtol, s.atol), solve, (jnp.asarray(solve.rtol), jnp.asarray(solve.atol)))
             form, data = _part(solve)
+        if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+            raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
         x = jax.tree.map(jnp.asarray, x)
+        if getattr(solve, "per_sample", False) and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
+            raise ValueError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
         every_step = isinstance(depths, str)
         interval, ends = (_raw(self.t0), _raw(self.t1)), None
         if _staged():
@@ -140,7 +175,9 @@ class NeuralODE(nnx.Module):
             if all(isinstance(t, int | float) for t in interval):
                 interval, ends = (None, None), (float(interval[0]), float(interval[1]))
         static = (graphdef, form, self.backward, every_step, ends)
-        return function(static, (state, data, x, interval, None if every_step else depths))
+        solution = function(static, (state, data, x, interval, None if every_step else depths))
+        _count(solution)
+        return solution
 
     def _checked(self, function: Any, x: Any, depths: Any) -> Solution:
         solution = self._run(function, x, depths)
@@ -212,8 +249,8 @@ def _check_interval(t0: Any, t1: Any) -> None:
     if not _concrete((t0, t1)):
         return
     start, end = np.asarray(_raw(t0)), np.asarray(_raw(t1))
-    if start.shape or end.shape or not np.isfinite([start, end]).all():
-        raise ValueError(f"t0 and t1 must be finite numbers, got t0={t0!r}, t1={t1!r}")
+    if {start.dtype.kind, end.dtype.kind} - set("fiu") or start.shape or end.shape or not np.isfinite([start, end]).all():
+        raise ValueError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
         raise ValueError(f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out")
 
@@ -235,6 +272,8 @@ def _remedy(layer: NeuralODE, status: Status, x: Any, accepted: int, rejected: i
             return f"{name} held {bad} values that are not finite before the first step; mend them first"
     solve = layer.discretisation
     scheme = type(solve.scheme).__name__
+    if status == Status.NOT_FINITE and not accepted:
+        return f"the velocity of {type(layer.field).__name__} is not finite where the solve begins; look at field(x) there"
     if status == Status.NOT_FINITE:
         return (
             f"the state left the range of floating point within {accepted} steps of {scheme}; "
@@ -251,7 +290,7 @@ def _remedy(layer: NeuralODE, status: Status, x: Any, accepted: int, rejected: i
     if status == Status.MAX_STEPS:
         return (
             f"max_steps={getattr(solve, 'max_steps', None)} was reached after {counts} steps of {scheme}; raise max_steps or the "
-            "tolerances, or take an implicit scheme such as nf.Kvaerno3() if the field is stiff"
+            "tolerances; take an implicit scheme such as nf.Kvaerno3() if the field is stiff, a shorter interval if x grows without bound"
         )
     return f"{scheme} could not go on after {counts} steps; loosen the tolerances or check the field"
 
@@ -273,9 +312,10 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
 
     Branches of one class and one set of shapes, called as f(x). The interval is [0, N] and Euler's h is one.
     """
-    if not branches:
-        raise ValueError("from_branches needs at least one branch")
+    if (not isinstance(branches, Sequence) and not isinstance(branches, nnx.List)) or not len(branches):
+        raise ValueError(f"from_branches takes a sequence of at least one residual branch, got {type(branches).__name__}")
     for k, branch in enumerate(branches):
+        checks.instance(f"branch {k}", branch, nnx.Module, "an nnx.Module; wrap functions with nf.from_function")
         takes_time(branch)
         try:
             inspect.signature(branch).bind(None)
@@ -291,6 +331,7 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
 
     h_k is the step's length, (t1 - t0) / steps on a uniform grid. Raises TypeError for any other discretisation.
     """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     solve = layer.discretisation
     if not isinstance(solve, FixedGrid) or not isinstance(solve.scheme, Euler) or layer.backward:
         raise TypeError("only a forward fixed grid with Euler is a stack of residual blocks; use with_solve() first")

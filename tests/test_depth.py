@@ -126,7 +126,7 @@ def test_unfolding_finds_varying_weights_in_a_users_module():
             lambda: nf.DepthVarying.from_modules([nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)),
             "takes 2 modules",
         ),
-        (lambda: nf.smooth(0.0), "must be positive"),
+        (lambda: nf.smooth(0.0), "positive correlation length, got 0.0"),
     ],
 )
 def test_bad_input(call, said):
@@ -138,3 +138,21 @@ def test_a_field_without_a_depth_says_so():
     field = nf.DepthVarying(lambda rngs: nnx.Linear(2, 2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"field\.at\(s\)"):
         field(jnp.ones((1, 2)))
+
+
+def test_bad_construction(mlp):
+    make = lambda rngs: nf.fields.MLP(2, hidden=3, rngs=rngs)
+    field = mlp(nf.PiecewiseConstant(4))
+    for call, said in (
+        (lambda: nf.DepthVarying(make(nnx.Rngs(0)), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)), "make must be a function"),
+        (lambda: nf.DepthVarying(make, 4, rngs=nnx.Rngs(0)), "basis must be a depth basis.*got 4"),
+        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant, rngs=nnx.Rngs(0)), "basis must be a depth basis"),
+        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=0), "rngs must be nnx.Rngs"),
+        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init="smooth"), "init must be a function"),
+        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=nf.smooth), "correlation length"),
+        (lambda: field.project(8), "target basis must be a depth basis"),
+        (lambda: field.refine(8), "finer basis must be a depth basis"),
+        (lambda: field.at(0.5, side="up"), "'left', 'right', got 'up'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            call()

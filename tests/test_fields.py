@@ -91,5 +91,22 @@ def test_what_is_not_a_field_is_refused(field, said):
 def test_bad_construction():
     with pytest.raises(ValueError, match="multiple of groups"):
         nf.fields.ConvBlock(6, groups=4, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="from_function takes"):
-        nf.from_function(3)
+    for call, said in (
+        (lambda: nf.from_function(3), "from_function takes"),
+        (lambda: nf.from_function(lambda x: -x), r"got <lambda>\(x\); its first parameter holds the parameters"),
+        (lambda: nf.from_function(lambda params, x, t, z: x), r"got <lambda>\(params, x, t, z\)$"),
+        (lambda: nf.from_function(lambda params, x: x, {"w": "abc"}), "arrays, numbers or NNX modules"),
+        (lambda: nf.fields.MLP(0, hidden=4, rngs=nnx.Rngs(0)), "dimension must be at least 1, got 0"),
+        (lambda: nf.fields.MLP(2, hidden=2.5, rngs=nnx.Rngs(0)), "hidden must be a whole number, got 2.5"),
+        (lambda: nf.fields.MLP(2, hidden=4, activation="tanh", rngs=nnx.Rngs(0)), "activation must be a function"),
+        (lambda: nf.fields.MLP(2, hidden=4, rngs=0), "rngs must be nnx.Rngs"),
+        (lambda: nf.fields.Antisymmetric(2, damping=-1.0, rngs=nnx.Rngs(0)), "damping must be >= 0, got -1.0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            call()
+
+
+def test_an_error_inside_a_field_names_it_and_the_shape_it_saw():
+    with pytest.raises(TypeError) as caught:
+        nf.NeuralODE(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2))(jnp.ones((5, 3)))
+    assert any("the field MLP was evaluated on x of shape (5, 3)" in note for note in caught.value.__notes__)

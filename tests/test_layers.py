@@ -211,12 +211,12 @@ def test_branches_that_do_not_fit_are_refused():
 
 
 RINGS = (
-    ("basis", "grid", "schemes"),
-    ("depth", "fields"),
+    ("checks", "basis", "grid", "schemes"),
+    ("depth", "convolution", "fields"),
     ("solve",),
     ("layers",),
     ("deep_limit",),
-    ("data", "plots"),
+    ("report", "data", "models", "checkpoints", "training", "plots"),
     ("cli",),
 )
 

@@ -321,8 +321,37 @@ def test_backward_in_depth_and_inverse(mlp, x, worst):
         there = layer.trajectory(x, jnp.asarray([0.5, 0.7, 1.5]))
         back = layer.reverse().trajectory(layer(x), jnp.asarray([1.5, 0.7, 0.5]))
         assert worst(there, back[::-1]) < small
-    with pytest.raises(TypeError, match="use reverse"):
+    with pytest.raises(TypeError, match="an adaptive layer has reverse"):
         layer.invert(x)
+
+
+def test_gradient_of_the_inverse_is_exact_at_a_memory_linear_in_the_batch(mlp, x, worst):
+    layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(4)), nf.FixedGrid(nf.Euler(), steps=8))
+    pulled = jax.grad(lambda y: jnp.sum(layer.invert(y) ** 2))(layer(x))
+    jacobian = jax.jacobian(layer)(x).reshape(x.size, x.size)
+    assert worst(pulled.ravel(), jnp.linalg.solve(jacobian.T, 2 * x.ravel())) < 1e-12
+    program = jax.jit(jax.grad(lambda y: jnp.sum(layer.invert(y))))
+    small, large = (program.lower(jnp.ones((n, 2))).compile().memory_analysis().temp_size_in_bytes for n in (20, 200))
+    assert large < 12 * small
+
+
+@pytest.mark.parametrize("solve", [nf.FixedGrid(nf.Heun(), steps=4), nf.Adaptive(nf.Tsit5())], ids=["fixed", "adaptive"])
+def test_depths_that_a_trace_cannot_refuse_are_nan(mlp, x, solve):
+    layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(4)), solve)
+    traced = jax.jit(lambda depths: layer.solve(x, depths))
+    for depths, bad in (([0.2, 2.0], 1), ([np.nan, 0.7], 0), ([-0.1, 1.0], 0)):
+        found = traced(jnp.asarray(depths))
+        assert found.status == nf.Status.BAD_DEPTHS
+        assert jnp.isnan(found.states[bad]).all() and jnp.isfinite(found.states[1 - bad]).all()
+        with pytest.raises(ValueError, match="in the direction of the walk"):
+            layer.solve(x, jnp.asarray(depths))
+    assert traced(jnp.asarray([0.2, 0.7])).status == nf.Status.SUCCESSFUL
+
+
+def test_a_velocity_that_is_not_finite_is_called_so():
+    layer = nf.NeuralODE(nf.from_function(lambda params, x: x / (0 * x)), nf.Adaptive(nf.Tsit5(), max_steps=20))
+    with pytest.raises(nf.SolveError, match="is not finite where the solve begins"):
+        layer(jnp.ones((2, 1)))
 
 
 def test_per_sample_control(worst):
@@ -403,10 +432,25 @@ REFUSED = {
     "euler adaptive": (lambda: nf.Adaptive(nf.Euler()), "no error estimate"),
     "tolerance": (lambda: nf.Adaptive(nf.Tsit5(), rtol=-1.0), "rtol must be"),
     "both zero": (lambda: nf.Adaptive(nf.Tsit5(), rtol=0.0, atol=0.0), "both zero"),
-    "max_steps": (lambda: nf.Adaptive(nf.Tsit5(), max_steps=0), "max_steps must be"),
+    "max_steps": (lambda: nf.Adaptive(nf.Tsit5(), max_steps=0), "max_steps must be at least 1"),
     "gradient": (lambda: nf.Adaptive(nf.Tsit5(), gradient="adjoint"), "'steps', 'direct', 'continuous'"),
+    "tolerance in words": (lambda: nf.Adaptive(nf.Tsit5(), rtol="1e-3"), "one finite number >= 0"),
+    "tolerances": (lambda: nf.Adaptive(nf.Tsit5(), rtol=jnp.ones(3)), "one finite number >= 0"),
+    "per_sample": (lambda: nf.Adaptive(nf.Tsit5(), per_sample="yes"), "one of True, False"),
+    "interval in words": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, "1"), "one finite number"),
+    "intervals": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, jnp.ones(3)), "one finite number"),
+    "list": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER)([[0.1, 0.2]]), r"write jnp.asarray\(x\)"),
+    "no depths": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, []), "at least one"),
+    "depths in words": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, "all"), "one-dimensional"),
+    "no samples": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), nf.Adaptive(nf.Tsit5(), per_sample=True))(jnp.ones(())),
+        "x has no axis",
+    ),
+    "branches of what": (lambda: nf.to_branches(_field(jnp.tanh)), "must be a NeuralODE"),
+    "a function as branch": (lambda: nf.from_branches([lambda x: x]), "wrap functions"),
+    "one branch": (lambda: nf.from_branches(_field(jnp.tanh)), "sequence of at least one"),
     "empty interval": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 1.0, 1.0), "interval is empty"),
-    "infinite interval": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, np.inf), "finite numbers"),
+    "infinite interval": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, np.inf), "one finite number"),
     "solve": (lambda: nf.NeuralODE(_field(jnp.tanh), nf.Euler()), "FixedGrid or an Adaptive"),
     "integers": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER)(jnp.ones((2, 3), int)), "float32 or float64"),
     "bfloat16": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER)(X.astype(jnp.bfloat16)), "float32 or float64"),

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array
 
+from neuralflow import checks
 from neuralflow.basis import locate_traced
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
@@ -22,8 +23,8 @@ from neuralflow.solve.system import (
     Status,
     System,
     all_finite,
-    check_choice,
     check_scheme,
+    column,
     time_dtype,
     where_ok,
 )
@@ -40,7 +41,8 @@ class Adaptive(eqx.Module):
 
     `gradient`: "steps" (default) is the exact reverse-mode gradient of the accepted steps; "direct" differentiates
     through the loop, for forward mode and second derivatives, at the memory of max_steps; "continuous" solves the
-    adjoint equation backward, at constant memory and to the tolerance only.
+    adjoint equation backward, at constant memory, to the tolerance only, once. "steps" is reverse mode, and forward
+    mode over it; any other order of differentiation is for "direct".
     """
 
     scheme: diffrax.AbstractSolver
@@ -61,18 +63,16 @@ class Adaptive(eqx.Module):
         per_sample: bool = False,
     ):
         check_scheme(scheme)
-        check_choice("gradient", gradient, ("steps", "direct", "continuous"))
+        checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
         name = type(scheme).__name__
         tableau = getattr(scheme, "tableau", None)
         if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or (tableau is not None and not tableau.b_error.any()):
             raise ValueError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
-        for what, value in (("rtol", rtol), ("atol", atol)):
-            if isinstance(value, (int, float)) and not 0 <= value < np.inf:
-                raise ValueError(f"{what} must be a finite number >= 0, got {value}")
-        if isinstance(rtol, (int, float)) and isinstance(atol, (int, float)) and rtol + atol == 0:
+        known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
+        if known == [0, 0]:
             raise ValueError("rtol and atol are both zero, so no step could be accepted; give one a positive value")
-        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps must be a whole number >= 1, got {max_steps!r}")
+        checks.whole("max_steps", max_steps)
+        checks.choice("per_sample", per_sample, (True, False))
         self.scheme = scheme
         self.rtol, self.atol = rtol, atol
         self.max_steps, self.gradient, self.per_sample = max_steps, gradient, per_sample
@@ -96,7 +96,7 @@ class Adaptive(eqx.Module):
         if depths is None:
             stops: Any = None
         else:
-            stops = lax.stop_gradient(jnp.clip((depths - interval[0]) / (interval[1] - interval[0]), 0, 1))
+            stops, reached = _in_order(lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), backward)
 
         def one(x):
             states, count = loop.states(values, x, interval, tolerances, stops)
@@ -112,7 +112,7 @@ class Adaptive(eqx.Module):
             axis = 1 if stops is None else 2
             states = jax.tree.map(lambda a: jnp.squeeze(a, axis), states)
             ends = jax.vmap(all_finite)(states)
-            spread = lambda mask, a: mask.reshape(mask.shape + (1,) * (a.ndim - 1))
+            spread = column
         else:
             states, count = one(x)
             ends = all_finite(states)
@@ -121,6 +121,9 @@ class Adaptive(eqx.Module):
         states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
         if self.per_sample and stops is not None:
             states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
+        if stops is not None:
+            status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
+            states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
         at = interval[0 if backward else 1] if depths is None else depths
         return Solution(states, at, status, count.evaluations, count.accepted, count.rejected)
 
@@ -229,7 +232,9 @@ class _Loop:
     def _count(self, solution: diffrax.Solution) -> _Count:
         okay = solution.result == diffrax.RESULTS.successful
         exhausted = solution.result == diffrax.RESULTS.max_steps_reached
-        status = jnp.where(okay, Status.SUCCESSFUL, jnp.where(exhausted, Status.MAX_STEPS, Status.FAILED))
+        # Every step was refused, however short: the velocity is not finite where the solve begins.
+        stuck = jnp.where(solution.stats["num_accepted_steps"] == 0, Status.NOT_FINITE, Status.MAX_STEPS)
+        status = jnp.where(okay, Status.SUCCESSFUL, jnp.where(exhausted, stuck, Status.FAILED))
         stats = {name: jnp.asarray(solution.stats[name]) for name in ("num_accepted_steps", "num_rejected_steps")}
         accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
         stages, reuses = self.system.stages()
@@ -277,6 +282,22 @@ class _Loop:
             nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
             edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
         return edges
+
+
+def _in_order(shares: Array, backward: bool) -> tuple[Array, Array]:
+    """Normalised depths that a walk can stop at one after the other, and which of them are the ones asked for."""
+    inside = jnp.clip(jnp.nan_to_num(shares), 0, 1)
+    stops = -lax.cummax(-inside) if backward else lax.cummax(inside)
+    return stops, jnp.abs(stops - shares) <= 16 * jnp.finfo(shares.dtype).eps
+
+
+def _check_tolerance(name: str, value: Any) -> float | None:
+    """The tolerance where it is known, or None for a traced one."""
+    if isinstance(value, core.Tracer):
+        return None
+    if isinstance(value, str | bool) or np.ndim(value) or not 0 <= float(value) < np.inf:
+        raise ValueError(f"{name} must be one finite number >= 0, got {value!r}")
+    return float(value)
 
 
 def _union(knots: list[np.ndarray]) -> np.ndarray:

@@ -9,13 +9,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optimistix as optx
 from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from neuralflow import grid as grids
+from neuralflow import checks, grid as grids
 from neuralflow.basis import Basis
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
@@ -25,8 +26,8 @@ from neuralflow.solve.system import (
     Status,
     System,
     all_finite,
-    check_choice,
     check_scheme,
+    column,
     time_dtype,
     used_stages,
     where_ok,
@@ -82,7 +83,7 @@ class FixedGrid(eqx.Module):
         memory: Any = "remat",
     ):
         check_scheme(scheme)
-        check_choice("memory", memory, ("full", "remat", "two_level"))
+        checks.choice("memory", memory, ("full", "remat", "two_level"))
         if (steps is None) == (times is None):
             raise ValueError("a fixed grid takes either steps=... or times=..., exactly one of them")
         grid = grids.uniform(steps) if times is None else grids.given(times)
@@ -116,6 +117,10 @@ class FixedGrid(eqx.Module):
             out, at = states, jnp.append(run.starts, run.end)
         else:
             out, at = run.partial_steps(states, depths), depths
+            low, high = jnp.minimum(run.starts[0], run.end), jnp.maximum(run.starts[0], run.end)
+            reached = (depths >= low) & (depths <= high)
+            status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
+            out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
         count = run.evaluations()
         return Solution(out, at, status, *(jnp.asarray(n) for n in (count, run.plan.steps, 0)))
 
@@ -238,12 +243,14 @@ class _Run:
             return None, self.system.single(z[0], (z[1], self.fixed, z[2]))
 
         ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
-        return jax.tree.map(lambda a, b: jnp.where(_column(share == 1, a), a[k + 1], b), states, ends)
+        return jax.tree.map(lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends)
 
     def unwalk(self) -> tuple[Any, Array]:
         """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
         eps = float(jnp.finfo(self.system.dtype).eps)
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=optx.max_norm)
+        # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
+        adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
 
         scanned, shared = eqx.partition(self.at, _is_row)
 
@@ -256,16 +263,12 @@ class _Run:
                 return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
 
             args = (y, (z[0], self.fixed, eqx.combine(z[1], shared)))
-            found = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False)
+            found = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint)
             return (found.value, failed | (found.result != optx.RESULTS.successful)), None
 
         windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
         (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, scanned), self.plan.steps, reverse=True)
         return x, failed
-
-
-def _column(mask: Array, like: Array) -> Array:
-    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
 def _is_row(a: Array) -> bool:

@@ -23,7 +23,7 @@ from neuralflow.fields import takes_time
 
 
 class Status(enum.IntEnum):
-    """How a solve ended."""
+    """How a solve ended. BAD_DEPTHS: depths asked for in a trace lie outside the interval, or out of order."""
 
     SUCCESSFUL = 0
     MAX_STEPS = 1
@@ -31,6 +31,7 @@ class Status(enum.IntEnum):
     IMPLICIT_FAILED = 3
     NOT_INVERTED = 4
     FAILED = 5
+    BAD_DEPTHS = 6
 
 
 class Solution(NamedTuple):
@@ -103,7 +104,11 @@ class System:
                 value = tag.combine(value if windowed else tag.window(value, 0), local[tag])
             arrays.append(value)
         module: Any = self.parts.module(arrays)
-        v = module(x, t) if self.timed else module(x)
+        try:
+            v = module(x, t) if self.timed else module(x)
+        except Exception as error:
+            error.add_note(f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})")
+            raise
         changed = self.parts.changed(module, arrays)
         if changed is not None:
             raise ValueError(
@@ -239,12 +244,6 @@ def check_scheme(scheme: Any) -> None:
         raise TypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """ValueError for a named choice that does not exist."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
 def _check_velocity(name: str, x: Any, v: Any) -> None:
     if jax.tree.structure(x) != jax.tree.structure(v):
         raise ValueError(
@@ -269,10 +268,8 @@ def time_dtype(x: Any) -> Any:
     dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)}
     if any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves) or len(dtypes) != 1 or dtypes & _SMALL:
         given = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-        raise TypeError(
-            f"x must be float32 or float64 (or complex) throughout, got {given}; cast it, "
-            "and let the field compute in bfloat16 inside if you want its speed"
-        )
+        small = ", and let the field compute in bfloat16 inside if you want its speed" if dtypes & _SMALL else ""
+        raise TypeError(f"x must be float32 or float64 (or complex) throughout, got {given}; cast it{small}")
     return dtypes.pop()
 
 
@@ -282,6 +279,11 @@ _SMALL = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
 def all_finite(tree: Any) -> Array:
     """Whether every entry of every array is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def column(mask: Array, like: Array) -> Array:
+    """A mask over the first axis, in the shape that selects from `like`."""
+    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
 def where_ok(status: Array, states: Any) -> Any:

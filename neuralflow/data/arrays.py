@@ -1,4 +1,4 @@
-"""Data sets as dicts of NumPy arrays. Nothing here downloads anything."""
+"""Arrays from scikit-learn's digits and from files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,36 @@ import numpy as np
 Data = dict[str, np.ndarray]
 
 
-def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
-    """scikit-learn's 8x8 digits, two classes, as whitened principal components: x (samples, components), y in {0, 1}.
+def digits(split: str = "train") -> Data:
+    """scikit-learn's 8x8 digits: x (samples, 8, 8, 1) float32 in [0, 1], y (samples,) int32, shuffled once for all.
 
-    3 against 8 has 357 samples. Needs the extra `data`.
+    `split`: "train" (1437 samples) or "test" (360). Needs the extra `data`.
     """
+    images, labels = _digits()
+    order = np.random.default_rng(0).permutation(len(labels))
+    edge = len(labels) * 4 // 5
+    if split not in ("train", "test"):
+        raise ValueError(f"the digits have the splits 'train' and 'test', got {split!r}")
+    chosen = order[:edge] if split == "train" else order[edge:]
+    x = (images[chosen] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    return {"x": x, "y": labels[chosen].astype(np.int32)}
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits need scikit-learn; install the extra: pip install 'neuralflow-jax[data]'") from error
     images, labels = load_digits(return_X_y=True)
+    return np.asarray(images), np.asarray(labels)
+
+
+def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
+    """scikit-learn's 8x8 digits, two classes, as whitened principal components: x (samples, components), y in {0, 1}.
+
+    3 against 8 has 357 samples. Needs the extra `data`.
+    """
+    images, labels = _digits()
     chosen = np.isin(labels, (first, second))
     x = images[chosen] - images[chosen].mean(axis=0)
     _, scale, axes = np.linalg.svd(x, full_matrices=False)
@@ -33,12 +53,18 @@ def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
 def from_file(path: Path) -> Data:
     """Arrays x (samples, features) and y (samples,) from an .npz file; ValueError says what is wrong with it."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            raise ValueError("one array without names")
+        with held:
             found = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; give 'digits' or an .npz file with arrays x and y") from None
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an .npz file of numbers ({error})") from None
+        reason = "" if "pickle" in str(error) else f" ({error})"
+        raise ValueError(
+            f"{path} is not an .npz file of numbers{reason}; write one with np.savez(path, x=..., y=...)"
+        ) from None
     if set(found) != {"x", "y"}:
         raise ValueError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(found)} of them")
     return found

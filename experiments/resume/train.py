@@ -1,0 +1,65 @@
+"""A small training that ends by writing its weights and history: what `kill` interrupts.
+
+python -m experiments.resume.train FOLDER [EPOCHS]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import neuralflow as nf
+from neuralflow import data, models, report, training
+
+
+class Noisy(nnx.Module):
+    """A classifier with batch statistics and a random stream, so that every kind of state has to survive."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+        self.inner = models.PointClassifier(2, 2, nf.FixedGrid(nf.Heun(), steps=4), width=16, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.inner(self.drop(self.norm(x)))
+
+
+def main(folder: Path, epochs: int) -> None:
+    model = Noisy(nnx.Rngs(0))
+    jitter = lambda batch, key: {**batch, "x": batch["x"] + 0.02 * jax.random.normal(key, batch["x"].shape)}
+    fitted = training.fit(
+        model,
+        models.classification,
+        optax.adam(optax.cosine_decay_schedule(1e-2, 480)),
+        data.moons(1000),
+        epochs=epochs,
+        batch=16,
+        validation=data.moons(200, seed=1),
+        augment=jitter,
+        accumulate=2,
+        folder=folder,
+        save_every=7,
+        resume=True,
+        progress=False,
+    )
+    weights = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes().hex() for path, leaf in _leaves(model)}
+    timing = ("seconds", "samples_per_second")
+    rows = [{name: value for name, value in row.items() if name not in timing} for row in fitted.history.rows]
+    report.write(folder / "final.json", json.dumps({"weights": weights, "history": rows}))
+
+
+def _leaves(model: nnx.Module) -> list[tuple[Any, jax.Array]]:
+    raw = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return [(path, raw(leaf)) for path, leaf in jax.tree.leaves_with_path(nnx.state(model))]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8)

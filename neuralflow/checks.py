@@ -1,0 +1,39 @@
+"""Refusals that many places share, each one sentence: what was given, what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """TypeError for anything but a whole number, ValueError below `least`."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """ValueError for a named choice that does not exist."""
+    if not any(value is known or (isinstance(value, str) and value == known) for known in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def instance(name: str, value: Any, kind: Any, example: str) -> None:
+    """TypeError for anything but an instance of `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {example}, got {_shown(value)}")
+
+
+def function(name: str, value: Any) -> None:
+    """TypeError for what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """The value where it is short, its type where it is not."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"

@@ -1,0 +1,32 @@
+"""Augmentation on the device, inside the compiled training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+
+def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict[str, Any], Array], dict[str, Any]]:
+    """Moves every image of a batch by up to `shift` pixels (filled with zeros) and mirrors half of them.
+
+    For `fit(augment=...)`: a function of (batch, key); `name` holds the images (batch, height, width, channels).
+    """
+
+    def augment(batch: dict[str, Any], key: Array) -> dict[str, Any]:
+        x = batch[name]
+        where, mirrored = jax.random.split(key)
+        padded = jnp.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
+        corners = jax.random.randint(where, (len(x), 2), 0, 2 * shift + 1)
+        cut = jax.vmap(lambda image, corner: lax.dynamic_slice(image, (*corner, 0), x.shape[1:]))
+        moved = cut(padded, corners)
+        if flip:
+            chosen = jax.random.bernoulli(mirrored, shape=(len(x), 1, 1, 1))
+            moved = jnp.where(chosen, moved[:, :, ::-1], moved)
+        return {**batch, name: moved}
+
+    return augment

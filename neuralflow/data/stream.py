@@ -1,0 +1,67 @@
+"""Examples that are read and decoded while training, for sets that do not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neuralflow.data.arrays import Data
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A random-access source of examples, read ahead by threads (grain); give it to `fit` in place of arrays.
+
+    `examples`: anything with `len` and `[i]` that gives a dict, such as `source(name, split)`. `transform`: from such
+    a dict to a dict of arrays of fixed shapes, in NumPy (default: the numeric features). Shuffled anew every epoch by
+    the seed of the training, so the position in it is two integers.
+    """
+
+    examples: Any
+    transform: Callable[[dict[str, Any]], Data] | None = None
+    threads: int = 4
+    ahead: int = 8
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def example(self, i: int) -> Data:
+        """One example, transformed."""
+        row = self.examples[i]
+        return _numeric(row) if self.transform is None else self.transform(row)
+
+    def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
+        """The batches of an epoch from the given one on; the last, smaller one is left out.
+
+        `share` (k, n): only the k-th of n equal parts of every batch, for the k-th of n processes.
+        """
+        try:
+            import grain
+        except ImportError as error:
+            raise ImportError(
+                f"streaming needs grain ({error}); install the extra: pip install 'neuralflow-jax[data]'"
+            ) from None
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+
+        def batch(k: int) -> Data:
+            part = size // share[1]
+            first = k * size + share[0] * part
+            return self._stacked(order[first : first + part].tolist())
+
+        steps = grain.MapDataset.range(start, len(self) // size).map(batch)
+        yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead))
+
+    def _stacked(self, chosen: list[int]) -> Data:
+        """The examples of a batch; sources of TFDS read several at once much faster than one by one."""
+        several = getattr(self.examples, "__getitems__", None)
+        rows = several(chosen) if several else [self.examples[i] for i in chosen]
+        made = [_numeric(row) if self.transform is None else self.transform(row) for row in rows]
+        return {key: np.stack([row[key] for row in made]) for key in made[0]}
+
+
+def _numeric(row: dict[str, Any]) -> Data:
+    arrays = {key: np.asarray(value) for key, value in row.items()}
+    return {key: a.astype(np.int32) if a.dtype == np.int64 else a for key, a in arrays.items() if a.dtype.kind not in "SUO"}

@@ -1,0 +1,40 @@
+"""Trains on every device there is and prints the losses: `parallel.py FOLDER [ADDRESS COUNT INDEX]`."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import neuralflow as nf
+from neuralflow import data, training
+
+jax.config.update("jax_enable_x64", True)
+folder, *cluster = sys.argv[1:]
+if cluster:
+    jax.distributed.initialize(cluster[0], int(cluster[1]), int(cluster[2]))
+
+
+def loss(model, batch):
+    return jnp.mean((model(batch["x"])[:, 0] - batch["y"]) ** 2)
+
+
+def train(dtype, epochs, **options):
+    points = data.moons(64)
+    make = lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=dtype, rngs=rngs)
+    field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
+    model = nf.NeuralODE(field, nf.FixedGrid(nf.Heun(), steps=4))
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    points = {name: values.astype(dtype) for name, values in points.items()}
+    options = {"epochs": epochs, "batch": 64, "mesh": mesh, "progress": False, **options}
+    return training.fit(model, loss, optax.adam(1e-2), points, **options).history["loss"].tolist()
+
+
+found = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
+train(jnp.float64, 2, folder=folder)
+found["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
+if jax.process_index() == 0:
+    print(json.dumps({"devices": jax.device_count(), **found}))
