@@ -27,13 +27,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 3):
-        try:
-            import orbax.checkpoint as ocp
-            from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
-        except ImportError as error:
-            raise ImportError(
-                "checkpoints need orbax-checkpoint, which flax brings along: pip install orbax-checkpoint"
-            ) from error
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
+
         logging.getLogger("absl").addFilter(_unasked)
         self._ocp, self.folder = ocp, Path(folder).absolute()
         score = lambda metrics: metrics["score"]

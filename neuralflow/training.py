@@ -453,7 +453,7 @@ class _Log:
         self.store = Checkpoints(self.folder / "checkpoints", keep)
         if self.store.last is not None and not resume:
             raise CheckpointError(
-                f"{folder} holds a training of {self.store.last} steps already; go on with resume=True, or give another folder"
+                f"{folder} holds a training of {self.store.last} steps already; go on with resume=True (--resume), or give another folder"
             )
 
     def start(self, state: _State) -> tuple[_State, _Where]:

@@ -46,6 +46,14 @@ def test_deep_limit_writes_what_it_says(tmp_path):
         (("deep-limit", "--data", "nowhere.npz"), "there is no file nowhere.npz"),
         (("deep-limit", "--out", "blocked/results"), "cannot be written"),
         (("shallow-limit",), "deep-limit"),
+        (("train", "--scheme", "leapfrog"), "invalid choice 'leapfrog'"),
+        (("train", "--data", "kmnist", "--data-dir", "."), "neuralflow data prepare kmnist"),
+        (("train", "--batch", "5000"), "more than the 1437 samples"),
+        (("train", "--width", "6"), "multiple of 4"),
+        (("train", "--learning-rate", "0"), "must be positive"),
+        (("train", "--data", "moons", "--augment"), "moons has none"),
+        (("evaluate", "--folder", "nowhere"), "--out folder of neuralflow train"),
+        (("data", "show", "kmnist", "--data-dir", "."), "is not prepared in ."),
     ],
 )
 def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, monkeypatch, capsys):
@@ -63,3 +71,15 @@ def test_info_and_help(tmp_path):
     assert found.returncode == 0 and "jax " in found.stdout and "extra experiments: installed" in found.stdout
     told = run("deep-limit", "--help", cwd=tmp_path)
     assert told.returncode == 0 and "1810.11741" in told.stdout and "--depths" in told.stdout
+
+
+def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path):
+    folder = tmp_path / "run"
+    options = ("--data", "moons", "--width", "8", "--steps", "2", "--learning-rate", "0.02", "--out", str(folder))
+    first = run("train", *options, "--epochs", "2", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "epoch 2/2: loss" in first.stdout and "Test accuracy" in first.stdout
+    refused = run("train", *options, "--epochs", "2", cwd=tmp_path)
+    assert refused.returncode == 2 and "go on with resume=True" in refused.stderr
+    again = run("evaluate", "--folder", str(folder), "--scheme", "heun", cwd=tmp_path)
+    assert again.returncode == 0 and "moons, heun, step " in again.stdout

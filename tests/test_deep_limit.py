@@ -155,11 +155,16 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="shapes"):
         D.classification(np.ones((3, 2)), np.ones(4))
     with pytest.raises(ValueError, match="must be positive"):
-        D.classification(np.ones((3, 2)), np.ones(3), tau=0.0)
+        D.classification(np.ones((3, 2)), np.asarray([0, 1, 1]), tau=0.0)
+    with pytest.raises(ValueError, match="both classes, got only 1"):
+        D.classification(np.ones((3, 2)), np.ones(3))
     with pytest.raises(ValueError, match="finite"):
         D.classification(np.full((3, 2), np.nan), np.ones(3))
     with pytest.raises(ValueError, match="no file"):
         data.from_file(tmp_path / "none.npz")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    with pytest.raises(ValueError, match="write one with np.savez"):
+        data.from_file(tmp_path / "one.npy")
     (tmp_path / "bad.npz").write_text("nothing of the kind")
     with pytest.raises(ValueError, match="not an .npz file"):
         data.from_file(tmp_path / "bad.npz")

@@ -1,19 +1,17 @@
-"""The command line: the only place where strings become objects."""
+"""`neuralflow deep-limit`: the depth-limit table."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import json
-import platform
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
+
+from neuralflow import report
+from neuralflow.cli.common import SCHEMES, UsageError, writable
 
 SchemeName = Literal["euler", "heun", "midpoint", "rk4"]
 
@@ -40,38 +38,7 @@ class DeepLimit:
     """'digits' (scikit-learn's, 3 against 8, four principal components) or an .npz file with x (samples, d) and y in {0, 1}."""
 
 
-@dataclass(frozen=True)
-class Info:
-    """Versions, devices, and which extras are installed."""
-
-
-class UsageError(Exception):
-    """Input that a person can mend: printed as one sentence, exit status 2."""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `neuralflow` and `python -m neuralflow`."""
-    try:
-        import tyro
-    except ImportError:
-        sys.exit("neuralflow's commands need tyro and rich; install the extra: pip install 'neuralflow-jax[experiments]'")
-    command = tyro.cli(
-        Annotated[DeepLimit, tyro.conf.subcommand("deep-limit")] | Annotated[Info, tyro.conf.subcommand("info")],  # pyright: ignore
-        prog="neuralflow",
-        description="Continuous-depth networks in JAX.",
-        args=arguments,
-    )
-    try:
-        sys.exit(run_deep_limit(command) if isinstance(command, DeepLimit) else run_info())
-    except UsageError as error:
-        print(f"neuralflow: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("neuralflow: interrupted; results written so far are kept", file=sys.stderr)
-        sys.exit(130)
-
-
-def run_deep_limit(options: DeepLimit) -> int:
+def run(options: DeepLimit) -> int:
     """The main job: the depth-limit table."""
     if not options.schemes:
         raise UsageError("--schemes is empty; name at least one of euler, heun, midpoint, rk4")
@@ -79,16 +46,15 @@ def run_deep_limit(options: DeepLimit) -> int:
         raise UsageError(f"--depths must be whole numbers from 2 to 4096, got {' '.join(map(str, options.depths)) or 'none'}")
     if options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}")
-    out = _writable(options.out)
+    out = writable(options.out)
     import jax
 
     jax.config.update("jax_enable_x64", True)
     from rich.console import Console
 
-    from neuralflow import deep_limit, plots, schemes
+    from neuralflow import deep_limit, plots
 
-    named = {"euler": schemes.Euler(), "heun": schemes.Heun(), "midpoint": schemes.Midpoint(), "rk4": schemes.RK4()}
-    chosen = {name: named[name] for name in dict.fromkeys(options.schemes)}
+    chosen = {name: SCHEMES[name]() for name in dict.fromkeys(options.schemes)}
     depths = sorted(set(options.depths))
     started = time.perf_counter()
     try:
@@ -96,22 +62,23 @@ def run_deep_limit(options: DeepLimit) -> int:
         problem = deep_limit.classification(data["x"], data["y"])
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
-    console = Console(width=None if sys.stdout.isatty() else 118)
+    console = report.console()
     console.print(
         f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; {' '.join(chosen)} at depths {' '.join(map(str, depths))}"
     )
     found = None
-    with _progress(console, 1 + len(chosen) * len(depths)) as advance:
+    with report.steps(1 + len(chosen) * len(depths), console) as advance:
         for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed):
             advance(what)
-            _write(out / "results.json", json.dumps(_record(options, found), indent=1) + "\n")
+            report.write(out / "results.json", json.dumps(_record(options, found), indent=1) + "\n")
     assert found is not None
     table = _table(found, chosen)
     console.print(table)
     plain = Console(width=118, record=True, file=io.StringIO())
     plain.print(table)
-    _write(out / "table.txt", plain.export_text())
-    _save(plots.deep_limit(found), out / "deep-limit.png")
+    report.write(out / "table.txt", plain.export_text())
+    picture = plots.deep_limit(found)
+    report.write(out / "deep-limit.png", lambda path: picture.savefig(path, format="png", dpi=160))
     agreed, sentences = deep_limit.verdict(found, chosen)
     console.print(
         f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve); distinct minima met: {found.minima_discrete} discrete, {found.minima_continuum} continuum."
@@ -122,25 +89,6 @@ def run_deep_limit(options: DeepLimit) -> int:
         console.print(f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold")
     console.print(f"Picture, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
     return 1 if agreed is False else 0
-
-
-def run_info() -> int:
-    """What is installed."""
-    import jax
-
-    print(f"python {platform.python_version()} on {platform.machine()}")
-    for name in ("neuralflow-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "equinox"):
-        print(f"{name} {importlib.metadata.version(name)}")
-    print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))
-    extras = {
-        "data": ("sklearn",),
-        "experiments": ("matplotlib", "scipy", "tyro", "rich"),
-        "notebooks": ("ipykernel", "nbclient"),
-    }
-    for extra, modules in extras.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        print(f"extra {extra}: {'missing ' + ', '.join(missing) if missing else 'installed'}")
-    return 0
 
 
 def _load(name: str) -> Any:
@@ -175,49 +123,3 @@ def _record(options: DeepLimit, found: Any) -> dict[str, Any]:
     given = {"depths": list(options.depths), "schemes": list(options.schemes), "seed": options.seed, "data": options.data}
     versions = {name: importlib.metadata.version(name) for name in ("neuralflow-jax", "jax", "flax", "diffrax")}
     return {"command": "neuralflow deep-limit", "options": given, "versions": versions, **found.record()}
-
-
-@contextmanager
-def _progress(console: Any, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar in a terminal, plain lines in a pipe."""
-    if not console.is_terminal:
-        done = 0
-
-        def line(what: str) -> None:
-            nonlocal done
-            done += 1
-            print(f"[{done}/{total}] {what}", flush=True)
-
-        yield line
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda what: bar.update(task, advance=1, description=what)
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made and tried before any work is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written ({error.strerror}); give another folder") from None
-    return folder
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _save(picture: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    picture.savefig(partial, format="png", dpi=160)
-    partial.replace(path)
