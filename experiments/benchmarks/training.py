@@ -1,0 +1,123 @@
+"""`fit` against a hand-written jitted optax loop on the same model, and the share of time a stream is waited for.
+
+    python -m experiments.benchmarks.training --data-dir FOLDER
+
+Throughput as a ratio to the hand-written loop in the same process, epochs interleaved (median, quartiles in brackets).
+With --data-dir, a folder that holds MNIST, one epoch of it is streamed and the waiting measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import neuralflow as nf
+from experiments.benchmarks.measure import ratio, report
+from neuralflow import data, models, training
+
+
+def image_model() -> nnx.Module:
+    return models.ImageClassifier((8, 8, 1), 10, nf.FixedGrid(nf.Euler(), steps=4), width=16, rngs=nnx.Rngs(0))
+
+
+def point_model() -> nnx.Module:
+    return models.PointClassifier(64, 10, nf.FixedGrid(nf.Euler(), steps=4), rngs=nnx.Rngs(0))
+
+
+def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], None]:
+    """One epoch as most people write it: shuffle, index, call a jitted step."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    optimiser = optax.adam(1e-3)
+    arrays = {name: jnp.asarray(values) for name, values in points.items()}
+    count = len(points["y"])
+    state = (params, optimiser.init(params))
+
+    @jax.jit
+    def step(state: Any, rows: Any) -> Any:
+        params, held = state
+        taken = {name: values[rows] for name, values in arrays.items()}
+        objective = lambda params: models.classification(nnx.merge(graphdef, params, rest), taken)
+        (value, _), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, held = optimiser.update(gradients, held, params)
+        return (optax.apply_updates(params, updates), held), value
+
+    def epoch(k: int) -> None:
+        nonlocal state
+        order = np.random.default_rng(k).permutation(count)
+        for first in range(0, count // batch * batch, batch):
+            state, value = step(state, order[first : first + batch])
+        jax.block_until_ready(value)
+
+    return epoch
+
+
+def by_fit(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], None]:
+    """One epoch as `fit` runs it."""
+    run = training._Run(model, models.classification, optax.adam(1e-3), points, batch, None, None, 0, None)
+    state = run.start()
+
+    def epoch(k: int) -> None:
+        nonlocal state
+        for moved, _ in run.epoch(state, k, 0, None):
+            state = moved
+        run.means(state)
+        state = run.reset(state)
+
+    return epoch
+
+
+def compare(name: str, make: Callable[[], nnx.Module], batch: int, rounds: int) -> dict[str, Any]:
+    """One row: samples a second of `fit` over those of the hand-written loop."""
+    points = data.digits("train")
+    routes = {"hand": by_hand(make(), points, batch), "fit": by_fit(make(), points, batch)}
+    seconds: dict[str, list[float]] = {route: [] for route in routes}
+    for k in range(rounds + 1):
+        for route, epoch in routes.items():
+            began = time.perf_counter()
+            epoch(k)
+            if k:
+                seconds[route].append(time.perf_counter() - began)
+    hand, fit = (np.asarray(seconds[route]) for route in routes)
+    return {
+        "model, batch": f"{name}, {batch}",
+        "throughput": ratio(hand, fit),
+        "samples/s": len(points["y"]) // batch * batch / float(np.median(fit)),
+    }
+
+
+def streamed(folder: Path) -> dict[str, Any]:
+    """One epoch of MNIST from a stream: the share of its time that was spent waiting for examples."""
+
+    def example(row: dict[str, Any]) -> data.Data:
+        return {"x": row["image"], "y": np.asarray(row["label"], np.int32)}
+
+    model = models.ImageClassifier((28, 28, 1), 10, nf.FixedGrid(nf.Euler(), steps=2), width=16, cells=2, rngs=nnx.Rngs(0))
+    stream = data.Stream(data.source("mnist", "train[:20%]", data_dir=folder), transform=example)
+    row = training.fit(model, models.classification, optax.adam(1e-3), stream, epochs=1, progress=False).history.rows[0]
+    return {"set": "mnist, streamed", "waiting": row["waiting"], "samples/s": row["samples_per_second"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved epochs of every route")
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
+    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
+    options = parser.parse_args()
+    cases = (("convolutional", image_model, 64), ("MLP", point_model, 64), ("MLP", point_model, 256))
+    rows = [compare(*case, options.rounds) for case in cases]
+    report("fit: throughput over a hand-written loop", rows, options.out / "training.json")
+    if options.data_dir is not None:
+        report("fit: waiting for a stream", [streamed(options.data_dir)], options.out / "streaming.json")
+
+
+if __name__ == "__main__":
+    main()
