@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ import neuralflow
 from neuralflow import checks, report
 from neuralflow.checkpoints import CheckpointError, Checkpoints
 from neuralflow.data import Data, Stream
+from neuralflow.data.arrays import shuffled
 from neuralflow.layers import NeuralODE, tally
 
 Batch = dict[str, Any]
@@ -234,7 +235,7 @@ class _Run:
         params, rest = jax.tree.map(put, (self.params, self.rest))
         state = _State(params, rest, jax.jit(self.optimiser.init)(params), {}, np.asarray(-1))
         shapes = jax.eval_shape(lambda s, b: self._step(s, b, jax.random.key(0))[1], state, self.source.example())
-        self.names = sorted(shapes, key=lambda name: (name != "loss", name))
+        self.names = _in_order(shapes)
         sums = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
         return jax.tree.map(put, state._replace(sums=sums))
 
@@ -327,7 +328,7 @@ class _Evaluation:
         if part:
             found = self.mean(params, rest, self.placed, 0, part)
             total = {name: total[name] + float(value) * part for name, value in found.items()}
-        return {name: total[name] / self.samples for name in sorted(total, key=lambda name: (name != "loss", name))}
+        return {name: total[name] / self.samples for name in _in_order(total)}
 
     def _mean(self, params: Any, rest: Any, data: Any, whole: int, part: int) -> dict[str, Array]:
         """Over the first `whole` batches, or over the last `part` samples."""
@@ -343,6 +344,11 @@ class _Evaluation:
             return one(jax.tree.map(lambda a: a[-part:], data))
         rows = jax.tree.map(lambda a: a[: whole * self.batch].reshape(whole, self.batch, *a.shape[1:]), data)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), lax.map(one, rows))
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The loss first, the others by name."""
+    return sorted(names, key=lambda name: (name != "loss", name))
 
 
 class _Resident:
@@ -361,7 +367,7 @@ class _Resident:
 
     def chunks(self, epoch: int, first: int) -> Iterator[tuple[Any, int, int]]:
         """What `batch` reads, and the steps it serves."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)[: self.steps * self.size]
+        order = shuffled(self.samples, self.seed, epoch)[: self.steps * self.size]
         rows = _put(order.reshape(self.steps, self.size).astype(np.int32), self.mesh, PartitionSpec(None, _axis(self.mesh)))
         yield (self.arrays, rows), first, self.steps
 

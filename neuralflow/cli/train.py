@@ -24,7 +24,7 @@ class Train:
     The data: scikit-learn's digits (the default), a generated set (moons, circles, spirals, annuli, gaussians,
     checkerboard), or the name of a prepared TFDS set with features image and label. Writes options, history and
     checkpoints into a folder; the same command with --resume goes on from there, to the same bits. Ends with status 0
-    when it is trained, 1 where training broke down (a loss that is not finite, a full disk), 2 for bad input.
+    when it is trained, 1 where the loss stopped being finite, 2 for bad input and for folders that cannot be used.
     """
 
     data: str = "digits"

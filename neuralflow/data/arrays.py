@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 Data = dict[str, np.ndarray]
+
+
+def numeric(row: dict[str, Any]) -> Data:
+    """The features of an example that are numbers, labels as int32; text is left out."""
+    arrays = {key: np.asarray(value) for key, value in row.items()}
+    return {key: a.astype(np.int32) if a.dtype == np.int64 else a for key, a in arrays.items() if a.dtype.kind not in "SUO"}
+
+
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: the same for arrays and for a stream of the same examples."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def digits(split: str = "train") -> Data:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuralflow.data.arrays import Data
+from neuralflow.data.arrays import Data, numeric, shuffled
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Stream:
     def example(self, i: int) -> Data:
         """One example, transformed."""
         row = self.examples[i]
-        return _numeric(row) if self.transform is None else self.transform(row)
+        return numeric(row) if self.transform is None else self.transform(row)
 
     def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
         """The batches of an epoch from the given one on; the last, smaller one is left out.
@@ -44,7 +44,7 @@ class Stream:
             raise ImportError(
                 f"streaming needs grain ({error}); install the extra: pip install 'neuralflow-jax[data]'"
             ) from None
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        order = shuffled(len(self), seed, epoch)
 
         def batch(k: int) -> Data:
             part = size // share[1]
@@ -58,10 +58,5 @@ class Stream:
         """The examples of a batch; sources of TFDS read several at once much faster than one by one."""
         several = getattr(self.examples, "__getitems__", None)
         rows = several(chosen) if several else [self.examples[i] for i in chosen]
-        made = [_numeric(row) if self.transform is None else self.transform(row) for row in rows]
+        made = [numeric(row) if self.transform is None else self.transform(row) for row in rows]
         return {key: np.stack([row[key] for row in made]) for key in made[0]}
-
-
-def _numeric(row: dict[str, Any]) -> Data:
-    arrays = {key: np.asarray(value) for key, value in row.items()}
-    return {key: a.astype(np.int32) if a.dtype == np.int64 else a for key, a in arrays.items() if a.dtype.kind not in "SUO"}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from neuralflow.data.arrays import Data
+from neuralflow.data.arrays import Data, numeric
 
 _BLOCK = 1000  # examples decoded at a time: TFDS reads blocks many times faster than single ones
 
@@ -35,7 +35,7 @@ def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = 
     ValueError for an unknown split and for examples of unequal shapes.
     """
     found = source(name, split, data_dir=data_dir)
-    place = None if cache is False else _cache_folder(cache) / _fingerprint(found, name, split, data_dir)
+    place = None if cache is False else _cache_folder(cache) / _fingerprint(found, name, split)
     kept = None if place is None else _from_cache(place)
     if kept is not None:
         return kept
@@ -115,22 +115,20 @@ def _check_prepared(name: str, folder: Path) -> None:
 
 
 def _block(found: Any, start: int) -> Data:
-    rows = found.__getitems__(range(start, min(start + _BLOCK, len(found))))
+    given = found.__getitems__(range(start, min(start + _BLOCK, len(found))))
+    rows = [numeric(row) for row in given]
     arrays = {}
     for key in rows[0]:
-        values = [np.asarray(row[key]) for row in rows]
-        if values[0].dtype.kind in "SUO":
-            continue
+        values = [row[key] for row in rows]
         shapes = {value.shape for value in values}
         if len(shapes) > 1:
             shown = ", ".join(map(str, sorted(shapes)[:3]))
             raise ValueError(
                 f"the feature {key!r} has examples of unequal shapes ({shown}); read it with data.Stream and resize"
             )
-        stacked = np.stack(values)
-        arrays[key] = stacked.astype(np.int32) if stacked.dtype == np.int64 else stacked
+        arrays[key] = np.stack(values)
     if not arrays:
-        raise ValueError(f"none of the features {', '.join(rows[0])} is numeric")
+        raise ValueError(f"none of the features {', '.join(given[0])} is numeric")
     return arrays
 
 
@@ -139,7 +137,7 @@ def _cache_folder(given: Any) -> Path:
     return Path(given).expanduser() if given is not None else Path(home).expanduser() / "neuralflow"
 
 
-def _fingerprint(found: Any, name: str, split: str, data_dir: Any) -> str:
+def _fingerprint(found: Any, name: str, split: str) -> str:
     """Names the prepared files and the split: a set that was prepared anew is decoded anew."""
     folder = Path(found.dataset_info.data_dir)
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
