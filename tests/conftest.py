@@ -1,6 +1,7 @@
-"""float64 throughout and shapes checked: the tests' choice, not the library's."""
+"""float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
 import re
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,27 @@ with install_import_hook("neuralflow", f"{__name__}.shapes"):
     import neuralflow as nf
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Only this machine can be reached: nothing downloads unless asked to."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test wanted to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def free_address():
+    """An address on this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture

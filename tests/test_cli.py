@@ -1,5 +1,6 @@
 """The commands, as a person or a script runs them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,16 +9,22 @@ import sys
 import numpy as np
 import pytest
 
-from neuralflow import cli
+from neuralflow import cli, data
+from neuralflow.cli.common import UsageError
+from neuralflow.cli.train import Train, load
 
 SMALL = ("deep-limit", "--depths", "2", "4", "--schemes", "heun")
 
 
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "neuralflow", *map(str, arguments)]
+
+
 def run(*arguments, cwd=None):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-m", "neuralflow", *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
-    )
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
 
 
 def test_deep_limit_writes_what_it_says(tmp_path):
@@ -75,11 +82,37 @@ def test_info_and_help(tmp_path):
 
 def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path):
     folder = tmp_path / "run"
-    options = ("--data", "moons", "--width", "8", "--steps", "2", "--learning-rate", "0.02", "--out", str(folder))
-    first = run("train", *options, "--epochs", "2", cwd=tmp_path)
+    options = ("--data", "moons", "--width", 8, "--steps", 2, "--learning-rate", 0.02, "--out", folder)
+    first = run("train", *options, "--epochs", 2, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "epoch 2/2: loss" in first.stdout and "Test accuracy" in first.stdout
-    refused = run("train", *options, "--epochs", "2", cwd=tmp_path)
+    refused = run("train", *options, "--epochs", 2, cwd=tmp_path)
     assert refused.returncode == 2 and "go on with resume=True" in refused.stderr
-    again = run("evaluate", "--folder", str(folder), "--scheme", "heun", cwd=tmp_path)
+    again = run("evaluate", "--folder", folder, "--scheme", "heun", cwd=tmp_path)
     assert again.returncode == 0 and "moons, heun, step " in again.stdout
+
+
+def test_a_set_without_images_and_labels_is_refused(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: {"text_length": np.zeros(3), "label": np.zeros(3)})
+    with pytest.raises(UsageError, match="imdb has the features text_length, label; a classifier needs image and label"):
+        load(dataclasses.replace(Train(), data="imdb"), "train")
+
+
+def test_two_processes_train_as_one(tmp_path, free_address):
+    options = ("train", "--data", "moons", "--width", 8, "--steps", 2, "--epochs", 2, "--batch", 100)
+    alone = run(*options, "--out", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    together = (*options, "--out", tmp_path / "two", "--coordinator", free_address, "--processes", 2)
+    pair = [
+        subprocess.Popen(command(*together, "--process", k), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for k in (0, 1)
+    ]
+    try:
+        told = [process.communicate(timeout=200)[0] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [process.returncode for process in pair] == [0, 0]
+    assert "Test accuracy" in told[0] and "accuracy" not in told[1]
+    one, two = ([json.loads(line) for line in (tmp_path / k / "history.jsonl").open()] for k in ("one", "two"))
+    for name in ("loss", "validation_loss"):
+        assert np.allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-5, atol=0)

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -264,27 +263,44 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_good(folder, case):
     assert equal(model, whole)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own size, which only root can make")
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    try:
-        model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
-        fit(model, folder=small / "run", epochs=1)
-        (small / "filler").write_bytes(os.urandom(16))
-        free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
-        (small / "filler").write_bytes(bytes(max(0, free - 16384)))
-        with pytest.raises(CheckpointError, match=r"could not be written to .* \(No space left on device\); .*step 5 is safe"):
-            fit(linear(), folder=small / "run", epochs=6, resume=True)
-        (small / "filler").unlink()
-        resumed, whole = linear(3), linear()
-        fit(resumed, folder=small / "run", epochs=2, resume=True)
-        fit(whole, epochs=2)
-        assert equal(resumed, whole)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 600 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True).returncode
+    ):
+        pytest.skip("needs a file system of its own, which only root can mount, and not everywhere")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(small):
+    fit(linear(), folder=small / "run", epochs=1)
+    (small / "filler").write_bytes(os.urandom(16))
+    free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+    (small / "filler").write_bytes(bytes(max(0, free - 16384)))
+    with pytest.raises(CheckpointError, match=r"could not be written to .* \(No space left on device\); .*step 5 is safe"):
+        fit(linear(), folder=small / "run", epochs=6, resume=True)
+    (small / "filler").unlink()
+    resumed, whole = linear(3), linear()
+    fit(resumed, folder=small / "run", epochs=2, resume=True)
+    fit(whole, epochs=2)
+    assert equal(resumed, whole)
+
+
+def test_a_read_only_folder_is_refused_to_write_and_good_to_read(small):
+    model = linear()
+    fit(model, folder=small / "run", epochs=1)
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    with pytest.raises(CheckpointError, match=r"could not be written to .* \(Read-only file system\); step 5 is safe"):
+        fit(linear(), folder=small / "run", epochs=2, resume=True)
+    with pytest.raises(CheckpointError, match="cannot hold checkpoints .*give a folder that can be written"):
+        fit(linear(), folder=small / "other")
+    kept = linear(5)
+    assert training.restore(small / "run", kept) == 5 and equal(kept, model)
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
@@ -311,15 +327,12 @@ def last_line(process):
     return json.loads(process.communicate(timeout=200)[0].splitlines()[-1])
 
 
-def test_many_devices_and_many_processes_train_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address):
     alone = losses(tmp_path / "one")
     one = last_line(alone)
     together = [losses(tmp_path / "eight", devices=8)]
     eight = last_line(together[0])
-    pair = [losses(tmp_path / "two", address, 2, k) for k in (0, 1)]
+    pair = [losses(tmp_path / "two", free_address, 2, k) for k in (0, 1)]
     try:
         two = last_line(pair[0])
     finally:
@@ -332,3 +345,4 @@ def test_many_devices_and_many_processes_train_as_one(tmp_path):
             assert np.allclose(other[dtype], one[dtype], rtol=tolerance, atol=0)
     for found in (one, eight, two):
         assert found["resumed"] == found["float64"][:4]
+        assert np.allclose(found["by depth"], one["float64"][:10], rtol=1e-12, atol=0)

@@ -23,10 +23,27 @@ from flax import nnx
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report
 from neuralflow import data, models, training
+from neuralflow.training.loop import Run
 
 
 def image_model() -> nnx.Module:
     return models.ImageClassifier((8, 8, 1), 10, nf.FixedGrid(nf.Euler(), steps=4), width=16, rngs=nnx.Rngs(0))
+
+
+class PlainNetwork(nnx.Module):
+    """Two convolutions and a linear head, as anyone would write them."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Conv(1, 16, (3, 3), rngs=rngs)
+        self.second = nnx.Conv(16, 16, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(16, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(jnp.mean(jax.nn.relu(self.second(jax.nn.relu(self.first(x)))), axis=(1, 2)))
+
+
+def plain_model() -> nnx.Module:
+    return PlainNetwork(nnx.Rngs(0))
 
 
 def point_model() -> nnx.Module:
@@ -62,7 +79,7 @@ def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int],
 
 def by_fit(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], None]:
     """One epoch as `fit` runs it."""
-    run = training._Run(model, models.classification, optax.adam(1e-3), points, batch, None, None, 0, None)
+    run = Run(model, models.classification, optax.adam(1e-3), points, batch, None, None, 0, None)
     state = run.start()
 
     def epoch(k: int) -> None:
@@ -112,7 +129,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
     options = parser.parse_args()
-    cases = (("convolutional", image_model, 64), ("MLP", point_model, 64), ("MLP", point_model, 256))
+    cases = (
+        ("convolutional", image_model, 64),
+        ("plain nnx.Conv", plain_model, 64),
+        ("MLP", point_model, 64),
+        ("MLP", point_model, 256),
+    )
     rows = [compare(*case, options.rounds) for case in cases]
     report("fit: throughput over a hand-written loop", rows, options.out / "training.json")
     if options.data_dir is not None:

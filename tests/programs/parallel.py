@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import neuralflow as nf
 from neuralflow import data, training
@@ -22,19 +23,26 @@ def loss(model, batch):
     return jnp.mean((model(batch["x"])[:, 0] - batch["y"]) ** 2)
 
 
-def train(dtype, epochs, **options):
+def train(dtype, epochs, by_depth=False, **options):
     points = data.moons(64)
     make = lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=dtype, rngs=rngs)
-    field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
-    model = nf.NeuralODE(field, nf.FixedGrid(nf.Heun(), steps=4))
+    field = nf.DepthVarying(make, nf.PiecewiseConstant(8), rngs=nnx.Rngs(0))
+    model = nf.NeuralODE(field, nf.FixedGrid(nf.Heun(), steps=8))
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    if by_depth:
+        spread = jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))), nnx.state(model))
+        nnx.update(model, spread)
     points = {name: values.astype(dtype) for name, values in points.items()}
     options = {"epochs": epochs, "batch": 64, "mesh": mesh, "progress": False, **options}
-    return training.fit(model, loss, optax.adam(1e-2), points, **options).history["loss"].tolist()
+    history = training.fit(model, loss, optax.adam(1e-2), points, **options).history
+    spread = {leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(nnx.state(model))}
+    assert not by_depth or spread == {jax.device_count() == 1}
+    return history["loss"].tolist()
 
 
 found = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
 train(jnp.float64, 2, folder=folder)
+found["by depth"] = train(jnp.float64, 10, by_depth=True)
 found["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
 if jax.process_index() == 0:
     print(json.dumps({"devices": jax.device_count(), **found}))

@@ -1,0 +1,140 @@
+"""What a training leaves behind: its history, and checkpoints in a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import neuralflow
+from neuralflow import report
+from neuralflow.checkpoints import CheckpointError, Checkpoints
+
+
+@dataclass
+class History:
+    """What was measured, one row an epoch. `history["loss"]` is the array of a column, NaN where it was not measured."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        if not any(column in row for row in self.rows):
+            raise KeyError(f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}")
+        return np.asarray([row.get(column, np.nan) for row in self.rows])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what was measured, in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def write(self, folder: Path) -> None:
+        """history.jsonl and history.csv in the folder."""
+        report.write(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        text = io.StringIO()
+        table = csv.DictWriter(text, self.columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        report.write(folder / "history.csv", text.getvalue())
+
+
+class State(NamedTuple):
+    """All that changes while training. `sums`: the metrics of this epoch so far; `broken`: the first step of it whose
+    loss or gradient was not finite, -1 for none."""
+
+    params: Any
+    rest: Any
+    optimiser: Any
+    sums: dict[str, Any]
+    broken: Any
+
+
+class Weights(NamedTuple):
+    """The part of a `State` that is a model."""
+
+    params: Any
+    rest: Any
+
+
+class Where(NamedTuple):
+    """The position in the data: epochs done, steps done in this one, and the seconds these took."""
+
+    epoch: int
+    step: int
+    seconds: float
+
+
+class Log:
+    """History and checkpoints of a run, on disk where there is a folder."""
+
+    def __init__(self, folder: Any, keep: int, resume: bool, identity: dict[str, Any]):
+        self.history, self.identity = History(), identity
+        self.folder = None if folder is None else Path(folder)
+        self.store = None
+        if self.folder is None:
+            if resume:
+                raise ValueError("resume goes on from the checkpoints of a folder; give folder=...")
+            return
+        self.store = Checkpoints(self.folder / "checkpoints", keep)
+        if self.store.last is not None and not resume:
+            raise CheckpointError(
+                f"{folder} holds a training of {self.store.last} steps already; go on with resume=True (--resume), or give another folder"
+            )
+
+    def start(self, state: State) -> tuple[State, Where]:
+        """Where to begin: at the last checkpoint, or at the beginning."""
+        if self.store is None or self.store.last is None:
+            return state, Where(0, 0, 0.0)
+        record = self.store.read_record(self.store.last)
+        if record["run"] != self.identity:
+            pairs = [f"{k}={record['run'].get(k)} (now {v})" for k, v in self.identity.items() if record["run"].get(k) != v]
+            raise CheckpointError(f"{self.folder} was trained with {', '.join(pairs)}; give the same, or another folder")
+        state = self.store.read_arrays(self.store.last, state)
+        self.history.rows = record["history"]
+        return state, Where(*record["where"])
+
+    def save(self, state: State, where: Where, steps: int) -> None:
+        """A checkpoint, scored where an epoch has just ended."""
+        if self.store is None:
+            return
+        record = {"version": neuralflow.__version__, "run": self.identity, "where": list(where), "history": self.history.rows}
+        score = -self._monitored(-1) if where.step == 0 else None
+        self.store.save(where.epoch * steps + where.step, state, record, score)
+
+    def add(self, row: dict[str, float], state: State, where: Where, steps: int) -> None:
+        """The end of an epoch."""
+        self.history.rows.append(row)
+        self.save(state, where, steps)
+        if self.folder is not None and jax.process_index() == 0:
+            try:
+                self.history.write(self.folder)
+            except OSError as error:
+                raise CheckpointError(f"the history could not be written to {self.folder} ({error.strerror})") from None
+
+    def _monitored(self, k: int) -> float:
+        row = self.history.rows[k]
+        return row.get("validation_loss", row["loss"])
+
+    def best(self) -> int:
+        """The number of epochs after which the monitored loss was least."""
+        return 1 + int(np.argmin([self._monitored(k) for k in range(len(self.history.rows))])) if self.history.rows else 0
+
+    def is_late(self, patience: int | None) -> bool:
+        """Whether the monitored loss has not fallen for that many epochs."""
+        return patience is not None and len(self.history.rows) - self.best() >= patience
+
+    def close(self) -> None:
+        """Returns when everything is on disk."""
+        if self.store is not None:
+            self.store.close()
+
+
+def existing(folder: Path) -> Checkpoints:
+    if not (folder / "checkpoints").is_dir():
+        raise CheckpointError(f"{folder} holds no checkpoints; train first: fit(..., folder=...)")
+    return Checkpoints(folder / "checkpoints")
