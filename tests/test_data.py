@@ -108,6 +108,11 @@ def test_missing_and_foreign_sets_are_named_with_the_remedy(tmp_path):
         data.load("mnist", data_dir=tmp_path)
 
 
+def test_preparing_without_a_network_ends_in_a_sentence(tmp_path):
+    with pytest.raises(ConnectionError, match="mnist could not be downloaded .*connect to the network, or copy"):
+        data.prepare("mnist", data_dir=tmp_path)
+
+
 @real
 def test_a_stream_is_its_source_shuffled_by_seed_and_epoch():
     examples = data.source("mnist", "test[:100]", data_dir=TFDS)

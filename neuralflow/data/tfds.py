@@ -65,12 +65,16 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
 def prepare(name: str, *, data_dir: Any = None) -> Path:
     """Downloads and prepares a data set for reading; the only function here that uses the network.
 
-    TFDS needs TensorFlow to *prepare* most of its sets. Returns the folder.
+    TFDS needs TensorFlow to *prepare* most of its sets. Returns the folder. Raises ConnectionError where the set cannot
+    be downloaded.
     """
     folder = _data_dir(data_dir)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # for good: threads of a failed download go on for a while
     with _quiet():
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download import downloader
 
+        downloader.MAX_RETRIES = 3  # ten, as they come, are minutes of silence where there is no network
         try:
             builder = tfds.builder(name, data_dir=str(folder), file_format="array_record")
             # One download folder a set: TFDS mixes up files of the same name from different sets.
@@ -81,6 +85,11 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
             ) from None
         except tfds.core.DatasetNotFoundError:
             raise ValueError(f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog") from None
+        except (ConnectionError, tfds.download.DownloadError, *_refusals()) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConnectionError(
+                f"{name} could not be downloaded ({reason}); connect to the network, or copy a prepared set into {folder}"
+            ) from None
     return folder / name.split(":")[0]
 
 
@@ -166,6 +175,13 @@ def _to_cache(place: Path, data: Data) -> None:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError:
         logging.getLogger(__name__).info("the decoded arrays could not be kept in %s", place)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What TFDS's downloads raise where the network fails."""
+    import requests
+
+    return (requests.exceptions.RequestException,)
 
 
 @contextlib.contextmanager
