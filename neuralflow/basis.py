@@ -235,6 +235,21 @@ def evaluation(
     return matrix
 
 
+def derivative(
+    basis: Basis, depth: Float[np.ndarray, "*depths"] | float, side: Side = "right"
+) -> Float[np.ndarray, "depths size"]:
+    """Matrix D with (D c)_i the derivative at depth_i of the function with coefficients c, one-sided at knots."""
+    cell, s = locate(basis, np.atleast_1d(depth), side)
+    if isinstance(basis, Legendre):
+        slopes = np.polynomial.legendre.legder(np.eye(basis.terms))
+        return 2 * np.polynomial.legendre.legval(2 * s - 1, slopes).T
+    matrix = np.zeros((len(cell), basis.size))
+    if isinstance(basis, PiecewiseLinear):
+        rows, inverse = np.arange(len(cell)), 1 / np.diff(basis.knots)[cell]
+        matrix[rows, cell], matrix[rows, cell + 1] = -inverse, inverse
+    return matrix
+
+
 def interpolation(basis: Basis) -> Float[np.ndarray, "size size"]:
     """Matrix from the values at `basis.nodes` to the coefficients; the identity for piecewise bases."""
     if isinstance(basis, Legendre):

@@ -22,9 +22,13 @@ def test_mass_and_stiffness_are_the_integrals(basis):
     if basis.smoothness < 0:
         with pytest.raises(ValueError, match="no H1 seminorm"):
             B.stiffness(basis)
+        assert not B.derivative(basis, depth[:8]).any()
         return
     slopes = (B.evaluation(basis, depth + 1e-6) - B.evaluation(basis, depth - 1e-6)) @ coefficients / 2e-6
     assert np.isclose(coefficients @ B.stiffness(basis) @ coefficients, np.mean(slopes**2), rtol=1e-3)
+    inside = np.linspace(0.01, 0.99, 8)
+    near = (B.evaluation(basis, inside + 1e-6) - B.evaluation(basis, inside - 1e-6)) / 2e-6
+    assert np.allclose(B.derivative(basis, inside), near, atol=1e-6)
 
 
 @given(bases, st.floats(0, 1), st.integers(0, 2**31))

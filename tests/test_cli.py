@@ -36,7 +36,7 @@ def test_deep_limit_writes_what_it_says(tmp_path):
     assert "[3/3] heun, depth 4" in found.stdout
     assert "give at least two depths of 32 or more" in found.stdout
     out = tmp_path / "here" / "there"
-    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "results.json", "table.txt"]
+    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "further.png", "minima", "results.json", "table.txt"]
     record = json.loads((out / "results.json").read_text())
     assert [row["depth"] for row in record["rows"]] == [2, 4] and record["options"]["data"] == "points.npz"
     assert "heun" in (out / "table.txt").read_text()

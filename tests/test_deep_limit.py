@@ -1,10 +1,14 @@
+"""The deep limit: closed forms, orders, falsifiers, and what is kept on disk."""
+
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings, strategies
 
 import neuralflow as nf
 from neuralflow import data, deep_limit as D, plots
@@ -23,9 +27,19 @@ class Drift(nnx.Module):
 X0, Y, A, TAU = 0.3, 2.0, 0.7, 1.3
 
 
+def states(readout, x):
+    return x
+
+
 def anchor():
     return D.Problem(
-        x=np.asarray([[X0]]), layer=Drift, weights={"b": A}, tau=TAU, loss=lambda readout, x: jnp.mean((x[:, 0] - Y) ** 2)
+        x=np.asarray([[X0]]),
+        y=np.asarray([[Y]]),
+        layer=Drift,
+        predict=states,
+        loss=D.squared,
+        weights={"b": A},
+        penalty=D.Sobolev(TAU),
     )
 
 
@@ -66,7 +80,7 @@ def test_closed_form_errors_have_their_known_limits():
 def test_the_energy_is_the_papers():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((10, 2)), rng.integers(0, 2, 10).astype(float)
-    problem, n = D.classification(x, y), 5
+    problem, n = D.thorpe_van_gennip(x, y), 5
     objective = D.discrete(problem, nf.Euler(), n)
     xi = rng.standard_normal(objective.size)
     theta, readout = objective.parameters(xi)
@@ -81,50 +95,161 @@ def test_the_energy_is_the_papers():
         + 0.025 * (rough["K"] + rough["b"])
         + 0.01 * (readout["W"] @ readout["W"] + readout["c"] ** 2)
     )
-    assert np.isclose(objective(jnp.asarray(xi)), want, rtol=1e-12)
+    found, gradient, predicted = objective(xi)
+    assert np.isclose(found, want, rtol=1e-12) and np.allclose(predicted, prediction, rtol=1e-12)
+    step = 1e-6 * rng.standard_normal(objective.size)
+    assert np.isclose(objective(xi + step)[0] - objective(xi - step)[0], 2 * gradient @ step, rtol=1e-6)
+
+
+def small(seed, **options):
+    """The notes' nonlinear problem: ten points in the plane."""
+    x = np.random.default_rng(seed).standard_normal((10, 2))
+    return D.thorpe_van_gennip(x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 0] > 0).astype(float), **options)
+
+
+SCHEMES = {"euler": nf.Euler(), "heun": nf.Heun()}
 
 
 @pytest.fixture(scope="module")
-def found():
-    rng = np.random.default_rng(2)
-    x = rng.standard_normal((10, 2))
-    problem = D.classification(x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 0] > 0).astype(float))
-    schemes = {"euler": nf.Euler(), "heun": nf.Heun()}
-    *_, (_, study) = D.study(problem, schemes, (8, 32, 64), starts=2)
-    return study, schemes
+def kept():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def found(kept):
+    *_, (_, study) = D.study(small(2), SCHEMES, (8, 32, 64), starts=6, kept=kept)
+    return study
 
 
 def test_orders_on_a_small_nonlinear_problem(found):
-    study, schemes = found
-    agreed, sentences = D.verdict(study, schemes)
+    agreed, sentences = D.verdict(found, SCHEMES, {1: 0.1, 2: 0.1})
     assert agreed, sentences
-    assert max(row.gradient for row in study.rows) < 1e-9
+    assert {where: len(met) for where, met in found.basins.items()} == {"discrete": 2, "continuum": 2}
+    assert max(row.gradient for row in found.rows) < 1e-9 and found.curvature > 0.1
+
+
+def test_two_optima_that_do_not_know_of_each_other_agree_to_1e_8(found, kept):
+    assert found.disagreement < 1e-8 and found.limit_error < 1e-10
+    assert abs(kept["boundary"].minimum.energy - found.limit.energy) < 1e-10
+
+
+def test_recovery_forward_residual_and_richardson(found):
+    for name, order in (("euler", 1), ("heun", 2)):
+        for what in ("recovery", "forward", "residual"):
+            assert abs(found.orders()[name][what] - order) < 0.1
+        ((n, plain, better),) = found.extrapolated(name, order)
+        assert n == 32 and better < 0.1 * plain
+        ((_, apart),) = found.collapse(name, order)
+        assert apart < 0.05
+
+
+def test_the_weak_form_of_the_residuals_is_the_gradient(found):
+    """A point that is no minimum leaves residuals of the size of what the equations ask for."""
+    right = found.weights["heun", 64]
+    moved = replace(right, theta={name: value + 0.3 for name, value in right.theta.items()})
+    assert np.abs(D.residuals(small(2), right).weights).max() < 1e-4
+    left = D.residuals(small(2), moved)
+    assert np.abs(left.weights).max() > 0.05 and np.abs(left.start).max() > 0.1
 
 
 def test_a_wrong_limit_is_noticed(found):
-    study, schemes = found
-    wrong = D.Study(limit=study.limit)
-    moved = {name: 1.02 * value for name, value in study.limit.theta.items()}
-    shifted = D.Minimum(1.02 * study.limit.energy, study.limit.basis, moved, study.limit.readout, 0.0, 0)
-    for row in study.rows:
-        distances = D.distances(study.weights[row.scheme, row.depth], shifted)
-        wrong.rows.append(D.Row(row.scheme, row.depth, row.energy, row.gradient, row.iterations, distances))
-    agreed, sentences = D.verdict(wrong, schemes)
+    moved = {name: 1.02 * value for name, value in found.limit.theta.items()}
+    shifted = replace(found.limit, energy=1.02 * found.limit.energy, theta=moved)
+    rows = [replace(row, distances=D.distances(found.weights[row.scheme, row.depth], shifted)) for row in found.rows]
+    agreed, sentences = D.verdict(replace(found, limit=shifted, rows=rows), SCHEMES)
     assert agreed is False and any("instead of" in s for s in sentences)
+
+
+def test_a_study_goes_on_from_what_is_on_disk(found, kept, tmp_path, monkeypatch):
+    folder = D.Folder(tmp_path)
+    folder.update(kept)
+    assert set(folder) == set(kept) and len(folder) == 9
+    (tmp_path / "heun-64.npz").write_bytes(b"cut off")
+    known = dict(folder.items())
+    assert "heun-64" not in known and "heun-32" in known
+    missing = []
+    monkeypatch.setattr(
+        "neuralflow.deep_limit.sweep.minimise",
+        lambda objective, starts: missing.append(objective) or [found.weights["heun", 64]],
+    )
+    *_, (_, again) = D.study(small(2), SCHEMES, (8, 32, 64), starts=6, kept=folder)
+    assert len(missing) == 1 and missing[0].basis.count == 64
+    assert json.dumps(again.record(SCHEMES)) == json.dumps(found.record(SCHEMES))
+
+
+def test_falsifiers_do_not_converge(found):
+    panels = list(D.falsify(small(2), found.limit, (32, 64)))
+    assert [panel.converges for panel in panels] == [True] + [False] * 6, [panel.sentence() for panel in panels]
+    assert "order 0.9" in panels[0].sentence() and "apart" in panels[1].sentence()
+
+
+def test_newton_and_curvature_where_they_are_known():
+    """The anchor's energy is quadratic: one Newton step ends at the minimum, and the Hessian is known."""
+    objective = D.continuum(anchor(), terms=4, steps=16)
+    rough = D.minimise(objective, [np.ones(4)])[0]
+    off = replace(rough, theta={"b": rough.theta["b"] + 0.1})
+    polished = D.newton(objective, off)
+    assert np.abs(polished.theta["b"] - rough.theta["b"]).max() < 1e-12 and polished.gradient < 1e-13
+    hessian = np.stack([objective.bend(np.zeros(4), v) for v in np.eye(4)])
+    assert np.isclose(D.curvature(objective, rough), np.linalg.eigvalsh(hessian)[0]) and np.isclose(
+        D.curvature(objective, rough), 2.0
+    )
+
+
+def test_basins_and_intervals():
+    minimum = lambda energy: D.Minimum(energy, nf.PiecewiseLinear(1), {}, {}, np.zeros(1), 0.0, 1)
+    assert D.basins([minimum(e) for e in (1.0, 2.0, 1.0 + 1e-9, 2.0)]) == [(1.0, 2), (2.0, 2)]
+    low, high = D.interval([0.98, 1.0, 1.01, 0.99, 1.02])
+    assert 0.98 < low < 1.0 < high < 1.02
+    with pytest.raises(ValueError, match="at least three data sets"):
+        D.interval([1.0, 1.0])
+
+
+@given(order=strategies.floats(0.5, 3.0), size=strategies.floats(1e-3, 1e3))
+@settings(deadline=None, max_examples=25)
+def test_orders_against_a_finite_reference_are_corrected(order, size):
+    depths = [16, 32, 64, 128, 256]
+    errors = [size * abs(n**-order - 256.0**-order) for n in depths]
+    assert np.isclose(D.fitted_order(depths, errors, least=16, reference=256), order, atol=1e-4)
+    assert D.fitted_order(depths[:4], errors[:4], least=16) > order + 0.03  # what it would have seemed
+
+
+@given(seed=strategies.integers(0, 1000), odd=strategies.booleans())
+@settings(deadline=None, max_examples=25)
+def test_hidden_units_are_aligned(seed, odd):
+    rng = np.random.default_rng(seed)
+    basis = nf.PiecewiseLinear(3)
+    theta = {
+        "in.kernel": rng.standard_normal((4, 2, 6)),
+        "in.bias": rng.standard_normal((4, 6)),
+        "out": rng.standard_normal((4, 6, 2)),
+    }
+    axes = {"in.kernel": 1, "in.bias": 0, "out": 0}
+    order, signs = rng.permutation(6), rng.choice([-1, 1], 6) if odd else np.ones(6)
+    mixed = {
+        "in.kernel": theta["in.kernel"][:, :, order] * signs,
+        "in.bias": theta["in.bias"][:, order] * signs,
+        "out": theta["out"][:, order] * signs[:, None],
+    }
+    one = D.Minimum(0.0, basis, theta, {}, np.zeros(1), 0.0, 0)
+    back = D.aligned(replace(one, theta=mixed), one, axes, odd=odd)
+    assert all(np.allclose(back.theta[name], theta[name]) for name in theta)
 
 
 def test_distances_of_known_functions():
     n = 16
     line = nf.PiecewiseLinear(n)
-    none = {"W": np.zeros(1)}
+    point = lambda energy, basis, b: D.Minimum(energy, basis, {"b": np.asarray(b)[:, None]}, {}, np.zeros(1), 0.0, 0)
     # theta_n(t) = t against theta(t) = t + 1/2 (both exact), then against t^2.
-    one = D.Minimum(1.0, line, {"b": (np.arange(n + 1) / n)[:, None]}, none, 0.0, 0)
-    shifted = D.Minimum(1.5, nf.Legendre(3), {"b": np.asarray([[1.0], [0.5], [0.0]])}, none, 0.0, 0)
+    one = point(1.0, line, np.arange(n + 1) / n)
+    shifted = point(1.5, nf.Legendre(3), [1.0, 0.5, 0.0])
     gap = D.distances(one, shifted)
     assert np.allclose([gap["energy"], gap["sup"], gap["l2"], gap["h1"]], [0.5, 0.5, 0.5, 0.0], atol=1e-12)
+    assert np.allclose([gap[k] for k in ("sup constant", "sup linear", "centred")], [0.5 + 1 / n, 0.5, 0.5 + 0.5 / n])
+    assert np.isclose(gap["l2 constant"] ** 2, 0.25 + 1 / (2 * n) + 1 / (3 * n**2)) and gap["prediction"] == 0
     held = 1 / (3 * n**2) + 0.25 + 1 / (2 * n) + 1 / (3 * n**2)  # time part, then the mean of (1/2 + r)^2, 0 <= r < 1/n
     assert np.isclose(gap["tl2"] ** 2, held)
-    square = D.Minimum(1.0, nf.Legendre(3), {"b": np.asarray([[1 / 3], [1 / 2], [1 / 6]])}, none, 0.0, 0)
+    square = point(1.0, nf.Legendre(3), [1 / 3, 1 / 2, 1 / 6])
     gap = D.distances(one, square)
     assert np.isclose(gap["l2"], np.sqrt(1 / 30)) and np.isclose(gap["h1"], np.sqrt(1 / 3))
 
@@ -134,13 +259,11 @@ def test_fitted_orders():
     assert np.isclose(D.fitted_order([4, 32, 64, 128], [9.0, 4.0, 1.0, 0.25]), 2.0)
 
 
-def test_a_study_is_plain_data_and_a_picture(found):
-    study, schemes = found
-    assert json.loads(json.dumps(study.record()))["rows"][0]["depth"] == 8
-    picture = plots.deep_limit(study)
-    assert len(picture.axes) == 6 and all(axis.lines for axis in picture.axes)
-    shallow = D.Study(limit=study.limit, rows=study.rows[:1])
-    assert D.verdict(shallow, schemes)[0] is None
+def test_a_study_is_plain_data_and_pictures(found):
+    assert json.loads(json.dumps(found.record(SCHEMES)))["rows"][0]["depth"] == 8
+    for picture in (plots.deep_limit(found), plots.further(found, SCHEMES)):
+        assert len(picture.axes) == 6 and all(axis.lines for axis in picture.axes)
+    assert D.verdict(replace(found, rows=found.rows[:1]), SCHEMES)[0] is None
 
 
 def test_digits_are_whitened_and_the_same_everywhere():
@@ -150,16 +273,22 @@ def test_digits_are_whitened_and_the_same_everywhere():
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match="only 0 and 1"):
-        D.classification(np.ones((3, 2)), np.asarray([0, 1, 2]))
     with pytest.raises(ValueError, match="shapes"):
-        D.classification(np.ones((3, 2)), np.ones(4))
+        D.thorpe_van_gennip(np.ones((3, 2)), np.ones(4))
     with pytest.raises(ValueError, match="must be positive"):
-        D.classification(np.ones((3, 2)), np.asarray([0, 1, 1]), tau=0.0)
-    with pytest.raises(ValueError, match="both classes, got only 1"):
-        D.classification(np.ones((3, 2)), np.ones(3))
+        D.thorpe_van_gennip(np.ones((3, 2)), np.asarray([0, 1, 1]), tau=0.0)
+    with pytest.raises(ValueError, match="layer has parameters"):
+        D.discrete(replace(small(0), weights={"K": 1.0}), nf.Euler(), 4)
+    with pytest.raises(ValueError, match="tau must be positive"):
+        D.Sobolev(0.0)
+    with pytest.raises(ValueError, match="whole numbers >= 2"):
+        next(D.study(small(0), SCHEMES, (1, 4)))
+    with pytest.raises(ValueError, match="two depths of 32"):
+        next(D.falsify(small(0), None, (8, 32)))
+    with pytest.raises(ValueError, match="those of the penalty Sobolev"):
+        D.residuals(replace(small(0), penalty=D.square), None)
     with pytest.raises(ValueError, match="finite"):
-        D.classification(np.full((3, 2), np.nan), np.ones(3))
+        D.thorpe_van_gennip(np.full((3, 2), np.nan), np.ones(3))
     with pytest.raises(ValueError, match="no file"):
         data.from_file(tmp_path / "none.npz")
     np.save(tmp_path / "one.npy", np.ones(3))

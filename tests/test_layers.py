@@ -211,12 +211,12 @@ def test_branches_that_do_not_fit_are_refused():
 
 
 RINGS = (
-    ("checks", "basis", "grid", "schemes"),
+    ("checks", "report", "basis", "grid", "schemes"),
     ("depth", "convolution", "fields"),
     ("solve",),
     ("layers",),
     ("deep_limit",),
-    ("report", "data", "models", "checkpoints", "training", "plots"),
+    ("data", "models", "checkpoints", "training", "plots"),
     ("cli",),
 )
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from neuralflow import report
 from neuralflow.cli.common import SCHEMES, UsageError, writable
 
@@ -36,6 +38,10 @@ class DeepLimit:
     """Folder for the results; created where it is missing."""
     data: str = "digits"
     """'digits' (scikit-learn's, 3 against 8, four principal components) or an .npz file with x (samples, d) and y in {0, 1}."""
+    resume: bool = False
+    """Go on with what an interrupted run has left in the folder; no finished depth is computed again."""
+    falsify: bool = False
+    """Then change the problem in six ways under which it must not converge, and say whether it did."""
 
 
 def run(options: DeepLimit) -> int:
@@ -59,7 +65,7 @@ def run(options: DeepLimit) -> int:
     started = time.perf_counter()
     try:
         data = _load(options.data)
-        problem = deep_limit.classification(data["x"], data["y"])
+        problem = deep_limit.thorpe_van_gennip(data["x"], data["y"])
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
     console = report.console()
@@ -68,58 +74,134 @@ def run(options: DeepLimit) -> int:
     )
     found = None
     with report.steps(1 + len(chosen) * len(depths), console) as advance:
-        for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed):
+        kept = _kept(options, out)
+        for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
             advance(what)
-            report.write(out / "results.json", json.dumps(_record(options, found), indent=1) + "\n")
+            report.write(out / "results.json", json.dumps(_record(options, found, chosen), indent=1) + "\n")
     assert found is not None
-    table = _table(found, chosen)
-    console.print(table)
+    tables = _table(found, chosen), _further(found, chosen)
     plain = Console(width=118, record=True, file=io.StringIO())
-    plain.print(table)
+    for table in tables:
+        console.print(table)
+        plain.print(table)
     report.write(out / "table.txt", plain.export_text())
-    picture = plots.deep_limit(found)
-    report.write(out / "deep-limit.png", lambda path: picture.savefig(path, format="png", dpi=160))
+    for name, picture in (("deep-limit", plots.deep_limit(found)), ("further", plots.further(found, chosen))):
+        report.write(out / f"{name}.png", lambda path, picture=picture: picture.savefig(path, format="png", dpi=160))
     agreed, sentences = deep_limit.verdict(found, chosen)
-    console.print(
-        f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve); distinct minima met: {found.minima_discrete} discrete, {found.minima_continuum} continuum."
-    )
-    for sentence in sentences:
-        console.print(sentence)
+    for sentence in (*_about(found), *sentences):
+        console.print(sentence, highlight=False)
     if agreed is not None:
         console.print(f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold")
-    console.print(f"Picture, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
+    if options.falsify:
+        agreed = _falsified(problem, found, options.seed, out, console) and agreed
+    console.print(f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
     return 1 if agreed is False else 0
 
 
 def _load(name: str) -> Any:
     from neuralflow import data
 
-    return data.digits_pair() if name == "digits" else data.from_file(Path(name))
+    found = data.digits_pair() if name == "digits" else data.from_file(Path(name))
+    if not np.isin(found["y"], (0, 1)).all() or len(np.unique(found["y"])) < 2:
+        raise ValueError(f"y must hold samples of the classes 0 and 1, got {np.unique(found['y'])[:5].tolist()}")
+    return found
+
+
+def _kept(options: DeepLimit, out: Path) -> Any:
+    """The minimisers on disk; those of another run are refused, or cleared where nobody wants to resume."""
+    from neuralflow.deep_limit import Folder
+
+    kept, identity = Folder(out / "minima"), {"data": options.data, "seed": options.seed}
+    given = out / "minima" / "of.json"
+    if not options.resume:
+        for path in kept.folder.glob("*.npz"):
+            path.unlink()
+    elif len(kept) and (not given.is_file() or json.loads(given.read_text()) != identity):
+        raise UsageError(
+            f"{options.out} holds minimisers of other options than --data {options.data} --seed {options.seed}; "
+            "give the same ones, another --out, or leave --resume out to begin anew"
+        )
+    given.parent.mkdir(parents=True, exist_ok=True)
+    report.write(given, json.dumps(identity) + "\n")
+    return kept
+
+
+def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> bool:
+    """Prints and writes the panel; whether it came out as it must."""
+    from neuralflow.deep_limit import falsify
+
+    panels = []
+    with report.steps(7, console) as advance:
+        for panel in falsify(problem, found.limit, seed=seed):
+            panels.append(panel)
+            advance(panel.name)
+    for panel in panels:
+        console.print(panel.sentence(), highlight=False)
+    rows = [
+        {"name": p.name, "converges": p.converges, "order": p.order, "to_limit": p.to_limit, "apart": p.apart} for p in panels
+    ]
+    report.write(out / "falsifiers.json", json.dumps(rows, indent=1) + "\n")
+    return [p.converges for p in panels] == [True] + [False] * 6
+
+
+def _about(found: Any) -> list[str]:
+    """The limit and the minima, in sentences."""
+    other = "" if np.isnan(found.disagreement) else f", {found.disagreement:.0e} in weights from the boundary-value problem"
+    limit = f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve{other})."
+    met = [
+        f"{sum(k for _, k in met)} {where} starts met {len(met)} {'minimum' if len(met) == 1 else 'minima'}"
+        + f", the lowest {met[0][1]} times"
+        for where, met in found.basins.items()
+    ]
+    branch = " One branch is followed." if max(map(len, found.basins.values())) > 1 else ""
+    return [limit, f"{'; '.join(met)}. Smallest curvature {found.curvature:.3f} (2 without data).{branch}"]
 
 
 def _table(found: Any, chosen: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    from neuralflow.deep_limit import DISTANCES, expected_order
+    from neuralflow.deep_limit import expected_order
 
-    heads = ("energy gap", "sup", "L2", "TL2", "H1")
+    shown = {"energy": "energy gap", "sup": "sup", "l2": "L2", "tl2": "TL2", "h1": "H1"}
     table = Table(title="Distance of the optimal network to the optimal ODE", title_style="bold")
-    for name in ("scheme", "depth", *heads, "iterations"):
+    for name in ("scheme", "depth", *shown.values(), "iterations"):
         table.add_column(name, justify="left" if name == "scheme" else "right")
     orders = found.orders()
     for scheme in orders:
         rows = [row for row in found.rows if row.scheme == scheme]
         for row in rows:
-            cells = (f"{row.distances[d]:.3e}" for d in DISTANCES)
+            cells = (f"{row.distances[d]:.3e}" for d in shown)
             table.add_row(scheme, str(row.depth), *cells, str(row.iterations))
-        cells = ["-" if order is None else f"{order:.3f}" for order in orders[scheme].values()]
-        wanted = [str(expected_order(chosen[scheme], d)) for d in DISTANCES]
+        cells = [_order(orders[scheme][d]) for d in shown]
+        wanted = [str(expected_order(chosen[scheme], d)) for d in shown]
         table.add_row(f"{scheme}", "order", *cells, "", style="bold")
         table.add_row("", "expected", *wanted, "", style="dim", end_section=True)
     return table
 
 
-def _record(options: DeepLimit, found: Any) -> dict[str, Any]:
+def _order(order: float | None) -> str:
+    return "-" if order is None else f"{order:.3f}"
+
+
+def _further(found: Any, chosen: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    from neuralflow.deep_limit import expected_order
+
+    table = Table(title="What else must hold: fitted orders, and the deepest pair n, 2n", title_style="bold")
+    heads = ("recovery", "forward", "residual", "prediction", "Richardson at 2n", "plain at 2n", "collapse")
+    for name in ("scheme", *heads, "expected order"):
+        table.add_column(name, justify="left" if name == "scheme" else "right")
+    for scheme, orders in found.orders().items():
+        order = expected_order(chosen[scheme], "sup")
+        pairs, collapse = found.extrapolated(scheme, order), found.collapse(scheme, order)
+        last = (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{collapse[-1][1]:.1%}") if pairs else ("-", "-", "-")
+        cells = [_order(orders[what]) for what in ("recovery", "forward", "residual", "prediction")]
+        table.add_row(scheme, *cells, *last, str(order))
+    return table
+
+
+def _record(options: DeepLimit, found: Any, chosen: dict[str, Any]) -> dict[str, Any]:
     given = {"depths": list(options.depths), "schemes": list(options.schemes), "seed": options.seed, "data": options.data}
     versions = {name: importlib.metadata.version(name) for name in ("neuralflow-jax", "jax", "flax", "diffrax")}
-    return {"command": "neuralflow deep-limit", "options": given, "versions": versions, **found.record()}
+    return {"command": "neuralflow deep-limit", "options": given, "versions": versions, **found.record(chosen)}

@@ -1,0 +1,52 @@
+"""The deep-limit laboratory: do the optimal parameters of deeper and deeper networks converge to those of the ODE?
+
+Thorpe & van Gennip, Deep Limits of Residual Neural Networks, arXiv 1810.11741: E_n Gamma-converges to E_infinity and
+minimisers converge (stated there). The rates are our formulation: with u = theta' as the control, E_n is a Runge-Kutta
+discretisation of a Bolza problem, so order 1 is expected of Euler and order 2 of Heun and midpoint (Hager, Numer. Math.
+87, 2000), where the distance itself is not limited by the interpolant.
+
+Everything here is float64.
+"""
+
+from neuralflow.deep_limit.distances import (
+    ASYMPTOTIC as ASYMPTOTIC,
+    DISTANCES as DISTANCES,
+    aligned as aligned,
+    distances as distances,
+    expected_order as expected_order,
+    fitted_order as fitted_order,
+    interval as interval,
+    richardson as richardson,
+    scaled_error as scaled_error,
+)
+from neuralflow.deep_limit.falsifiers import Panel as Panel, falsify as falsify
+from neuralflow.deep_limit.minimum import (
+    Minimum as Minimum,
+    adaptive_energy as adaptive_energy,
+    basins as basins,
+    curvature as curvature,
+    minimise as minimise,
+    newton as newton,
+    random_starts as random_starts,
+    recovery as recovery,
+    restarted as restarted,
+)
+from neuralflow.deep_limit.objective import Objective as Objective, continuum as continuum, discrete as discrete
+from neuralflow.deep_limit.pontryagin import Residuals as Residuals, pontryagin as pontryagin, residuals as residuals
+from neuralflow.deep_limit.problem import (
+    Perceptron as Perceptron,
+    Problem as Problem,
+    Sobolev as Sobolev,
+    affine as affine,
+    square as square,
+    squared as squared,
+    thorpe_van_gennip as thorpe_van_gennip,
+)
+from neuralflow.deep_limit.sweep import (
+    Folder as Folder,
+    Kept as Kept,
+    Row as Row,
+    Study as Study,
+    study as study,
+    verdict as verdict,
+)

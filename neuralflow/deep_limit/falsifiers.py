@@ -1,0 +1,106 @@
+"""Changes under which the optimal weights must not converge to the limit: a tool that cannot see these shows nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from neuralflow.deep_limit.distances import ASYMPTOTIC, distances, fitted_order
+from neuralflow.deep_limit.minimum import Minimum, minimise, recovery
+from neuralflow.deep_limit.objective import continuum, discrete
+from neuralflow.deep_limit.problem import Problem, Sobolev, square
+from neuralflow.schemes import Euler
+
+SAME = 1e-3
+"""Minimisers from two starts that are closer than this (L2 over depth) are the same."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One change to a problem that converges at order one, and what came of it.
+
+    `to_limit`: by depth, the L2 distance to the limit of the minimiser that starts from the limit's own weights.
+    `apart`: by depth, its L2 distance to the one that starts a tenth of their size beside them. `order`: fitted to `to_limit`.
+    """
+
+    name: str
+    to_limit: Mapping[int, float]
+    apart: Mapping[int, float]
+
+    @property
+    def order(self) -> float | None:
+        """The order at which the distance to the limit falls."""
+        return fitted_order(list(self.to_limit), list(self.to_limit.values()))
+
+    @property
+    def unique(self) -> bool:
+        """Whether both starts end in the same weights."""
+        return max(self.apart.values(), default=0.0) <= SAME
+
+    @property
+    def converges(self) -> bool:
+        """Whether starts agree at every depth and the distance falls at order one."""
+        return self.unique and self.order is not None and abs(self.order - 1) <= 0.1
+
+    def sentence(self) -> str:
+        """The verdict, with its numbers."""
+        least, last = min(self.to_limit), max(self.to_limit)
+        evidence = f"from {self.to_limit[least]:.2g} at depth {least} to {self.to_limit[last]:.2g} at {last}"
+        if self.order is not None:
+            evidence += f", order {self.order:.2f}"
+        if not self.unique:
+            evidence += f"; two starts end {max(self.apart.values()):.2g} apart"
+        return f"{self.name}: {'converges' if self.converges else 'no convergence'}, {evidence}."
+
+
+def falsify(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0) -> Iterator[Panel]:
+    """The problem as it is, then six changes; Euler throughout, measured against the limit of the problem as it is.
+
+    `problem`: of `thorpe_van_gennip`, `limit`: its continuum optimum. Raises ValueError for fewer than two depths of at
+    least 32, which fit no order.
+    """
+    depths = sorted(set(depths))
+    if sum(n >= ASYMPTOTIC for n in depths) < 2:
+        raise ValueError(f"an order needs two depths of {ASYMPTOTIC} or more, got {depths}")
+    if not isinstance(problem.penalty, Sobolev) or not isinstance(problem.weights, Mapping):
+        raise ValueError("the falsifiers change the problem of the paper; give one of thorpe_van_gennip")
+    weights, tau = problem.weights, problem.penalty.tau
+    right = {n: _minima(problem, limit, n, seed) for n in depths}
+    yield _panel("the problem as it is", right, limit)
+    changed = {
+        "no penalty on the weights": replace(problem, weights=dict.fromkeys(weights, 0.0)),
+        "an L2 penalty of 1e-3 in place of H1": replace(problem, weights=dict.fromkeys(weights, 1e-3), penalty=square),
+        "increments weighted by 1 in place of n": replace(problem, penalty=Sobolev(tau, 0.0)),
+        "increments weighted by n^2 in place of n": replace(problem, penalty=Sobolev(tau, 2.0)),
+    }
+    for name, other in changed.items():
+        yield _panel(name, {n: _minima(other, limit, n, seed) for n in depths}, limit)
+    whole = continuum(replace(problem, weights={name: 1.05 * a for name, a in weights.items()}))
+    wrong = minimise(whole, [whole.coordinates(limit.theta, limit.readout)])[0]
+    yield _panel("compared with the limit of weights a that are 5% larger", right, wrong)
+    yield _panel("layers shuffled", {n: [_shuffled(m, seed) for m in pair] for n, pair in right.items()}, limit)
+
+
+def _panel(name: str, found: Mapping[int, Sequence[Minimum]], limit: Minimum) -> Panel:
+    return Panel(
+        name,
+        {n: distances(first, limit)["l2"] for n, (first, _) in found.items()},
+        {n: distances(first, second)["l2"] for n, (first, second) in found.items()},
+    )
+
+
+def _minima(problem: Problem, limit: Minimum, depth: int, seed: int) -> list[Minimum]:
+    """From the limit's own weights, and from beside them."""
+    objective = discrete(problem, Euler(), depth)
+    start = recovery(objective, limit)
+    noise = np.random.default_rng(seed).standard_normal(len(start))
+    beside = start + 0.1 * np.linalg.norm(start) / np.linalg.norm(noise) * noise
+    return [minimise(objective, [xi])[0] for xi in (start, beside)]
+
+
+def _shuffled(minimum: Minimum, seed: int) -> Minimum:
+    """The same layers in another order."""
+    order = np.random.default_rng(seed).permutation(minimum.basis.size)
+    return replace(minimum, theta={name: value[order] for name, value in minimum.theta.items()})
