@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 # Raised when what a checkpoint holds changes its meaning.
 _FORMAT = 1
+_FIELDS = {"format", "digest", "run", "where", "history"}
 
 
 class CheckpointError(RuntimeError):
@@ -32,6 +34,7 @@ class Checkpoints:
 
         logging.getLogger("absl").addFilter(_unasked)
         self._ocp, self.folder = ocp, Path(folder).absolute()
+        _check_scores(self.folder)
         score = lambda metrics: metrics["score"]
         best = keeping.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -93,11 +96,13 @@ class Checkpoints:
     def read_record(self, step: int) -> dict[str, Any]:
         """Where the training stood."""
         args = self._ocp.args
+        if not (self.folder / str(step) / "record").is_dir():
+            raise CheckpointError(f"step {step} in {self.folder} was not written by neuralflow; give another folder")
         try:
             record = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"]
         except Exception as error:
             raise self._damaged(step, error) from None
-        if not isinstance(record, dict) or not {"format", "digest"} <= set(record):
+        if not isinstance(record, dict) or not set(record) >= _FIELDS or not isinstance(record["format"], int):
             raise CheckpointError(f"step {step} in {self.folder} was not written by neuralflow; give another folder")
         if record["format"] > _FORMAT:
             raise CheckpointError(
@@ -107,14 +112,16 @@ class Checkpoints:
         return record
 
     def read_arrays(self, step: int, like: Any) -> Any:
-        """The arrays, or those that `like` asks for, in its structure and shardings; CheckpointError where they do not fit."""
+        """The fields of `like`, a named tuple, in its structure and shardings; CheckpointError where they do not fit."""
         record = self.read_record(step)
         want = {name: _as_data(leaf) for name, leaf in named(like).items()}
         held = self._held(step)
         here = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in want.items()}
-        if not here.items() <= held.items():
+        asked = tuple(f".{name}" for name in like._fields)
+        theirs = {name: found for name, found in held.items() if name.startswith(asked)}
+        if here != theirs:
             raise CheckpointError(
-                f"step {step} in {self.folder} is of another model or optimiser: {_difference(held, here)}; "
+                f"step {step} in {self.folder} is of another model, loss or optimiser: {_difference(theirs, here)}; "
                 "build what was trained, or give another folder"
             )
         alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -145,6 +152,18 @@ class Checkpoints:
         return CheckpointError(
             f"step {step} in {self.folder} is damaged ({_reason(error)}); remove {self.folder / str(step)} {then}"
         )
+
+
+def _check_scores(folder: Path) -> None:
+    """Names the checkpoint whose score is damaged; orbax itself would give the whole folder up."""
+    for path in sorted(folder.glob("*/metrics/metrics")):
+        try:
+            json.loads(path.read_text())
+        except (OSError, ValueError):
+            step = path.parent.parent
+            raise CheckpointError(
+                f"step {step.name} in {folder} is damaged (its score cannot be read); remove {step} and go on without it"
+            ) from None
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -179,7 +198,7 @@ def _digest(arrays: dict[str, Any]) -> str:
 
 def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
     show = lambda found: f"{found[1]}{list(found[0])}"
-    for name in here:
+    for name in {**here, **held}:
         if held.get(name) != here.get(name):
             there = show(held[name]) if name in held else "nothing"
             now = show(here[name]) if name in here else "nothing"

@@ -57,6 +57,14 @@ def test_deep_limit_writes_what_it_says(tmp_path):
         (("train", "--data", "kmnist", "--data-dir", "."), "neuralflow data prepare kmnist"),
         (("train", "--batch", "5000"), "more than the 1437 samples"),
         (("train", "--width", "6"), "multiple of 4"),
+        (("train", "--batch", "0"), "batch must be at least 1"),
+        (("train", "--processes", "2"), "need --coordinator HOST:PORT"),
+        (("train", "--coordinator", "127.0.0.1:1"), "--processes and --process; or give auto"),
+        (("train", "--coordinator", "a:1", "--processes", "2", "--process", "5"), "between 0 and 1, got 5"),
+        (("train", "--coordinator", "auto"), "could not be joined"),
+        (("train", "--data", "moons", "--test-split", "train"), "leave the split 'train' out"),
+        (("train", "--data", "moons", "--precision", "bfloat16"), "moons has points"),
+        (("train", "--test-split", "gibberish"), "the digits have the splits"),
         (("train", "--learning-rate", "0"), "must be positive"),
         (("train", "--data", "moons", "--augment"), "moons has none"),
         (("evaluate", "--folder", "nowhere"), "--out folder of neuralflow train"),
@@ -88,6 +96,8 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path):
     assert "epoch 2/2: loss" in first.stdout and "Test accuracy" in first.stdout
     refused = run("train", *options, "--epochs", 2, cwd=tmp_path)
     assert refused.returncode == 2 and "go on with resume=True" in refused.stderr
+    changed = run("train", *options, "--epochs", 3, "--resume", "--scheme", "heun", cwd=tmp_path)
+    assert changed.returncode == 2 and "was trained with --scheme euler (now heun)" in changed.stderr
     again = run("evaluate", "--folder", folder, "--scheme", "heun", cwd=tmp_path)
     assert again.returncode == 0 and "moons, heun, step " in again.stdout
 
@@ -116,3 +126,31 @@ def test_two_processes_train_as_one(tmp_path, free_address):
     one, two = ([json.loads(line) for line in (tmp_path / k / "history.jsonl").open()] for k in ("one", "two"))
     for name in ("loss", "validation_loss"):
         assert np.allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-5, atol=0)
+
+
+def test_nobody_reads_on(tmp_path):
+    options = " ".join(command("train", "--data", "moons", "--width", 8, "--epochs", 40, "--out", tmp_path / "run"))
+    found = subprocess.run(
+        ["bash", "-c", f"{options} | head -1; exit ${{PIPESTATUS[0]}}"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert found.returncode == 141 and found.stdout.startswith("epoch 1/40") and "Traceback" not in found.stderr
+
+
+def test_options_of_a_run_that_never_began_are_forgotten(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--data", "moons", "--batch", "5000", "--width", "64", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--data", "moons", "--batch", "500", "--width", "8", "--epochs", "1", "--out", str(out)])
+    assert ended.value.code == 0
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "--folder", str(out)])
+    assert ended.value.code == 0 and "accuracy" in capsys.readouterr().out.splitlines()[-1]
+    (out / "options.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "--folder", str(out)])
+    assert ended.value.code == 2 and "is not what neuralflow train has written" in capsys.readouterr().err

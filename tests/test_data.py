@@ -52,10 +52,22 @@ def test_generated_sets_lie_where_they_should():
         (lambda: data.moons(10, noise=-1.0), "standard deviation >= 0"),
         (lambda: data.checkerboard(10, squares=3), "even number"),
         (lambda: data.digits("validation"), "'train' and 'test'"),
+        (lambda: data.moons(10, seed=-1), "seed must be at least 0"),
+        (lambda: data.moons("a"), "count must be a whole number"),
+        (lambda: data.Stream({"x": np.ones(3)}), "a dict of arrays goes to fit as it is"),
+        (lambda: data.Stream(x for x in ()), "with len and .i., got a generator"),
+        (lambda: data.Stream([]), "at least one example"),
+        (lambda: data.Stream([{}], threads=0), "threads must be at least 1"),
+        (lambda: data.Stream([(1, 2)]).example(0), "an example is a dict of arrays, got a tuple"),
+        (lambda: data.Stream([{"x": 1}], transform=lambda row: None).example(0), "transform must return a dict"),
+        (lambda: list(data.Stream([{"x": np.ones(k)} for k in (1, 2)]).batches(2, 0, 0)), "must be alike: example"),
+        (lambda: data.augment_images(shift=-1), "shift must be at least 0"),
+        (lambda: data.augment_images()({"x": np.ones((2, 3))}, None), r"got x \(2, 3\)"),
+        (lambda: data.load("mnist", ["train", "test"]), "split must be one TFDS split"),
     ],
 )
 def test_bad_input(call, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, TypeError), match=said):
         call()
 
 
@@ -88,6 +100,8 @@ def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path):
     (place / "image.npy").write_bytes(b"damaged")
     again = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
     assert all((again[key] == found[key]).all() for key in found)
+    (place / "label.npy").unlink()
+    assert set(data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)) == {"image", "label"}
     both = data.load("cifar10", "train[:10]+test[10:20]", data_dir=TFDS, cache=False)
     assert both["image"].shape == (20, 32, 32, 3) and set(both) == {"image", "label"}
 
@@ -98,6 +112,11 @@ def test_missing_and_foreign_sets_are_named_with_the_remedy(tmp_path):
         data.load("kmnist", data_dir=TFDS)
     with pytest.raises(ValueError, match="'trian' of mnist cannot be read: Unknown split"):
         data.load("mnist", "trian", data_dir=TFDS)
+    with pytest.raises(data.DataMissing, match="there are .*mnist:3.0.1"):
+        data.load("mnist:9.9.9", data_dir=TFDS)
+    for empty in ("train[:0%]", "train[50%:10%]"):
+        with pytest.raises(ValueError, match="holds no examples|cannot be read"):
+            data.load("mnist", empty, data_dir=TFDS)
     shutil.copytree(TFDS / "mnist", tmp_path / "mnist")
     info = tmp_path / "mnist" / "3.0.1" / "dataset_info.json"
     info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))

@@ -153,11 +153,31 @@ REFUSED = {
     "large batch": ({"batch": 101}, "batch=101 is more than the 100 samples"),
     "patience for nothing": ({"patience": 2}, "give validation data"),
     "resume from nowhere": ({"resume": True}, "give folder="),
-    "no data": ({"given": {}}, "data is a dict of arrays"),
+    "no batch": ({"batch": None}, "batch must be a whole number, got None"),
+    "odd seed": ({"seed": -1}, "seed must be at least 0"),
+    "no data": ({"given": {}}, "data is a dict of arrays by name"),
+    "empty": ({"given": {"x": POINTS["x"][:0]}}, "data holds no samples"),
+    "lists": ({"given": {"x": [[1.0, 2.0]], "y": [0]}}, "must be an array of numbers, got a list; make one"),
+    "numbered": ({"given": {0: POINTS["x"]}}, r"got the keys \[0\]"),
+    "streamed validation": ({"validation": data.Stream([POINTS])}, "validation is a dict of arrays; read a stream's"),
+    "other validation": ({"validation": {"x": np.ones((5, 3)), "y": POINTS["y"][:5]}}, "dot_general"),
+    "rate": ({"optimiser": 1e-3}, "an optax transformation such as"),
+    "another's optimiser": ({"optimiser": nnx.Optimizer(linear(), optax.sgd(0.1), wrt=nnx.Param)}, "an optax transformation"),
+    "device": ({"mesh": 3}, "a device mesh such as"),
+    "augment": ({"augment": "flip"}, "augment must be a function"),
+    "augment's return": ({"augment": lambda batch, key: None}, "must return a batch"),
+    "unmade augment": ({"augment": data.augment_images}, "shift must be a whole number"),
+    "folder": ({"folder": 3}, "folder must be a path"),
     "lengths": ({"given": {"x": POINTS["x"], "y": POINTS["y"][:50]}}, "one length, got {'x': 100, 'y': 50}"),
     "words": ({"given": {"x": POINTS["x"], "id": np.asarray(["a"] * 100)}}, r"data\['id'\] must be an array of numbers"),
     "a number": ({"given": {"x": np.float32(1)}}, "leading axis"),
-    "loss of every sample": ({"loss": lambda m, b: m(b["x"])[:, 0]}, "take the mean"),
+    "loss of every sample": ({"loss": lambda m, b: m(b["x"])[:, 0]}, r"one real number, got shape \(20,\); take the mean"),
+    "no loss": ({"loss": lambda m, b: None}, "one real number, got NoneType"),
+    "three losses": ({"loss": lambda m, b: (m(b["x"]).sum(), {}, 3)}, "a number and a dict of further numbers"),
+    "whole loss": ({"loss": lambda m, b: jnp.sum(b["y"])}, "has a gradient, got int"),
+    "metric": ({"loss": lambda m, b: (m(b["x"]).sum(), {"all": b["x"]})}, r"the metric 'all' must be one .* \(20, 2\)"),
+    "word": ({"loss": lambda m, b: (m(b["x"]).sum(), {"all": "x"})}, "the metric 'all' must be one real number, got str"),
+    "taken": ({"loss": lambda m, b: (m(b["x"]).sum(), {"seconds": 1.0})}, "'seconds' has a name that the history uses"),
     "devices": ({"batch": 15, "mesh": "two"}, "a multiple of 2"),
 }
 
@@ -171,7 +191,33 @@ def test_bad_input(case):
         fit(linear(), **options)
 
 
+def test_a_key_that_the_batch_lacks_is_told_with_those_it_has():
+    with pytest.raises(KeyError, match="z") as caught:
+        fit(linear(), loss=lambda model, batch: model(batch["z"]).sum())
+    assert caught.value.__notes__[:1] == ["while the loss was traced on the batch x float32[20, 2], y int32[20]"]
+
+
+def test_metrics_of_half_precision_are_summed_in_more():
+    def loss(model, batch):
+        value, metrics = models.classification(model, batch)
+        return value.astype(jnp.bfloat16), {"accuracy": metrics["accuracy"].astype(jnp.bfloat16), "many": jnp.float16(2049.0)}
+
+    half = fit(linear(), data.moons(2000), optax.sgd(0.0), loss=loss, epochs=1, batch=2).history
+    whole = fit(linear(), data.moons(2000), optax.sgd(0.0), epochs=1, batch=2).history
+    assert np.allclose([half["loss"], half["accuracy"]], [whole["loss"], whole["accuracy"]], rtol=1e-2)
+    assert half["many"] == [2048.0]  # what float16 makes of it
+
+
+def test_lbfgs_of_optax_is_given_what_it_asks_for():
+    history = fit(linear(), optimiser=optax.lbfgs(), epochs=6, batch=100).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+
+
 def test_a_model_without_parameters_is_refused():
+    whole = linear()
+    whole.bias = nnx.Param(jnp.zeros(2, int))
+    with pytest.raises(ValueError, match="whole numbers; hold them as nnx.Variable"):
+        fit(whole)
     with pytest.raises(ValueError, match="no parameters"):
         fit(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
 
@@ -179,12 +225,36 @@ def test_a_model_without_parameters_is_refused():
 def test_a_loss_that_breaks_in_epoch_three_leaves_the_checkpoint_of_epoch_two(tmp_path):
     breaks = optax.sgd(lambda step: jnp.where(step >= 11, jnp.inf, 0.1))
     model = linear()
-    with pytest.raises(training.TrainingError, match="epoch 3, step 3; the checkpoint of step 10 is good"):
+    with pytest.raises(training.TrainingError, match="epoch 3, step 2; the checkpoint of step 10 is good"):
         fit(model, optimiser=breaks, epochs=5, folder=tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in weights(model))
     good, kept = linear(), linear(5)
     fit(good, epochs=2)
     assert training.restore(tmp_path, kept) == 10 and equal(good, kept)
+
+
+def test_weights_that_break_in_the_last_step_of_an_epoch_are_not_saved(tmp_path):
+    breaks = optax.sgd(lambda step: jnp.where(step == 9, jnp.nan, 0.1))
+    model, kept = linear(), linear(5)
+    with pytest.raises(training.TrainingError, match="weights stopped being finite in epoch 2, step 5; .* step 5 is good"):
+        fit(model, optimiser=breaks, folder=tmp_path, validation=POINTS)
+    for best in (False, True):
+        assert training.restore(tmp_path, kept, best=best) == 5 and np.isfinite(weights(kept)[0]).all()
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path):
+    def loss(model, batch):
+        value, metrics = models.classification(model, batch)
+        odd = jnp.where(jnp.any(batch["x"] > 90) & (jnp.abs(model.kernel[...]).sum() > 0), jnp.nan, 0.0)
+        return value + odd, metrics
+
+    held = {"x": np.full((4, 2), 100, np.float32), "y": np.zeros(4, np.int32)}
+    fitted = fit(linear(), loss=loss, validation=held, folder=tmp_path, epochs=2)
+    assert fitted.best == 0 and np.isnan(fitted.history["validation_loss"]).all()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "history.jsonl").open()]
+    assert rows[0]["validation_loss"] is None
+    with pytest.raises(CheckpointError, match="no scored checkpoint"):
+        training.restore(tmp_path, linear(), best=True)
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +276,14 @@ def test_folders_of_other_trainings_are_refused(folder):
         fit(linear(), folder=folder)
     with pytest.raises(CheckpointError, match=r"trained with batch=20 \(now 10\)"):
         fit(linear(), folder=folder, batch=10, resume=True)
-    with pytest.raises(CheckpointError, match="of another model or optimiser"):
+    with pytest.raises(CheckpointError, match="of another model, loss or optimiser"):
         fit(linear(), optimiser=optax.adam(0.1), folder=folder, resume=True)
     with pytest.raises(CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is float32\[3\]"):
         training.restore(folder, nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is nothing"):
+        training.restore(folder, nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match="model must be an nnx.Module"):
+        training.restore(folder, 3)
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         training.restore(folder / "nowhere", linear())
     assert sorted(p.name for p in folder.rglob("*")) == before
@@ -245,6 +319,9 @@ DAMAGED = {
     "no record": (lambda step: (step / "record" / "metadata").unlink(), "is damaged"),
     "digest": (edit_record(lambda r: r.update(digest="0" * 64)), "do not match their digest"),
     "future": (edit_record(lambda r: r.update(format=99, version="9.9")), "has format 99, .*written by neuralflow 9.9"),
+    "score": (lambda step: (step / "metrics" / "metrics").write_text(""), "step 15 in .* is damaged .its score .*remove .*15"),
+    "cut": (edit_record(lambda r: r.pop("run")), "was not written by neuralflow"),
+    "another's": (lambda step: shutil.rmtree(step / "record"), "was not written by neuralflow; give another folder"),
     "foreign": (edit_record(lambda r: r.clear()), "was not written by neuralflow"),
 }
 
@@ -301,6 +378,16 @@ def test_a_read_only_folder_is_refused_to_write_and_good_to_read(small):
         fit(linear(), folder=small / "other")
     kept = linear(5)
     assert training.restore(small / "run", kept) == 5 and equal(kept, model)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    def meddling(model, batch):
+        with pytest.raises(CheckpointError, match="another process is training in .*; wait for its end"):
+            fit(linear(), folder=tmp_path, resume=True)
+        return models.classification(model, batch)
+
+    fit(linear(), loss=meddling, folder=tmp_path, epochs=1)
+    fit(linear(), folder=tmp_path, epochs=2, resume=True)
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -27,10 +28,15 @@ def main(arguments: list[str] | None = None) -> None:
     for name, (options, _) in commands.items():
         choice = Annotated[options, tyro.conf.subcommand(name)]
         choices = choice if choices is None else choices | choice
-    given = tyro.cli(choices, prog="neuralflow", description="Continuous-depth networks in JAX.", args=arguments)
-    run = next(run for options, run in commands.values() if isinstance(given, options))
     try:
-        sys.exit(run(given))
+        given = tyro.cli(choices, prog="neuralflow", description="Continuous-depth networks in JAX.", args=arguments)
+        run = next(run for options, run in commands.values() if isinstance(given, options))
+        status = run(given)
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # `| head`: nobody reads on; what was written so far is kept
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except UsageError as error:
         print(f"neuralflow: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -20,6 +21,9 @@ def run(options: Info) -> int:
     print(f"python {platform.python_version()} on {platform.machine()}")
     for name in ("neuralflow-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "equinox"):
         print(f"{name} {importlib.metadata.version(name)}")
+    for name in ("orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "scipy", "matplotlib", "tyro"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            print(f"{name} {importlib.metadata.version(name)}")
     print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))
     extras = {
         "data": ("sklearn", "tensorflow_datasets", "array_record", "grain", "PIL"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,8 @@ class Train:
     train_split: str = "train"
     """TFDS split to train on, such as 'train[:90%]'."""
     test_split: str = "test"
-    """TFDS split to evaluate on after every epoch."""
+    """TFDS split to evaluate on after every epoch, which also tells the best checkpoint; hold one out of the training
+    split ('train[90%:]') where the test set is to stay unseen."""
     scheme: Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5"] = "euler"
     """Discretisation: fixed steps, or adaptive ones for tsit5 and dopri5."""
     steps: int = 4
@@ -62,7 +64,7 @@ class Train:
     save_every: int | None = None
     """Steps between checkpoints within an epoch; one is written at the end of each anyway."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder, if there is one."""
+    """Go on from the last checkpoint in the folder, if there is one; with other --epochs on another cosine schedule."""
     parallel: bool = False
     """Spread batches over all devices."""
     coordinator: str | None = None
@@ -82,7 +84,7 @@ class Evaluate:
     best: bool = True
     """The best checkpoint rather than the last."""
     split: str | None = None
-    """TFDS split; the test split of the training by default."""
+    """Split; the test split of the training by default."""
     scheme: Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5"] | None = None
     """Another discretisation of the same weights."""
     data_dir: Path | None = None
@@ -93,10 +95,7 @@ def run(options: Train) -> int:
     """Trains; prints the last line of the history as the result."""
     import jax
 
-    if options.coordinator == "auto":
-        jax.distributed.initialize()
-    elif options.coordinator is not None:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    _join(options)
     from neuralflow import training
     from neuralflow.checkpoints import CheckpointError
 
@@ -105,7 +104,7 @@ def run(options: Train) -> int:
         train, test = (load(options, split) for split in ("train", "test"))
         model = build(options, train)
         _remember(options, train, out)
-        steps = options.epochs * (len(train["y"]) // options.batch)
+        steps = options.epochs * (len(train["y"]) // max(1, options.batch))
         fitted = training.fit(
             model,
             _loss(),
@@ -122,10 +121,14 @@ def run(options: Train) -> int:
             save_every=options.save_every,
             resume=options.resume,
         )
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, ImportError, OSError, CheckpointError) as error:
         raise UsageError(str(error)) from None
     except training.TrainingError as error:
-        print(f"neuralflow: {error}")
+        print(f"neuralflow: {error}", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os._exit(1)  # an orderly end would wait for processes that may be gone
         return 1
     if jax.process_index() == 0:
         history = fitted.history
@@ -135,6 +138,32 @@ def run(options: Train) -> int:
     return 0
 
 
+def _join(options: Train) -> None:
+    """Joins the processes of one training, if there are several."""
+    import jax
+
+    numbers = (options.processes, options.process)
+    if options.coordinator is None:
+        if numbers != (None, None):
+            raise UsageError("--processes and --process need --coordinator HOST:PORT, the address of process 0, or auto")
+        return
+    if options.coordinator == "auto":
+        given: tuple[Any, ...] = ()
+    else:
+        if ":" not in options.coordinator or options.processes is None or options.process is None:
+            raise UsageError(
+                f"--coordinator {options.coordinator} needs an address HOST:PORT, --processes and --process; or give auto "
+                "where a scheduler tells them"
+            )
+        if not 0 <= options.process < options.processes:
+            raise UsageError(f"--process must lie between 0 and {options.processes - 1}, got {options.process}")
+        given = (options.coordinator, options.processes, options.process)
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator") from None
+
+
 def run_evaluate(options: Evaluate) -> int:
     """Restores and evaluates."""
     from neuralflow import training
@@ -142,8 +171,15 @@ def run_evaluate(options: Evaluate) -> int:
 
     try:
         given = json.loads((options.folder / "options.json").read_text())
-    except (OSError, ValueError):
-        raise UsageError(f"{options.folder} holds no options.json; give the --out folder of neuralflow train") from None
+    except (OSError, ValueError) as error:
+        why = (
+            "holds no options.json"
+            if isinstance(error, FileNotFoundError)
+            else f"has an options.json that cannot be read ({error})"
+        )
+        raise UsageError(f"{options.folder} {why}; give the --out folder of neuralflow train") from None
+    if not isinstance(given, dict) or {"classes", "data", "scheme"} - set(given) or given["scheme"] not in SCHEMES:
+        raise UsageError(f"{options.folder}/options.json is not what neuralflow train has written; give its --out folder")
     known = {field.name for field in dataclasses.fields(Train)}
     values: dict[str, Any] = {name: value for name, value in given.items() if name in known}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
@@ -165,12 +201,14 @@ def load(options: Train, part: str) -> dict[str, np.ndarray]:
     """The training or test part of the data: x, y."""
     from neuralflow import data
 
+    split = options.train_split if part == "train" else options.test_split
     if options.data == "digits":
-        return data.digits(part)
+        return data.digits(split)
     if options.data in GENERATED:
+        if split != part:
+            raise UsageError(f"{options.data} is generated, with one training and one test set; leave the split {split!r} out")
         make = getattr(data, options.data)
         return make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
-    split = options.train_split if part == "train" else options.test_split
     found = data.load(options.data, split, data_dir=options.data_dir)
     if not {"image", "label"} <= set(found):
         raise UsageError(f"{options.data} has the features {', '.join(found)}; a classifier needs image and label")
@@ -195,17 +233,33 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
     if len(shape) == 3:
         dtype = jnp.bfloat16 if options.precision == "bfloat16" else None
         return models.ImageClassifier(shape, count, solve, dtype=dtype, **sizes)
+    if options.precision == "bfloat16":
+        raise UsageError(f"--precision bfloat16 is that of convolutions; {options.data} has points")
     return models.PointClassifier(int(np.prod(shape)), count, solve, **sizes)
 
 
+# What a resumed training may change: how long, where and on what it runs, not what it computes.
+_FREE = {"epochs", "patience", "save_every", "data_dir", "out", "resume", "parallel", "coordinator", "processes", "process"}
+
+
 def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
-    """options.json: what `evaluate` needs to build the model again."""
+    """options.json: what `evaluate` needs to build the model again, and what a resumed training must not change."""
     import jax
 
-    if jax.process_index() == 0 and not (out / "options.json").exists():
-        given = dataclasses.asdict(options)
-        shown = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in given.items()}
-        shown["classes"] = int(data["y"].max()) + 1
+    shown = {name: os.fspath(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
+    shown["classes"] = int(data["y"].max()) + 1
+    if options.resume and any((out / "checkpoints").glob("[0-9]*")):
+        try:
+            before = json.loads((out / "options.json").read_text())
+        except (OSError, ValueError):
+            before = shown
+        changed = [name for name in shown if name not in _FREE and name in before and before[name] != shown[name]]
+        if changed:
+            was = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {shown[name]})" for name in changed)
+            raise UsageError(f"{options.out} was trained with {was}; resume with the same options, or give another --out")
+    elif any((out / "checkpoints").glob("[0-9]*")):
+        return  # a training that nobody wants to resume: `fit` refuses, and its options stay as they were
+    if jax.process_index() == 0:
         report.write(out / "options.json", json.dumps(shown, indent=1) + "\n")
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from neuralflow import checks
+
 
 def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict[str, Any], Array], dict[str, Any]]:
     """Moves every image of a batch by up to `shift` pixels (filled with zeros) and mirrors half of them.
@@ -17,8 +19,14 @@ def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict
     For `fit(augment=...)`: a function of (batch, key); `name` holds the images (batch, height, width, channels).
     """
 
+    checks.whole("shift", shift, least=0)
+
     def augment(batch: dict[str, Any], key: Array) -> dict[str, Any]:
-        x = batch[name]
+        x: Any = batch.get(name)
+        if jnp.ndim(x) != 4:
+            raise ValueError(
+                f"images are {name!r} (batch, height, width, channels) in a batch, got {', '.join(f'{k} {jnp.shape(v)}' for k, v in batch.items())}"
+            )
         where, mirrored = jax.random.split(key)
         padded = jnp.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
         corners = jax.random.randint(where, (len(x), 2), 0, 2 * shift + 1)

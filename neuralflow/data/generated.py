@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.data.arrays import Data
 
 
@@ -61,6 +62,9 @@ def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, see
 
 
 def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np.ndarray]:
+    checks.whole("count", count, least=0)
+    checks.whole("the number of classes", classes, least=0)
+    checks.whole("seed", seed, least=0)
     if count < classes or classes < 2:
         raise ValueError(f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes")
     rng = np.random.default_rng(seed)

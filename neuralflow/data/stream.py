@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.data.arrays import Data, numeric, shuffled
 
 
@@ -25,13 +26,37 @@ class Stream:
     threads: int = 4
     ahead: int = 8
 
+    def __post_init__(self):
+        if isinstance(self.examples, (dict, str)) or not (
+            hasattr(self.examples, "__len__") and hasattr(self.examples, "__getitem__")
+        ):
+            raise TypeError(
+                f"a stream reads a sequence of examples, with len and [i], got a {type(self.examples).__name__}; "
+                "a dict of arrays goes to fit as it is"
+            )
+        if not len(self.examples):
+            raise ValueError("a stream needs at least one example, got an empty sequence")
+        if self.transform is not None:
+            checks.function("transform", self.transform)
+        checks.whole("threads", self.threads)
+        checks.whole("ahead", self.ahead)
+
     def __len__(self) -> int:
         return len(self.examples)
 
     def example(self, i: int) -> Data:
         """One example, transformed."""
-        row = self.examples[i]
-        return numeric(row) if self.transform is None else self.transform(row)
+        return self._transformed(self.examples[i])
+
+    def _transformed(self, row: Any) -> Data:
+        if self.transform is None and not isinstance(row, dict):
+            raise TypeError(
+                f"an example is a dict of arrays, got a {type(row).__name__}; give transform=, a function to such a dict"
+            )
+        made = numeric(row) if self.transform is None else self.transform(row)
+        if not isinstance(made, dict) or not all(hasattr(value, "dtype") for value in made.values()):
+            raise TypeError(f"transform must return a dict of NumPy arrays, got {made!r:.80}")
+        return made
 
     def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
         """The batches of an epoch from the given one on; the last, smaller one is left out.
@@ -58,5 +83,12 @@ class Stream:
         """The examples of a batch; sources of TFDS read several at once much faster than one by one."""
         several = getattr(self.examples, "__getitems__", None)
         rows = several(chosen) if several else [self.examples[i] for i in chosen]
-        made = [numeric(row) if self.transform is None else self.transform(row) for row in rows]
+        made = [self._transformed(row) for row in rows]
+        like = {key: value.shape for key, value in made[0].items()}
+        for i, row in zip(chosen, made, strict=True):
+            if {key: value.shape for key, value in row.items()} != like:
+                shown = {key: value.shape for key, value in row.items()}
+                raise ValueError(
+                    f"the examples of a stream must be alike: example {i} has {shown}, example {chosen[0]} {like}; resize them"
+                )
         return {key: np.stack([row[key] for row in made]) for key in made[0]}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.data.arrays import Data, numeric
 
 _BLOCK = 1000  # examples decoded at a time: TFDS reads blocks many times faster than single ones
@@ -48,15 +49,24 @@ def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = 
 
 def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
     """A split that decodes example by example, for sets that do not fit in memory: see `Stream`."""
+    checks.instance("name", name, str, "the name of a TFDS set such as 'mnist'")
+    checks.instance("split", split, str, "one TFDS split such as 'train[:90%]'")
     folder = _data_dir(data_dir)
     _check_prepared(name, folder)
     with _quiet():
         import tensorflow_datasets as tfds
 
+        logging.getLogger("absl").addFilter(_unasked)
         try:
             found = tfds.data_source(name, split=split, data_dir=str(folder), download=False)
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:
             raise ValueError(f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from None
+    try:
+        empty = not len(found)
+    except ValueError:  # a slice that ends before it begins
+        empty = True
+    if empty:
+        raise ValueError(f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'")
     if isinstance(found, dict):
         raise ValueError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(found)}")
     return found
@@ -110,7 +120,9 @@ def _check_prepared(name: str, folder: Path) -> None:
     records = sorted((folder / base).glob(f"{version or '*'}/dataset_info.json"))
     remedy = f"prepare it with: neuralflow data prepare {name} --data-dir {folder} (downloads it)"
     if not records:
-        have = sorted({path.parent.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/dataset_info.json")})
+        have = sorted(
+            {path.parent.relative_to(folder).as_posix().replace("/", ":") for path in folder.glob("*/*/dataset_info.json")}
+        )
         there = f"; there {'are' if len(have) > 1 else 'is'} {', '.join(have)}" if have else ""
         raise DataMissing(
             f"the data set {name!r} is not prepared in {folder}{there}; {remedy}, or name the folder that holds it"
@@ -156,7 +168,8 @@ def _fingerprint(found: Any, name: str, split: str) -> str:
 
 def _from_cache(place: Path) -> Data | None:
     try:
-        return {path.stem: np.load(path, allow_pickle=False) for path in sorted(place.iterdir())}
+        names = json.loads((place / "names.json").read_text())
+        return {name: np.load(place / f"{name}.npy", allow_pickle=False) for name in names}
     except (OSError, ValueError, EOFError):
         return None
 
@@ -169,6 +182,7 @@ def _to_cache(place: Path, data: Data) -> None:
         try:
             for key, values in data.items():
                 np.save(partial / f"{key}.npy", values)
+            (partial / "names.json").write_text(json.dumps(sorted(data)))
             shutil.rmtree(place, ignore_errors=True)
             partial.rename(place)
         finally:
@@ -182,6 +196,11 @@ def _refusals() -> tuple[type[Exception], ...]:
     import requests
 
     return (requests.exceptions.RequestException,)
+
+
+def _unasked(entry: logging.LogRecord) -> bool:
+    """Drops TFDS's advice to install a faster decoder."""
+    return "OpenCV" not in entry.getMessage()
 
 
 @contextlib.contextmanager

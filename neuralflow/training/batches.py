@@ -118,22 +118,27 @@ def spread(batch: Batch, mesh: Mesh | None) -> Batch:
     return lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(_axis(mesh))))
 
 
-def count_samples(data: Any) -> int:
+def count_samples(data: Any, name: str = "data") -> int:
     """The common length of a data set's arrays; ValueError for what is none."""
-    if not isinstance(data, dict) or not data:
-        raise ValueError(f"data is a dict of arrays, or a Stream, got {type(data).__name__}")
+    if not isinstance(data, dict):
+        also = ", or a Stream" if name == "data" else "; read a stream's examples with nf.data.load or stack them"
+        raise ValueError(f"{name} is a dict of arrays{also}, got a {type(data).__name__}")
+    if not data or not all(isinstance(key, str) for key in data):
+        raise ValueError(f"{name} is a dict of arrays by name, such as x and y, got the keys {list(data)}")
     lengths = {}
-    for name, values in data.items():
-        kind = np.dtype(values.dtype).kind if hasattr(values, "dtype") else "O"
-        if kind not in "biufc" and not jnp.issubdtype(values.dtype, jnp.inexact):
-            raise ValueError(
-                f"data[{name!r}] must be an array of numbers, got {getattr(values, 'dtype', type(values).__name__)}"
-            )
+    for key, values in data.items():
+        if not hasattr(values, "dtype") or not (
+            np.dtype(values.dtype).kind in "biufc" or jnp.issubdtype(values.dtype, jnp.inexact)
+        ):
+            shown = getattr(values, "dtype", f"a {type(values).__name__}")
+            raise ValueError(f"{name}[{key!r}] must be an array of numbers, got {shown}; make one with np.asarray")
         if not np.ndim(values):
-            raise ValueError(f"data[{name!r}] must have a leading axis of samples, got one number")
-        lengths[name] = len(values)
+            raise ValueError(f"{name}[{key!r}] must have a leading axis of samples, got one number")
+        lengths[key] = len(values)
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"the arrays of data must have one length, got {lengths}")
+        raise ValueError(f"the arrays of {name} must have one length, got {lengths}")
+    if not next(iter(lengths.values())):
+        raise ValueError(f"{name} holds no samples; its arrays have length 0")
     return next(iter(lengths.values()))
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from neuralflow import checks
 from neuralflow.data import Data
 from neuralflow.layers import tally
 from neuralflow.training.batches import Batch, count_devices, count_samples, placed, spread
@@ -21,7 +23,12 @@ Loss = Callable[[Any, Batch], Any]
 
 
 def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> dict[str, float]:
-    """Means of the loss and its other scalars over all samples, with the model in evaluation mode and unchanged."""
+    """Means of the loss and its other scalars over all samples, with the model in evaluation mode and unchanged.
+
+    `data`: a dict of arrays with one leading axis, evaluated `batch` samples at a time, the last ones too.
+    """
+    checks.instance("model", model, nnx.Module, "an nnx.Module")
+    checks.whole("batch", batch)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     return Evaluation(graphdef, loss, data, batch, None)(params, rest)
 
@@ -30,27 +37,60 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
     """The loss, and beside it its other scalars, the work of the solves and the model's other variables."""
     model = nnx.merge(graphdef, params, rest, copy=True)
     with tally() as work:
-        found = loss(model, batch)
-    value, metrics = found if isinstance(found, tuple) else (found, {})
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise ValueError(
-            f"the loss must be one real number, got shape {jnp.shape(value)} of {jnp.result_type(value)}; take the mean"
-        )
-    metrics = {name: jnp.asarray(metric, value.dtype) for name, metric in metrics.items()}
+        try:
+            found = loss(model, batch)
+        except Exception as error:
+            error.add_note(f"while the loss was traced on the batch {_shapes(batch)}")
+            raise
+    value, metrics = _loss_and_metrics(found)
+    # Sums over an epoch need more digits than half precision has.
+    wide = jnp.promote_types(value.dtype, jnp.float32)
+    metrics = {name: metric.astype(wide) for name, metric in metrics.items()}
     if counts:
-        metrics |= {name: total.get_value().astype(value.dtype) for name, total in work.items()}
-    return value, (metrics, nnx.split(model, nnx.Param, ...)[2])
+        metrics |= {name: total.get_value().astype(wide) for name, total in work.items()}
+    return value, ({"loss": value.astype(wide), **metrics}, nnx.split(model, nnx.Param, ...)[2])
+
+
+def _shapes(batch: Any) -> str:
+    return ", ".join(f"{name} {jnp.result_type(a)}{list(jnp.shape(a))}" for name, a in batch.items())
+
+
+_OWN = ("loss", "gradient_norm", "evaluations", "accepted", "rejected", "epoch", "seconds", "samples_per_second", "waiting")
+
+
+def _loss_and_metrics(found: Any) -> tuple[Array, dict[str, Array]]:
+    """What a loss returned, checked."""
+    value, metrics = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+    if isinstance(value, tuple) or not isinstance(metrics, dict):
+        raise TypeError(
+            "the loss must return a number, or a number and a dict of further numbers; return loss, {'accuracy': ...}"
+        )
+    for name, metric in {"loss": value, **metrics}.items():
+        if not isinstance(metric, (int, float, np.ndarray, np.generic, Array)) or jnp.shape(metric) != ():
+            shown = f"shape {jnp.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
+            what = "the loss" if name == "loss" else f"the metric {name!r}"
+            raise ValueError(f"{what} must be one real number, got {shown}; take the mean")
+    taken = [name for name in metrics if name in _OWN or not isinstance(name, str) or name.startswith("validation_")]
+    if taken:
+        raise ValueError(f"the metric {taken[0]!r} has a name that the history uses itself; give it another")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(f"the loss must be a real number that has a gradient, got {jnp.result_type(value)}")
+    return jnp.asarray(value), {name: jnp.asarray(metric) for name, metric in metrics.items()}
 
 
 class Evaluation:
     """The means of a loss over a data set, compiled once."""
 
-    def __init__(self, graphdef: Any, loss: Loss, data: Data, batch: int, mesh: Mesh | None):
+    def __init__(self, graphdef: Any, loss: Loss, data: Data, batch: int, mesh: Mesh | None, name: str = "data"):
         self.graphdef, self.loss, self.mesh = graphdef, loss, mesh
-        self.samples, self.data = count_samples(data), placed(data, mesh)
-        size, devices = min(batch, self.samples), count_devices(mesh)
+        self.samples, self.data = count_samples(data, name), placed(data, mesh)
+        size, devices = min(int(batch), self.samples), count_devices(mesh)
         self.batch = size // devices * devices or size
         self.mean = jax.jit(self._mean, static_argnums=(3, 4))
+
+    def check(self, params: Any, rest: Any) -> None:
+        """Traces the loss on the data, so that what does not fit is found before any work is done."""
+        jax.eval_shape(lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data)
 
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
         whole, part = divmod(self.samples, self.batch)
@@ -70,8 +110,7 @@ class Evaluation:
         def one(batch: Batch) -> dict[str, Array]:
             if next(iter(batch.values())).shape[0] % count_devices(self.mesh) == 0:
                 batch = spread(batch, self.mesh)
-            value, (metrics, _) = measured(graphdef, self.loss, params, rest, batch, False)
-            return {"loss": value, **metrics}
+            return measured(graphdef, self.loss, params, rest, batch, False)[1][0]
 
         if part:
             return one(jax.tree.map(lambda a: a[-part:], data))

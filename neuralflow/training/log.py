@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 import neuralflow
-from neuralflow import report
+from neuralflow import checks, report
 from neuralflow.checkpoints import CheckpointError, Checkpoints
 
 
@@ -35,12 +36,23 @@ class History:
 
     def write(self, folder: Path) -> None:
         """history.jsonl and history.csv in the folder."""
-        report.write(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        report.write(folder / "history.jsonl", "".join(_json(row) + "\n" for row in self.rows))
         text = io.StringIO()
         table = csv.DictWriter(text, self.columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
         report.write(folder / "history.csv", text.getvalue())
+
+
+def _json(row: dict[str, float]) -> str:
+    """A row as JSON, which knows no NaN."""
+    return json.dumps({name: value if np.isfinite(value) else None for name, value in row.items()})
+
+
+def place(folder: Any) -> Path:
+    """The folder a caller named, wherever the program goes later."""
+    checks.instance("folder", folder, (str, os.PathLike), "a path")
+    return Path(folder).expanduser().absolute()
 
 
 class State(NamedTuple):
@@ -74,17 +86,24 @@ class Log:
 
     def __init__(self, folder: Any, keep: int, resume: bool, identity: dict[str, Any]):
         self.history, self.identity = History(), identity
-        self.folder = None if folder is None else Path(folder)
-        self.store = None
+        self.folder = None if folder is None else place(folder)
+        self.store: Checkpoints | None = None
+        self.lock: Any = None
         if self.folder is None:
             if resume:
                 raise ValueError("resume goes on from the checkpoints of a folder; give folder=...")
             return
-        self.store = Checkpoints(self.folder / "checkpoints", keep)
-        if self.store.last is not None and not resume:
-            raise CheckpointError(
-                f"{folder} holds a training of {self.store.last} steps already; go on with resume=True (--resume), or give another folder"
-            )
+        # Before orbax clears away what it takes for the remains of a training that was killed.
+        self.lock = _alone(self.folder) if jax.process_index() == 0 else None
+        try:
+            self.store = Checkpoints(self.folder / "checkpoints", keep)
+            if self.store.last is not None and not resume:
+                raise CheckpointError(
+                    f"{folder} holds a training of {self.store.last} steps already; go on with resume=True (--resume), or give another folder"
+                )
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, state: State) -> tuple[State, Where]:
         """Where to begin: at the last checkpoint, or at the beginning."""
@@ -103,7 +122,7 @@ class Log:
         if self.store is None:
             return
         record = {"version": neuralflow.__version__, "run": self.identity, "where": list(where), "history": self.history.rows}
-        score = -self._monitored(-1) if where.step == 0 else None
+        score = -self._monitored(-1) if where.step == 0 and np.isfinite(self._monitored(-1)) else None
         self.store.save(where.epoch * steps + where.step, state, record, score)
 
     def add(self, row: dict[str, float], state: State, where: Where, steps: int) -> None:
@@ -117,21 +136,53 @@ class Log:
                 raise CheckpointError(f"the history could not be written to {self.folder} ({error.strerror})") from None
 
     def _monitored(self, k: int) -> float:
+        """The monitored loss of an epoch; one that is no number is worse than any."""
         row = self.history.rows[k]
-        return row.get("validation_loss", row["loss"])
+        value = row.get("validation_loss", row["loss"])
+        return value if np.isfinite(value) else np.inf
 
     def best(self) -> int:
-        """The number of epochs after which the monitored loss was least."""
-        return 1 + int(np.argmin([self._monitored(k) for k in range(len(self.history.rows))])) if self.history.rows else 0
+        """The number of epochs after which the monitored loss was least; 0 where it never was a number."""
+        losses = [self._monitored(k) for k in range(len(self.history.rows))]
+        return 1 + int(np.argmin(losses)) if losses and np.isfinite(min(losses)) else 0
 
     def is_late(self, patience: int | None) -> bool:
         """Whether the monitored loss has not fallen for that many epochs."""
         return patience is not None and len(self.history.rows) - self.best() >= patience
 
+    def abandon(self) -> None:
+        """Lets go of a store that waits for processes that are gone."""
+        self.store = None
+
     def close(self) -> None:
         """Returns when everything is on disk."""
-        if self.store is not None:
-            self.store.close()
+        try:
+            if self.store is not None:
+                self.store.close()
+        finally:
+            if self.lock is not None:
+                self.lock.close()
+
+
+def _alone(folder: Path) -> Any:
+    """A lock on the folder that ends with this process, however that ends; none where files cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = (folder / ".lock").open("w")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise CheckpointError(f"another process is training in {folder}; wait for its end, or give another folder") from None
+    except OSError:
+        pass
+    return held
 
 
 def existing(folder: Path) -> Checkpoints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +13,17 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
 from neuralflow import checks
-from neuralflow.checkpoints import CheckpointError
+from neuralflow.checkpoints import CheckpointError, named
 from neuralflow.data import Data, Stream
 from neuralflow.layers import NeuralODE
 from neuralflow.training.batches import Batch, Resident, Streamed, check_batch, count_samples, put, spec_of
 from neuralflow.training.display import display
 from neuralflow.training.evaluation import Evaluation, Loss, in_order, measured
-from neuralflow.training.log import History, Log, State, Weights, Where, existing
+from neuralflow.training.log import History, Log, State, Weights, Where, existing, place
 
 
 class TrainingError(RuntimeError):
@@ -74,39 +74,67 @@ def fit(
     `keep` and the best. `resume`: goes on from the last one, if there is one, to the same bits as if it had never
     stopped. The model ends with its last weights; `restore(folder, model, best=True)` brings back the best.
 
-    Raises ValueError for arguments that cannot be, TrainingError where loss or gradients stop being finite (the model
-    keeps its last good weights, the folder its checkpoints), CheckpointError for folders that cannot be used.
+    `epochs` counts those of earlier calls too. Loss, data, augmentation and the optimiser's own numbers are the
+    caller's to keep: a resumed training checks seed, batch, number of samples and the structure of its state.
+
+    The history has, by epoch: the means over its steps of `loss`, of what the loss returned beside it and of
+    `gradient_norm`; of layers in the model `evaluations`, `accepted` and `rejected` steps of a pass; `validation_...`;
+    `seconds` and `samples_per_second` of the steps, without evaluation and saving; `waiting`, the share of them that
+    a stream was waited for.
+
+    Raises ValueError or TypeError for arguments that cannot be, before any work is done; TrainingError where loss,
+    gradients or weights stop being finite (the model keeps its last good weights, the folder its checkpoints);
+    CheckpointError for folders that cannot be used.
     """
-    _check_counts(epochs=epochs, batch=batch, accumulate=accumulate, patience=patience, save_every=save_every, keep=keep)
+    for name, count in {"epochs": epochs, "batch": batch, "accumulate": accumulate, "keep": keep}.items():
+        checks.whole(name, count)
+    for name, count in {"patience": patience, "save_every": save_every}.items():
+        if count is not None:
+            checks.whole(name, count)
+    checks.whole("seed", seed, least=0)
+    checks.instance("model", model, nnx.Module, "an nnx.Module")
+    checks.function("loss", loss)
+    checks.instance("optimiser", optimiser, optax.GradientTransformation, "an optax transformation such as optax.adam(1e-3)")
+    if mesh is not None:
+        checks.instance("mesh", mesh, (Mesh, AbstractMesh), "a device mesh such as jax.make_mesh((8,), ('data',))")
+    if augment is not None:
+        checks.function("augment", augment)
     if patience is not None and validation is None:
         raise ValueError("patience waits for the validation loss to fall; give validation data, or leave patience out")
     if accumulate > 1:
-        optimiser = optax.MultiSteps(optimiser, accumulate).gradient_transformation()
-    run = Run(model, loss, optimiser, data, batch, validation, augment, seed, mesh)
-    log = Log(folder, keep, resume, run.identity | {"accumulate": accumulate})
-    state, where = log.start(run.start())
-    with display(epochs, run.steps, progress and jax.process_index() == 0) as shown:
+        optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
+    run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
+    with closing(Log(folder, keep, resume, run.identity | {"accumulate": accumulate})) as log:
+        state, where = log.start(run.start())
         try:
-            while where.epoch < epochs and not log.is_late(patience):
-                epoch, waiting = where.epoch, run.source.waited
-                began, skipped = time.perf_counter() - where.seconds, where.step
-                for advanced, step in run.epoch(state, epoch, skipped, save_every):
-                    _check_finite(advanced, epoch, log)
-                    state = advanced
-                    shown.step(epoch, step)
-                    where = Where(epoch, step, time.perf_counter() - began)
-                    if step < run.steps and save_every and step % save_every == 0:
-                        log.save(state, where, run.steps)
-                row = {"epoch": epoch + 1, **run.means(state), **run.evaluate(state), "seconds": where.seconds}
-                row["samples_per_second"] = run.steps * batch / where.seconds
-                if isinstance(data, Stream):
-                    row["waiting"] = (run.source.waited - waiting) / where.seconds
-                state, where = run.reset(state), Where(epoch + 1, 0, 0.0)
-                log.add(row, state, where, run.steps)
-                shown.row(row, epochs)
+            with display(epochs, run.steps, progress and jax.process_index() == 0) as shown:
+                while where.epoch < epochs and not log.is_late(patience):
+                    epoch, waiting = where.epoch, run.source.waited
+                    began, skipped = time.perf_counter() - where.seconds, where.step
+                    for advanced, step in run.epoch(state, epoch, skipped, save_every):
+                        _check_finite(advanced, epoch, log)
+                        state = advanced
+                        shown.step(epoch, step)
+                        where = Where(epoch, step, time.perf_counter() - began)
+                        if step < run.steps and save_every and step % save_every == 0:
+                            log.save(state, where, run.steps)
+                    row = {"epoch": epoch + 1, **run.means(state), **run.evaluate(state), "seconds": where.seconds}
+                    row["samples_per_second"] = run.steps * batch / where.seconds
+                    if isinstance(data, Stream):
+                        row["waiting"] = (run.source.waited - waiting) / where.seconds
+                    state, where = run.reset(state), Where(epoch + 1, 0, 0.0)
+                    log.add(row, state, where, run.steps)
+                    shown.row(row, epochs)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() > 1:
+                log.abandon()
+                raise TrainingError(
+                    f"the processes of this training lost each other ({str(error).splitlines()[0][:160]}); "
+                    "stop all that are left and start them again with resume=True (--resume)"
+                ) from None
+            raise
         finally:
             run.finish(state)
-            log.close()
     return Fitted(log.history, log.best(), "patience" if where.epoch < epochs else "epochs")
 
 
@@ -115,7 +143,8 @@ def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
 
     Raises CheckpointError where there is none, where it is damaged, and where it is of another model.
     """
-    store = existing(Path(folder))
+    checks.instance("model", model, nnx.Module, "an nnx.Module")
+    store = existing(place(folder))
     step = store.best if best else store.last
     if step is None:
         raise CheckpointError(f"{folder} holds no {'scored ' if best else ''}checkpoint; train first: fit(..., folder=...)")
@@ -154,17 +183,21 @@ class Run:
         self.graphdef, self.params, self.rest = nnx.split(trained, nnx.Param, ...)
         if not jax.tree.leaves(self.params):
             raise ValueError(f"{type(model).__name__} has no parameters (nnx.Param) to train")
+        if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(self.params)):
+            raise ValueError(
+                f"{type(model).__name__} has parameters (nnx.Param) that are whole numbers; hold them as nnx.Variable"
+            )
         self.counts = any(isinstance(node, NeuralODE) for _, node in nnx.iter_graph(model))
         self.pace = 1
         self.evaluation = None
         if validation is not None:
-            self.evaluation = Evaluation(self.graphdef, loss, validation, batch, mesh)
+            self.evaluation = Evaluation(self.graphdef, loss, validation, batch, mesh, "validation")
         self.identity = {"seed": seed, "batch": batch, "samples": self.source.samples}
 
     def start(self) -> State:
         """The state before the first step, on the mesh where there is one."""
-        place = lambda leaf: put(leaf, self.mesh, spec_of(leaf, self.mesh))
-        params, rest = jax.tree.map(place, (self.params, self.rest))
+        onto = lambda leaf: put(leaf, self.mesh, spec_of(leaf, self.mesh))
+        params, rest = jax.tree.map(onto, (self.params, self.rest))
         state = State(params, rest, jax.jit(self.optimiser.init)(params), {}, np.asarray(-1))
         one = lambda state, batch: self._step(state, batch, jax.random.key(0))[1]
         program, shapes = jax.make_jaxpr(one, return_shape=True)(state, self.source.example())
@@ -172,8 +205,10 @@ class Run:
         looped = jax.default_backend() != "cpu" or "conv_general_dilated" not in str(program)
         self.advance = jax.jit(self._advance) if looped else self._one_by_one(jax.jit(self._tick))
         self.names = in_order(shapes)
+        if self.evaluation is not None:
+            self.evaluation.check(params, rest)
         sums = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-        state = jax.tree.map(place, state._replace(sums=sums))
+        state = jax.tree.map(onto, state._replace(sums=sums))
         self.zeros = {"sums": state.sums, "broken": state.broken}
         return state
 
@@ -230,33 +265,38 @@ class Run:
         """Step i of an epoch, its metrics added to the sums."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), epoch), i)
         moved, metrics = self._step(state, self.source.batch(read, i), key)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        numbers = (metrics["loss"], metrics["gradient_norm"], *jax.tree.leaves(moved.params))
+        finite = jnp.stack([jnp.all(jnp.isfinite(number)) for number in numbers]).all()
         broken = jnp.where((state.broken < 0) & ~finite, i, state.broken)
         return moved._replace(sums=jax.tree.map(jnp.add, state.sums, metrics), broken=broken)
 
     def _step(self, state: State, batch: Batch, key: Array) -> tuple[State, dict[str, Array]]:
         if self.augment is not None:
             batch = self.augment(batch, key)
+            if not isinstance(batch, dict):
+                raise TypeError(f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}")
         objective = lambda params: measured(self.graphdef, self.loss, params, state.rest, batch, self.counts)
         (value, (metrics, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         _check_structure(state.rest, rest)
-        updates, optimiser = self.optimiser.update(gradients, state.optimiser, state.params, value=value)
+        known = {"value": value, "grad": gradients, "value_fn": lambda params: objective(params)[0]}
+        updates, optimiser = self.optimiser.update(gradients, state.optimiser, state.params, **known)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, **metrics, "gradient_norm": optax.tree.norm(gradients)}
+        widened = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients)
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(widened)}
         return State(params, rest, optimiser, state.sums, state.broken), metrics
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None:
-            checks.whole(name, count)
 
 
 def _check_structure(before: Any, after: Any) -> None:
     shapes = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
     if jax.tree.structure(before) != jax.tree.structure(after) or shapes(before) != shapes(after):
+        changed = [
+            name
+            for name in {**named(before), **named(after)}
+            if named(before).get(name) is None or named(after).get(name) is None
+        ]
+        which = f" ({', '.join(changed[:3])})" if changed else ""
         raise ValueError(
-            "a call of the loss changed which variables the model has, or their shapes; create them before training"
+            f"a call of the loss changed which variables the model has, or their shapes{which}; create them before training"
         )
 
 
@@ -264,7 +304,8 @@ def _check_finite(state: State, epoch: int, log: Log) -> None:
     broken = int(state.broken)
     if broken >= 0:
         saved = "" if log.store is None or log.store.last is None else f"; the checkpoint of step {log.store.last} is good"
+        first = "look for NaN and for labels out of range in the data, " if epoch == 0 and broken == 0 else ""
         raise TrainingError(
-            f"loss or gradient stopped being finite in epoch {epoch + 1}, step {broken + 1}{saved}: lower the learning rate, "
-            "clip gradients (optax.clip_by_global_norm), or let the solve take more steps"
+            f"loss, gradient or weights stopped being finite in epoch {epoch + 1}, step {broken + 1}{saved}: {first}lower the "
+            "learning rate, clip gradients (optax.clip_by_global_norm), or let the solve take more steps"
         )
