@@ -43,28 +43,34 @@ class Minimum:
 
 
 def minimise(objective: Objective, starts: Sequence[np.ndarray], *, tolerance: float = 1e-11) -> list[Minimum]:
-    """Runs L-BFGS from every start, and returns the minima found, best first.
+    """Runs L-BFGS from every start, and returns the minima found, the best first and polished.
 
     L-BFGS ends where rounding hides the descent; Anderson's iteration, which sees the gradient alone, goes on from
     there to `tolerance`, the largest entry of the gradient in whitened coordinates (the curvature there is about two).
     """
-    from scipy.linalg import LinAlgWarning
-    from scipy.optimize import minimize, root
+    from scipy.optimize import minimize
 
     options = {"maxcor": 30, "maxiter": 2000, "maxfun": 4000, "ftol": 0.0, "gtol": 1e-7}
-    polish = {"fatol": tolerance, "maxiter": 60, "line_search": None, "jac_options": {"alpha": -0.5, "M": 10}}
+    runs = [minimize(lambda xi: objective(xi)[:2], start, jac=True, method="L-BFGS-B", options=options) for start in starts]
+    best, *others = sorted(runs, key=lambda run: run.fun)
+    return [
+        described(objective, _polished(objective, best.x, tolerance), int(best.nit)),
+        *(described(objective, run.x, int(run.nit)) for run in others),
+    ]
+
+
+def _polished(objective: Objective, xi: np.ndarray, tolerance: float) -> np.ndarray:
+    from scipy.linalg import LinAlgWarning
+    from scipy.optimize import root
+
     slope = lambda xi: objective(xi)[1]
-    found = []
-    for start in starts:
-        result = minimize(lambda xi: objective(xi)[:2], start, jac=True, method="L-BFGS-B", options=options)
-        xi = result.x
-        if np.abs(result.jac).max() < 1e-4:  # else a kink, or no minimum at all: nothing to polish
-            with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():  # a minimum already
-                warnings.simplefilter("ignore", LinAlgWarning)
-                polished = root(slope, xi, method="anderson", options=polish).x
-            xi = min(polished, xi, key=lambda xi: np.abs(slope(xi)).max())
-        found.append(described(objective, xi, int(result.nit)))
-    return sorted(found, key=lambda m: m.energy)
+    if np.abs(slope(xi)).max() > 1e-4:  # a kink, or no minimum at all: nothing to polish
+        return xi
+    options = {"fatol": tolerance, "maxiter": 60, "line_search": None, "jac_options": {"alpha": -0.5, "M": 10}}
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():  # a minimum already
+        warnings.simplefilter("ignore", LinAlgWarning)
+        polished = root(slope, xi, method="anderson", options=options).x
+    return min(polished, xi, key=lambda xi: np.abs(slope(xi)).max())
 
 
 def described(objective: Objective, xi: np.ndarray, iterations: int = 0) -> Minimum:

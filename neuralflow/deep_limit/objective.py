@@ -16,7 +16,7 @@ from neuralflow.basis import Basis, Legendre, PiecewiseLinear
 from neuralflow.deep_limit.problem import Problem
 from neuralflow.depth import DepthVarying, tied
 from neuralflow.layers import NeuralODE
-from neuralflow.schemes import RK4
+from neuralflow.schemes import Tsit5
 from neuralflow.solve import Adaptive, FixedGrid
 
 Shape = tuple[int, ...]
@@ -164,10 +164,10 @@ def discrete(problem: Problem, scheme: Any, depth: int) -> Objective:
     return Objective(problem, PiecewiseLinear(depth), FixedGrid(scheme, steps=depth, memory="full"))
 
 
-def continuum(problem: Problem, terms: int = 20, steps: int = 256) -> Objective:
-    """E_infinity on polynomials of degree < `terms` in depth, a spectral method, integrated by many steps of RK4.
+def continuum(problem: Problem, terms: int = 20, steps: int = 64) -> Objective:
+    """E_infinity on polynomials of degree < `terms` in depth, a spectral method, integrated by many steps of Tsit5.
 
     Fixed steps, because the derivative of an adaptive solve with respect to the fastest modes is less accurate than
     its tolerance; `adaptive_energy` checks the value.
     """
-    return Objective(problem, Legendre(terms), FixedGrid(RK4(), steps=steps, memory="full"))
+    return Objective(problem, Legendre(terms), FixedGrid(Tsit5(), steps=steps, memory="full"))

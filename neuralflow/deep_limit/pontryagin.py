@@ -113,17 +113,6 @@ def _padded(function: Any, t: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.moveaxis(found, 0, -1)
 
 
-class _Adjoint(nnx.Module):
-    """States and adjoints under one field."""
-
-    def __init__(self, layer: nnx.Module):
-        self.layer = layer
-
-    def __call__(self, both: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
-        velocity, pull = jax.vjp(lambda x: _call(self.layer, x, t), both[0])
-        return velocity, -pull(both[1])[0]
-
-
 def _call(layer: Any, x: Array, t: Any) -> Array:
     return layer(x, t) if takes_time(layer) else layer(x)
 
@@ -157,7 +146,9 @@ class _System:
         self.rates_slope = jax.jit(jax.vmap(jax.jacfwd(self._rates, argnums=1)))
         self.edges = jax.jit(self._edges)
         self.edges_slope = jax.jit(jax.jacfwd(self._edges, argnums=(0, 1, 2)))
-        self.walk = jax.jit(self._walk, static_argnums=0)
+        self.across = jax.jit(self._across)
+        self.back = jax.jit(lambda x, p, *cell: jax.vjp(lambda x: self._across(x, *cell), x)[1](p)[0])
+        self.pull = jax.jit(jax.grad(self._loss))
         self.pushes = jax.jit(jax.vmap(self.forces))
 
     def flat_readout(self, readout: dict[str, Any]) -> np.ndarray:
@@ -202,19 +193,23 @@ class _System:
         if not isinstance(basis, PiecewiseLinear):
             raise TypeError(f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}")
         weights = [np.asarray(minimum.theta[name]) for name in self.names]
-        states, adjoints = self.walk(basis, weights, self.flat_readout(minimum.readout))
+        readout = self.flat_readout(minimum.readout)
+        cells = [[w[i : i + 2] for w in weights] for i in range(basis.count)]
+        states = [np.asarray(self.x)]
+        for cell, t0, t1 in zip(cells, basis.nodes, basis.nodes[1:], strict=False):
+            states.append(np.asarray(self.across(states[-1], cell, t0, t1)))
+        adjoints = [np.asarray(self.pull(states[-1], readout))]
+        for k in reversed(range(basis.count)):
+            adjoints.append(np.asarray(self.back(states[k], adjoints[-1], cells[k], basis.nodes[k], basis.nodes[k + 1])))
         flat = np.concatenate([w.reshape(basis.size, -1) for w in weights], axis=1)
-        return basis.nodes, np.asarray(states), np.asarray(adjoints), flat
+        return basis.nodes, np.stack(states), np.stack(adjoints[::-1]), flat
 
-    def _walk(self, basis: PiecewiseLinear, weights: list[Array], readout: Array) -> tuple[Array, Array]:
-        make = lambda rngs: _Adjoint(self.problem.layer())
-        graphdef, state = nnx.split(DepthVarying(make, basis, rngs=nnx.Rngs(0), init=tied))
+    def _across(self, x: Array, weights: list[Array], t0: Array, t1: Array) -> Array:
+        """States at the end of a cell, its weights linear in between: one program for the cells of all depths."""
+        varying = DepthVarying(lambda rngs: self.problem.layer(), PiecewiseLinear(1), rngs=nnx.Rngs(0), init=tied)
+        graphdef, state = nnx.split(varying)
         field = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), weights))
-        finer = np.interp(np.arange(4 * basis.count + 1) / 4, np.arange(basis.size), basis.nodes)
-        layer = NeuralODE(field, FixedGrid(RK4(), times=finer, memory="full"))
-        ends = layer((self.x, jnp.zeros_like(self.x)))[0]
-        back = layer.reverse().trajectory((ends, jax.grad(self._loss)(ends, readout)))
-        return back[0][::-4], back[1][::-4]
+        return NeuralODE(field, FixedGrid(RK4(), steps=4, memory="full"), t0, t1)(x)
 
     def minimum(self, found: Any, terms: int) -> Minimum:
         """A solution of the equations as weights on polynomials."""

@@ -27,7 +27,6 @@ from neuralflow.deep_limit.minimum import (
     curvature,
     described,
     minimise,
-    newton,
     random_starts,
     recovery,
     restarted,
@@ -122,7 +121,7 @@ class Study:
 
     `limit`: the spectral optimum. `limit_error`: its energy against an adaptive solve. `disagreement`: its weights and
     those of the boundary-value problem, sup over depth; NaN where the problem is too large for that. `curvature`: the
-    smallest eigenvalue of the Hessian at the limit, whitened. `basins`: energies that random starts ended in and how
+    smallest eigenvalue of the Hessian, whitened, at the minimum of smallest depth on the limit's branch. `basins`: energies that random starts ended in and how
     often, "discrete" at the smallest depth and "continuum".
     """
 
@@ -211,8 +210,8 @@ def study(
 ) -> Iterator[tuple[str, Study]]:
     """Minimises E_n for every scheme and depth, and E_infinity on its own; yields (what was done, study so far).
 
-    Random draws, `starts` of each, find the minima of the network of smallest depth and those of the continuum, which
-    also hears of the network's. The limit is the best of these; every scheme follows the network's minimum on the same
+    Random draws, `starts` and half as many, find the minima of the network of smallest depth and those of the continuum,
+    which also hears of the network's. The limit is the best of these; every scheme follows the network's minimum on the same
     branch from depth to depth, for a fitted order means something along one branch only. Without `cascade` every depth starts from random draws and keeps the best. Where the
     problem is small the continuum optimum is also found as a boundary-value problem, from the coarsest network.
 
@@ -233,7 +232,7 @@ def study(
     fine = np.linspace(0, 1, 1001)
     apart = float(np.abs(kept["boundary"].minimum.at(fine) - limit.at(fine)).max()) if "boundary" in kept else np.nan
     met = {"discrete": at_start["basins"], "continuum": at_limit["basins"]}
-    done = Study(limit, at_limit["error"], apart, at_limit["curvature"], met)
+    done = Study(limit, at_limit["error"], apart, at_start["curvature"], met)
     yield f"continuum, {limit.iterations} iterations", done
     for name, scheme in schemes.items():
         last = start
@@ -253,18 +252,17 @@ def study(
 
 
 def _branch(problem: Problem, first: Objective, starts: int, seed: int) -> tuple[Kept, Kept]:
-    """The best spectral optimum, polished, and the minimiser at the smallest depth that lies on its branch."""
+    """The best spectral optimum, and the minimiser at the smallest depth that lies on its branch."""
     coarse = minimise(first, random_starts(first, starts, seed))
     whole = continuum(problem)
-    fine = minimise(whole, random_starts(whole, starts, seed + 1))
+    fine = minimise(whole, random_starts(whole, max(2, starts // 2), seed + 1))
     # Either side may miss a basin that the other has met.
     carried = minimise(whole, [restarted(whole, m) for m in _different(coarse)])
-    limit = newton(whole, min((*fine, *carried), key=lambda m: m.energy))
+    limit = min((*fine, *carried), key=lambda m: m.energy)
     back = minimise(first, [restarted(first, limit)])
     start = min((*coarse, *back), key=lambda m: distances(m, limit)["l2"])
-    error = abs(limit.energy - adaptive_energy(problem, limit))
-    about = {"basins": basins(fine), "error": error, "curvature": curvature(whole, limit)}
-    return Kept(limit, about), Kept(start, {"basins": basins(coarse)})
+    at_limit = {"basins": basins(fine), "error": abs(limit.energy - adaptive_energy(problem, limit))}
+    return Kept(limit, at_limit), Kept(start, {"basins": basins(coarse), "curvature": curvature(first, start)})
 
 
 def _different(minima: Sequence[Minimum]) -> list[Minimum]:
