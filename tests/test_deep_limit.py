@@ -236,6 +236,42 @@ def test_hidden_units_are_aligned(seed, odd):
     assert all(np.allclose(back.theta[name], theta[name]) for name in theta)
 
 
+def by_hand(found):
+    """Eight layers and sixty steps of gradient descent, from the same draws."""
+    x, y = jax.random.normal(jax.random.fold_in(jax.random.key(0), 1), (2, 10, 3), float)
+    field = nf.DepthVarying(
+        lambda rngs: D.trained.Residual(3, 4, jax.nn.gelu, rngs=rngs),
+        nf.PiecewiseConstant(8),
+        rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(1), 1)),
+        init=nf.tied,
+    )
+    weights = {"V": field.stack.V[...], "W": field.stack.W[...]}
+
+    def loss(weights):
+        h = x
+        for V, W in zip(weights["V"], weights["W"], strict=True):
+            h = h + jax.nn.gelu(h @ W.T / np.sqrt(3)) @ V.T / (8 * np.sqrt(4))
+        return jnp.sum((h - y) ** 2) / 20
+
+    slope = jax.jit(jax.grad(loss))
+    for _ in range(60):
+        weights = jax.tree.map(lambda w, g: w - 0.08 * g, weights, slope(weights))
+    assert all(np.allclose(weights[name], found.weights[name][1], atol=1e-12) for name in weights)
+    assert np.isclose(loss(weights), found.losses[1])
+
+
+def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
+    small = {"samples": 10, "dimension": 3, "hidden": 4, "iterations": 60, "seeds": 2}
+    descended = {alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)}
+    by_hand(descended[True][0])
+    equal, unequal = (D.scaling(descended[alike]) for alike in (True, False))
+    assert all(abs(p - 1) < 0.1 for p in (*equal.gaps.values(), *equal.increment.values()))
+    # The root of the sum of squares falls at half the order: no sign of a rougher limit.
+    assert all(abs(p - 0.5) < 0.1 for p in equal.variation.values())
+    assert equal.verdict().startswith("ODE-like: the largest increment")
+    assert unequal.verdict().startswith("no limit") and abs(unequal.increment["W"]) < 0.2
+
+
 def test_distances_of_known_functions():
     n = 16
     line = nf.PiecewiseLinear(n)
@@ -279,6 +315,10 @@ def test_bad_input(tmp_path):
         D.thorpe_van_gennip(np.ones((3, 2)), np.asarray([0, 1, 1]), tau=0.0)
     with pytest.raises(ValueError, match="layer has parameters"):
         D.discrete(replace(small(0), weights={"K": 1.0}), nf.Euler(), 4)
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        next(D.descend((1, 2)))
+    with pytest.raises(ValueError, match="three depths or more"):
+        D.scaling([])
     with pytest.raises(ValueError, match="tau must be positive"):
         D.Sobolev(0.0)
     with pytest.raises(ValueError, match="whole numbers >= 2"):

@@ -28,7 +28,7 @@ class DeepLimit:
     few depths to tell), 1 if they are not, 2 for bad input.
     """
 
-    depths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    depths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Numbers of layers; orders are fitted over those of at least 32."""
     schemes: tuple[SchemeName, ...] = ("euler", "heun", "midpoint")
     """Discretisations of the layer."""

@@ -50,3 +50,10 @@ from neuralflow.deep_limit.sweep import (
     study as study,
     verdict as verdict,
 )
+from neuralflow.deep_limit.trained import (
+    Scaling as Scaling,
+    Trained as Trained,
+    descend as descend,
+    gaps as gaps,
+    scaling as scaling,
+)

@@ -84,7 +84,7 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
     """How far piecewise-linear weights are from the continuum's optimality, along depth: O(1/n) for a minimiser of E_n."""
     system = _system(problem)
     nodes, states, adjoints, theta = system.path(minimum)
-    wanted = np.asarray(system.pushes(nodes, states, adjoints, theta)) / (2 * system.weights)
+    wanted = np.stack([system.push(*at) for at in zip(nodes, states, adjoints, theta, strict=True)]) / (2 * system.weights)
     widths = np.diff(nodes)[:, None]
     slopes = np.diff(theta, axis=0) / widths
     bend = 2 * np.diff(slopes, axis=0) / (widths[:-1] + widths[1:])
@@ -149,7 +149,7 @@ class _System:
         self.across = jax.jit(self._across)
         self.back = jax.jit(lambda x, p, *cell: jax.vjp(lambda x: self._across(x, *cell), x)[1](p)[0])
         self.pull = jax.jit(jax.grad(self._loss))
-        self.pushes = jax.jit(jax.vmap(self.forces))
+        self.push = jax.jit(self.forces)
 
     def flat_readout(self, readout: dict[str, Any]) -> np.ndarray:
         """Its parameters in one vector, by name."""
