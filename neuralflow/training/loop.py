@@ -104,7 +104,7 @@ def fit(
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
-    with closing(Log(folder, keep, resume, run.identity | {"accumulate": accumulate})) as log:
+    with closing(Log(folder, keep, resume, run.identity | {"accumulate": int(accumulate)})) as log:
         state, where = log.start(run.start())
         try:
             with display(epochs, run.steps, progress and jax.process_index() == 0) as shown:

@@ -1,0 +1,58 @@
+"""Gradients of convolutions inside a loop over depth: `lax.conv_general_dilated` against `nf.fields.convolution`.
+
+    python -m experiments.benchmarks.convolution
+
+A scan over the layers of x + h conv(x), gradients of weights and input, float32; medians of interleaved runs (quartiles
+in brackets). `slower` is the time of the former over that of the latter.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import neuralflow as nf
+from experiments.benchmarks.measure import ratio, report, side_by_side
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def gradient(convolve: Any, layers: int) -> Any:
+    """Of the squared norm after the last layer."""
+
+    def loss(kernels: jax.Array, x: jax.Array) -> jax.Array:
+        step = lambda x, kernel: (x + convolve(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT) / layers, None)
+        return jnp.sum(lax.scan(step, x, kernels)[0] ** 2)
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
+def compare(size: int, channels: int, batch: int, layers: int, rounds: int) -> dict[str, Any]:
+    """One row."""
+    shapes = ((layers, 3, 3, channels, channels), (batch, size, size, channels))
+    given = tuple(0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
+    functions = {"lax": gradient(lax.conv_general_dilated, layers), "ours": gradient(nf.fields.convolution, layers)}
+    found = side_by_side(functions, dict.fromkeys(functions, given), rounds)
+    return {
+        "image, channels, batch, layers": f"{size}x{size}, {channels}, {batch}, {layers}",
+        "slower": ratio(found["lax"].runs, found["ours"].runs),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of either")
+    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    options = parser.parse_args()
+    cases = ((8, 16, 64, 4), (7, 32, 128, 4), (14, 16, 64, 8))
+    rows = [compare(*case, options.rounds) for case in cases]
+    report("Gradients of convolutions in a loop over depth", rows, options.out / "convolution.json")
+
+
+if __name__ == "__main__":
+    main()
