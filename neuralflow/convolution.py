@@ -16,7 +16,7 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
 
     x (batch, *space, in), kernel (*window, in, out). The same values; only the derivatives are laid out differently.
     Inside a loop XLA for CPUs takes its plain kernel for the transposed convolutions that automatic differentiation
-    writes, tens of times slower than the one it takes outside; written with their operands transposed, it does not.
+    writes, ten to twenty times slower than the one it takes outside; written with their operands transposed, it does not.
     Grouped convolutions go to `lax.conv_general_dilated` as they are.
     """
     given = {name: value for name, value in options.items() if value is not None and name != "dimension_numbers"}
