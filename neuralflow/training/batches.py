@@ -94,6 +94,7 @@ def _axis(mesh: Mesh | None) -> str | None:
 
 
 def put(leaf: Any, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Array:
+    """The array on the device, or on the mesh: whole on every device, or spread as `spec` says."""
     if mesh is None:
         return jnp.asarray(leaf)
     return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec() if spec is None else spec))
@@ -108,6 +109,7 @@ def spec_of(leaf: Any, mesh: Mesh | None) -> PartitionSpec | None:
 
 
 def placed(data: Data, mesh: Mesh | None) -> Batch:
+    """A data set, whole on every device."""
     return {name: put(np.asarray(values), mesh) for name, values in data.items()}
 
 
@@ -143,6 +145,7 @@ def count_samples(data: Any, name: str = "data") -> int:
 
 
 def check_batch(samples: int, batch: int, mesh: Mesh | None) -> None:
+    """ValueError for a batch that the samples or the devices do not allow."""
     if batch > samples:
         raise ValueError(f"batch={batch} is more than the {samples} samples there are; give batch={samples} or less")
     devices = count_devices(mesh)

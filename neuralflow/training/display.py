@@ -10,6 +10,8 @@ from neuralflow import report
 
 
 class Display(NamedTuple):
+    """What is told of a training: `step(epoch, step)` as it goes, `row(row, epochs)` at the end of an epoch."""
+
     step: Callable[[int, int], None]
     row: Callable[[dict[str, float], int], None]
 

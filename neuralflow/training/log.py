@@ -181,11 +181,12 @@ def _alone(folder: Path) -> Any:
         held.close()
         raise CheckpointError(f"another process is training in {folder}; wait for its end, or give another folder") from None
     except OSError:
-        pass
+        pass  # a file system without locks
     return held
 
 
 def existing(folder: Path) -> Checkpoints:
+    """The checkpoints of a training; CheckpointError where there is none."""
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder} holds no checkpoints; train first: fit(..., folder=...)")
     return Checkpoints(folder / "checkpoints")
