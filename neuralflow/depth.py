@@ -187,6 +187,21 @@ def _shapes(state: Any) -> dict[str, str]:
     return {".".join(map(str, path)): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
 
 
+def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
+    """The basis of every parameter that varies with depth, by its path in the module's state."""
+    bases = _bases_by_id(module)
+    return {path: bases[id(leaf)] for path, leaf in nnx.iter_graph(module) if isinstance(leaf, nnx.Param) and id(leaf) in bases}
+
+
+def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
+    """The basis of every array that varies with depth, by the identity of what holds it."""
+    found: dict[int, Basis] = {}
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, DepthVarying):
+            found.update({id(leaf): node.basis for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)})
+    return found
+
+
 class Unfolded:
     """A field taken apart for a solve: arrays, and for each the basis it varies on (None: constant in depth).
 
@@ -196,10 +211,7 @@ class Unfolded:
 
     def __init__(self, field: nnx.Module):
         _check_variables(field)
-        bases: dict[int, Basis] = {}
-        for _, node in nnx.iter_graph(field):
-            if isinstance(node, DepthVarying):
-                bases.update({id(leaf): node.basis for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)})
+        bases = _bases_by_id(field)
         plain = _unwrap(field)
         tagged = {path: bases.get(id(leaf)) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
         self._graphdef, state = nnx.split(plain)

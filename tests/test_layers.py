@@ -215,7 +215,7 @@ RINGS = (
     ("depth", "convolution", "fields"),
     ("solve",),
     ("layers",),
-    ("deep_limit",),
+    ("regularisers", "deep_limit"),
     ("data", "models", "checkpoints", "training", "plots"),
     ("cli",),
 )

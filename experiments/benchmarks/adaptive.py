@@ -60,7 +60,7 @@ def compare(t1: float, tolerance: float, dimension: int, hidden: int, batch: int
     given = dict.fromkeys(found, (params, x))
     forward = side_by_side(found, given, rounds, compiles=3)
     grads = {name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in found.items()}
-    backward = side_by_side(grads, given, rounds, compiles=3)
+    backward = side_by_side(grads, given, rounds, compiles=7)
     a, b = backward["neuralflow"], backward["diffeqsolve"]
     return {
         "T, tol, d, hidden, batch": f"{t1:g}, {tolerance:g}, {dimension}, {hidden}, {batch}",

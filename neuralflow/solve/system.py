@@ -82,6 +82,8 @@ class System:
         self.multi = [basis for basis in self.parts.bases if basis.count > 1]
         # Weights on one cell are the same window at every step: they are handed around whole, not scanned.
         self.windowed = [tag is not None and tag.count > 1 for tag in self.parts.tags]
+        # Traced once for all stages of one shape, and written out at each of them: it costs nothing when it runs.
+        self.velocity = jax.jit(self._velocity, inline=True)
 
     def split(self, values: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """Arrays that change from cell to cell, and the others."""
@@ -93,7 +95,7 @@ class System:
         tags = [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w and tag is not None]
         return [tag.window(value, cells[tag]) for tag, value in zip(tags, moving, strict=True)]
 
-    def velocity(self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array) -> Any:
+    def _velocity(self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array) -> Any:
         """f(x, t) with the weights at the local coordinates `where`, one per basis."""
         local = dict(zip(self.parts.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
