@@ -8,6 +8,7 @@ discretisation of a Bolza problem, so order 1 is expected of Euler and order 2 o
 Everything here is float64.
 """
 
+from neuralflow.deep_limit.certificate import Certificate as Certificate, Smoothness as Smoothness, certify as certify
 from neuralflow.deep_limit.distances import (
     ASYMPTOTIC as ASYMPTOTIC,
     DISTANCES as DISTANCES,
