@@ -280,18 +280,13 @@ def stiffness(basis: Basis) -> Float[np.ndarray, "size size"]:
     if isinstance(basis, PiecewiseConstant):
         raise ValueError("piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells")
     if isinstance(basis, PiecewiseLinear):
-        return increments(basis.knots)
+        inverse = 1 / np.diff(basis.knots)
+        main = np.append(inverse, 0.0) + np.append(0.0, inverse)
+        return np.diag(main) - np.diag(inverse, 1) - np.diag(inverse, -1)
     k = np.arange(basis.terms)
     low = np.minimum(k[:, None], k)
     # integral of d/ds P_j(2s-1) d/ds P_k(2s-1) over [0, 1]: 2 m (m + 1), m = min(j, k), where j + k is even.
     return np.where((k[:, None] + k) % 2 == 0, 2.0 * low * (low + 1), 0.0)
-
-
-def increments(nodes: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, "nodes nodes"]:
-    """Matrix of sum (c_i - c_(i-1))^2 / (s_i - s_(i-1)): the H1 seminorm of the line through values c at the nodes s."""
-    inverse = 1 / np.diff(nodes)
-    main = np.append(inverse, 0.0) + np.append(0.0, inverse)
-    return np.diag(main) - np.diag(inverse, 1) - np.diag(inverse, -1)
 
 
 def contains(finer: Basis, coarser: Basis) -> bool:

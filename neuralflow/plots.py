@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuralflow import basis as depth_basis
-from neuralflow.deep_limit import Study, expected_order, scaled_error
+from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,6 +92,54 @@ def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
         axis.set_title(rf"$n{power}(\theta_n - \theta^*)$, {name}", fontsize=10)
         axis.set_xlabel("depth t")
         axis.legend(fontsize=8, frameon=False)
+    return made
+
+
+def certificates(found: Mapping[str, Certificate]) -> Figure:
+    """Networks' certificates side by side: outputs and gradients as the steps are cut, and weights against their distance
+    in depth, whose slopes are the Hoelder exponents."""
+    made, (steps, slopes, weights) = figure(1, 3, height=3.9)
+    for k, (name, certificate) in enumerate(found.items()):
+        if certificate.halving:
+            _line(steps, k, (2, 4, 8), certificate.halving, name)
+        errors = certificate.gradients.get("Euler", certificate.gradients["as trained"])
+        _line(slopes, k, list(errors), list(errors.values()), name)
+        for smoothness in certificate.smoothness.values():
+            spans = smoothness.spans
+            if spans:
+                _line(weights, k, list(spans), list(spans.values()), name)
+                note = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "color": _COLOURS[k % 5]}
+                weights.annotate(f"H = {abs(smoothness.hoelder or 0):.2f}", (min(spans), spans[min(spans)]), **note)
+    steps.set_title("change of the outputs", fontsize=10)
+    slopes.set_title("error of the gradient, Euler", fontsize=10)
+    weights.set_title(r"$|\theta(s + r) - \theta(s)|$, relative", fontsize=10)
+    for axis, ticks in ((steps, (2, 4, 8)), (slopes, (1, 2, 4))):
+        axis.set_xlabel("steps cut in")
+        axis.set_xticks(ticks, [str(k) for k in ticks])
+        axis.xaxis.minorticks_off()
+    weights.set_xlabel("distance in depth r")
+    marks = sorted({r for c in found.values() for s in c.smoothness.values() for r in s.spans})
+    if marks:
+        weights.set_xticks((marks[0], marks[-1]), [f"{r:.3g}" for r in (marks[0], marks[-1])])
+        weights.xaxis.minorticks_off()
+    made.legend(*slopes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return made
+
+
+def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
+    """Networks that were trained at several depths, one panel a protocol: distances to the deepest, largest increments."""
+    made, axes = figure(1, len(series), height=3.6)
+    for axis, (name, networks) in zip(axes, series.items(), strict=True):
+        *shallow, reference = networks
+        depths = np.asarray([network.depth for network in shallow])
+        measured = [gaps(network, reference) for network in shallow]
+        names = [what for what in measured[0] if what != "loss"]
+        for k, what in enumerate(names):
+            _line(axis, k, depths, [gap[what].mean() for gap in measured], f"{what}, to {reference.depth} layers")
+        rises = [max(network.increment(weight).mean() for weight in network.weights) for network in networks]
+        _line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
+        axis.loglog(depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n")
+        _depths(axis, name, depths)
     return made
 
 

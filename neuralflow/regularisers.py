@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import basis as depth_basis, checks
-from neuralflow.basis import Basis, PiecewiseConstant
+from neuralflow.basis import Basis, Legendre
 from neuralflow.depth import depth_bases
 
 
@@ -23,14 +24,9 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
     van Gennip (arXiv 1810.11741, stated there): under it the optimal weights of deeper and deeper networks converge.
     Weights that are the same at every depth cost their size alone. ValueError where no weight varies with depth.
     """
-    bases, (_, params) = _bases(model), nnx.split(model)
-    total: Any = 0.0
-    for path, leaf in nnx.to_flat_state(params):
-        if path in bases:
-            value = leaf.get_value()
-            rows = value.reshape(len(value), -1)
-            total += jnp.sum(rows * jnp.tensordot(jnp.asarray(_gram(bases[path], tau), value.dtype), rows, axes=1))
-    return total
+    products = _products(model, tau)
+    params = nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])
+    return sum((products[path].square(leaf.get_value()) for path, leaf in params if path in products), jnp.zeros(()))
 
 
 def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation:
@@ -41,39 +37,61 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
     depth, for every n. Chain it before `optax.sgd`; weights that do not vary with depth keep their gradient. Our formulation (descent
     in the whitened increments of the penalty). ValueError where no weight of the model varies with depth.
     """
-    bases = _bases(model)
-    paths = [path for path, _ in nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])]
-    inverses = [np.linalg.inv(_gram(bases[path], tau)) if path in bases else None for path in paths]
+    products = _products(model, tau)
+    chosen = [products.get(path) for path, _ in nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])]
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(updates)
-        if len(leaves) != len(inverses):
-            raise ValueError(f"sobolev was made for a model of {len(inverses)} parameters and is given {len(leaves)} gradients")
-        turned = [
-            g if inverse is None else jnp.tensordot(jnp.asarray(inverse, g.dtype), g, axes=1)
-            for g, inverse in zip(leaves, inverses, strict=True)
-        ]
+        if len(leaves) != len(chosen):
+            raise ValueError(f"sobolev was made for a model of {len(chosen)} parameters and is given {len(leaves)} gradients")
+        turned = [g if product is None else product.gradient(g) for g, product in zip(leaves, chosen, strict=True)]
         return jax.tree.unflatten(treedef, turned), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _bases(model: nnx.Module) -> dict[tuple[Any, ...], Basis]:
+@dataclass(frozen=True)
+class _Product:
+    """int p' q' + tau p(0) q(0) on a basis; values of cells stand for the line through the cells' centres.
+
+    Nodal values are taken as increments, weighted by `squares`: of smooth weights the entries of the Gram matrix would
+    cancel. A polynomial has its Gram matrix.
+    """
+
+    basis: Basis
+    tau: float
+
+    @property
+    def squares(self) -> np.ndarray:
+        return np.append(self.tau, 1 / np.diff(self.basis.nodes))
+
+    @property
+    def gram(self) -> np.ndarray:
+        start = depth_basis.evaluation(self.basis, np.zeros(1))[0]
+        return depth_basis.stiffness(self.basis) + self.tau * np.outer(start, start)
+
+    def square(self, coefficients: Array) -> Array:
+        """The product of a function with itself."""
+        rows = coefficients.reshape(len(coefficients), -1)
+        if isinstance(self.basis, Legendre):
+            return jnp.sum(rows * (jnp.asarray(self.gram, rows.dtype) @ rows))
+        rises = jnp.concatenate([rows[:1], jnp.diff(rows, axis=0)])
+        return jnp.sum(jnp.asarray(self.squares, rows.dtype) @ rises**2)
+
+    def gradient(self, slope: Array) -> Array:
+        """What represents a derivative in this product: the inverse of the Gram matrix times it."""
+        if isinstance(self.basis, Legendre):
+            return jnp.tensordot(jnp.asarray(np.linalg.inv(self.gram), slope.dtype), slope, axes=1)
+        column = jnp.asarray(1 / self.squares, slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
+        return jnp.cumsum(column * jnp.flip(jnp.cumsum(jnp.flip(slope, 0), axis=0), 0), axis=0)
+
+
+def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
+    """The product of every weight that varies with depth."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
+    if not isinstance(tau, int | float) or not tau > 0:
+        raise ValueError(f"tau must be a positive number, or constant weights cost nothing; got {tau!r}")
     found = depth_bases(model)
     if not found:
         raise ValueError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")
-    return found
-
-
-def _gram(basis: Basis, tau: float) -> np.ndarray:
-    """int p' q' + tau p(0) q(0) of a basis' functions; cell values stand for the line through the cells' centres."""
-    if not isinstance(tau, int | float) or not tau > 0:
-        raise ValueError(f"tau must be a positive number, or constant weights cost nothing; got {tau!r}")
-    if isinstance(basis, PiecewiseConstant):
-        start = np.eye(basis.size)[0]
-        stiffness = depth_basis.increments(basis.nodes)
-    else:
-        start = depth_basis.evaluation(basis, np.zeros(1))[0]
-        stiffness = depth_basis.stiffness(basis)
-    return stiffness + tau * np.outer(start, start)
+    return {path: _Product(basis, float(tau)) for path, basis in found.items()}

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -41,6 +42,30 @@ def test_deep_limit_writes_what_it_says(tmp_path):
     assert [row["depth"] for row in record["rows"]] == [2, 4] and record["options"]["data"] == "points.npz"
     assert "heun" in (out / "table.txt").read_text()
     assert (out / "deep-limit.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 2))
+    np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))
+    options = ("deep-limit", "--depths", 2, 4, 8, "--schemes", "euler", "heun", "--data", "points.npz", "--out", "out")
+    began = subprocess.Popen(command(*options), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    minima = tmp_path / "out" / "minima"
+    while len(list(minima.glob("euler-*.npz"))) < 2:
+        assert began.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    began.kill()
+    began.wait()
+    left = {path.name: path.read_bytes() for path in minima.glob("*.npz")}
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    again = run(*options, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert all((minima / name).read_bytes() == held for name, held in left.items())  # nothing was computed again
+    whole = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert len(whole) == 6 and whole[: len(rows)] == rows
+    (minima / "of.json").write_text('{"data"')
+    refused = run(*options, "--resume", cwd=tmp_path)
+    assert refused.returncode == 2 and "holds minimisers of other options" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,6 +125,11 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path):
     assert changed.returncode == 2 and "was trained with --scheme euler (now heun)" in changed.stderr
     again = run("evaluate", "--folder", folder, "--scheme", "heun", cwd=tmp_path)
     assert again.returncode == 0 and "moons, heun, step " in again.stdout
+    certified = run("certify", "--folder", folder, "--samples", 50, cwd=tmp_path)
+    assert certified.returncode in (0, 1), certified.stderr
+    record = json.loads((folder / "certificate.json").read_text())
+    assert record["is_ode"] == (certified.returncode == 0) and ("not an ODE" in certified.stdout) != record["is_ode"]
+    assert (folder / "certificate.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_set_without_images_and_labels_is_refused(monkeypatch):

@@ -265,11 +265,66 @@ def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
     descended = {alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)}
     by_hand(descended[True][0])
     equal, unequal = (D.scaling(descended[alike]) for alike in (True, False))
-    assert all(abs(p - 1) < 0.1 for p in (*equal.gaps.values(), *equal.increment.values()))
+    assert all(abs(p - 1).max() < 0.1 for p in (*equal.gaps.values(), *equal.increment.values()))
     # The root of the sum of squares falls at half the order: no sign of a rougher limit.
-    assert all(abs(p - 0.5) < 0.1 for p in equal.variation.values())
+    assert all(abs(p - 0.5).max() < 0.1 for p in equal.variation.values())
     assert equal.verdict().startswith("ODE-like: the largest increment")
-    assert unequal.verdict().startswith("no limit") and abs(unequal.increment["W"]) < 0.2
+    assert unequal.verdict().startswith("no limit") and abs(unequal.increment["W"]).max() < 0.2
+
+
+def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
+    import optax
+
+    data = {"x": jax.random.normal(jax.random.key(0), (12, 2)), "y": jax.random.normal(jax.random.key(1), (12, 2))}
+
+    def make(depth, case):
+        mlp = lambda rngs: nf.fields.MLP(2, hidden=3, param_dtype=jnp.float64, rngs=rngs)
+        field = nf.DepthVarying(mlp, nf.PiecewiseLinear(2), rngs=nnx.Rngs(jax.random.key(case["seed"])), init=nf.smooth(0.5))
+        return nf.NeuralODE(field.refine(nf.PiecewiseLinear(depth)), nf.FixedGrid(nf.Euler(), steps=depth))
+
+    def loss(model, batch):
+        states = model(batch["x"])
+        return jnp.mean((states - batch["y"]) ** 2), states
+
+    def batch(data, case, i):
+        first = 3 * (i % 4)
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, 3), data)
+
+    def optimiser(model, depth, case):
+        return optax.chain(nf.regularisers.sobolev(model), optax.sgd(case["rate"], momentum=0.5))
+
+    cases = {"seed": jnp.arange(3), "rate": jnp.asarray([0.1, 0.2, 0.3])}
+    arguments = {"make": make, "loss": loss, "batch": batch, "optimiser": optimiser, "steps": 5, "data": data, "probe": data}
+    shallow, deep = D.train((2, 4), cases, **arguments)
+    assert shallow.outputs.shape == (3, 12, 2) and deep.weights["dense.0.kernel"].shape == (3, 5, 2, 3)
+    model = make(4, {"seed": 2})
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    rule = optimiser(model, 4, {"rate": 0.3})
+    memory, slope = rule.init(params), jax.jit(jax.grad(lambda p, b: loss(nnx.merge(graphdef, p, rest), b)[0]))
+    for i in range(5):
+        updates, memory = rule.update(slope(params, batch(data, None, i)), memory)
+        params = optax.apply_updates(params, updates)
+    value, outputs = loss(nnx.merge(graphdef, params, rest), data)
+    assert np.allclose(deep.outputs[2], outputs, atol=1e-12) and np.isclose(deep.losses[2], value)
+    gap = D.gaps(shallow, deep)
+    assert np.isclose(gap["output"][2], np.sqrt(np.mean((shallow.outputs[2] - outputs) ** 2)))
+
+
+def test_a_layer_of_another_form_on_real_data_has_the_same_orders():
+    pair = data.digits_pair()
+    paper = D.thorpe_van_gennip(pair["x"], pair["y"])
+    problem = replace(paper, layer=lambda: nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)), weights=0.025)
+    whole = D.continuum(problem, terms=12, steps=24)
+    limit = D.minimise(whole, D.random_starts(whole, 2, seed=0))[0]
+    for scheme, order in ((nf.Euler(), 1), (nf.Heun(), 2)):
+        errors, last = [], limit
+        for depth in (32, 64):
+            objective = D.discrete(problem, scheme, depth)
+            last = D.minimise(objective, [D.restarted(objective, last)])[0]
+            errors.append(D.distances(last, limit))
+        for distance in ("energy", "sup", "l2", "prediction"):
+            assert abs(np.log2(errors[0][distance] / errors[1][distance]) - order) < 0.1, (scheme, distance)
+        assert abs(np.log2(errors[0]["h1"] / errors[1]["h1"]) - 1) < 0.05
 
 
 def test_distances_of_known_functions():

@@ -15,10 +15,11 @@ def main(arguments: list[str] | None = None) -> None:
         import tyro
     except ImportError:
         sys.exit("neuralflow's commands need tyro and rich; install the extra: pip install 'neuralflow-jax[experiments]'")
-    from neuralflow.cli import data, deep_limit, info, train
+    from neuralflow.cli import certify, data, deep_limit, info, train
 
     commands: dict[str, tuple[Any, Any]] = {
         "deep-limit": (deep_limit.DeepLimit, deep_limit.run),
+        "certify": (certify.Certify, certify.run),
         "train": (train.Train, train.run),
         "evaluate": (train.Evaluate, train.run_evaluate),
         "data": (data.Data, data.run),

@@ -42,6 +42,9 @@ class DeepLimit:
     """Go on with what an interrupted run has left in the folder; no finished depth is computed again."""
     falsify: bool = False
     """Then change the problem in six ways under which it must not converge, and say whether it did."""
+    trained: bool = False
+    """Then train networks of 16 to 256 layers without any penalty (arXiv 2309.01213), from equal and unequal layers, and say
+    which have a limit; some minutes."""
 
 
 def run(options: DeepLimit) -> int:
@@ -94,6 +97,8 @@ def run(options: DeepLimit) -> int:
         console.print(f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold")
     if options.falsify:
         agreed = _falsified(problem, found, options.seed, out, console) and agreed
+    if options.trained:
+        _descended(out, console)
     console.print(f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
     return 1 if agreed is False else 0
 
@@ -116,7 +121,7 @@ def _kept(options: DeepLimit, out: Path) -> Any:
     if not options.resume:
         for path in kept.folder.glob("*.npz"):
             path.unlink()
-    elif len(kept) and (not given.is_file() or json.loads(given.read_text()) != identity):
+    elif len(kept) and _read(given) != identity:
         raise UsageError(
             f"{options.out} holds minimisers of other options than --data {options.data} --seed {options.seed}; "
             "give the same ones, another --out, or leave --resume out to begin anew"
@@ -124,6 +129,14 @@ def _kept(options: DeepLimit, out: Path) -> Any:
     given.parent.mkdir(parents=True, exist_ok=True)
     report.write(given, json.dumps(identity) + "\n")
     return kept
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None where it is not there, or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> bool:
@@ -142,6 +155,27 @@ def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> 
     ]
     report.write(out / "falsifiers.json", json.dumps(rows, indent=1) + "\n")
     return [p.converges for p in panels] == [True] + [False] * 6
+
+
+def _descended(out: Path, console: Any) -> None:
+    """Trains by plain descent, prints the verdicts, writes trained.json and trained.png."""
+    from neuralflow import deep_limit, plots
+
+    depths, series, record = (16, 32, 64, 128, 256), {}, {}
+    with report.steps(len(depths) * len(deep_limit.PROTOCOLS), console) as advance:
+        for name, protocol in deep_limit.PROTOCOLS.items():
+            series[name] = []
+            for network in deep_limit.descend(depths, seeds=2, **protocol):
+                series[name].append(network)
+                advance(f"{name}, depth {network.depth}")
+    for name, networks in series.items():
+        found = deep_limit.scaling(networks)
+        console.print(f"{name}: {found.verdict()}.", highlight=False)
+        means = {what: {k: float(np.mean(p)) for k, p in exponents.items()} for what, exponents in vars(found).items()}
+        record[name] = {"verdict": found.verdict(), "exponents": means}
+    report.write(out / "trained.json", json.dumps(record, indent=1) + "\n")
+    picture = plots.trained(series)
+    report.write(out / "trained.png", lambda path: picture.savefig(path, format="png", dpi=160))
 
 
 def _about(found: Any) -> list[str]:

@@ -51,6 +51,8 @@ class Train:
     """Samples a step."""
     learning_rate: float = 3e-3
     """Peak of a cosine schedule for Adam, after a warm-up of a tenth."""
+    depth_penalty: float = 0.0
+    """Weight of int |theta'|^2 + |theta(0)|^2 over depth in the loss, under which growing depths have an ODE as limit."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; weights, states and moments stay float32."""
     augment: bool = False
@@ -107,7 +109,7 @@ def run(options: Train) -> int:
         steps = options.epochs * (len(train["y"]) // max(1, options.batch))
         fitted = training.fit(
             model,
-            _loss(),
+            _loss(options),
             _optimiser(options, steps),
             train,
             epochs=options.epochs,
@@ -167,6 +169,16 @@ def _join(options: Train) -> None:
 def run_evaluate(options: Evaluate) -> int:
     """Restores and evaluates."""
     from neuralflow import training
+
+    trained, model, test, step = restored(options)
+    found = training.evaluate(model, _loss(trained), test)
+    print(f"{trained.data}, {trained.scheme}, step {step}: loss {found['loss']:.6g}, accuracy {found['accuracy']:.2%}")
+    return 0
+
+
+def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]:
+    """What a folder of `neuralflow train` holds: its options, the model, its test data, the step of the checkpoint."""
+    from neuralflow import training
     from neuralflow.checkpoints import CheckpointError
 
     try:
@@ -189,12 +201,9 @@ def run_evaluate(options: Evaluate) -> int:
     try:
         test = load(trained, "test")
         model = build(trained, test, given["classes"])
-        step = training.restore(options.folder, model, best=options.best)
+        return trained, model, test, training.restore(options.folder, model, best=options.best)
     except (ValueError, ImportError, OSError, CheckpointError) as error:
         raise UsageError(str(error)) from None
-    found = training.evaluate(model, _loss(), test)
-    print(f"{trained.data}, {trained.scheme}, step {step}: loss {found['loss']:.6g}, accuracy {found['accuracy']:.2%}")
-    return 0
 
 
 def load(options: Train, part: str) -> dict[str, np.ndarray]:
@@ -263,10 +272,21 @@ def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
         report.write(out / "options.json", json.dumps(shown, indent=1) + "\n")
 
 
-def _loss() -> Any:
-    from neuralflow import models
+def _loss(options: Train) -> Any:
+    from neuralflow import models, regularisers
 
-    return models.classification
+    a = options.depth_penalty
+    if not 0 <= a < float("inf"):
+        raise UsageError(f"--depth-penalty must not be negative, got {a}")
+    if a == 0:
+        return models.classification
+
+    def penalised(model: Any, batch: Any) -> Any:
+        value, metrics = models.classification(model, batch)
+        energy = regularisers.depth_energy(model)
+        return value + a * energy, {**metrics, "depth_energy": energy}
+
+    return penalised
 
 
 def _optimiser(options: Train, steps: int) -> Any:

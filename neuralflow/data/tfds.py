@@ -81,6 +81,7 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
     folder = _data_dir(data_dir)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # for good: threads of a failed download go on for a while
     with _quiet():
+        import requests  # TFDS's own
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.download import downloader
 
@@ -95,7 +96,7 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
             ) from None
         except tfds.core.DatasetNotFoundError:
             raise ValueError(f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog") from None
-        except (ConnectionError, tfds.download.DownloadError, *_refusals()) as error:
+        except (ConnectionError, tfds.download.DownloadError, requests.exceptions.RequestException) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConnectionError(
                 f"{name} could not be downloaded ({reason}); connect to the network, or copy a prepared set into {folder}"
@@ -189,13 +190,6 @@ def _to_cache(place: Path, data: Data) -> None:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError:
         logging.getLogger(__name__).info("the decoded arrays could not be kept in %s", place)
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What TFDS's downloads raise where the network fails."""
-    import requests
-
-    return (requests.exceptions.RequestException,)
 
 
 def _unasked(entry: logging.LogRecord) -> bool:

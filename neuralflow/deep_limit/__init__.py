@@ -8,7 +8,12 @@ discretisation of a Bolza problem, so order 1 is expected of Euler and order 2 o
 Everything here is float64.
 """
 
-from neuralflow.deep_limit.certificate import Certificate as Certificate, Smoothness as Smoothness, certify as certify
+from neuralflow.deep_limit.certificate import (
+    Certificate as Certificate,
+    Smoothness as Smoothness,
+    certify as certify,
+    smoothness as smoothness,
+)
 from neuralflow.deep_limit.distances import (
     ASYMPTOTIC as ASYMPTOTIC,
     DISTANCES as DISTANCES,
@@ -26,6 +31,7 @@ from neuralflow.deep_limit.minimum import (
     adaptive_energy as adaptive_energy,
     basins as basins,
     curvature as curvature,
+    described as described,
     minimise as minimise,
     newton as newton,
     random_starts as random_starts,
@@ -52,9 +58,12 @@ from neuralflow.deep_limit.sweep import (
     verdict as verdict,
 )
 from neuralflow.deep_limit.trained import (
+    PROTOCOLS as PROTOCOLS,
     Scaling as Scaling,
     Trained as Trained,
     descend as descend,
     gaps as gaps,
+    gaussians as gaussians,
     scaling as scaling,
+    train as train,
 )

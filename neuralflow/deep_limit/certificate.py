@@ -9,27 +9,32 @@ theirs or near theirs; the numbers below which a network passes are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from neuralflow import checks
-from neuralflow.basis import Basis, Legendre, PiecewiseConstant, PiecewiseLinear, evaluation
+from neuralflow.basis import Basis, Legendre, evaluation
 from neuralflow.depth import DepthVarying
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.schemes import RK4, Dopri8, Euler, Heun
 from neuralflow.solve import Adaptive, FixedGrid
 
 CHANGE = 0.1
-"""The largest change of the outputs, and the largest error of the gradient, with which a network passes."""
+"""The largest change of the outputs with which a network passes."""
+GRADIENT = 0.25
+"""The largest error of the gradient with which a network passes."""
 SCORE = 0.005
 """The largest loss of score (half a point of accuracy) with which a network passes."""
+Change = Callable[[NeuralODE], tuple[Any, Solve]]
+"""A field and a discretisation in place of a layer's own."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,14 @@ class Smoothness:
     """One stack of weights theta(s) as a curve over normalised depth, relative to its root mean square norm.
 
     `lipschitz`: max |theta_(k+1) - theta_k| / step; `variation`: sum |theta_(k+1) - theta_k|; the norms are those of all
-    weights of a layer together. `hoelder`: H of |theta(s + r) - theta(s)| ~ r^H in the mean, over strides r of one to a
-    quarter of the layers: 1 for smooth weights, 1/2 for a random walk, 0 for layers drawn each on its own; None for fewer than eight
-    layers, and where the weights are the same at every depth.
+    weights of a layer together. `spans`: by stride r, the mean |theta(s + r) - theta(s)| (root mean square), from one
+    layer to a quarter of them. `hoelder`: H of spans ~ r^H: 1 for smooth weights, 1/2 for a random walk, 0 for layers drawn
+    each on its own; None for fewer than eight layers, and where the weights are the same at every depth.
     """
 
     lipschitz: float
     variation: float
+    spans: Mapping[float, float]
     hoelder: float | None
 
 
@@ -54,8 +60,9 @@ class Certificate:
     `changes`: how far the outputs move, a root mean square relative to their spread over the samples, when the network
     is walked in another way. `scores`: the score as it is, and under each of those; empty where no score was given.
     `halving`: the changes where the steps are cut in 2, in 4 and in 8, each against the one before. `smoothness`: by layer and stack.
-    `gradients`: relative error of the loss's gradient with respect to the weights, by scheme and by how many steps stand for one,
-    against the exact flow's.
+    `gradients`: relative error of a gradient with respect to the weights, against the exact flow's, by scheme and by how
+    many steps stand for one: that of a random projection of the outputs, for the loss's own vanishes where training has
+    converged, however the network is walked. `samples`: how many were looked at.
     """
 
     changes: Mapping[str, float]
@@ -63,17 +70,23 @@ class Certificate:
     halving: tuple[float, ...]
     smoothness: Mapping[str, Smoothness]
     gradients: Mapping[str, Mapping[int, float]]
+    samples: int
+
+    @property
+    def least_score(self) -> float:
+        """The least score with which the network passes: a single sample may always change sides."""
+        return self.scores["as trained"] - max(SCORE, 1.5 / self.samples)
 
     @property
     def failures(self) -> list[str]:
         """What speaks against an ODE, in words and numbers."""
         found = [f"{what}: outputs change by {change:.0%}" for what, change in self.changes.items() if not change <= CHANGE]
         if self.scores:
-            base = self.scores["as trained"]
-            lost = {what: base - score for what, score in self.scores.items()}
-            found += [f"{what}: the score falls by {fall:.3f}" for what, fall in lost.items() if not fall <= SCORE]
+            base, least = self.scores["as trained"], self.least_score
+            lost = {what: base - score for what, score in self.scores.items() if not score >= least}
+            found += [f"{what}: the score falls by {fall:.3f}" for what, fall in lost.items()]
         error = self.gradients["as trained"][1]
-        if not error <= CHANGE:
+        if not error <= GRADIENT:
             found.append(f"the gradient is {error:.0%} off that of the exact flow")
         if self.halving and not self.halving[-1] <= max(0.75 * self.halving[0], 1e-6):
             found.append(f"halving the steps again and again changes the outputs by {_list(self.halving)}")
@@ -91,6 +104,25 @@ class Certificate:
             return f"ODE: no change of the walk moves the outputs by more than {self.changes[most]:.1%} ({most})."
         return f"not an ODE: {'; '.join(self.failures)}."
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The evidence as (what, number, bound): a dash where a number decides nothing."""
+        rows = [(f"outputs under {what}", f"{change:.2%}", f"<= {CHANGE:.0%}") for what, change in self.changes.items()]
+        for what, score in self.scores.items():
+            trained = what == "as trained"
+            rows.append(
+                (f"score {'' if trained else 'under '}{what}", f"{score:.4f}", "-" if trained else f">= {self.least_score:.4f}")
+            )
+        if self.halving:
+            rows.append(("outputs as steps are cut in 2, 4, 8", _list(self.halving), "falling"))
+        for name, weights in self.smoothness.items():
+            rows.append((f"{name}: Lipschitz constant in depth", f"{weights.lipschitz:.3g}", "-"))
+            rows.append((f"{name}: total variation", f"{weights.variation:.3g}", "-"))
+            rows.append((f"{name}: Hoelder exponent", "-" if weights.hoelder is None else f"{weights.hoelder:.2f}", "-"))
+        for name, errors in self.gradients.items():
+            bound = f"<= {GRADIENT:.0%}" if name == "as trained" else "-"
+            rows.append((f"gradient error, {name}, steps cut in {_list_of(errors)}", _list(errors.values()), bound))
+        return rows
+
     def record(self) -> dict[str, Any]:
         """Everything as plain data."""
         return {
@@ -107,17 +139,16 @@ class Certificate:
 def certify(
     model: nnx.Module,
     x: Any,
-    loss: Callable[[Array], Array] | None = None,
     *,
     score: Callable[[Array], Any] | None = None,
 ) -> Certificate:
     """Walks every NeuralODE in a model in other ways, with the weights as they are, and says whether it is an ODE.
 
-    `x`: a batch of the model's inputs; model(x) is one array (samples, ...). `loss(outputs)`: the scalar whose gradient is compared, the
-    mean square of the outputs by default. `score(outputs)`: a number that is better the larger, such as an accuracy.
+    `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that is better the
+    larger, such as an accuracy on these samples.
     A fixed grid is walked with a scheme of higher order, with steps cut in 2, 4 and 8, and as the exact flow of its
     weights (RK4, eight steps for one); an adaptive solve with Dopri8 and with tighter tolerances. The model itself is
-    not changed. Raises ValueError where there is no NeuralODE in the model.
+    not changed. Raises ValueError where there is no NeuralODE in the model, and for outputs that tell nothing.
 
     A ResNet comes in by `nf.from_branches(branches)`.
     """
@@ -127,33 +158,67 @@ def certify(
         raise ValueError(
             f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet become one by nf.from_branches"
         )
-    loss = loss or (lambda outputs: jnp.mean(outputs**2))
-    whole = {what: _outputs(_changed(model, change), x) for what, change in _CHANGES.items()}
-    base = whole.pop("as trained")
-    spread = float(np.sqrt(np.mean((base - base.mean(axis=0)) ** 2)))
-    if not spread > 0:
-        raise ValueError(f"the model's outputs are the same for all {len(base)} samples; give several different inputs")
-    move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / spread, nan=np.inf))
-    changes = {what: move(outputs, base) for what, outputs in whole.items()}
-    fixed = all(isinstance(layer.discretisation, FixedGrid) for layer in layers.values())
-    halving: tuple[float, ...] = ()
-    if fixed:
-        finer = [base, whole["steps cut in two"]]
-        finer += [_outputs(_changed(model, lambda layer, k=k: (layer.field, _cut(layer.discretisation, k))), x) for k in (4, 8)]
-        halving = tuple(move(a, b) for a, b in zip(finer[1:], finer, strict=False))
-    smoothness = {
-        f"{name}{'.' if name and where else ''}{where}" or "weights": _smoothness(stack)
+    stacks = {
+        ".".join(part for part in (name, where) if part) or "weights": stack
         for name, layer in layers.items()
         for where, stack in _stacks(layer.field).items()
     }
-    if any(_stacks(layer.field) for layer in layers.values()):
-        averaged = _outputs(_changed(model, _averaged), x)
-        changes["weights of neighbouring layers averaged"] = move(averaged, base)
-        whole["weights of neighbouring layers averaged"] = averaged
-    scores = {}
-    if score is not None:
-        scores = {what: float(score(jnp.asarray(outputs))) for what, outputs in {"as trained": base, **whole}.items()}
-    return Certificate(changes, scores, halving, smoothness, _gradients(model, x, loss, fixed))
+    walk = _walker(model, x, list(layers.values()))
+    base = walk(_AS_TRAINED).outputs
+    if not np.isfinite(base).all():
+        raise ValueError("the model's outputs are not finite; look at the inputs and at the weights")
+    spread = float(np.sqrt(np.mean((base - base.mean(axis=0)) ** 2)))
+    if not spread > 0:
+        raise ValueError(f"the model's outputs are the same for all {len(base)} samples; give several different inputs")
+    changes = {**_CHANGES, **({"weights of neighbouring layers averaged": _averaged} if stacks else {})}
+    outputs = {what: walk(change).outputs for what, change in changes.items()}
+    move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / spread, nan=np.inf))
+    fixed = all(isinstance(layer.discretisation, FixedGrid) for layer in layers.values())
+    finer = [walk(_cutting(k)).outputs for k in (1, 2, 4, 8)] if fixed else []
+    exact = walk(_EXACT).gradient
+    size = float(np.linalg.norm(exact)) or 1.0
+    error = lambda change: float(np.nan_to_num(np.linalg.norm(walk(change).gradient - exact) / size, nan=np.inf))
+    gradients = {"as trained": {1: error(_AS_TRAINED)}}
+    if fixed:
+        gradients |= {type(s).__name__: {k: error(_cutting(k, s)) for k in (1, 2, 4)} for s in (Euler(), Heun())}
+    return Certificate(
+        changes={what: move(other, base) for what, other in outputs.items()},
+        scores={what: float(score(jnp.asarray(y))) for what, y in {"as trained": base, **outputs}.items()} if score else {},
+        halving=tuple(move(a, b) for a, b in itertools.pairwise(finer)),
+        smoothness={name: smoothness(stack) for name, stack in stacks.items()},
+        gradients=gradients,
+        samples=len(base),
+    )
+
+
+class _Walk(NamedTuple):
+    """What a model computes, and the gradient of a random projection of it with respect to the weights."""
+
+    outputs: np.ndarray
+    gradient: np.ndarray
+
+
+def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[[Change], _Walk]:
+    """Walks the model with its layers changed; the same walk is made once."""
+    shape = jax.eval_shape(lambda x: model(x), x).shape  # pyright: ignore[reportCallIssue]
+    weights = np.random.default_rng(0).standard_normal(shape)
+    made: dict[Any, _Walk] = {}
+
+    def walk(change: Change) -> _Walk:
+        key = (change is _averaged, *(repr(change(layer)[1]) for layer in layers))
+        if key not in made:
+            graphdef, params, rest = nnx.split(_changed(model, change), nnx.Param, ...)
+
+            def projected(params: Any, x: Any) -> tuple[Array, Array]:
+                outputs = nnx.merge(graphdef, params, rest)(x)
+                return jnp.sum(outputs * weights), outputs
+
+            gradient, outputs = jax.jit(jax.grad(projected, has_aux=True))(params, x)
+            leaves = [np.asarray(leaf, float).ravel() for leaf in jax.tree.leaves(gradient)]
+            made[key] = _Walk(np.asarray(outputs, float), np.concatenate(leaves) if leaves else np.zeros(0))
+        return made[key]
+
+    return walk
 
 
 def _higher(solve: Solve) -> Solve:
@@ -165,7 +230,7 @@ def _higher(solve: Solve) -> Solve:
 
 
 def _cut(solve: Solve, parts: int, scheme: Any = None) -> Solve:
-    """A fixed grid with every step cut into equal parts; an adaptive solve with tolerances a hundredth of what they were for each."""
+    """A fixed grid with every step cut into equal parts; an adaptive solve with a tenth of its tolerances for each further part."""
     if isinstance(solve, Adaptive):
         return _tighter(solve, 10.0 ** (1 - parts))
     scheme = scheme or solve.scheme
@@ -181,19 +246,24 @@ def _tighter(solve: Adaptive, factor: float, scheme: Any = None) -> Adaptive:
     return replace(solve, scheme=scheme or solve.scheme, rtol=to(solve.rtol), atol=to(solve.atol))
 
 
-_CHANGES: dict[str, Callable[[NeuralODE], tuple[Any, Solve]]] = {
-    "as trained": lambda layer: (layer.field, layer.discretisation),
-    "a scheme of higher order": lambda layer: (layer.field, _higher(layer.discretisation)),
-    "steps cut in two": lambda layer: (layer.field, _cut(layer.discretisation, 2)),
-    "the exact flow": lambda layer: (layer.field, _exact(layer.discretisation)),
-}
+def _cutting(parts: int, scheme: Any = None) -> Change:
+    return lambda layer: (layer.field, _cut(layer.discretisation, parts, scheme))
 
 
 def _exact(solve: Solve) -> Solve:
     return _cut(solve, 8, RK4()) if isinstance(solve, FixedGrid) else _tighter(solve, 1e-3)
 
 
-def _changed(model: nnx.Module, change: Callable[[NeuralODE], tuple[Any, Solve]]) -> nnx.Module:
+_AS_TRAINED: Change = lambda layer: (layer.field, layer.discretisation)
+_EXACT: Change = lambda layer: (layer.field, _exact(layer.discretisation))
+_CHANGES: dict[str, Change] = {
+    "a scheme of higher order": lambda layer: (layer.field, _higher(layer.discretisation)),
+    "steps cut in two": _cutting(2),
+    "the exact flow": _EXACT,
+}
+
+
+def _changed(model: nnx.Module, change: Change) -> nnx.Module:
     """The model with every NeuralODE's field and discretisation replaced."""
 
     def exchanged(path: Any, node: Any) -> Any:
@@ -204,11 +274,6 @@ def _changed(model: nnx.Module, change: Callable[[NeuralODE], tuple[Any, Solve]]
         return layer.reverse() if node.backward else layer
 
     return nnx.recursive_map(exchanged, model)
-
-
-def _outputs(model: nnx.Module, x: Any) -> np.ndarray:
-    graphdef, state = nnx.split(model)
-    return np.asarray(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x), float)
 
 
 def _stacks(field: nnx.Module) -> dict[str, DepthVarying]:
@@ -234,44 +299,29 @@ def _halved(basis: Basis) -> Basis:
         return Legendre((basis.terms + 1) // 2)
     knots = basis.knots
     odd = basis.count % 2
-    return type(basis)(np.unique([0.0, *knots[: len(knots) - 2 * odd : 2], 1.0]))
+    return type(basis)(tuple(np.unique([0.0, *knots[: len(knots) - 2 * odd : 2], 1.0]).tolist()))
 
 
-def _smoothness(stack: DepthVarying) -> Smoothness:
-    """The weights at the nodes as a curve."""
+def smoothness(stack: DepthVarying) -> Smoothness:
+    """How smooth in depth the weights of a stack are: see `Smoothness`."""
+    checks.instance("stack", stack, DepthVarying, "a DepthVarying")
     basis, nodes = stack.basis, np.asarray(stack.basis.nodes)
     values = [np.asarray(leaf.get_value()) for _, leaf in nnx.to_flat_state(nnx.split(stack.stack, nnx.Param, ...)[1])]
     curve = np.concatenate([evaluation(basis, nodes) @ v.reshape(len(v), -1) for v in values], axis=1)
     size = float(np.sqrt(np.mean((curve**2).sum(axis=1)))) or 1.0
     steps = np.linalg.norm(np.diff(curve, axis=0), axis=1) / size
-    hoelder = None
-    if len(curve) >= 8 and steps.max() > 1e-12 and isinstance(basis, PiecewiseConstant | PiecewiseLinear):
+    spans, hoelder = {}, None
+    if len(curve) >= 8 and steps.max() > 1e-12 and not isinstance(basis, Legendre):
         strides = np.unique(np.geomspace(1, len(curve) // 4, 6).astype(int))
-        spans = [np.sqrt(np.mean(((curve[s:] - curve[:-s]) ** 2).sum(axis=1))) for s in strides]
-        hoelder = float(np.polyfit(np.log(strides), np.log(spans), 1)[0]) if len(strides) > 1 else None
-    return Smoothness(float((steps / np.diff(nodes)).max()), float(steps.sum()), hoelder)
-
-
-def _gradients(model: nnx.Module, x: Any, loss: Callable[[Array], Array], fixed: bool) -> dict[str, dict[int, float]]:
-    """Relative errors of the loss's gradient."""
-
-    def gradient(change: Callable[[NeuralODE], tuple[Any, Solve]]) -> np.ndarray:
-        graphdef, params, rest = nnx.split(_changed(model, change), nnx.Param, ...)
-        value = lambda params, x: loss(nnx.merge(graphdef, params, rest)(x))
-        leaves = jax.tree.leaves(jax.jit(jax.grad(value))(params, x))
-        return np.concatenate([np.asarray(leaf, float).ravel() for leaf in leaves])
-
-    exact = gradient(_CHANGES["the exact flow"])
-    size = float(np.linalg.norm(exact))
-    error = lambda change: float(np.nan_to_num(np.linalg.norm(gradient(change) - exact) / size, nan=np.inf))
-    found = {"as trained": {1: error(_CHANGES["as trained"])}}
-    if fixed:
-        for name, scheme in (("Euler", Euler()), ("Heun", Heun())):
-            found[name] = {
-                k: error(lambda layer, k=k, s=scheme: (layer.field, _cut(layer.discretisation, k, s))) for k in (1, 2, 4)
-            }
-    return found
+        width = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
+        spans = {float(s * width): float(np.sqrt(np.mean(((curve[s:] - curve[:-s]) ** 2).sum(axis=1)))) / size for s in strides}
+        hoelder = float(np.polyfit(np.log(list(spans)), np.log(list(spans.values())), 1)[0])
+    return Smoothness(float((steps / np.diff(nodes)).max()), float(steps.sum()), spans, hoelder)
 
 
 def _list(values: Any) -> str:
-    return ", ".join(f"{value:.1%}" for value in values)
+    return ", ".join(f"{value:.2%}" for value in values)
+
+
+def _list_of(parts: Any) -> str:
+    return ", ".join(map(str, parts))

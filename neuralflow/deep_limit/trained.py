@@ -9,20 +9,24 @@ and largest increment scale with depth (stated there; the verdict's thresholds a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from neuralflow import checks
 from neuralflow.basis import PiecewiseConstant
 from neuralflow.deep_limit.distances import fitted_order
-from neuralflow.depth import DepthVarying, independent, tied
+from neuralflow.depth import DepthVarying, depth_bases, independent, tied
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
@@ -44,29 +48,81 @@ class Residual(nnx.Module):
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """Networks of one depth, one a seed: `weights` by name (seeds, depth, ...), `outputs` (seeds, samples, d), `losses`
-    (seeds,)."""
+    """Networks of one depth, one a case (a seed, say): `weights` that vary with depth, by name (cases, nodes, ...),
+    `outputs` (cases, samples, ...), `losses` (cases,)."""
 
     depth: int
     weights: Mapping[str, np.ndarray]
     outputs: np.ndarray
     losses: np.ndarray
 
-    def largest(self, name: str) -> float:
-        """The largest norm of a layer's weights, a mean over seeds."""
-        return float(np.linalg.norm(_flat(self.weights[name]), axis=-1).max(axis=-1).mean())
+    def largest(self, name: str) -> Float[np.ndarray, " cases"]:
+        """The largest norm of a layer's weights."""
+        return np.linalg.norm(_flat(self.weights[name]), axis=-1).max(axis=-1)
 
-    def increment(self, name: str) -> float:
-        """The largest norm of the difference of neighbouring layers, a mean over seeds."""
-        return float(np.linalg.norm(np.diff(_flat(self.weights[name]), axis=1), axis=-1).max(axis=-1).mean())
+    def increment(self, name: str) -> Float[np.ndarray, " cases"]:
+        """The largest norm of the difference of neighbouring layers."""
+        return np.linalg.norm(np.diff(_flat(self.weights[name]), axis=1), axis=-1).max(axis=-1)
 
-    def variation(self, name: str) -> float:
+    def variation(self, name: str) -> Float[np.ndarray, " cases"]:
         """The root of the *sum* of squared differences: of order L^-1/2 where every one of them is of order 1 / L."""
-        return float(np.sqrt((np.diff(_flat(self.weights[name]), axis=1) ** 2).sum(axis=(1, 2))).mean())
+        return np.sqrt((np.diff(_flat(self.weights[name]), axis=1) ** 2).sum(axis=(1, 2)))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(*values.shape[:2], -1)
+
+
+def train(
+    depths: Sequence[int],
+    cases: Any,
+    *,
+    make: Callable[[int, Any], nnx.Module],
+    loss: Callable[[Any, Any], tuple[Array, Array]],
+    batch: Callable[[Any, Any, Array], Any],
+    optimiser: Callable[[nnx.Module, int, Any], optax.GradientTransformation],
+    steps: int,
+    data: Any = None,
+    probe: Any = None,
+) -> Iterator[Trained]:
+    """Trains the same network at every depth, all cases at once, spread over the devices; one compilation a depth.
+
+    `cases`: a pytree of arrays with one leading axis, such as seeds and learning rates; the functions are given one case each. `make(depth,
+    case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps` sees, of the arrays
+    `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from optax. `probe`: the batch
+    on which final loss and outputs are measured; that of step 0 where it is left out.
+    """
+    for depth in depths:
+        checks.whole("a depth", depth, least=2)
+    checks.whole("steps", steps)
+    count = len(jax.tree.leaves(cases)[0])
+
+    def one(case: Any, given: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
+        model = make(depth, case)
+        named = {path: ".".join(map(str, path[path.index("stack") + 1 :])) for path in depth_bases(model)}
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        rule = optimiser(model, depth, case)
+        value = lambda params, seen: loss(nnx.merge(graphdef, params, rest), seen)
+
+        def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            slope = jax.grad(value, has_aux=True)(carry[0], batch(given[0], case, i))[0]
+            updates, memory = rule.update(slope, carry[1], carry[0])
+            return optax.apply_updates(carry[0], updates), memory
+
+        params, _ = lax.fori_loop(0, steps, step, (params, rule.init(params)))
+        found, outputs = value(params, batch(given[0], case, jnp.asarray(0)) if given[1] is None else given[1])
+        weights = {named[path]: leaf.get_value() for path, leaf in nnx.to_flat_state(params) if path in named}
+        return weights, outputs, found
+
+    mesh = Mesh(np.asarray(jax.devices()[: math.gcd(count, jax.device_count())]), ("cases",))
+    rows = PartitionSpec("cases")
+    cases = jax.device_put(cases, NamedSharding(mesh, rows))
+    given = jax.device_put((data, probe), NamedSharding(mesh, PartitionSpec()))
+    spread = {"mesh": mesh, "in_specs": (rows, PartitionSpec()), "out_specs": rows, "check_vma": False}
+    for depth in depths:
+        every = jax.vmap(lambda case, given, depth=depth: one(case, given, depth), in_axes=(0, None))
+        weights, outputs, losses = jax.tree.map(np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, given))
+        yield Trained(depth, weights, outputs, losses)
 
 
 def descend(
@@ -81,73 +137,82 @@ def descend(
     iterations: int = 500,
     rate: float = 0.01,
 ) -> Iterator[Trained]:
-    """Trains networks of every depth by `iterations` of full gradient descent with the learning rate `rate` * depth.
+    """The protocol of Marion et al.: full gradient descent for `iterations` steps with the learning rate `rate` * depth.
 
     Inputs and targets are standard normal, another draw for every seed and the same at every depth; the loss is the
-    mean over samples of |h_L - y|^2 / 2. `alike`: W starts equal in all layers, or with another draw in each. One
-    compilation a depth, all seeds at once.
+    mean over samples of |h_L - y|^2 / 2. `alike`: W starts equal in all layers, or with another draw in each.
     """
-    for depth in depths:
-        checks.whole("a depth", depth, least=2)
     init = tied if alike else independent
 
-    def one(seed: Array, depth: int) -> tuple[dict[str, Array], Array, Array]:
-        x, y = jax.random.normal(jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float)
-        make = lambda rngs: Residual(dimension, hidden, activation, rngs=rngs)
+    def make(depth: int, seed: Array) -> nnx.Module:
+        branch = lambda rngs: Residual(dimension, hidden, activation, rngs=rngs)
         rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(1), seed))
-        field = DepthVarying(make, PiecewiseConstant(depth), rngs=rngs, init=init)
-        graphdef, start = nnx.split(NeuralODE(field, FixedGrid(Euler(), steps=depth, memory="full")))
+        field = DepthVarying(branch, PiecewiseConstant(depth), rngs=rngs, init=init)
+        return NeuralODE(field, FixedGrid(Euler(), steps=depth))
 
-        def loss(weights: nnx.State) -> tuple[Array, Array]:
-            states = nnx.merge(graphdef, weights)(x)
-            return jnp.sum((states - y) ** 2) / (2 * samples), states
+    def loss(model: Any, points: tuple[Array, Array]) -> tuple[Array, Array]:
+        states = model(points[0])
+        return jnp.sum((states - points[1]) ** 2) / (2 * samples), states
 
-        def step(_: int, weights: nnx.State) -> nnx.State:
-            slope = jax.grad(loss, has_aux=True)(weights)[0]
-            return jax.tree.map(lambda w, g: w - rate * depth * g, weights, slope)
-
-        weights = lax.fori_loop(0, iterations, step, start)
-        value, states = loss(weights)
-        return {str(path[-1]): leaf.get_value() for path, leaf in nnx.to_flat_state(weights)}, states, value
-
-    for depth in depths:
-        found = jax.jit(jax.vmap(lambda seed, depth=depth: one(seed, depth)))(jnp.arange(seeds))
-        weights, outputs, losses = jax.tree.map(np.asarray, found)
-        yield Trained(depth, weights, outputs, losses)
+    return train(
+        depths,
+        jnp.arange(seeds),
+        make=make,
+        loss=loss,
+        batch=lambda drawn, seed, i: jax.tree.map(lambda a: a[seed], drawn),
+        optimiser=lambda model, depth, seed: optax.sgd(rate * depth),
+        steps=iterations,
+        data=jax.vmap(lambda seed: gaussians(seed, samples, dimension))(jnp.arange(seeds)),
+    )
 
 
-def gaps(network: Trained, reference: Trained) -> dict[str, float]:
-    """How far a network is from a deeper one, means over seeds: every weight (the largest norm over layers of the
-    difference at equal depth k / L), the outputs (root mean square) and the loss."""
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "GELU, equal layers": {"activation": jax.nn.gelu, "alike": True},
+    "GELU, layers of their own": {"activation": jax.nn.gelu, "alike": False},
+    "ReLU, equal layers": {"activation": jax.nn.relu, "alike": True},
+}
+"""Arguments of `descend`: the first of these has a limit (Marion et al., stated there), the others show none."""
+
+
+def gaussians(seed: Any, samples: int, dimension: int) -> tuple[Array, Array]:
+    """Inputs and targets of `descend`, (samples, dimension) each."""
+    x, y = jax.random.normal(jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float)
+    return x, y
+
+
+def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " cases"]]:
+    """How far networks are from deeper ones: every weight (the largest norm over nodes of the difference at equal depth
+    k / L), the outputs (root mean square) and the loss."""
     if reference.depth % network.depth:
         raise ValueError(f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}")
     every = reference.depth // network.depth
     found = {
-        name: float(np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(axis=1).mean())
+        name: np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(axis=1)
         for name, w in network.weights.items()
     }
-    outputs = np.sqrt(np.mean((network.outputs - reference.outputs) ** 2, axis=(1, 2)))
-    return {**found, "output": float(outputs.mean()), "loss": float(np.abs(network.losses - reference.losses).mean())}
+    outputs = network.outputs.reshape(len(network.losses), -1) - reference.outputs.reshape(len(network.losses), -1)
+    return {**found, "output": np.sqrt(np.mean(outputs**2, axis=1)), "loss": np.abs(network.losses - reference.losses)}
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How trained weights scale with depth L: exponents p of L^-p.
+    """How trained weights scale with depth L: exponents p of L^-p, one a case.
 
     `gaps`: of the distance to the deepest network, corrected for its finite depth. `largest`, `increment`, `variation`:
     of the largest norm of a layer, the largest increment between layers and the root of the sum of their squares.
     """
 
-    gaps: Mapping[str, float | None]
-    largest: Mapping[str, float]
-    increment: Mapping[str, float]
-    variation: Mapping[str, float]
+    gaps: Mapping[str, np.ndarray]
+    largest: Mapping[str, np.ndarray]
+    increment: Mapping[str, np.ndarray]
+    variation: Mapping[str, np.ndarray]
 
     def verdict(self) -> str:
         """ "ODE-like" where increments fall like the step 1 / L, "SDE-like" where like its root, else "no limit"; with
-        the number."""
-        least = min(self.increment, key=lambda name: self.increment[name])
-        p = self.increment[least]
+        the number, a mean over cases."""
+        means = {name: float(np.mean(p)) for name, p in self.increment.items()}
+        least = min(means, key=lambda name: means[name])
+        p = means[least]
         kind = "ODE-like" if p >= 0.9 else "SDE-like" if 0.4 <= p <= 0.6 else "no limit"
         return f"{kind}: the largest increment of {least} between layers scales as L^{-p:.2f}"
 
@@ -156,22 +221,19 @@ def scaling(networks: Sequence[Trained]) -> Scaling:
     """Exponents over all depths; the deepest network is the reference of the gaps."""
     if len(networks) < 3:
         raise ValueError(f"exponents need three depths or more, got {len(networks)}")
-    *shallow, reference = sorted(networks, key=lambda network: network.depth)
-    depths = [network.depth for network in shallow]
+    everyone = sorted(networks, key=lambda network: network.depth)
+    *shallow, reference = everyone
     measured = [gaps(network, reference) for network in shallow]
-    everyone = [network.depth for network in (*shallow, reference)]
-    names = list(reference.weights)
 
-    def exponents(statistic: str) -> dict[str, float]:
-        series = {name: [getattr(n, statistic)(name) for n in (*shallow, reference)] for name in names}
-        return {name: fitted_order(everyone, values, least=1) or 0.0 for name, values in series.items()}
+    def exponents(of: Sequence[Trained], series: Sequence[np.ndarray], finite: int | None = None) -> np.ndarray:
+        depths = [network.depth for network in of]
+        fits = (fitted_order(depths, list(case), least=1, reference=finite) for case in np.transpose(series))
+        return np.asarray([np.nan if p is None else p for p in fits])
 
+    statistic = lambda what: {n: exponents(everyone, [getattr(t, what)(n) for t in everyone]) for n in reference.weights}
     return Scaling(
-        gaps={
-            name: fitted_order(depths, [gap[name] for gap in measured], least=1, reference=reference.depth)
-            for name in measured[0]
-        },
-        largest=exponents("largest"),
-        increment=exponents("increment"),
-        variation=exponents("variation"),
+        gaps={name: exponents(shallow, [gap[name] for gap in measured], reference.depth) for name in measured[0]},
+        largest=statistic("largest"),
+        increment=statistic("increment"),
+        variation=statistic("variation"),
     )

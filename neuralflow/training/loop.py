@@ -105,26 +105,11 @@ def fit(
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
     with closing(Log(folder, keep, resume, run.identity | {"accumulate": int(accumulate)})) as log:
-        state, where = log.start(run.start())
+        state, where = start = log.start(run.start())
         try:
             with display(epochs, run.steps, progress and jax.process_index() == 0) as shown:
-                while where.epoch < epochs and not log.is_late(patience):
-                    epoch, waiting = where.epoch, run.source.waited
-                    began, skipped = time.perf_counter() - where.seconds, where.step
-                    for advanced, step in run.epoch(state, epoch, skipped, save_every):
-                        _check_finite(advanced, epoch, log)
-                        state = advanced
-                        shown.step(epoch, step)
-                        where = Where(epoch, step, time.perf_counter() - began)
-                        if step < run.steps and save_every and step % save_every == 0:
-                            log.save(state, where, run.steps)
-                    row = {"epoch": epoch + 1, **run.means(state), **run.evaluate(state), "seconds": where.seconds}
-                    row["samples_per_second"] = run.steps * batch / where.seconds
-                    if isinstance(data, Stream):
-                        row["waiting"] = (run.source.waited - waiting) / where.seconds
-                    state, where = run.reset(state), Where(epoch + 1, 0, 0.0)
-                    log.add(row, state, where, run.steps)
-                    shown.row(row, epochs)
+                for reached in _walk(run, log, shown, *start, epochs, patience, save_every):
+                    state, where = reached
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() > 1:
                 log.abandon()
@@ -136,6 +121,30 @@ def fit(
         finally:
             run.finish(state)
     return Fitted(log.history, log.best(), "patience" if where.epoch < epochs else "epochs")
+
+
+def _walk(
+    run: Run, log: Log, shown: Any, state: State, where: Where, epochs: int, patience: int | None, save_every: int | None
+) -> Iterator[tuple[State, Where]]:
+    """Trains, records and saves; yields every state that is known to be good."""
+    while where.epoch < epochs and not log.is_late(patience):
+        epoch, waiting = where.epoch, run.source.waited
+        began = time.perf_counter() - where.seconds
+        for advanced, step in run.epoch(state, epoch, where.step, save_every):
+            _check_finite(advanced, epoch, log)
+            state, where = advanced, Where(epoch, step, time.perf_counter() - began)
+            yield state, where
+            shown.step(epoch, step)
+            if step < run.steps and save_every and step % save_every == 0:
+                log.save(state, where, run.steps)
+        row = {"epoch": epoch + 1, **run.means(state), **run.evaluate(state), "seconds": where.seconds}
+        row["samples_per_second"] = run.steps * run.batch / where.seconds
+        if isinstance(run.source, Streamed):
+            row["waiting"] = (run.source.waited - waiting) / where.seconds
+        state, where = run.reset(state), Where(epoch + 1, 0, 0.0)
+        log.add(row, state, where, run.steps)
+        shown.row(row, epochs)
+        yield state, where
 
 
 def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
@@ -174,7 +183,7 @@ class Run:
         if mesh is not None:
             # The compiler spreads the work: axes whose shardings are part of the types would ask the model for them.
             mesh = Mesh(mesh.devices, mesh.axis_names)
-        self.model, self.loss, self.augment, self.seed, self.mesh = model, loss, augment, seed, mesh
+        self.model, self.loss, self.augment, self.seed, self.mesh, self.batch = model, loss, augment, seed, mesh, batch
         self.optimiser = optax.with_extra_args_support(optimiser)
         self.source: Any = Streamed(data, batch, seed, mesh) if isinstance(data, Stream) else Resident(data, batch, seed, mesh)
         self.steps: int = self.source.steps

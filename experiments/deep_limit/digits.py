@@ -1,0 +1,58 @@
+"""Five pairs of scikit-learn's digits, and two kinds of layers: orders of convergence with intervals.
+
+    python -m experiments.deep_limit.digits
+
+Some 360 samples a pair in four principal components. The layer of the paper, tanh(K x + b), and one that is not of its
+form, A2 tanh(A1 x + b1) + b2 with four hidden units, whose weights are penalised alike. Orders are those of the last pair of
+depths, intervals are bootstrapped over the pairs. Writes digits.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from flax import nnx
+from rich.console import Console
+
+import neuralflow as nf
+from experiments.deep_limit.orders import keep, measure
+from neuralflow import data, deep_limit
+
+PAIRS = ((3, 8), (4, 9), (1, 7), (2, 5), (0, 6))
+
+
+def paper(first: int, second: int) -> deep_limit.Problem:
+    """With the paper's layer."""
+    pair = data.digits_pair(first, second)
+    return deep_limit.thorpe_van_gennip(pair["x"], pair["y"])
+
+
+def hidden() -> nnx.Module:
+    """A layer with hidden units."""
+    return nf.fields.MLP(4, hidden=4, rngs=nnx.Rngs(0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--starts", type=int, default=6)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    console = Console(width=None if Console().is_terminal else 140)
+    problems = {f"{a} against {b}": paper(a, b) for a, b in PAIRS}
+    kinds = {
+        "tanh(K x + b)": problems,
+        "A2 tanh(A1 x + b1) + b2": {name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()},
+    }
+    found = {}
+    for kind, chosen in kinds.items():
+        console.print(f"[bold]{kind}[/bold]")
+        found[kind] = measure(chosen, options.depths, options.starts, console, falsify=False)
+    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.digits", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""MNIST as flat floats, and the network of these experiments: a linear lift, a flow of depth n, a linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+import neuralflow as nf
+from neuralflow import data
+
+CLASSES, PIXELS = 10, 784
+
+
+def images(split: str, folder: Path) -> dict[str, np.ndarray]:
+    """x (samples, 784) in [0, 1], float32, and y (samples,)."""
+    found = data.load("mnist", split, data_dir=folder)
+    return {"x": (found["image"].reshape(-1, PIXELS) / 255).astype(np.float32), "y": found["label"]}
+
+
+class Network(nnx.Module):
+    """Logits of flat images. `field`: the flow's velocity field, of the given width."""
+
+    def __init__(self, field: nnx.Module, steps: int, width: int, t1: float = 1.0, *, rngs: nnx.Rngs):
+        self.stem = nnx.Linear(PIXELS, width, rngs=rngs)
+        self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=steps), 0.0, t1)
+        self.head = nnx.Linear(width, CLASSES, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.head(self.flow(self.stem(x)))
+
+
+def cross_entropy(logits: Array, labels: Any) -> Array:
+    """Its mean."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def accuracy(logits: Any, labels: Any) -> Any:
+    """The share of right answers, over the last axis of samples."""
+    return (jax.numpy.argmax(logits, axis=-1) == labels).mean(axis=-1)

@@ -1,0 +1,198 @@
+"""MNIST with a penalty in depth: do trained networks of growing depth converge, and does one learning rate serve them all?
+
+    python -m experiments.deep_limit.mnist --data-dir FOLDER
+
+FOLDER holds MNIST as TFDS writes it. Mini-batches, cross-entropy plus a * (int |theta'|^2 + |theta(0)|^2), momentum in the
+Sobolev product of the same norm, weights piecewise linear in depth, Euler with n steps. Networks of every depth start
+from the same theta(t) and see the same batches. Tells the distance to the deepest network with its order, the test
+accuracy by depth, and the final training loss by learning rate at two depths. Writes mnist.json and mnist.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+import neuralflow as nf
+from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
+from neuralflow import deep_limit, plots, report
+from neuralflow.regularisers import depth_energy, sobolev
+
+WIDTH, BATCH, COARSE = 32, 128, 4
+
+
+def make(depth: int, case: Any) -> nnx.Module:
+    """The network of a depth; its weights are drawn on a coarse basis, so that all depths begin with one theta(t)."""
+    rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(0), case["seed"]))
+    mlp = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, rngs=rngs)
+    field = nf.DepthVarying(mlp, nf.PiecewiseLinear(COARSE), rngs=rngs, init=nf.smooth(0.5))
+    return Network(field.refine(nf.PiecewiseLinear(depth)), depth, WIDTH, rngs=rngs)
+
+
+def run(depths: list[int], cases: Any, a: float, steps: int, train: Any, test: Any) -> list[deep_limit.Trained]:
+    """Networks of every depth; `cases`: seeds and learning rates."""
+    a_pass = len(train["y"]) // BATCH
+
+    def batch(train: Any, case: Any, i: Any) -> Any:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), case["seed"]), i // a_pass)
+        picked = jax.random.randint(jax.random.fold_in(key, i % a_pass), (BATCH,), 0, len(train["y"]))
+        return jax.tree.map(lambda values: values[picked], train)
+
+    def loss(model: Any, given: Any) -> Any:
+        logits = model(given["x"])
+        return cross_entropy(logits, given["y"]) + a * depth_energy(model), logits
+
+    def optimiser(model: Any, depth: int, case: Any) -> Any:
+        schedule = optax.cosine_decay_schedule(1.0, steps)
+        rate = lambda count: case["rate"] * schedule(count)
+        return optax.chain(sobolev(model), optax.sgd(rate, momentum=0.9))
+
+    found, console = [], Console()
+    for network in deep_limit.train(
+        depths, cases, make=make, loss=loss, batch=batch, optimiser=optimiser, steps=steps, data=train, probe=test
+    ):
+        losses = " ".join(f"{loss:.4f}" for loss in network.losses)
+        console.print(f"depth {network.depth}: test losses {losses}", highlight=False)
+        found.append(network)
+    return found
+
+
+def pick(network: deep_limit.Trained, cases: Any) -> deep_limit.Trained:
+    """Some of the cases."""
+    weights = {name: values[cases] for name, values in network.weights.items()}
+    return deep_limit.Trained(network.depth, weights, network.outputs[cases], network.losses[cases])
+
+
+def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
+    """Distances to the deepest network by depth, means over seeds, with orders and intervals; accuracies by depth and seed."""
+    every = [deep_limit.gaps(network, networks[-1]) for network in networks[:-1]]
+    orders = deep_limit.scaling(networks).gaps
+    return {
+        "distances": {name: [float(gap[name].mean()) for gap in every] for name in every[0]},
+        "orders": {
+            name: {"mean": float(p.mean()), "interval": deep_limit.interval([float(v) for v in p])}
+            for name, p in orders.items()
+        },
+        "test accuracy": [np.asarray(accuracy(network.outputs, labels)).tolist() for network in networks],
+    }
+
+
+def show(title: str, depths: list[int], found: dict[str, Any], console: Console) -> None:
+    """As a table."""
+    table = Table(title=title)
+    for head in ("depth", *found["distances"], "test accuracy"):
+        table.add_column(head, justify="right")
+    for k, depth in enumerate(depths):
+        gap = [f"{values[k]:.2e}" if k < len(values) else "-" for values in found["distances"].values()]
+        table.add_row(str(depth), *gap, f"{np.mean(found['test accuracy'][k]):.2%}")
+    cells = (f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})" for p in found["orders"].values())
+    table.add_row("order", *cells, "", style="bold")
+    console.print(table)
+
+
+def picture(
+    depths: list[int], runs: dict[float, dict[str, Any]], rates: list[float], losses: dict[int, list[float | None]]
+) -> Any:
+    """Distances, accuracies and learning rates."""
+    made, (left, middle, right) = plots.figure(1, 3, height=3.6)
+    n = np.asarray(depths)
+    for k, (rate, found) in enumerate(runs.items()):
+        for style, (name, values) in zip(("-", "--"), list(found["distances"].items())[1:4:2], strict=False):
+            left.loglog(
+                n[:-1], values, "os"[k] + style, color=f"C{k}", markersize=4, linewidth=1.2, label=f"{name}, rate {rate:g}"
+            )
+        scores = 100 * np.asarray(found["test accuracy"])
+        style = {"color": f"C{k}", "marker": "os"[k], "markersize": 4, "linewidth": 1.2, "capsize": 2}
+        middle.errorbar(n, scores.mean(axis=1), scores.std(axis=1), label=f"rate {rate:g}", **style)
+    first = next(iter(runs.values()))["distances"]["dense.0.kernel"][0]
+    model = 1 / n[:-1] - 1 / n[-1]
+    left.loglog(n[:-1], first * model / model[0], color="0.5", linewidth=0.8, label=f"1/n - 1/{n[-1]}")
+    left.set_title(f"distance of weights to {n[-1]} layers", fontsize=10)
+    middle.set_xscale("log")
+    middle.set_title("test accuracy, % (spread over seeds)", fontsize=10)
+    for axis in (left, middle):
+        axis.set_xlabel("depth n (layers)")
+        axis.set_xticks(n, [str(k) for k in n])
+        axis.xaxis.minorticks_off()
+    for k, (depth, values) in enumerate(losses.items()):
+        right.semilogx(
+            rates,
+            [np.nan if v is None else v for v in values],
+            "os"[k] + "-",
+            color=f"C{k + 2}",
+            markersize=4,
+            linewidth=1.2,
+            label=f"{depth} layers",
+        )
+    right.set_xticks(rates, [f"{r:g}" for r in rates])
+    right.xaxis.minorticks_off()
+    right.set_title("test loss after one pass", fontsize=10)
+    right.set_xlabel("learning rate")
+    for axis in (left, middle, right):
+        axis.legend(fontsize=7, frameon=False)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="multiples of 4; the last is the reference"
+    )
+    parser.add_argument("--seeds", type=int, default=4, help="at least three, for the intervals")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
+    parser.add_argument("--rates", type=float, nargs=2, default=[0.025, 0.1], help="learning rates of the runs over depth")
+    parser.add_argument(
+        "--search", type=float, nargs="+", default=[0.025, 0.05, 0.1, 0.2, 0.4], help="learning rates to choose from"
+    )
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    console = Console(width=None if Console().is_terminal else 140)
+    train, test = (images(split, options.data_dir) for split in ("train", "test"))
+    a_pass, began, seeds = len(train["y"]) // BATCH, time.perf_counter(), np.arange(options.seeds)
+    cases = {"seed": jnp.tile(seeds, 2), "rate": jnp.repeat(jnp.asarray(options.rates), options.seeds)}
+    networks = run(options.depths, cases, options.penalty, options.epochs * a_pass, train, test)
+    runs = {
+        rate: measured([pick(network, seeds + k * options.seeds) for network in networks], test["y"])
+        for k, rate in enumerate(options.rates)
+    }
+    spent = time.perf_counter() - began
+    searching = {"seed": jnp.repeat(jnp.arange(2), len(options.search)), "rate": jnp.tile(jnp.asarray(options.search), 2)}
+    ends = [options.depths[1], options.depths[-1]]
+    searched = run(ends, searching, options.penalty, a_pass, train, test)
+    means = {network.depth: network.losses.reshape(2, -1).mean(axis=0) for network in searched}
+    losses = {depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()}  # None: it diverged
+    best = {depth: options.search[int(np.nanargmin(values))] for depth, values in means.items()}
+    for rate, found in runs.items():
+        title = f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over {options.seeds} seeds"
+        show(title, options.depths, found, console)
+    console.print(f"Best learning rate: {best}; {spent:.0f} s for all depths, {time.perf_counter() - began:.0f} s in all.")
+    record = {
+        "command": "python -m experiments.deep_limit.mnist --data-dir FOLDER",
+        "options": {name: value for name, value in vars(options).items() if name != "data_dir"},
+        "by learning rate": runs,
+        "test losses in the search": losses,
+        "best learning rate": best,
+        "seconds": spent,
+    }
+    folder = Path(__file__).parent
+    report.write(folder / "mnist.json", json.dumps(record, indent=1) + "\n")
+    made = picture(options.depths, runs, options.search, losses)
+    report.write(folder / "mnist.png", lambda path: made.savefig(path, format="png", dpi=160))
+
+
+if __name__ == "__main__":
+    main()

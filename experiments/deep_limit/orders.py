@@ -1,0 +1,74 @@
+"""Orders of convergence on several data sets, with bootstrap intervals over them: what `plane` and `digits` share."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import neuralflow as nf
+from neuralflow import deep_limit, report
+
+SCHEMES = {"euler": nf.Euler(), "heun": nf.Heun(), "midpoint": nf.Midpoint()}
+SHOWN = ("energy", "sup", "l2", "tl2", "h1", "recovery", "forward", "residual")
+
+
+def last_pair(found: deep_limit.Study, scheme: str) -> dict[str, float]:
+    """Orders between the two largest depths."""
+    one, two = found.of(scheme)[-2:]
+    ratio = np.log2(two.depth / one.depth)
+    value = lambda row, what: row.distances.get(what, getattr(row, what, None))
+    return {what: float(np.log2(value(one, what) / value(two, what)) / ratio) for what in SHOWN}
+
+
+def draw(problem: deep_limit.Problem, seed: int, depths: list[int], starts: int, falsify: bool) -> dict[str, Any]:
+    """The study of one data set, as plain data."""
+    began = time.perf_counter()
+    *_, (_, found) = deep_limit.study(problem, SCHEMES, depths, seed=seed, starts=starts)
+    panels = [panel.sentence() for panel in deep_limit.falsify(problem, found.limit, seed=seed)] if falsify else []
+    return {
+        "energy": found.limit.energy,
+        "optima_apart": None if np.isnan(found.disagreement) else found.disagreement,
+        "energy_against_adaptive": found.limit_error,
+        "basins": found.basins,
+        "curvature": found.curvature,
+        "orders": {scheme: last_pair(found, scheme) for scheme in SCHEMES},
+        "falsifiers": panels,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def measure(
+    problems: Mapping[str, deep_limit.Problem], depths: list[int], starts: int, console: Console, *, falsify: bool
+) -> dict[str, Any]:
+    """Studies all data sets, prints a table of orders with intervals, and returns everything as plain data."""
+    draws = {}
+    for seed, (name, problem) in enumerate(problems.items()):
+        draws[name] = found = draw(problem, seed, depths, starts, falsify)
+        met = {where: len(basins) for where, basins in found["basins"].items()}
+        apart = f", optima {found['optima_apart']:.0e} apart" if found["optima_apart"] is not None else ""
+        console.print(f"{name}: basins {met}{apart}, {found['seconds']:.0f} s")
+        for sentence in found["falsifiers"]:
+            console.print("  " + sentence, highlight=False)
+    table = Table(title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over {len(draws)} data sets")
+    for name in ("scheme", *SHOWN):
+        table.add_column(name, justify="left" if name == "scheme" else "right")
+    summary: dict[str, Any] = {}
+    for scheme in SCHEMES:
+        orders = {what: [d["orders"][scheme][what] for d in draws.values()] for what in SHOWN}
+        summary[scheme] = {w: {"mean": float(np.mean(o)), "interval": deep_limit.interval(o)} for w, o in orders.items()}
+        cells = (f"{s['mean']:.3f} ({s['interval'][0]:.3f}-{s['interval'][1]:.3f})" for s in summary[scheme].values())
+        table.add_row(scheme, *cells)
+    console.print(table)
+    return {"depths": depths, "starts": starts, "orders": summary, "draws": draws}
+
+
+def keep(path: Path, command: str, found: Any) -> None:
+    """The result beside the script that made it."""
+    report.write(path, json.dumps({"command": command, "result": found}, indent=1) + "\n")

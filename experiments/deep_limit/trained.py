@@ -1,0 +1,71 @@
+"""Networks trained by plain gradient descent, with no penalty: which of them have a limit, and at which order?
+
+    python -m experiments.deep_limit.trained
+
+Marion et al. (arXiv 2309.01213): 100 points in 16 dimensions, 32 hidden units, 500 iterations with the learning rate
+0.01 L. Three ways to begin: GELU with equal layers, GELU with layers drawn each on its own, ReLU with equal layers.
+Exponents p of L^-p with bootstrap intervals over seeds; gaps are those to the deepest network, corrected for its finite
+depth. Writes trained.json and trained.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from neuralflow import deep_limit, plots, report
+
+
+def exponents(found: deep_limit.Scaling) -> dict[str, Any]:
+    """Means and intervals over seeds."""
+    summary: dict[str, Any] = {}
+    for what in ("gaps", "largest", "increment", "variation"):
+        for name, values in getattr(found, what).items():
+            known = [float(v) for v in values if np.isfinite(v)]
+            low, high = deep_limit.interval(known) if len(known) > 2 else (float("nan"), float("nan"))
+            summary[f"{what} {name}"] = {"mean": float(np.mean(known)) if known else None, "interval": [low, high]}
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="the last is the reference")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=500)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    console = Console(width=None if Console().is_terminal else 140)
+    table = Table(title=f"Exponents p of L^-p, mean (95% interval) over {options.seeds} seeds")
+    series, record = {}, {}
+    for name, protocol in deep_limit.PROTOCOLS.items():
+        began = time.perf_counter()
+        series[name] = list(deep_limit.descend(options.depths, seeds=options.seeds, iterations=options.iterations, **protocol))
+        found = deep_limit.scaling(series[name])
+        summary, seconds = exponents(found), time.perf_counter() - began
+        record[name] = {"verdict": found.verdict(), "seconds": seconds, "exponents": summary}
+        if not table.columns:
+            for head in ("protocol", *summary):
+                table.add_column(head, justify="right")
+        show = lambda s: "-" if s["mean"] is None else f"{s['mean']:.3f}\n({s['interval'][0]:.3f}, {s['interval'][1]:.3f})"
+        table.add_row(name, *map(show, summary.values()))
+        console.print(f"{name}: {found.verdict()} ({seconds:.0f} s)", highlight=False)
+    console.print(table)
+    folder = Path(__file__).parent
+    held = {"command": "python -m experiments.deep_limit.trained", "options": vars(options), "protocols": record}
+    report.write(folder / "trained.json", json.dumps(held, indent=1) + "\n")
+    made = plots.trained(series)
+    report.write(folder / "trained.png", lambda path: made.savefig(path, format="png", dpi=160))
+
+
+if __name__ == "__main__":
+    main()
