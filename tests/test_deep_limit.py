@@ -183,6 +183,11 @@ def test_falsifiers_do_not_converge(found):
     assert "order 0.9" in panels[0].sentence() and "apart" in panels[1].sentence()
 
 
+def test_relu_comes_to_the_limit_of_its_own_problem(found):
+    panel = D.kinked(small(2), found.limit, (32, 64))
+    assert panel.name.startswith("ReLU") and abs(panel.order - 1) < 0.1
+
+
 def test_newton_and_curvature_where_they_are_known():
     """The anchor's energy is quadratic: one Newton step ends at the minimum, and the Hessian is known."""
     objective = D.continuum(anchor(), terms=4, steps=16)

@@ -41,7 +41,7 @@ class DeepLimit:
     resume: bool = False
     """Go on with what an interrupted run has left in the folder; no finished depth is computed again."""
     falsify: bool = False
-    """Then change the problem in six ways under which it must not converge, and say whether it did."""
+    """Then change the problem in six ways under which it must not converge, and say whether it did; and try ReLU."""
     trained: bool = False
     """Then train networks of 16 to 256 layers without any penalty (arXiv 2309.01213), from equal and unequal layers, and say
     which have a limit; some minutes."""
@@ -141,20 +141,23 @@ def _read(path: Path) -> Any:
 
 def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> bool:
     """Prints and writes the panel; whether it came out as it must."""
-    from neuralflow.deep_limit import falsify
+    from neuralflow.deep_limit import falsify, kinked
 
     panels = []
-    with report.steps(7, console) as advance:
+    with report.steps(8, console) as advance:
         for panel in falsify(problem, found.limit, seed=seed):
             panels.append(panel)
             advance(panel.name)
+        agreed = [panel.converges for panel in panels] == [True] + [False] * 6
+        panels.append(kinked(problem, found.limit, seed=seed))
+        advance(panels[-1].name)
     for panel in panels:
         console.print(panel.sentence(), highlight=False)
     rows = [
         {"name": p.name, "converges": p.converges, "order": p.order, "to_limit": p.to_limit, "apart": p.apart} for p in panels
     ]
     report.write(out / "falsifiers.json", json.dumps(rows, indent=1) + "\n")
-    return [p.converges for p in panels] == [True] + [False] * 6
+    return agreed
 
 
 def _descended(out: Path, console: Any) -> None:

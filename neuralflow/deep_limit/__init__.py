@@ -25,7 +25,7 @@ from neuralflow.deep_limit.distances import (
     richardson as richardson,
     scaled_error as scaled_error,
 )
-from neuralflow.deep_limit.falsifiers import Panel as Panel, falsify as falsify
+from neuralflow.deep_limit.falsifiers import Panel as Panel, falsify as falsify, kinked as kinked
 from neuralflow.deep_limit.minimum import (
     Minimum as Minimum,
     adaptive_energy as adaptive_energy,

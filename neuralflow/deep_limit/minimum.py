@@ -42,15 +42,19 @@ class Minimum:
         return self.flat(depth_basis.evaluation(self.basis, np.asarray(depths, float)))
 
 
-def minimise(objective: Objective, starts: Sequence[np.ndarray], *, tolerance: float = 1e-11) -> list[Minimum]:
+def minimise(
+    objective: Objective, starts: Sequence[np.ndarray], *, tolerance: float = 1e-11, progress: float = 0.0
+) -> list[Minimum]:
     """Runs L-BFGS from every start, and returns the minima found, the best first and polished.
 
     L-BFGS ends where rounding hides the descent; Anderson's iteration, which sees the gradient alone, goes on from
     there to `tolerance`, the largest entry of the gradient in whitened coordinates (the curvature there is about two).
+    On kinks, where the gradient does not vanish, L-BFGS crawls: `progress` is the fall of the energy, in one iteration, at
+    which it gives up.
     """
     from scipy.optimize import minimize
 
-    options = {"maxcor": 30, "maxiter": 2000, "maxfun": 4000, "ftol": 0.0, "gtol": 1e-7}
+    options = {"maxcor": 30, "maxiter": 2000, "maxfun": 4000, "ftol": progress, "gtol": 1e-7}
     runs = [minimize(lambda xi: objective(xi)[:2], start, jac=True, method="L-BFGS-B", options=options) for start in starts]
     best, *others = sorted(runs, key=lambda run: run.fun)
     return [

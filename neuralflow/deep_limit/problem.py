@@ -119,7 +119,7 @@ def thorpe_van_gennip(
     return Problem(
         x=x,
         y=y,
-        layer=_Perceptrons(x.shape[1], activation),
+        layer=Perceptrons(x.shape[1], activation),
         predict=_Linked(link),
         loss=loss,
         weights={"K": a[0], "b": a[1]},
@@ -130,8 +130,8 @@ def thorpe_van_gennip(
 
 
 @dataclass(frozen=True)
-class _Perceptrons:
-    """Equal for equal arguments, so that problems over other data share what is compiled."""
+class Perceptrons:
+    """Makes the paper's layer; equal for equal arguments, so that problems over other data share what is compiled."""
 
     dimension: int
     activation: Any
