@@ -92,7 +92,11 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
         (("train", "--test-split", "gibberish"), "the digits have the splits"),
         (("train", "--learning-rate", "0"), "must be positive"),
         (("train", "--data", "moons", "--augment"), "moons has none"),
+        (("train", "--tolerance", "1e-4"), "--tolerance is that of adaptive steps; euler takes --steps 4"),
+        (("train", "--depth-penalty", "-1"), "must not be negative, got -1"),
         (("evaluate", "--folder", "nowhere"), "--out folder of neuralflow train"),
+        (("certify", "--folder", "nowhere"), "--out folder of neuralflow train"),
+        (("certify", "--samples", "1"), "must be at least 2, got 1"),
         (("data", "show", "kmnist", "--data-dir", "."), "is not prepared in ."),
     ],
 )
