@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +38,19 @@ def steps(total: int, shown: Any = None) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=shown, transient=True) as bar:
         task = bar.add_task("starting", total=total)
         yield lambda what: bar.update(task, advance=1, description=what)
+
+
+def as_json(data: Any) -> str:
+    """Plain data as strict JSON: numbers that are not finite, for which JSON has no word, are null."""
+    return json.dumps(_finite(data), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def write(path: Path, content: str | Callable[[Path], Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow
+from neuralflow.report import as_json, write
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
         "rows": rows,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out)
+    write(out, as_json(record))
     print(f"written to {out}")
 
 

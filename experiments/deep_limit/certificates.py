@@ -10,7 +10,6 @@ certificates.json and certificates.png.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def main() -> None:
     folder = Path(__file__).parent
     given = {"depth": n, "epochs": options.epochs, "width": WIDTH, "penalty": PENALTY}
     held = {"command": "python -m experiments.deep_limit.certificates --data-dir FOLDER", "options": given, "networks": record}
-    report.write(folder / "certificates.json", json.dumps(held, indent=1) + "\n")
+    report.write(folder / "certificates.json", report.as_json(held))
     made = plots.certificates(found)
     report.write(folder / "certificates.png", lambda path: made.savefig(path, format="png", dpi=160))
 

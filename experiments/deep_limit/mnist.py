@@ -11,7 +11,6 @@ accuracy by depth, and the final training loss by learning rate at two depths. W
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -189,7 +188,7 @@ def main() -> None:
         "seconds": spent,
     }
     folder = Path(__file__).parent
-    report.write(folder / "mnist.json", json.dumps(record, indent=1) + "\n")
+    report.write(folder / "mnist.json", report.as_json(record))
     made = picture(options.depths, runs, options.search, losses)
     report.write(folder / "mnist.png", lambda path: made.savefig(path, format="png", dpi=160))
 

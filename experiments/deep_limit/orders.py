@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,4 +70,4 @@ def measure(
 
 def keep(path: Path, command: str, found: Any) -> None:
     """The result beside the script that made it."""
-    report.write(path, json.dumps({"command": command, "result": found}, indent=1) + "\n")
+    report.write(path, report.as_json({"command": command, "result": found}))

@@ -11,7 +11,6 @@ depth. Writes trained.json and trained.png.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -62,7 +61,7 @@ def main() -> None:
     console.print(table)
     folder = Path(__file__).parent
     held = {"command": "python -m experiments.deep_limit.trained", "options": vars(options), "protocols": record}
-    report.write(folder / "trained.json", json.dumps(held, indent=1) + "\n")
+    report.write(folder / "trained.json", report.as_json(held))
     made = plots.trained(series)
     report.write(folder / "trained.png", lambda path: made.savefig(path, format="png", dpi=160))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def run(options: Certify) -> int:
     console = report.console()
     console.print(table(found))
     console.print(found.sentence(), highlight=False)
-    report.write(out / "certificate.json", json.dumps(found.record(), indent=1) + "\n")
+    report.write(out / "certificate.json", report.as_json(found.record()))
     picture = plots.certificates({options.folder.name: found})
     report.write(out / "certificate.png", lambda path: picture.savefig(path, format="png", dpi=160))
     return 0 if found.is_ode else 1

@@ -80,7 +80,7 @@ def run(options: DeepLimit) -> int:
         kept = _kept(options, out)
         for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
             advance(what)
-            report.write(out / "results.json", json.dumps(_record(options, found, chosen), indent=1) + "\n")
+            report.write(out / "results.json", report.as_json(_record(options, found, chosen)))
     assert found is not None
     tables = _table(found, chosen), _further(found, chosen)
     plain = Console(width=118, record=True, file=io.StringIO())
@@ -156,7 +156,7 @@ def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> 
     rows = [
         {"name": p.name, "converges": p.converges, "order": p.order, "to_limit": p.to_limit, "apart": p.apart} for p in panels
     ]
-    report.write(out / "falsifiers.json", json.dumps(rows, indent=1) + "\n")
+    report.write(out / "falsifiers.json", report.as_json(rows))
     return agreed
 
 
@@ -176,7 +176,7 @@ def _descended(out: Path, console: Any) -> None:
         console.print(f"{name}: {found.verdict()}.", highlight=False)
         means = {what: {k: float(np.mean(p)) for k, p in exponents.items()} for what, exponents in vars(found).items()}
         record[name] = {"verdict": found.verdict(), "exponents": means}
-    report.write(out / "trained.json", json.dumps(record, indent=1) + "\n")
+    report.write(out / "trained.json", report.as_json(record))
     picture = plots.trained(series)
     report.write(out / "trained.png", lambda path: picture.savefig(path, format="png", dpi=160))
 

@@ -274,7 +274,7 @@ def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
     elif any((out / "checkpoints").glob("[0-9]*")):
         return  # a training that nobody wants to resume: `fit` refuses, and its options stay as they were
     if jax.process_index() == 0:
-        report.write(out / "options.json", json.dumps(shown, indent=1) + "\n")
+        report.write(out / "options.json", report.as_json(shown))
 
 
 def _loss(options: Train) -> Any:
