@@ -32,13 +32,16 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
 def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation:
     """Gradients with respect to weights theta(s) in the inner product int theta' eta' ds + tau theta(0) eta(0).
 
-    What steepest descent and momentum need for one learning rate to serve every depth: with n layers the plain gradient of each layer's
-    weights is of order 1/n, that of a penalty on their increments of order n; this one is of order one, and smooth in
-    depth, for every n. Chain it before `optax.sgd`; weights that do not vary with depth keep their gradient. Our formulation (descent
-    in the whitened increments of the penalty). ValueError where no weight of the model varies with depth.
+    What steepest descent and momentum need for one learning rate to serve every depth: with n layers the plain gradient
+    of each layer's weights is of order 1/n, that of a penalty on their increments of order n; this one is of order one,
+    and smooth in depth, for every n. Chain it before `optax.sgd`; weights that do not vary with depth keep their
+    gradient. Our formulation (descent in the whitened increments of the penalty). ValueError where no weight of the
+    model varies with depth.
     """
     products = _products(model, tau)
-    chosen = [products.get(path) for path, _ in nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])]
+    flat = list(nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1]))
+    numbered = nnx.from_flat_state([(path, leaf.replace(k)) for k, (path, leaf) in enumerate(flat)])
+    chosen = [products.get(flat[k][0]) for k in jax.tree.leaves(numbered)]  # in the order in which gradients come
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(updates)

@@ -377,6 +377,13 @@ def test_bad_input(tmp_path):
         D.discrete(replace(small(0), weights={"K": 1.0}), nf.Euler(), 4)
     with pytest.raises(ValueError, match="at least 2, got 1"):
         next(D.descend((1, 2)))
+    given = {"loss": None, "batch": None, "optimiser": None, "steps": 1}
+    with pytest.raises(ValueError, match="one leading axis of one length"):
+        next(D.train((2,), {"a": jnp.ones(2), "b": jnp.ones(3)}, make=lambda n, case: None, **given))
+    with pytest.raises(TypeError, match="must be an nnx.Module, got"):
+        next(D.train((2,), jnp.arange(2), make=lambda n, case: None, **given))
+    with pytest.raises(ValueError, match="returns varies with depth"):
+        next(D.train((2,), jnp.arange(2), make=lambda n, case: nnx.Linear(1, 1, rngs=nnx.Rngs(0)), **given))
     with pytest.raises(ValueError, match="three depths or more"):
         D.scaling([])
     with pytest.raises(ValueError, match="tau must be positive"):

@@ -68,6 +68,18 @@ def test_the_sobolev_gradient_of_the_energy_is_twice_the_weights(basis):
     assert not np.any(turned.stem.kernel[...])  # it stands outside the penalty, and its gradient is handed on
 
 
+def test_gradients_find_their_weights_among_many():
+    make = lambda rngs: nf.fields.MLP(2, hidden=3, layers=11, param_dtype=jnp.float64, rngs=rngs)
+    field = nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))
+    model = nnx.Dict(flow=nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=3)), head=nnx.Linear(2, 1, rngs=nnx.Rngs(1)))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    slope = jax.grad(lambda p: depth_energy(nnx.merge(graphdef, p, rest)))(params)
+    turned, _ = sobolev(model).update(slope, optax.EmptyState())
+    stack = lambda state: jax.tree.leaves(nnx.state(nnx.merge(graphdef, state, rest).flow.field.stack))
+    for got, want in zip(stack(turned), stack(params), strict=True):
+        np.testing.assert_allclose(got, 2 * want, atol=1e-11)
+
+
 def test_the_plain_gradient_of_a_layer_falls_with_depth_and_the_sobolev_gradient_does_not():
     sizes = {"plain": [], "sobolev": []}
     x = jax.random.normal(jax.random.key(0), (5, 3))

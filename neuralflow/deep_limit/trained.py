@@ -10,7 +10,7 @@ and largest increment scale with depth (stated there; the verdict's thresholds a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,22 +87,35 @@ def train(
 ) -> Iterator[Trained]:
     """Trains the same network at every depth, all cases at once, spread over the devices; one compilation a depth.
 
-    `cases`: a pytree of arrays with one leading axis, such as seeds and learning rates; the functions are given one case each. `make(depth,
-    case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps` sees, of the arrays
-    `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from optax. `probe`: the batch
-    on which final loss and outputs are measured; that of step 0 where it is left out.
+    `cases`: a pytree of arrays with one leading axis, such as seeds and learning rates; the functions see one case at a
+    time. `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps`
+    sees, of the arrays `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from
+    optax. `probe`: the batch on which final loss and outputs are measured; that of step 0 where it is left out. Raises
+    ValueError or TypeError for depths below 2, cases of unequal lengths, models without such weights and losses of
+    another form.
     """
     for depth in depths:
         checks.whole("a depth", depth, least=2)
     checks.whole("steps", steps)
-    count = len(jax.tree.leaves(cases)[0])
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}")
+    (count,) = lengths.pop()
 
     def one(case: Any, given: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
         model = make(depth, case)
-        named = {path: ".".join(map(str, path[path.index("stack") + 1 :])) for path in depth_bases(model)}
+        checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
+        if not depth_bases(model):
+            raise ValueError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
+        named = _names(depth_bases(model))
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
-        value = lambda params, seen: loss(nnx.merge(graphdef, params, rest), seen)
+
+        def value(params: Any, seen: Any) -> tuple[Array, Array]:
+            found = loss(nnx.merge(graphdef, params, rest), seen)
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise TypeError("loss(model, batch) must return a scalar and the outputs: return loss, outputs")
+            return found
 
         def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             slope = jax.grad(value, has_aux=True)(carry[0], batch(given[0], case, i))[0]
@@ -123,6 +136,14 @@ def train(
         every = jax.vmap(lambda case, given, depth=depth: one(case, given, depth), in_axes=(0, None))
         weights, outputs, losses = jax.tree.map(np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, given))
         yield Trained(depth, weights, outputs, losses)
+
+
+def _names(paths: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
+    """The dotted name inside what varies, or the whole one where two stacks share such names."""
+    paths = list(paths)
+    short = {path: ".".join(map(str, path[path.index("stack") + 1 :])) for path in paths}
+    unique = len(set(short.values())) == len(paths)
+    return short if unique else {path: ".".join(map(str, path)) for path in paths}
 
 
 def descend(
