@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +39,42 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
     gradient. Our formulation (descent in the whitened increments of the penalty). ValueError where no weight of the
     model varies with depth.
     """
+    chosen = _chosen(model, tau)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return _mapped(chosen, lambda product, g: product.gradient(g), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def whitened(model: nnx.Module, gradient: Any, tau: float = 1.0) -> Any:
+    """A gradient, a pytree like the model's parameters, in coordinates in which its Euclidean norm is the dual one.
+
+    That is the norm of its Sobolev gradient: it does not depend on the number of layers, nor on whether weights stand in
+    cells or at knots. ValueError where no weight of the model varies with depth.
+    """
+    return _mapped(_chosen(model, tau), lambda product, g: product.whitened(g), gradient)
+
+
+def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
+    """The product of every parameter, in the order in which gradients come; None where it does not vary with depth."""
     products = _products(model, tau)
     flat = list(nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1]))
     numbered = nnx.from_flat_state([(path, leaf.replace(k)) for k, (path, leaf) in enumerate(flat)])
-    chosen = [products.get(flat[k][0]) for k in jax.tree.leaves(numbered)]  # in the order in which gradients come
+    return [products.get(flat[k][0]) for k in jax.tree.leaves(numbered)]
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        leaves, treedef = jax.tree.flatten(updates)
-        if len(leaves) != len(chosen):
-            raise ValueError(f"sobolev was made for a model of {len(chosen)} parameters and is given {len(leaves)} gradients")
-        turned = [g if product is None else product.gradient(g) for g, product in zip(leaves, chosen, strict=True)]
-        return jax.tree.unflatten(treedef, turned), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def _mapped(chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(gradient)
+    wrong = len(leaves) != len(chosen) or any(p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True))
+    if wrong:
+        sizes = [p.basis.size for p in chosen if p]
+        raise ValueError(
+            f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} coefficients in depth, and is given "
+            f"gradients of shapes {[jnp.shape(g) for g in leaves]}; make it anew for the new model"
+        )
+    turned = [g if product is None else function(product, g) for g, product in zip(leaves, chosen, strict=True)]
+    return jax.tree.unflatten(treedef, turned)
 
 
 @dataclass(frozen=True)
@@ -85,15 +109,24 @@ class _Product:
         """What represents a derivative in this product: the inverse of the Gram matrix times it."""
         if isinstance(self.basis, Legendre):
             return jnp.tensordot(jnp.asarray(np.linalg.inv(self.gram), slope.dtype), slope, axes=1)
-        column = jnp.asarray(1 / self.squares, slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
-        return jnp.cumsum(column * jnp.flip(jnp.cumsum(jnp.flip(slope, 0), axis=0), 0), axis=0)
+        return jnp.cumsum(self._column(slope) * self.whitened(slope), axis=0)
+
+    def whitened(self, slope: Array) -> Array:
+        """A derivative in coordinates in which the product is the Euclidean one."""
+        if isinstance(self.basis, Legendre):
+            root = np.linalg.inv(np.linalg.cholesky(self.gram))
+            return jnp.tensordot(jnp.asarray(root, slope.dtype), slope, axes=1)
+        return self._column(slope) * jnp.flip(jnp.cumsum(jnp.flip(slope, 0), axis=0), 0)
+
+    def _column(self, like: Array) -> Array:
+        return jnp.asarray(self.squares**-0.5, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     """The product of every weight that varies with depth."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if not isinstance(tau, int | float) or not tau > 0:
-        raise ValueError(f"tau must be a positive number, or constant weights cost nothing; got {tau!r}")
+        raise ValueError(f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}")
     found = depth_bases(model)
     if not found:
         raise ValueError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")

@@ -74,6 +74,31 @@ def test_layers_drawn_each_on_its_own_are_no_ode_though_the_solver_does_not_matt
     assert abs(found.smoothness["flow"].hoelder) < 0.1
 
 
+def test_the_verdict_does_not_depend_on_where_weights_stand():
+    for init in (nf.tied, nf.smooth(0.5)):
+        found = D.certify(
+            nf.NeuralODE(stack(8, init, basis=nf.PiecewiseLinear), nf.FixedGrid(nf.Euler(), steps=8)), points()[:, :2]
+        )
+        assert found.gradients["as trained"][1] < 0.2
+        assert abs(np.log2(found.gradients["Euler"][2] / found.gradients["Euler"][4]) - 1) < 0.15
+
+
+def test_modes_and_layers_around_the_flow():
+    class Noisy(Classifier):
+        def __init__(self, flow):
+            super().__init__(flow)
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return super().__call__(self.dropout(self.norm(x)))
+
+    model = Noisy(nf.NeuralODE(stack(8, nf.tied), nf.FixedGrid(nf.Heun(), steps=8)))
+    model.train()
+    assert D.certify(model, points()).is_ode
+    assert not model.dropout.deterministic
+
+
 def test_an_ordinary_resnet_is_no_ode():
     branches = [nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=nnx.Rngs(k)) for k in range(8)]
     found = D.certify(Classifier(nf.from_branches(branches)), points())
@@ -86,6 +111,9 @@ def test_adaptive_layers_and_weights_without_depth():
     fine = D.certify(Classifier(nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5))), points())
     assert fine.is_ode and fine.halving == () and fine.smoothness == {} and set(fine.gradients) == {"as trained"}
     assert max(fine.changes.values()) < 1e-3
+    still = nf.NeuralODE(nf.from_function(lambda p, x: p * x, jnp.zeros(())), nf.FixedGrid(nf.Euler(), steps=2))
+    with pytest.raises(ValueError, match="nothing to certify"):
+        D.certify(still, points())
     backward = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), times=[0.0, 0.3, 1.0])).reverse()
     assert D.certify(backward, points()[:, :2]).is_ode
 
@@ -115,8 +143,16 @@ def test_bad_calls_are_refused():
     ):
         D.certify(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), points())
     model = Classifier(nf.NeuralODE(stack(4, nf.tied), nf.FixedGrid(nf.Euler(), steps=4)))
-    with pytest.raises(ValueError, match="the same for all 3 samples; give several different inputs"):
-        D.certify(model, jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match="needs several samples"):
+        D.certify(model, jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match="one finite number, such as an accuracy, got nan"):
+        D.certify(model, points(), score=lambda y: jnp.nan)
+    with pytest.raises(TypeError, match="score"):
+        D.certify(model, points(), score=0.9)
+    with pytest.raises(TypeError, match="one array with an axis of samples"):
+        D.certify(nnx.Sequential(model, lambda y: {"y": y}), points())
+    with pytest.raises(ValueError, match="one set of weights for all depths"):
+        D.smoothness(stack(1, nf.tied))
     with pytest.raises(TypeError, match="model"):
         D.certify("a path", points())
     with pytest.raises(TypeError, match="a DepthVarying"):

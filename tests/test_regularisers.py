@@ -9,7 +9,7 @@ from flax import nnx
 from hypothesis import given, settings, strategies as st
 
 import neuralflow as nf
-from neuralflow.regularisers import depth_energy, sobolev
+from neuralflow.regularisers import depth_energy, sobolev, whitened
 
 
 class Carrier(nnx.Module):
@@ -120,13 +120,24 @@ def test_momentum_in_the_sobolev_product_is_momentum_in_whitened_increments():
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
+@pytest.mark.parametrize("basis", [nf.PiecewiseConstant(5), nf.PiecewiseLinear(5), nf.Legendre(4)], ids=str)
+def test_whitened_gradients_have_the_norm_of_their_sobolev_gradient(basis):
+    model = Carrier(basis, rngs=nnx.Rngs(5))
+    params = nnx.state(model, nnx.Param)
+    slope = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape, a.dtype), params)
+    turned, _ = sobolev(model, 0.7).update(slope, optax.EmptyState())
+    square = sum(jnp.sum(a**2) for a in jax.tree.leaves(whitened(model, slope, 0.7)))
+    product = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(turned), strict=True))
+    np.testing.assert_allclose(square, product, rtol=1e-12)
+
+
 def test_bad_calls_are_refused():
     model = Carrier(nf.PiecewiseConstant(3), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="no weight of Linear varies with depth; put a DepthVarying"):
         depth_energy(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="tau must be a positive number"):
+    with pytest.raises(ValueError, match="tau must be a positive Python number"):
         sobolev(model, tau=0)
     with pytest.raises(TypeError, match="model"):
         depth_energy(3)
-    with pytest.raises(ValueError, match="made for a model of 4 parameters and is given 1"):
+    with pytest.raises(ValueError, match="made for a model of 4 parameters, with .3. coefficients in depth"):
         sobolev(model).update({"w": jnp.ones(3)}, optax.EmptyState())

@@ -5,7 +5,8 @@ minimisers converge (stated there). The rates are our formulation: with u = thet
 discretisation of a Bolza problem, so order 1 is expected of Euler and order 2 of Heun and midpoint (Hager, Numer. Math.
 87, 2000), where the distance itself is not limited by the interpolant.
 
-Everything here is float64.
+Problems, minima and studies are float64 and ask for jax_enable_x64; `train`, `descend` and `certify` compute in the
+precision of the model.
 """
 
 from neuralflow.deep_limit.certificate import (

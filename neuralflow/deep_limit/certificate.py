@@ -22,8 +22,9 @@ from jaxtyping import Array
 
 from neuralflow import checks
 from neuralflow.basis import Basis, Legendre, evaluation
-from neuralflow.depth import DepthVarying
+from neuralflow.depth import DepthVarying, depth_bases
 from neuralflow.layers import NeuralODE, Solve
+from neuralflow.regularisers import whitened
 from neuralflow.schemes import RK4, Dopri8, Euler, Heun
 from neuralflow.solve import Adaptive, FixedGrid
 
@@ -57,12 +58,14 @@ class Smoothness:
 class Certificate:
     """The evidence and its verdict.
 
-    `changes`: how far the outputs move, a root mean square relative to their spread over the samples, when the network
-    is walked in another way. `scores`: the score as it is, and under each of those; empty where no score was given.
+    `changes`: how far the outputs move when the network is walked in another way, a root mean square relative to how far
+    they move when its flows are left out; at most 10% passes. `scores`: the score as it is, and under each of those; empty where no score was given; half a point may be lost.
     `halving`: the changes where the steps are cut in 2, in 4 and in 8, each against the one before. `smoothness`: by layer and stack.
     `gradients`: relative error of a gradient with respect to the weights, against the exact flow's, by scheme and by how
-    many steps stand for one: that of a random projection of the outputs, for the loss's own vanishes where training has
-    converged, however the network is walked. `samples`: how many were looked at.
+    many steps stand for one; at most 25% passes. It is that of a random projection of the outputs, for the loss's own vanishes where
+    training has converged, however the network is walked; in the norm dual to int |theta'|^2 + |theta(0)|^2 for weights that
+    vary with depth. `samples`: how many were looked at. How smooth the weights are is told, and decides nothing by itself:
+    weights may be rough without a trace in the outputs.
     """
 
     changes: Mapping[str, float]
@@ -79,7 +82,7 @@ class Certificate:
 
     @property
     def failures(self) -> list[str]:
-        """What speaks against an ODE, in words and numbers."""
+        """What speaks against an ODE, in words and numbers; empty for an ODE."""
         found = [f"{what}: outputs change by {change:.0%}" for what, change in self.changes.items() if not change <= CHANGE]
         if self.scores:
             base, least = self.scores["as trained"], self.least_score
@@ -119,8 +122,9 @@ class Certificate:
             rows.append((f"{name}: total variation", f"{weights.variation:.3g}", "-"))
             rows.append((f"{name}: Hoelder exponent", "-" if weights.hoelder is None else f"{weights.hoelder:.2f}", "-"))
         for name, errors in self.gradients.items():
-            bound = f"<= {GRADIENT:.0%}" if name == "as trained" else "-"
-            rows.append((f"gradient error, {name}, steps cut in {_list_of(errors)}", _list(errors.values()), bound))
+            trained = name == "as trained"
+            what = name if trained else f"{name}, steps cut in {', '.join(map(str, errors))}"
+            rows.append((f"gradient error, {what}", _list(errors.values()), f"<= {GRADIENT:.0%}" if trained else "-"))
         return rows
 
     def record(self) -> dict[str, Any]:
@@ -144,15 +148,18 @@ def certify(
 ) -> Certificate:
     """Walks every NeuralODE in a model in other ways, with the weights as they are, and says whether it is an ODE.
 
-    `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that is better the
+    Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`. `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that is better the
     larger, such as an accuracy on these samples.
     A fixed grid is walked with a scheme of higher order, with steps cut in 2, 4 and 8, and as the exact flow of its
     weights (RK4, eight steps for one); an adaptive solve with Dopri8 and with tighter tolerances. The model itself is
-    not changed. Raises ValueError where there is no NeuralODE in the model, and for outputs that tell nothing.
+    not changed, and is walked in evaluation mode. Raises ValueError where there is no NeuralODE in the model, where its
+    flows do nothing, and for outputs and scores that tell nothing; TypeError for outputs that are not one array.
 
     A ResNet comes in by `nf.from_branches(branches)`.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
+    if score is not None:
+        checks.function("score", score)
     layers = {".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)}
     if not layers:
         raise ValueError(
@@ -167,23 +174,25 @@ def certify(
     base = walk(_AS_TRAINED).outputs
     if not np.isfinite(base).all():
         raise ValueError("the model's outputs are not finite; look at the inputs and at the weights")
-    spread = float(np.sqrt(np.mean((base - base.mean(axis=0)) ** 2)))
-    if not spread > 0:
-        raise ValueError(f"the model's outputs are the same for all {len(base)} samples; give several different inputs")
+    if len(base) < 2:
+        raise ValueError(f"a verdict needs several samples, some hundred, got {len(base)}")
+    size = float(np.sqrt(np.mean((base - walk(None).outputs) ** 2)))
+    if not size > 0:
+        raise ValueError("the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first")
     changes = {**_CHANGES, **({"weights of neighbouring layers averaged": _averaged} if stacks else {})}
     outputs = {what: walk(change).outputs for what, change in changes.items()}
-    move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / spread, nan=np.inf))
+    move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / size, nan=np.inf))
     fixed = all(isinstance(layer.discretisation, FixedGrid) for layer in layers.values())
     finer = [walk(_cutting(k)).outputs for k in (1, 2, 4, 8)] if fixed else []
     exact = walk(_EXACT).gradient
-    size = float(np.linalg.norm(exact)) or 1.0
-    error = lambda change: float(np.nan_to_num(np.linalg.norm(walk(change).gradient - exact) / size, nan=np.inf))
+    steep = float(np.linalg.norm(exact)) or 1.0
+    error = lambda change: float(np.nan_to_num(np.linalg.norm(walk(change).gradient - exact) / steep, nan=np.inf))
     gradients = {"as trained": {1: error(_AS_TRAINED)}}
     if fixed:
         gradients |= {type(s).__name__: {k: error(_cutting(k, s)) for k in (1, 2, 4)} for s in (Euler(), Heun())}
     return Certificate(
         changes={what: move(other, base) for what, other in outputs.items()},
-        scores={what: float(score(jnp.asarray(y))) for what, y in {"as trained": base, **outputs}.items()} if score else {},
+        scores={what: _scored(score, y) for what, y in {"as trained": base, **outputs}.items()} if score else {},
         halving=tuple(move(a, b) for a, b in itertools.pairwise(finer)),
         smoothness={name: smoothness(stack) for name, stack in stacks.items()},
         gradients=gradients,
@@ -198,22 +207,34 @@ class _Walk(NamedTuple):
     gradient: np.ndarray
 
 
-def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[[Change], _Walk]:
-    """Walks the model with its layers changed; the same walk is made once."""
-    shape = jax.eval_shape(lambda x: model(x), x).shape  # pyright: ignore[reportCallIssue]
-    weights = np.random.default_rng(0).standard_normal(shape)
+def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[[Change | None], _Walk]:
+    """Walks the model with its layers changed, or with none of them (None); the same walk is made once."""
+    model = nnx.merge(*nnx.split(model), copy=True)
+    model.eval()
+    graph, state = nnx.split(model)
+    out: Any = jax.eval_shape(lambda x: nnx.merge(graph, state, copy=True)(x), x)  # pyright: ignore[reportCallIssue]
+    if not isinstance(out, jax.ShapeDtypeStruct) or not out.ndim:
+        shown = jax.tree.map(jnp.shape, out)
+        raise TypeError(
+            f"model(x) must be one array with an axis of samples, got {shown}; wrap the model in one that returns it"
+        )
+    weights = np.random.default_rng(0).standard_normal(out.shape)
     made: dict[Any, _Walk] = {}
+    stacked = bool(depth_bases(model))
 
-    def walk(change: Change) -> _Walk:
-        key = (change is _averaged, *(repr(change(layer)[1]) for layer in layers))
+    def walk(change: Change | None) -> _Walk:
+        key = tuple(repr(change(layer)[1]) for layer in layers) if change not in (None, _averaged) else change
         if key not in made:
-            graphdef, params, rest = nnx.split(_changed(model, change), nnx.Param, ...)
+            walked = _without(model) if change is None else _changed(model, change)
+            graphdef, params, rest = nnx.split(walked, nnx.Param, ...)
 
             def projected(params: Any, x: Any) -> tuple[Array, Array]:
                 outputs = nnx.merge(graphdef, params, rest)(x)
                 return jnp.sum(outputs * weights), outputs
 
             gradient, outputs = jax.jit(jax.grad(projected, has_aux=True))(params, x)
+            if stacked:
+                gradient = whitened(model, gradient)
             leaves = [np.asarray(leaf, float).ravel() for leaf in jax.tree.leaves(gradient)]
             made[key] = _Walk(np.asarray(outputs, float), np.concatenate(leaves) if leaves else np.zeros(0))
         return made[key]
@@ -263,6 +284,28 @@ _CHANGES: dict[str, Change] = {
 }
 
 
+class _Identity(nnx.Module):
+    """What stands where a flow was: x."""
+
+    def __init__(self, layer: NeuralODE):
+        self.layer = layer  # so that the model has the parameters it had
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+def _without(model: nnx.Module) -> nnx.Module:
+    """The model with its flows left out."""
+    return nnx.recursive_map(lambda _, node: _Identity(node) if isinstance(node, NeuralODE) else node, model)
+
+
+def _scored(score: Callable[[Array], Any], outputs: np.ndarray) -> float:
+    found = np.asarray(score(jnp.asarray(outputs)))
+    if found.shape or found.dtype.kind not in "fiub" or not np.isfinite(found):
+        raise ValueError(f"score(outputs) must be one finite number, such as an accuracy, got {found}")
+    return float(found)
+
+
 def _changed(model: nnx.Module, change: Change) -> nnx.Module:
     """The model with every NeuralODE's field and discretisation replaced."""
 
@@ -305,6 +348,8 @@ def _halved(basis: Basis) -> Basis:
 def smoothness(stack: DepthVarying) -> Smoothness:
     """How smooth in depth the weights of a stack are: see `Smoothness`."""
     checks.instance("stack", stack, DepthVarying, "a DepthVarying")
+    if stack.basis.size < 2:
+        raise ValueError(f"{stack.basis} has one set of weights for all depths; smoothness needs several")
     basis, nodes = stack.basis, np.asarray(stack.basis.nodes)
     values = [np.asarray(leaf.get_value()) for _, leaf in nnx.to_flat_state(nnx.split(stack.stack, nnx.Param, ...)[1])]
     curve = np.concatenate([evaluation(basis, nodes) @ v.reshape(len(v), -1) for v in values], axis=1)
@@ -321,7 +366,3 @@ def smoothness(stack: DepthVarying) -> Smoothness:
 
 def _list(values: Any) -> str:
     return ", ".join(f"{value:.2%}" for value in values)
-
-
-def _list_of(parts: Any) -> str:
-    return ", ".join(map(str, parts))

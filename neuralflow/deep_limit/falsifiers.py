@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.deep_limit.distances import ASYMPTOTIC, distances, fitted_order
 from neuralflow.deep_limit.minimum import Minimum, minimise, recovery
 from neuralflow.deep_limit.objective import continuum, discrete
@@ -61,10 +62,10 @@ class Panel:
 def falsify(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0) -> Iterator[Panel]:
     """The problem as it is, then six changes under which its minimisers must not come to its limit; Euler throughout.
 
-    `problem`: of `thorpe_van_gennip`, `limit`: its continuum optimum. Raises ValueError for fewer than two depths of at
+    `problem`: of `thorpe_van_gennip`, `limit`: its continuum optimum, such as `study(...)`'s `.limit`. Raises ValueError for fewer than two depths of at
     least 32, which fit no order.
     """
-    (weights, tau), depths = _check(problem, depths), sorted(set(depths))
+    (weights, tau), depths = _check(problem, limit, depths), sorted(set(depths))
     right = {n: _minima(problem, limit, n, seed) for n in depths}
     yield _panel("the problem as it is", right, limit)
     changed = {
@@ -88,7 +89,7 @@ def kinked(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64
     vanish and searches end early, so that two starts may end apart and the panel then says "no convergence"; the
     distance to the limit fell at order one wherever we measured.
     """
-    _check(problem, depths)
+    _check(problem, limit, depths)
     other = replace(problem, layer=Perceptrons(problem.x.shape[1], jax.nn.relu))
     whole = continuum(other)
     own = minimise(whole, [whole.coordinates(limit.theta, limit.readout)], progress=_KINKS)[0]
@@ -96,10 +97,12 @@ def kinked(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64
     return _panel("ReLU, compared with its own limit", found, own)
 
 
-def _check(problem: Problem, depths: Sequence[int]) -> tuple[Mapping[str, float], float]:
+def _check(problem: Problem, limit: Minimum, depths: Sequence[int]) -> tuple[Mapping[str, float], float]:
     """The weights a and tau of a problem of the paper."""
     if sum(n >= ASYMPTOTIC for n in set(depths)) < 2:
         raise ValueError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
+    checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
+    checks.instance("limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit")
     paper = isinstance(problem.penalty, Sobolev) and isinstance(problem.layer, Perceptrons)
     if not paper or not isinstance(problem.weights, Mapping):
         raise ValueError("the falsifiers change the problem of the paper; give one of thorpe_van_gennip")

@@ -114,6 +114,8 @@ def thorpe_van_gennip(
         raise ValueError(f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("x and y must be finite; clean the data first")
+    if len(a) != 4:
+        raise ValueError(f"a holds four weights, of K, b, W and c, got {a}")
     if min(*a, tau) <= 0:
         raise ValueError(f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}")
     return Problem(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuralflow import basis as depth_basis, report
+from neuralflow import basis as depth_basis, checks, report
 from neuralflow.deep_limit.distances import (
     ASYMPTOTIC,
     DISTANCES,
@@ -67,7 +69,7 @@ class Folder(MutableMapping[str, Kept]):
                 basis=basis, theta=part("theta"), readout=part("readout"), prediction=arrays["prediction"], **meta
             )
             return Kept(minimum, measured)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
             raise KeyError(key) from None
 
     def __setitem__(self, key: str, value: Kept) -> None:
@@ -219,7 +221,11 @@ def study(
     Runs lazily, one minimisation a step. Raises ValueError for depths that cannot be.
     """
     depths = sorted(set(depths))
-    if not depths or depths[0] < 2:
+    checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
+    checks.whole("starts", starts)
+    if not isinstance(schemes, Mapping) or not schemes:
+        raise ValueError(f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}")
+    if not depths or depths[0] < 2 or any(n != int(n) for n in depths):
         raise ValueError(f"depths must be whole numbers >= 2, got {depths}")
     kept = {} if kept is None else kept
     first = discrete(problem, next(iter(schemes.values())), depths[0])

@@ -87,8 +87,8 @@ def train(
 ) -> Iterator[Trained]:
     """Trains the same network at every depth, all cases at once, spread over the devices; one compilation a depth.
 
-    `cases`: a pytree of arrays with one leading axis, such as seeds and learning rates; the functions see one case at a
-    time. `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps`
+    `cases`: a pytree of arrays with one leading axis, such as {"seed": jnp.arange(4), "rate": ...}; the functions see one
+    case at a time, traced: nnx.Rngs(jax.random.key(case["seed"])). A case that diverges ends in losses of NaN. `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps`
     sees, of the arrays `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from
     optax. `probe`: the batch on which final loss and outputs are measured; that of step 0 where it is left out. Raises
     ValueError or TypeError for depths below 2, cases of unequal lengths, models without such weights and losses of
@@ -97,8 +97,10 @@ def train(
     for depth in depths:
         checks.whole("a depth", depth, least=2)
     checks.whole("steps", steps)
+    for name, function in {"make": make, "loss": loss, "batch": batch, "optimiser": optimiser}.items():
+        checks.function(name, function)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
-    if len(lengths) != 1 or () in lengths:
+    if len(lengths) != 1 or lengths & {(), (0,)}:
         raise ValueError(f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}")
     (count,) = lengths.pop()
 
@@ -110,6 +112,7 @@ def train(
         named = _names(depth_bases(model))
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
+        checks.instance("what optimiser(...) returns", rule, optax.GradientTransformation, "from optax, such as optax.sgd(0.1)")
 
         def value(params: Any, seen: Any) -> tuple[Array, Array]:
             found = loss(nnx.merge(graphdef, params, rest), seen)
@@ -163,6 +166,9 @@ def descend(
     Inputs and targets are standard normal, another draw for every seed and the same at every depth; the loss is the
     mean over samples of |h_L - y|^2 / 2. `alike`: W starts equal in all layers, or with another draw in each.
     """
+    for name, count in {"seeds": seeds, "samples": samples, "dimension": dimension, "iterations": iterations}.items():
+        checks.whole(name, count)
+    checks.function("activation", activation)
     init = tied if alike else independent
 
     def make(depth: int, seed: Array) -> nnx.Module:
@@ -204,6 +210,8 @@ def gaussians(seed: Any, samples: int, dimension: int) -> tuple[Array, Array]:
 def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " cases"]]:
     """How far networks are from deeper ones: every weight (the largest norm over nodes of the difference at equal depth
     k / L), the outputs (root mean square) and the loss."""
+    if reference.depth < network.depth:
+        raise ValueError(f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please")
     if reference.depth % network.depth:
         raise ValueError(f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}")
     every = reference.depth // network.depth
@@ -231,6 +239,8 @@ class Scaling:
     def verdict(self) -> str:
         """ "ODE-like" where increments fall like the step 1 / L, "SDE-like" where like its root, else "no limit"; with
         the number, a mean over cases."""
+        if not self.increment:
+            return "no verdict: between layers the weights differ by rounding alone; train longer"
         means = {name: float(np.mean(p)) for name, p in self.increment.items()}
         least = min(means, key=lambda name: means[name])
         p = means[least]
@@ -238,11 +248,14 @@ class Scaling:
         return f"{kind}: the largest increment of {least} between layers scales as L^{-p:.2f}"
 
 
-def scaling(networks: Sequence[Trained]) -> Scaling:
-    """Exponents over all depths; the deepest network is the reference of the gaps."""
-    if len(networks) < 3:
-        raise ValueError(f"exponents need three depths or more, got {len(networks)}")
+def scaling(networks: Iterable[Trained]) -> Scaling:
+    """Exponents over all depths; the deepest network is the reference of the gaps.
+
+    Weights whose layers differ by no more than rounding, at any depth, have no exponents of increments and variations.
+    """
     everyone = sorted(networks, key=lambda network: network.depth)
+    if len({network.depth for network in everyone}) < max(3, len(everyone)):
+        raise ValueError(f"exponents need three different depths or more, got {[network.depth for network in everyone]}")
     *shallow, reference = everyone
     measured = [gaps(network, reference) for network in shallow]
 
@@ -251,10 +264,17 @@ def scaling(networks: Sequence[Trained]) -> Scaling:
         fits = (fitted_order(depths, list(case), least=1, reference=finite) for case in np.transpose(series))
         return np.asarray([np.nan if p is None else p for p in fits])
 
-    statistic = lambda what: {n: exponents(everyone, [getattr(t, what)(n) for t in everyone]) for n in reference.weights}
+    def moved(name: str) -> bool:
+        """Whether layers differ by more than rounding."""
+        rounding = 100 * np.finfo(reference.weights[name].dtype).eps
+        return all((network.increment(name) > rounding * network.largest(name)).all() for network in everyone)
+
+    names = list(reference.weights)
+    statistic = lambda what, names: {n: exponents(everyone, [getattr(t, what)(n) for t in everyone]) for n in names}
+    steps = [name for name in names if moved(name)]
     return Scaling(
         gaps={name: exponents(shallow, [gap[name] for gap in measured], reference.depth) for name in measured[0]},
-        largest=statistic("largest"),
-        increment=statistic("increment"),
-        variation=statistic("variation"),
+        largest=statistic("largest", names),
+        increment=statistic("increment", steps),
+        variation=statistic("variation", steps),
     )

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ class History:
         if not any(column in row for row in self.rows):
             raise KeyError(f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}")
         return np.asarray([row.get(column, np.nan) for row in self.rows])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
 
     @property
     def columns(self) -> list[str]:
