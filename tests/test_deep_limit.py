@@ -164,7 +164,10 @@ def test_a_study_goes_on_from_what_is_on_disk(found, kept, tmp_path, monkeypatch
     folder = D.Folder(tmp_path)
     folder.update(kept)
     assert set(folder) == set(kept) and len(folder) == 9
-    (tmp_path / "heun-64.npz").write_bytes(b"cut off")
+    whole = (tmp_path / "heun-64.npz").read_bytes()
+    for cut in (b"cut off", whole[:100], whole[: len(whole) // 2]):
+        (tmp_path / "heun-64.npz").write_bytes(cut)
+        assert "heun-64" not in folder
     known = dict(folder.items())
     assert "heun-64" not in known and "heun-32" in known
     missing = []
@@ -377,14 +380,14 @@ def test_bad_input(tmp_path):
         D.discrete(replace(small(0), weights={"K": 1.0}), nf.Euler(), 4)
     with pytest.raises(ValueError, match="at least 2, got 1"):
         next(D.descend((1, 2)))
-    given = {"loss": None, "batch": None, "optimiser": None, "steps": 1}
+    given = {**dict.fromkeys(("loss", "batch", "optimiser"), print), "steps": 1}
     with pytest.raises(ValueError, match="one leading axis of one length"):
         next(D.train((2,), {"a": jnp.ones(2), "b": jnp.ones(3)}, make=lambda n, case: None, **given))
     with pytest.raises(TypeError, match="must be an nnx.Module, got"):
         next(D.train((2,), jnp.arange(2), make=lambda n, case: None, **given))
     with pytest.raises(ValueError, match="returns varies with depth"):
         next(D.train((2,), jnp.arange(2), make=lambda n, case: nnx.Linear(1, 1, rngs=nnx.Rngs(0)), **given))
-    with pytest.raises(ValueError, match="three depths or more"):
+    with pytest.raises(ValueError, match="three different depths or more"):
         D.scaling([])
     with pytest.raises(ValueError, match="tau must be positive"):
         D.Sobolev(0.0)
@@ -392,6 +395,15 @@ def test_bad_input(tmp_path):
         next(D.study(small(0), SCHEMES, (1, 4)))
     with pytest.raises(ValueError, match="two depths of 32"):
         next(D.falsify(small(0), None, (8, 32)))
+    with pytest.raises(TypeError, match="a study's .limit"):
+        next(D.falsify(small(0), None, (32, 64)))
+    with pytest.raises(ValueError, match="names and schemes, such as"):
+        next(D.study(small(0), {}, (2, 4)))
+    shallow, deep = (D.Trained(n, {"V": np.zeros((1, n, 2))}, np.zeros((1, 3)), np.zeros(1)) for n in (4, 8))
+    with pytest.raises(ValueError, match="the reference is the deeper network"):
+        D.gaps(deep, shallow)
+    with pytest.raises(ValueError, match="three different depths"):
+        D.scaling([shallow, shallow, deep])
     with pytest.raises(ValueError, match="those of the penalty Sobolev"):
         D.residuals(replace(small(0), penalty=D.square), None)
     with pytest.raises(ValueError, match="finite"):
