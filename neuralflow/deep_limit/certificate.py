@@ -59,13 +59,17 @@ class Certificate:
     """The evidence and its verdict.
 
     `changes`: how far the outputs move when the network is walked in another way, a root mean square relative to how far
-    they move when its flows are left out; at most 10% passes. `scores`: the score as it is, and under each of those; empty where no score was given; half a point may be lost.
-    `halving`: the changes where the steps are cut in 2, in 4 and in 8, each against the one before. `smoothness`: by layer and stack.
+    they move when its flows are left out; at most 10% passes. `scores`: the score as it is, and under each of those, of
+    which half a point may be lost; empty where no score was given. `halving`: the changes where the steps are cut in 2, in
+    4 and in 8, each against the one before, which must fall.
+
     `gradients`: relative error of a gradient with respect to the weights, against the exact flow's, by scheme and by how
-    many steps stand for one; at most 25% passes. It is that of a random projection of the outputs, for the loss's own vanishes where
-    training has converged, however the network is walked; in the norm dual to int |theta'|^2 + |theta(0)|^2 for weights that
-    vary with depth. `samples`: how many were looked at. How smooth the weights are is told, and decides nothing by itself:
-    weights may be rough without a trace in the outputs.
+    many steps stand for one; at most 25% passes. It is that of a random projection of the outputs, for the loss's own
+    vanishes where training has converged, however the network is walked; in the norm dual to
+    int |theta'|^2 + |theta(0)|^2 for weights that vary with depth.
+
+    `smoothness`: by layer and stack. It is told, and decides nothing by itself: weights may be rough without a trace in
+    the outputs. `samples`: how many were looked at.
     """
 
     changes: Mapping[str, float]
@@ -148,8 +152,9 @@ def certify(
 ) -> Certificate:
     """Walks every NeuralODE in a model in other ways, with the weights as they are, and says whether it is an ODE.
 
-    Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`. `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that is better the
-    larger, such as an accuracy on these samples.
+    `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that
+    is better the larger, such as an accuracy on these samples. Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`.
+
     A fixed grid is walked with a scheme of higher order, with steps cut in 2, 4 and 8, and as the exact flow of its
     weights (RK4, eight steps for one); an adaptive solve with Dopri8 and with tighter tolerances. The model itself is
     not changed, and is walked in evaluation mode. Raises ValueError where there is no NeuralODE in the model, where its
