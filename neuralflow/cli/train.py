@@ -15,6 +15,7 @@ import numpy as np
 from neuralflow import report
 from neuralflow.cli.common import SCHEMES, UsageError, writable
 
+ADAPTIVE = ("tsit5", "dopri5")
 GENERATED = ("moons", "circles", "spirals", "annuli", "gaussians", "checkerboard")
 
 
@@ -97,7 +98,7 @@ def run(options: Train) -> int:
     """Trains; prints the last line of the history as the result."""
     import jax
 
-    if options.tolerance is not None and options.scheme not in ("tsit5", "dopri5"):
+    if options.tolerance is not None and options.scheme not in ADAPTIVE:
         raise UsageError(
             f"--tolerance is that of adaptive steps; {options.scheme} takes --steps {options.steps} whatever the error"
         )
@@ -239,7 +240,7 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
     if options.width % 4:
         raise UsageError(f"--width must be a multiple of 4, got {options.width}")
     scheme = SCHEMES[options.scheme]()
-    adaptive = options.scheme in ("tsit5", "dopri5")
+    adaptive = options.scheme in ADAPTIVE
     tolerance = 1e-3 if options.tolerance is None else options.tolerance
     solve = Adaptive(scheme, tolerance, tolerance) if adaptive else FixedGrid(scheme, steps=options.steps)
     shape, count = data["x"].shape[1:], int(data["y"].max()) + 1 if classes is None else classes

@@ -123,8 +123,8 @@ class Study:
 
     `limit`: the spectral optimum. `limit_error`: its energy against an adaptive solve. `disagreement`: its weights and
     those of the boundary-value problem, sup over depth; NaN where the problem is too large for that. `curvature`: the
-    smallest eigenvalue of the Hessian, whitened, at the minimum of smallest depth on the limit's branch. `basins`: energies that random starts ended in and how
-    often, "discrete" at the smallest depth and "continuum".
+    smallest eigenvalue of the Hessian, whitened, at the minimum of smallest depth on the limit's branch. `basins`: energies
+    that random starts ended in and how often, "discrete" at the smallest depth and "continuum".
     """
 
     limit: Minimum
@@ -179,25 +179,22 @@ class Study:
     def record(self, schemes: Mapping[str, Any]) -> dict[str, Any]:
         """All numbers of the study as plain data."""
         orders = {name: expected_order(schemes[name], "sup") for name in self.schemes}
-        return {
+        found = {
             "limit": {
                 "energy": self.limit.energy,
                 "energy_against_adaptive": self.limit_error,
-                "weights_against_boundary_value_problem": _plain(self.disagreement),
+                "weights_against_boundary_value_problem": self.disagreement,
                 "gradient": self.limit.gradient,
                 "smallest_curvature": self.curvature,
                 "terms": self.limit.basis.size,
             },
             "basins": self.basins,
-            "rows": [{**asdict(row), "residual": _plain(row.residual)} for row in self.rows],
+            "rows": [asdict(row) for row in self.rows],
             "orders": self.orders(),
             "richardson": {name: self.extrapolated(name, order) for name, order in orders.items()},
             "collapse": {name: self.collapse(name, order) for name, order in orders.items()},
         }
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+        return report.finite(found)
 
 
 def study(
@@ -213,9 +210,10 @@ def study(
     """Minimises E_n for every scheme and depth, and E_infinity on its own; yields (what was done, study so far).
 
     Random draws, `starts` and half as many, find the minima of the network of smallest depth and those of the continuum,
-    which also hears of the network's. The limit is the best of these; every scheme follows the network's minimum on the same
-    branch from depth to depth, for a fitted order means something along one branch only. Without `cascade` every depth starts from random draws and keeps the best. Where the
-    problem is small the continuum optimum is also found as a boundary-value problem, from the coarsest network.
+    which also hears of the network's. The limit is the best of these; every scheme follows the network's minimum on the
+    same branch from depth to depth, for a fitted order means something along one branch only. Without `cascade` every
+    depth starts from random draws and keeps the best. Where the problem is small the continuum optimum is also found as a
+    boundary-value problem, from the coarsest network.
 
     `kept`: minimisers of an earlier call, by name, that are not computed again; new ones are added as they are found.
     Runs lazily, one minimisation a step. Raises ValueError for depths that cannot be.

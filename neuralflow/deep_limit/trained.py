@@ -88,9 +88,11 @@ def train(
     """Trains the same network at every depth, all cases at once, spread over the devices; one compilation a depth.
 
     `cases`: a pytree of arrays with one leading axis, such as {"seed": jnp.arange(4), "rate": ...}; the functions see one
-    case at a time, traced: nnx.Rngs(jax.random.key(case["seed"])). A case that diverges ends in losses of NaN. `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps`
-    sees, of the arrays `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from
-    optax. `probe`: the batch on which final loss and outputs are measured; that of step 0 where it is left out. Raises
+    case at a time, traced: nnx.Rngs(jax.random.key(case["seed"])). A case that diverges ends in losses of NaN.
+
+    `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps` sees, of
+    the arrays `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from optax.
+    `probe`: the batch on which final loss and outputs are measured; that of step 0 where it is left out. Raises
     ValueError or TypeError for depths below 2, cases of unequal lengths, models without such weights and losses of
     another form.
     """
@@ -107,9 +109,9 @@ def train(
     def one(case: Any, given: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
         model = make(depth, case)
         checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
-        if not depth_bases(model):
-            raise ValueError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
         named = _names(depth_bases(model))
+        if not named:
+            raise ValueError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
         checks.instance("what optimiser(...) returns", rule, optax.GradientTransformation, "from optax, such as optax.sgd(0.1)")
