@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from neuralflow import basis as depth_basis, checks
-from neuralflow.basis import Basis, Side
+from neuralflow.basis import Basis, PiecewiseConstant, Side
 
 Init = Callable[[np.ndarray], np.ndarray]
 """From the depths of the nodes (nodes,) to a matrix (nodes, draws) that mixes independent draws into node values."""
@@ -47,14 +47,27 @@ def smooth(length: float = 0.5) -> Init:
 
 
 def _check_variables(module: nnx.Module) -> None:
-    """Refuses what a solve cannot carry yet: state that a call would change."""
+    """Refuses what a solve cannot carry: state other than batch statistics and random streams."""
     for path, node in nnx.iter_graph(module):
-        if isinstance(node, (nnx.BatchStat, nnx.RngState, nnx.Cache, nnx.Intermediate)):
-            name = ".".join(map(str, path))
+        if isinstance(node, (nnx.Cache, nnx.Intermediate)):
             raise ValueError(
-                f"the field holds mutable state ({type(node).__name__} at '{name}'), which a solve cannot carry; "
-                "use layers without state in a field (GroupNorm or LayerNorm, no Dropout) and keep such layers around it"
+                f"the field holds mutable state ({type(node).__name__} at '{_dotted(path)}'), which a solve cannot carry; "
+                "a field may hold batch statistics (nnx.BatchStat) and random streams, other state stays around it"
             )
+
+
+def _check_statistics(basis: Basis, stack: nnx.Module) -> None:
+    """Refuses batch statistics where depth has no cells of its own for them."""
+    for path, node in nnx.iter_graph(stack):
+        if isinstance(node, nnx.BatchStat) and not isinstance(basis, PiecewiseConstant):
+            raise ValueError(
+                f"batch statistics ('{_dotted(path)}') belong to the cells of depth, and {basis} has values that reach across "
+                f"them; take nf.PiecewiseConstant({basis.count}), or a norm without state (GroupNorm, LayerNorm)"
+            )
+
+
+def _dotted(path: Any) -> str:
+    return ".".join(map(str, path))
 
 
 class DepthVarying(nnx.Module):
@@ -62,7 +75,8 @@ class DepthVarying(nnx.Module):
 
     `make(rngs)` builds the module; it is built once per independent draw and the draws become the coefficients of
     `basis`, a leading axis of length `basis.size` on every parameter of `stack`. Submodules shared inside the module
-    stay shared. `init` is `independent` (default), `tied`, or `smooth(length)`.
+    stay shared. `init` is `independent` (default), `tied`, or `smooth(length)`. Batch statistics belong to the cells
+    of a `PiecewiseConstant` basis; random streams (of Dropout, say) are one for all depths, folded with step and stage.
 
     A layer brings it to the depth of each stage by itself, wherever it stands in a field; outside a layer use
     `field.at(s)`, which is a plain module.
@@ -81,6 +95,7 @@ class DepthVarying(nnx.Module):
         if mix.ndim != 2 or len(mix) != len(nodes):
             raise ValueError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
         draws = nnx.vmap(lambda key: _made(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), mix.shape[1]))
+        _check_statistics(basis, draws)
         self.basis = basis
         self.stack = _coefficients(basis, draws, mix)
 
@@ -124,6 +139,7 @@ class DepthVarying(nnx.Module):
 
 def _from_stack(basis: Basis, stack: nnx.Module) -> DepthVarying:
     """The field whose coefficients are these: NNX makes modules by their __init__ alone, so an empty one is filled."""
+    _check_statistics(basis, stack)
     field = DepthVarying(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
     field.stack = stack
     return field
@@ -144,7 +160,7 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
         same = jnp.all(values == values[0], axis=0)
         return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))
 
-    return _map_arrays(coefficients, draws)
+    return _map_arrays(coefficients, draws, streams=lambda stacked: stacked[0])
 
 
 def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
@@ -164,10 +180,12 @@ def _made(module: Any) -> nnx.Module:
     return module
 
 
-def _map_arrays(function: Callable[[Array], Array], module: nnx.Module) -> nnx.Module:
-    """A new module with the function applied to every array, shared submodules kept shared."""
-    graphdef, state = nnx.split(module)
-    return nnx.merge(graphdef, jax.tree.map(function, state))
+def _map_arrays(
+    function: Callable[[Array], Array], module: nnx.Module, streams: Callable[[Array], Array] = lambda stream: stream
+) -> nnx.Module:
+    """A new module with the function applied to every array (`streams` to random ones), shared submodules kept shared."""
+    graphdef, random, state = nnx.split(module, nnx.RngState, ...)
+    return nnx.merge(graphdef, jax.tree.map(streams, random), jax.tree.map(function, state))
 
 
 def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
@@ -184,7 +202,7 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
 
 
 def _shapes(state: Any) -> dict[str, str]:
-    return {".".join(map(str, path)): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
+    return {_dotted(path): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
 
 
 def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
@@ -198,7 +216,8 @@ def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
     found: dict[int, Basis] = {}
     for _, node in nnx.iter_graph(module):
         if isinstance(node, DepthVarying):
-            found.update({id(leaf): node.basis for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)})
+            leaves = [leaf for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)]
+            found.update({id(leaf): node.basis for leaf in leaves if not isinstance(leaf, nnx.RngState)})
     return found
 
 
@@ -230,16 +249,39 @@ class Unfolded:
         leaves = [value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)]
         return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True))))
 
-    def changed(self, module: nnx.Module, values: Sequence[Array]) -> str | None:
-        """The name of an array that a call has replaced in `module`, or None."""
+    @staticmethod
+    def variables(field: nnx.Module) -> list[Any]:
+        """The field's own variables, in the order of `tags`: where new state is written to."""
+        plain = _unwrap(field)
+        held = {path: leaf for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
+        return [held[path] for path in _flatten(nnx.split(plain)[1])[0]]
+
+    @property
+    def streams(self) -> list[bool]:
+        """Which arrays are the keys of random streams."""
+        return [isinstance(kind, nnx.RngKey) for kind in self._kinds]
+
+    def changes(self, module: nnx.Module, values: Sequence[Array]) -> dict[int, Array]:
+        """The state that a call has replaced in `module`, by its place; ValueError for what is not state of a field."""
         paths, leaves = _flatten(nnx.split(module)[1])
-        if paths != self._paths:
-            extra = sorted(set(paths) ^ set(self._paths))
-            return ".".join(map(str, extra[0]))
-        for path, leaf, value in zip(paths, leaves, values, strict=True):
-            if _raw(leaf) is not value:
-                return ".".join(map(str, path))
-        return None
+        odd = sorted(set(paths) ^ set(self._paths))
+        pairs = enumerate(zip(leaves, values, strict=True)) if not odd else []
+        found = {i: _raw(leaf) for i, (leaf, value) in pairs if _raw(leaf) is not value}
+        odd += [paths[i] for i in found if not isinstance(self._kinds[i], nnx.BatchStat | nnx.RngCount)]
+        if odd:
+            raise ValueError(
+                f"the field changed its own state ('{_dotted(odd[0])}') while it was evaluated, which a solve cannot carry; "
+                "return what it computes instead, or keep such layers around the NeuralODE"
+            )
+        return found
+
+    def is_statistic(self, i: int) -> bool:
+        """Whether an array is a batch statistic."""
+        return isinstance(self._kinds[i], nnx.BatchStat)
+
+    def name(self, i: int) -> str:
+        """The name of an array in the field."""
+        return _dotted(self._paths[i])
 
 
 def _is_leaf(node: Any) -> bool:

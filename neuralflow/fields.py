@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from neuralflow import checks
 from neuralflow.convolution import convolution as convolution
 from neuralflow.depth import DepthVarying
+from neuralflow.schemes.reversible import halves, joined
 
 Activation = Callable[[Array], Array]
 
@@ -170,6 +171,28 @@ class Antisymmetric(nnx.Module):
                 raise ValueError("this field was built with time=True, so it needs f(x, t)")
             y = y + jnp.asarray(t, x.dtype) * self.drift[...]
         return self.activation(y).astype(x.dtype)
+
+
+class Coupled(nnx.Module):
+    """X' = F(Y), Y' = G(X) on a pair of states, or on the two halves of an array's last axis: the field of a RevNet.
+
+    `first`: the module F; `second`: the module G. Each is called as f(x), or as f(x, t) if it takes time.
+    """
+
+    def __init__(self, first: nnx.Module, second: nnx.Module):
+        for name, part in (("first", first), ("second", second)):
+            checks.instance(name, part, nnx.Module, "an nnx.Module; wrap functions with nf.from_function")
+        self.timed = takes_time(first), takes_time(second)
+        self.first, self.second = first, second
+
+    def __call__(self, x: Any, t: Any = None) -> Any:
+        """Velocity at x, in the form of x."""
+        calls: Any = (self.first, self.second)
+        first, second = (
+            (lambda y, call=call: call(y, t)) if timed else call for call, timed in zip(calls, self.timed, strict=True)
+        )
+        a, b = halves(x)
+        return joined(first(b), second(a), x)
 
 
 class _Function(nnx.Module):

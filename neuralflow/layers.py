@@ -175,7 +175,11 @@ class NeuralODE(nnx.Module):
             if all(isinstance(t, int | float) for t in interval):
                 interval, ends = (None, None), (float(interval[0]), float(interval[1]))
         static = (graphdef, form, self.backward, every_step, ends)
-        solution = function(static, (state, data, x, interval, None if every_step else depths))
+        solution, changes = function(static, (state, data, x, interval, None if every_step else depths))
+        if changes:
+            variables = Unfolded.variables(self.field)
+            for i, value in changes.items():
+                variables[i].set_value(value)
         _count(solution)
         return solution
 
@@ -187,8 +191,8 @@ class NeuralODE(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integrate(static: Any, data: Any) -> Solution:
-    """The one compiled function behind every layer."""
+def _integrate(static: Any, data: Any) -> tuple[Solution, dict[int, Array]]:
+    """The one compiled function behind every layer: the solution, and the field's new state."""
     graphdef, form, backward, every_step, ends = static
     state, solve_data, x, interval, depths = data
     solve, field = _join(form, solve_data), nnx.merge(graphdef, state)
@@ -196,10 +200,10 @@ def _integrate(static: Any, data: Any) -> Solution:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _invert(static: Any, data: Any) -> Solution:
+def _invert(static: Any, data: Any) -> tuple[Solution, dict[int, Array]]:
     graphdef, form, _, _, ends = static
     state, solve_data, x, interval, _ = data
-    return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval))
+    return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval)), {}
 
 
 @dataclass(frozen=True)

@@ -417,8 +417,6 @@ REFUSED = {
     "not a module": (lambda: nf.NeuralODE(jnp.tanh, EULER), "wrap it: nf.from_function"),
     "not callable": (lambda: nf.NeuralODE(nnx.Module(), EULER), "must be callable"),
     "args": (lambda: nf.NeuralODE(nnx.Sequential(nnx.tanh), EULER), r"\*args.*wrap it"),
-    "batch norm": (lambda: nf.NeuralODE(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), EULER), "mutable state"),
-    "dropout": (lambda: nf.NeuralODE(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), EULER), "mutable state"),
     "no steps": (lambda: nf.FixedGrid(nf.Euler(), steps=0), "at least 1"),
     "half a step": (lambda: nf.FixedGrid(nf.Euler(), steps=1.5), "whole number"),
     "steps and times": (lambda: nf.FixedGrid(nf.Euler(), steps=2, times=(0, 1)), "exactly one"),

@@ -1,4 +1,4 @@
-"""Discretisations as diffrax solvers: diffrax's own, and those it lacks."""
+"""Discretisations as diffrax solvers: diffrax's own, and those it lacks, most of them networks with a name."""
 
 from diffrax import (
     Bosh3 as Bosh3,
@@ -13,4 +13,25 @@ from diffrax import (
     Tsit5 as Tsit5,
 )
 
-from neuralflow.schemes.runge_kutta import RK4 as RK4, ThreeEighths as ThreeEighths
+from neuralflow.schemes.composed import (
+    ConsistentFractalNet as ConsistentFractalNet,
+    FixedPointEuler as FixedPointEuler,
+    FractalExpansion as FractalExpansion,
+    FractalNet as FractalNet,
+    PolyNet as PolyNet,
+)
+from neuralflow.schemes.multistep import (
+    ConsistentLM as ConsistentLM,
+    LinearMultistep as LinearMultistep,
+    LMResNet as LMResNet,
+    adams_bashforth as adams_bashforth,
+    leapfrog as leapfrog,
+    momentum as momentum,
+)
+from neuralflow.schemes.network import PerStep as PerStep
+from neuralflow.schemes.reversible import Reversible as Reversible, RevNet as RevNet
+from neuralflow.schemes.runge_kutta import (
+    RK4 as RK4,
+    ImplicitTrapezoid as ImplicitTrapezoid,
+    ThreeEighths as ThreeEighths,
+)

@@ -1,14 +1,21 @@
-"""The two classical four-stage Runge-Kutta schemes, which diffrax lacks, as tableaus."""
+"""Runge-Kutta schemes that diffrax lacks, as tableaus, and one explicit step as one would write it by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
+import diffrax
+import jax
+import jax.numpy as jnp
 import numpy as np
-from diffrax import AbstractERK, ButcherTableau, ThirdOrderHermitePolynomialInterpolation
+import optimistix as optx
+from diffrax import AbstractERK, AbstractESDIRK, ButcherTableau, ThirdOrderHermitePolynomialInterpolation
+from jax import lax
+from jaxtyping import Array
 
-# Neither scheme has an embedded error estimate: zeros here, and Adaptive refuses them.
+# None of these schemes has an embedded error estimate: zeros here, and Adaptive refuses them.
 _NO_ERROR = np.zeros(4)
 
 
@@ -44,3 +51,74 @@ class ThreeEighths(AbstractERK):
 
     def order(self, terms):
         return 4
+
+
+class ImplicitTrapezoid(AbstractESDIRK):
+    """The trapezoidal rule u1 = u + (h/2) (f(u) + f(u1)): order 2, A-stable. For fixed grids: no error estimate."""
+
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+        c=np.array([1.0]),
+        a_lower=(np.array([1 / 2]),),
+        a_diagonal=np.array([0.0, 1 / 2]),
+        a_predictor=(np.array([1.0]),),
+        b_sol=np.array([1 / 2, 1 / 2]),
+        b_error=_NO_ERROR[:2],
+    )
+    interpolation_cls: ClassVar[Callable[..., ThirdOrderHermitePolynomialInterpolation]] = (
+        ThirdOrderHermitePolynomialInterpolation.from_k
+    )
+    root_finder: optx.AbstractRootFinder = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)()
+    root_find_max_steps: int = 10
+
+    def order(self, terms):
+        return 2
+
+
+def used_stages(tableau: Any) -> int:
+    """Stages that the step itself uses: a last one for an error estimate or the next step alone is left out."""
+    return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+
+
+def explicit_step(tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h: Any, first: Any = None) -> Any:
+    """One step of an explicit Runge-Kutta tableau, stage by stage as one would write it by hand.
+
+    `velocity(c, y)`: at the share c of the step; `first`: the velocity where the step starts, if it is known. A last
+    stage that only an error estimate or the next step would use is left out.
+    """
+
+    def plus(weights: Any, ks: Sequence[Any]) -> Any:
+        used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
+        if not used:
+            return x
+        total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used))
+        return jax.tree.map(lambda a, b: a + h * b, x, total)
+
+    ks: list[Any] = [velocity(0.0, x) if first is None else first]
+    rows = list(zip(tableau.c.tolist(), tableau.a_lower, strict=True))
+    for c, row in rows[: used_stages(tableau) - 1]:
+        ks.append(velocity(float(c), plus(row, ks)))
+    return plus(tableau.b_sol, ks)
+
+
+def rolled_step(tableau: ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array) -> Any:
+    """`explicit_step` as a loop over the stages: the field is compiled once. Not for reverse mode."""
+    count = used_stages(tableau)
+    rows = np.zeros((count + 1, count))
+    for i, row in enumerate(tableau.a_lower[: count - 1], 1):
+        rows[i, :i] = row
+    rows[count] = tableau.b_sol[:count]
+    weights, shares = jnp.asarray(rows, h.dtype), jnp.asarray([0.0, *tableau.c[: count - 1]], h.dtype)
+
+    def plus(i: Any, ks: Any) -> Any:
+        return jax.tree.map(lambda a, k: a + h * jnp.tensordot(weights[i], k, axes=1), x, ks)
+
+    def stage(i: Any, ks: Any) -> Any:
+        k = velocity(shares[i], plus(i, ks))
+        return jax.tree.map(lambda a, b: a.at[i].set(b), ks, k)
+
+    empty = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), x)
+    return plus(count, lax.fori_loop(0, count, stage, empty))
+
+
+def _scaled(weight: float, k: Any) -> Any:
+    return k if weight == 1 else jax.tree.map(lambda a: weight * a, k)

@@ -31,6 +31,11 @@ from neuralflow.solve.system import (
 
 Gradient = Literal["steps", "direct", "continuous"]
 
+_NO_STATE = (
+    "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one step per cell, "
+    "or call model.eval() to use the state as it is"
+)
+
 
 class Adaptive(eqx.Module):
     """Adaptive steps: the continuous limit of the same weights.
@@ -82,8 +87,13 @@ class Adaptive(eqx.Module):
         takes_time(field)
         Unfolded(field)
 
-    def integrate(self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False) -> Solution:
-        """Carries x through the interval. `depths`: depth times to return states at; each is the end of a step."""
+    def integrate(
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+    ) -> tuple[Solution, dict[int, Array]]:
+        """Carries x through the interval; the field's state stays as it is.
+
+        `depths`: depth times to return states at; each is the end of a step.
+        """
         if isinstance(depths, str):
             raise ValueError(
                 "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
@@ -92,7 +102,7 @@ class Adaptive(eqx.Module):
         values = Unfolded.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
-        loop = _Loop(self, System(field, self.scheme, dtype), backward)
+        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE), backward)
         if depths is None:
             stops: Any = None
         else:
@@ -125,7 +135,7 @@ class Adaptive(eqx.Module):
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
         at = interval[0 if backward else 1] if depths is None else depths
-        return Solution(states, at, status, count.evaluations, count.accepted, count.rejected)
+        return Solution(states, at, status, count.evaluations, count.accepted, count.rejected), {}
 
 
 class _Count(NamedTuple):
@@ -187,7 +197,7 @@ class _Loop:
             cells[basis] = cell
             where.append(local)
         windows = system.windows(moving, cells)
-        return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]))
+        return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]), None)[0]
 
     def _diffeqsolve(self, wanted: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
         values, x, interval = wanted

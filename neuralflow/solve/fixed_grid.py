@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -20,6 +20,8 @@ from neuralflow import checks, grid as grids
 from neuralflow.basis import Basis
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
+from neuralflow.schemes.network import NetworkScheme, PerStep, ReversibleScheme, cost, is_explicit
+from neuralflow.solve.rewind import Given, rewound
 from neuralflow.solve.system import (
     At,
     Solution,
@@ -29,11 +31,10 @@ from neuralflow.solve.system import (
     check_scheme,
     column,
     time_dtype,
-    used_stages,
     where_ok,
 )
 
-Memory = Literal["full", "remat", "two_level"]
+Memory = Literal["full", "remat", "two_level", "reversible"]
 
 # Steps between two-level checkpoints, unrolled: the least time, at a tenth of the memory.
 _CHUNK = 4
@@ -65,8 +66,12 @@ class FixedGrid(eqx.Module):
 
     `scheme`: a diffrax solver instance. Give `steps`, a number of equal steps, or `times`, normalised depths that
     increase from 0 to 1. `memory` names what the backward pass keeps: "full" (every activation), "remat" (the
-    states; activations are computed again), "two_level" (every fourth state). Gradients are exact and open to every
-    transformation: jvp, vjp, second derivatives, vmap.
+    states; activations are computed again), "two_level" (every fourth state), "reversible" (the last state: a scheme
+    that steps back exactly, such as RevNet, is walked back). Gradients are exact and open to every transformation, jvp,
+    vjp, second derivatives, vmap; "reversible" is for reverse mode only, once.
+
+    In training, batch statistics are updated by each step's first evaluation of the field, one step per cell of depth,
+    and random keys are folded with the numbers of the step and the evaluation; evaluation uses them on any grid.
     """
 
     scheme: diffrax.AbstractSolver
@@ -83,10 +88,11 @@ class FixedGrid(eqx.Module):
         memory: Any = "remat",
     ):
         check_scheme(scheme)
-        checks.choice("memory", memory, ("full", "remat", "two_level"))
+        checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
         if (steps is None) == (times is None):
             raise ValueError("a fixed grid takes either steps=... or times=..., exactly one of them")
         grid = grids.uniform(steps) if times is None else grids.given(times)
+        _check_fit(scheme, grid, memory)
         self.scheme = scheme
         self.steps = int(grid.total) if times is None else None
         self.times = None if times is None else tuple(grid.edges.tolist())
@@ -102,14 +108,19 @@ class FixedGrid(eqx.Module):
         takes_time(field)
         grids.plan(self.grid, Unfolded(field).bases)
 
-    def integrate(self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False) -> Solution:
-        """Carries x through the interval. `depths`: depth times to return states at, the ends and all steps if "steps"."""
+    def integrate(
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+    ) -> tuple[Solution, dict[int, Array]]:
+        """Carries x through the interval, and the field's new state beside it.
+
+        `depths`: depth times to return states at, the ends and all steps if "steps".
+        """
         run = _Run(self, field, x, t0, t1, backward)
-        every_step = depths is not None
-        final, states, failed = run.walk(every_step)
+        walked = run.walk(depths is not None)
+        final, states = walked.final, walked.states
         status = jnp.where(all_finite(final), Status.SUCCESSFUL, Status.NOT_FINITE)
-        if failed is not None:
-            status = jnp.where(failed, Status.IMPLICIT_FAILED, status)
+        if walked.failed is not None:
+            status = jnp.where(walked.failed, Status.IMPLICIT_FAILED, status)
             final, states = where_ok(status, final), where_ok(status, states)
         if depths is None:
             out, at = final, run.end
@@ -122,24 +133,64 @@ class FixedGrid(eqx.Module):
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
         count = run.evaluations()
-        return Solution(out, at, status, *(jnp.asarray(n) for n in (count, run.plan.steps, 0)))
+        return Solution(out, at, status, *(jnp.asarray(n) for n in (count, run.plan.steps, 0))), walked.changes
 
     def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any) -> Solution:
-        """Solves every step for its input, from the last to the first, by fixed-point iteration."""
-        run = _Run(self, field, y, t0, t1, False)
+        """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
+        if isinstance(self.scheme, NetworkScheme) and self.scheme.carries:
+            raise TypeError(
+                f"the input cannot be told from the final state alone, for {type(self.scheme).__name__} carries more from step "
+                "to step; invert() takes a scheme that carries nothing, such as Euler or RevNet"
+            )
+        run = _Run(self, field, y, t0, t1, False, "and invert() leaves it as it is; call model.eval() first")
         x, failed = run.unwalk()
         status = jnp.where(failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE))
         counts = (jnp.asarray(n) for n in (run.evaluations(), run.plan.steps, 0))
         return Solution(where_ok(status, x), jnp.asarray(t0, run.system.dtype), status, *counts)
 
 
+def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
+    """Raises where a scheme cannot walk over a grid, or back over it."""
+    name, steps = type(scheme).__name__, grid.steps
+    if memory == "reversible":
+        if not isinstance(scheme, ReversibleScheme):
+            raise ValueError(
+                f'memory="reversible" walks back over the steps, which {name} cannot; take nf.schemes.RevNet(), leapfrog(), '
+                f'or nf.schemes.Reversible({name}()), or memory="two_level"'
+            )
+        if not scheme.growth(steps) < 1e8:
+            raise ValueError(
+                f"walking back {steps} steps of {name} multiplies rounding errors by {scheme.growth(steps):.0e}; take a "
+                'coefficient closer to one, fewer steps, or memory="remat"'
+            )
+    if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares * steps, 1, rtol=0, atol=1e-9):
+        raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
+    for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
+        if isinstance(leaf, PerStep) and (not leaf.ndim or leaf.shape[0] not in (steps, steps - 1)):
+            raise ValueError(
+                f"a coefficient per step of {name} has shape {leaf.shape}, but the grid has {steps} steps; "
+                f"its first axis must be {steps}, or {steps - 1} from the second step on"
+            )
+
+
+class Walked(NamedTuple):
+    """The final state, all states where asked for (steps + 1), whether a step failed (None: none can), new field state."""
+
+    final: Any
+    states: Any
+    failed: Array | None
+    changes: dict[int, Array]
+
+
 class _Run:
     """One walk over a fixed grid: the plan turned into arrays of the state's dtype."""
 
-    def __init__(self, solve: FixedGrid, field: nnx.Module, x: Any, t0: Any, t1: Any, backward: bool):
+    def __init__(
+        self, solve: FixedGrid, field: nnx.Module, x: Any, t0: Any, t1: Any, backward: bool, refusal: str | None = None
+    ):
         dtype = time_dtype(x)
         self.x, self.memory = x, solve.memory
-        self.system = System(field, solve.scheme, dtype)
+        self.system = System(field, solve.scheme, dtype, refusal)
         plan = grids.plan(solve.grid, self.system.parts.bases)
         self.plan = plan.reversed() if backward else plan
         # Whole numbers over the number of steps: (t1 - t0) / steps is rounded once, as a hand-written h is.
@@ -151,23 +202,45 @@ class _Run:
             # Keeps the compiler from multiplying by a rounded reciprocal.
             total = lax.optimization_barrier(jnp.asarray(total))
         self.end = jnp.asarray(t0 if backward else t1)
-
-        def row(values: np.ndarray) -> np.ndarray:
-            """A quantity of the steps: one number where they share it, and then it is no part of the scan."""
-            same = len(values) == 1 or bool((values == values[0]).all())
-            return np.asarray(values[0] if same else values, dtype)
-
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
-        smooth = [basis.degree > 0 for basis in self.system.parts.bases]
-        zero = np.zeros((), dtype)
-        per_step: Any = (
-            self.starts if self.system.timed else zero,
-            row(self.plan.lengths) * (t1 - t0) / total,
-            tuple(row(p.enter) if used else zero for p, used in zip(self.plan.places, smooth, strict=True)),
-            tuple(row(p.leave) if used else zero for p, used in zip(self.plan.places, smooth, strict=True)),
-        )
-        self.at = At(*jax.tree.map(jnp.asarray, per_step))
         self.moving, self.fixed = self.system.split(Unfolded.values(field))
+        # What differs from step to step is scanned; one number where the steps share it.
+        self.rows, self.shared = self._steps(t0, t1, total, backward)
+
+    def _steps(self, t0: Any, t1: Any, total: Any, backward: bool) -> tuple[At, At]:
+        """The records of all steps, and what they share."""
+        system, plan, zero = self.system, self.plan, np.zeros((), self.system.dtype)
+        rows, shared = At(None, None, (), ()), At(zero, None, (), ())  # type: ignore[arg-type]
+
+        def split(values: np.ndarray) -> tuple[Any, Any]:
+            same = len(values) == 1 or bool((values == values[0]).all())
+            array = np.asarray(values[0] if same else values, self.system.dtype)
+            return (None, jnp.asarray(array)) if same else (jnp.asarray(array), None)
+
+        row, one = split(plan.lengths)
+        scale = lambda part: None if part is None else part * (t1 - t0) / total
+        rows, shared = rows._replace(length=scale(row)), shared._replace(length=scale(one))
+        if system.timed:
+            rows, shared = rows._replace(start=self.starts), shared._replace(start=None)  # type: ignore[arg-type]
+        for name in ("enter", "leave"):
+            smooth = [basis.degree > 0 for basis in system.parts.bases]
+            ends = [split(getattr(p, name)) if used else (None, zero) for p, used in zip(plan.places, smooth, strict=True)]
+            rows, shared = (at._replace(**{name: tuple(end[i] for end in ends)}) for i, at in enumerate((rows, shared)))
+        own = [self._coefficient(leaf, backward) for leaf in system.owned]
+        rows = rows._replace(coefficients=[a for a, _ in own])
+        shared = shared._replace(coefficients=[b for _, b in own])
+        if any(system.parts.streams):
+            rows = rows._replace(index=jnp.arange(plan.steps))
+        return rows, shared
+
+    def _coefficient(self, leaf: Any, backward: bool) -> tuple[Array | None, Array | None]:
+        """A scheme's own coefficient as rows, zeros where one is missing at the start, or as one for all steps."""
+        value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
+        if not isinstance(leaf, PerStep):
+            return None, value
+        value = value[::-1] if backward else value
+        missing = self.plan.steps - len(value)
+        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value, None
 
     def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
         """The cell of each of these steps, in every basis."""
@@ -176,10 +249,11 @@ class _Run:
 
     def evaluations(self) -> int:
         """Calls of the field in a forward walk."""
-        if self.system.explicit is not None:
-            return used_stages(self.system.explicit) * self.plan.steps
-        stages, reuses = self.system.stages()
-        return (stages - reuses) * self.plan.steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
+        system, steps = self.system, self.plan.steps
+        if is_explicit(system.scheme):
+            return cost(system.scheme, steps)
+        stages, reuses = system.stages()
+        return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
 
     def jumps(self) -> Any:
         """Whether a scheme that hands a stage on must evaluate it again: known before the walk where possible."""
@@ -188,54 +262,92 @@ class _Run:
             return bool(later.any())
         return jnp.asarray(self.plan.jumps)
 
-    def walk(self, every_step: bool) -> tuple[Any, Any, Array | None]:
-        """Final state, all states where asked for (steps + 1), and whether a step failed (None: none can)."""
+    def walk(self, every_step: bool) -> Walked:
+        """Forward, with what the backward pass needs kept by choice."""
         system, block, steps = self.system, self.plan.block, self.plan.steps
+        first = (self.windows(0), self.fixed, self.steps_at(0))
+        memory = system.initial(self.x, first)
+        if self.memory == "reversible" and not every_step:
+            cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()}
+            given = Given(self.x, memory, self.moving, self.fixed, self.rows, self.shared)
+            x, changes = rewound(system, steps, given, cells)
+            return Walked(x, None, None, self.new_state(changes))
         jumps = self.jumps()
-        scanned, shared = eqx.partition(self.at, _is_row)
-        per_step = (scanned, None if isinstance(jumps, bool) else jumps)
+        scanned = (self.rows, None if isinstance(jumps, bool) else jumps)
         windows = system.windows(self.moving, self.cells(np.arange(0, steps, block)))
 
         def step(windows, carry, here):
-            x, state, failed = carry
+            x, memory, failed = carry
             at, jump = here
-            args = (windows, self.fixed, eqx.combine(at, shared))
-            y, state, bad = system.step(x, args, state, jumps if jump is None else jump)
-            return (y, state, None if bad is None else failed | bad), (y if every_step else None)
+            args = (windows, self.fixed, eqx.combine(at, self.shared))
+            y, memory, bad, changes = system.step(x, args, memory, jumps if jump is None else jump)
+            return (y, memory, None if bad is None else failed | bad), (y if every_step else None, changes)
 
-        first = (jax.tree.map(lambda w: w[0], windows), self.fixed, self.steps_at(0))
-        carry = (self.x, system.initial(self.x, first), jnp.asarray(False) if system.may_fail else None)
+        carry = (self.x, memory, jnp.asarray(False) if system.may_fail else None)
+        kept = "remat" if self.memory == "reversible" else self.memory
         if block == 1:
-            carry, ys = _walk(lambda c, z: step(z[0], c, z[1]), carry, (windows, per_step), steps, self.memory, _CHUNK)
+            carry, ys = _walk(lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK)
         else:
             # A cell's weights enter the outer scan once; its steps are the inner one.
-            inner = "full" if self.memory == "two_level" and block <= _CHUNK else self.memory
-            outer = "two_level" if inner != self.memory else "full"
+            inner = "full" if kept == "two_level" and block <= _CHUNK else kept
+            outer = "two_level" if inner != kept else "full"
 
             def cell(carry, z):
                 return _walk(lambda c, here: step(z[0], c, here), carry, z[1], block, inner, _CHUNK)
 
-            nested = jax.tree.map(lambda a: a.reshape(steps // block, block, *a.shape[1:]), per_step)
+            nested = jax.tree.map(lambda a: a.reshape(steps // block, block, *a.shape[1:]), scanned)
             carry, ys = _walk(cell, carry, (windows, nested), steps // block, outer, max(1, _CHUNK // block))
             ys = jax.tree.map(lambda a: a.reshape(steps, *a.shape[2:]), ys)
-        x, _, failed = carry
+        (x, _, failed), (states, changes) = carry, ys
         if every_step:
-            ys = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), self.x, ys)
-        return x, ys, failed
+            states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), self.x, states)
+        return Walked(x, states, failed, self.new_state(changes))
+
+    def new_state(self, changes: dict[int, Array]) -> dict[int, Array]:
+        """The field's new state from what each step left: statistics of every cell, a stream's count after the last step."""
+        parts, new = self.system.parts, {}
+        for i, rows in changes.items():
+            if not parts.is_statistic(i):
+                new[i] = rows[-1]
+                continue
+            basis, steps = parts.tags[i], self.plan.steps
+            count = 1 if basis is None else basis.count
+            if count != steps:
+                remedy = f"take {count} steps"
+                if basis is None:
+                    remedy = f"put it in a DepthVarying on PiecewiseConstant({steps})"
+                raise ValueError(
+                    f"batch statistics ('{parts.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
+                    f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
+                )
+            new[i] = rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
+        return new
+
+    def windows(self, k: int) -> list[Any]:
+        """The coefficients that are active in step k."""
+        cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.asarray(k)).items()}
+        return self.system.windows(self.moving, cells)
 
     def steps_at(self, k: Any) -> At:
         """The record of step k, or of the steps k."""
-        return jax.tree.map(lambda a: a[k] if _is_row(a) else jnp.broadcast_to(a, jnp.shape(k)), self.at)
+        shared = jax.tree.map(lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared)
+        return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
 
     def partial_steps(self, states: Any, depths: Array) -> Any:
         """States between the steps: the scheme's own step from the last one, shortened."""
+        scheme: Any = self.system.scheme
+        if isinstance(scheme, NetworkScheme) and scheme.carries:
+            raise TypeError(
+                f"{type(scheme).__name__} carries more than the state from step to step, so it has no states between them; "
+                "ask for those at the steps: trajectory(x)"
+            )
         order = jnp.sign(self.end - self.starts[0])
         k = jnp.clip(jnp.searchsorted(order * self.starts, order * depths, side="right") - 1, 0, self.plan.steps - 1)
         at = self.steps_at(k)
         part = depths - self.starts[k]
         share = part / at.length
         leave = tuple(jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(at.enter, at.leave, strict=True))
-        at = At(at.start, part, at.enter, leave)
+        at = at._replace(length=part, leave=leave)
         cells = {basis: jnp.asarray(cell)[k] for basis, cell in self.cells(np.arange(self.plan.steps)).items()}
         xs = (jax.tree.map(lambda a: a[k], states), self.system.windows(self.moving, cells), at)
 
@@ -247,30 +359,32 @@ class _Run:
 
     def unwalk(self) -> tuple[Any, Array]:
         """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
-        eps = float(jnp.finfo(self.system.dtype).eps)
+        system = self.system
+        windows = system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
+        if isinstance(system.scheme, ReversibleScheme):
+            system.initial(self.x, (self.windows(0), self.fixed, self.steps_at(0)))
+
+            def back(y, z):
+                return system.unstep(y, (z[0], self.fixed, eqx.combine(z[1], self.shared)), None)[0], None
+
+            x, _ = lax.scan(back, self.x, (windows, self.rows), self.plan.steps, reverse=True)
+            return x, jnp.asarray(False)
+        eps = float(jnp.finfo(system.dtype).eps)
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=optx.max_norm)
         # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
         adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
-
-        scanned, shared = eqx.partition(self.at, _is_row)
 
         def step(carry, z):
             y, failed = carry
 
             def previous(x, args):
                 target, rest = args
-                moved = self.system.single(x, rest)
+                moved = system.single(x, rest)
                 return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
 
-            args = (y, (z[0], self.fixed, eqx.combine(z[1], shared)))
+            args = (y, (z[0], self.fixed, eqx.combine(z[1], self.shared)))
             found = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint)
             return (found.value, failed | (found.result != optx.RESULTS.successful)), None
 
-        windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
-        (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, scanned), self.plan.steps, reverse=True)
+        (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True)
         return x, failed
-
-
-def _is_row(a: Array) -> bool:
-    """Whether a quantity differs from step to step."""
-    return a.ndim == 1

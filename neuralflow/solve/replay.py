@@ -48,7 +48,7 @@ def step_at(system: System, interval: Any, start: Array, stop: Array) -> tuple[d
         cells[basis] = cell
         enter.append((start - low) / width)
         leave.append((stop - low) / width)
-    return cells, At(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave))
+    return cells, At(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave), system.owned)
 
 
 class Replay:
@@ -131,8 +131,7 @@ class Replay:
         adjoint, d_weights, d_interval = jax.vjp(step, y, *wanted)[1](adjoint)
         moving, fixed = gradient.moving, gradient.fixed
         if d_weights is not None:
-            tags = [tag for tag, w in zip(system.parts.tags, system.windowed, strict=True) if w and tag is not None]
-            moving = [_scatter(tag, g, cells[tag], d) for tag, g, d in zip(tags, moving, d_weights[0], strict=True)]
+            moving = system.scattered(moving, cells, d_weights[0])
             fixed = jax.tree.map(_plus, fixed, d_weights[1])
         return adjoint, Gradient(moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval))
 
@@ -171,11 +170,3 @@ class _Asked:
 def _plus(total: Array, part: Any) -> Array:
     """The sum; integer weights have parts of no dtype."""
     return total if part.dtype == jax.dtypes.float0 else total + part
-
-
-def _scatter(basis: Basis, gradient: Array, cell: Array, window: Any) -> Array:
-    """Adds a window's cotangent to its coefficients in place."""
-    parts = window if isinstance(window, tuple) else (window,)
-    for offset, part in enumerate(parts):
-        gradient = gradient.at[cell + offset].add(part)
-    return gradient

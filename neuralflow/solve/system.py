@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import enum
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, PyTree
@@ -20,6 +17,8 @@ from jaxtyping import Array, PyTree
 from neuralflow.basis import Basis
 from neuralflow.depth import Unfolded
 from neuralflow.fields import takes_time
+from neuralflow.schemes.network import is_explicit, prepared
+from neuralflow.schemes.runge_kutta import explicit_step, rolled_step
 
 
 class Status(enum.IntEnum):
@@ -60,23 +59,44 @@ class SolveError(RuntimeError):
 
 
 class At(NamedTuple):
-    """One step: depth time at its start, signed length, and where it starts and ends in each basis."""
+    """One step: depth time at its start, signed length, where it starts and ends in each basis, the scheme's own
+    coefficients, and its number (None where nobody asks)."""
 
     start: Array
     length: Array
     enter: tuple[Array, ...]
     leave: tuple[Array, ...]
+    coefficients: Sequence[Array] = ()
+    index: Array | None = None
+
+
+class Stepped(NamedTuple):
+    """What a step leaves: the state, the scheme's memory, whether it failed (None: it cannot), the field's new state."""
+
+    x: Any
+    memory: Any
+    failed: Array | None
+    changes: dict[int, Array]
 
 
 class System:
     """A field as diffrax sees it: static structure only, arrays travel through `args`."""
 
-    def __init__(self, field: nnx.Module, scheme: diffrax.AbstractSolver, dtype: Any):
+    def __init__(self, field: nnx.Module, scheme: diffrax.AbstractSolver, dtype: Any, refusal: str | None = None):
+        """`refusal`: why the field's state cannot change in this solve, if it cannot."""
         self.parts = Unfolded(field)
         self.timed = takes_time(field)
         self.name = type(field).__name__
         self.dtype = dtype
-        self.scheme = _prepared(scheme, dtype)
+        self.scheme = prepared(scheme, dtype)
+        leaves, self._form = jax.tree.flatten(self.scheme, is_leaf=_is_variable)
+        self._leaves = [None if _is_data(leaf) else leaf for leaf in leaves]
+        # Variables as they are: PerStep says that a coefficient has a row per step.
+        self.owned = [leaf for leaf in leaves if _is_data(leaf)]
+        self.refusal = refusal or loops_inside(scheme)
+        # The evaluations of the step that is being traced, and their numbers where they do not count up.
+        self._calls: list[dict[int, Array]] = []
+        self._numbers: tuple[int, ...] = ()
         self.explicit: Any = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
         self.multi = [basis for basis in self.parts.bases if basis.count > 1]
@@ -92,18 +112,32 @@ class System:
 
     def windows(self, moving: Sequence[Any], cells: dict[Basis, Any]) -> list[Any]:
         """The coefficients that are active in the given cells."""
-        tags = [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w and tag is not None]
-        return [tag.window(value, cells[tag]) for tag, value in zip(tags, moving, strict=True)]
+        return [tag.window(value, cells[tag]) for tag, value in zip(self._moving_tags(), moving, strict=True)]
 
-    def _velocity(self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array) -> Any:
-        """f(x, t) with the weights at the local coordinates `where`, one per basis."""
+    def scattered(self, gradients: Sequence[Array], cells: dict[Basis, Any], windows: Sequence[Any]) -> list[Array]:
+        """The cotangents of the coefficients with those of their windows in the given cells added in place."""
+        triples = zip(self._moving_tags(), gradients, windows, strict=True)
+        return [_scatter(tag, gradient, cells[tag], window) for tag, gradient, window in triples]
+
+    def _moving_tags(self) -> list[Basis]:
+        return [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w and tag is not None]
+
+    def _velocity(
+        self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array, call: Any
+    ) -> tuple[Any, dict[int, Array]]:
+        """f(x, t) with the weights at the local coordinates `where`, one per basis, and the state it changed.
+
+        `call`: the numbers of the step and of the evaluation in it, which every random key is folded with.
+        """
         local = dict(zip(self.parts.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
         arrays = []
-        for tag, windowed in zip(self.parts.tags, self.windowed, strict=True):
+        for tag, windowed, stream in zip(self.parts.tags, self.windowed, self.parts.streams, strict=True):
             value = next(left if windowed else right)
             if tag is not None:
                 value = tag.combine(value if windowed else tag.window(value, 0), local[tag])
+            elif stream and call is not None:
+                value = jax.random.fold_in(jax.random.fold_in(value, call[0]), call[1])
             arrays.append(value)
         module: Any = self.parts.module(arrays)
         try:
@@ -111,14 +145,11 @@ class System:
         except Exception as error:
             error.add_note(f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})")
             raise
-        changed = self.parts.changed(module, arrays)
-        if changed is not None:
-            raise ValueError(
-                f"the field changed its own state ('{changed}') while it was evaluated, which a solve cannot carry; "
-                "return what it computes instead, or keep such layers around the NeuralODE"
-            )
+        changes = self.parts.changes(module, arrays)
+        if changes and self.refusal:
+            raise ValueError(f"the field changes its state ('{self.parts.name(min(changes))}') in training, {self.refusal}")
         _check_velocity(self.name, x, v)
-        return v
+        return v, lax.stop_gradient(changes)
 
     def stage(self, share: Any, x: Any, args: Any) -> Any:
         """The velocity at a share of the step, in local depth time; at its end exactly where the step leaves."""
@@ -130,24 +161,47 @@ class System:
             t = jnp.where(share == 1, at.length, share * at.length)
             share = lax.stop_gradient(share)
             where = [jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(at.enter, at.leave, strict=True)]
-        return self.velocity(windows, fixed, where, x, at.start + t)
+        number = len(self._calls)
+        call = None if at.index is None else (at.index, self._numbers[number] if self._numbers else number)
+        v, changes = self.velocity(windows, fixed, where, x, at.start + t, call)
+        self._calls.append(changes)
+        return v
 
-    def step(self, x: Any, args: Any, state: Any, jump: Any) -> tuple[Any, Any, Array | None]:
-        """One step of the scheme: new state, new scheme state, whether it failed (None: it cannot)."""
+    def step(self, x: Any, args: Any, memory: Any, jump: Any) -> Stepped:
+        """One step of the scheme."""
         length = args[2].length
+        self._calls, self._numbers = [], ()
         if self.explicit is not None:
-            return explicit_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length), None, None
-        y, _, _, state, result = self.scheme.step(self._term(), jnp.zeros_like(length), length, x, args, state, jump)
-        return y, state, jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
+            y = explicit_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
+            return Stepped(y, None, None, self._calls[0])
+        scheme, start = self._at_step(args[2]), jnp.zeros_like(length)
+        y, _, _, memory, result = scheme.step(self._term(), start, length, x, args, memory, jump)
+        failed = jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
+        return Stepped(y, memory, failed, self._calls[getattr(scheme, "statistics", 0)])
+
+    def unstep(self, y: Any, args: Any, memory: Any) -> tuple[Any, Any]:
+        """State and memory before a step of a reversible scheme."""
+        length = args[2].length
+        scheme: Any = self._at_step(args[2])
+        self._calls, self._numbers = [], scheme.retraced
+        return scheme.unstep(self._term(), jnp.zeros_like(length), length, y, args, memory)
 
     def initial(self, x: Any, args: Any) -> Any:
-        """The scheme's state before the first step."""
+        """The scheme's memory before the first step."""
         length = args[2].length
-        return None if self.explicit else self.scheme.init(self._term(), jnp.zeros_like(length), length, x, args)
+        self._calls, self._numbers = [], ()
+        if self.explicit is not None:
+            return None
+        return self._at_step(args[2]).init(self._term(), jnp.zeros_like(length), length, x, args)
 
     def single(self, x: Any, args: Any) -> Any:
         """One step that remembers nothing of those before it."""
-        return self.step(x, args, self.initial(x, args), False)[0]
+        return self.step(x, args, self.initial(x, args), False).x
+
+    def _at_step(self, at: At) -> diffrax.AbstractSolver:
+        """The scheme with its coefficients in this step."""
+        own = iter(at.coefficients)
+        return jax.tree.unflatten(self._form, [next(own) if leaf is None else leaf for leaf in self._leaves])
 
     def again(self, x: Any, args: Any) -> Any:
         """`single`, compiled as small as can be, where no derivative is taken."""
@@ -173,69 +227,22 @@ class System:
         return 1, False
 
 
-def used_stages(tableau: diffrax.ButcherTableau) -> int:
-    """Stages that the step itself uses: a last one for an error estimate or the next step alone is left out."""
-    return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+def loops_inside(scheme: Any) -> str | None:
+    """Why a field's state cannot change in this scheme's steps; None where it can."""
+    if is_explicit(scheme):
+        return None
+    return (
+        f"and {type(scheme).__name__} evaluates it in a loop of its own; take an explicit scheme for training, "
+        "or model.eval() to use the state as it is"
+    )
 
 
-def explicit_step(tableau: diffrax.ButcherTableau, velocity: Callable[[float, Any], Any], x: Any, h: Array) -> Any:
-    """One step of an explicit Runge-Kutta tableau, stage by stage as one would write it by hand.
-
-    `velocity(c, y)`: at the share c of the step. A last stage that only an error estimate or the next step would use
-    is left out.
-    """
-
-    def plus(weights: Any, ks: Sequence[Any]) -> Any:
-        used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
-        if not used:
-            return x
-        total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used))
-        return jax.tree.map(lambda a, b: a + h * b, x, total)
-
-    ks: list[Any] = []
-    count = used_stages(tableau)
-    rows = (np.zeros(0), *tableau.a_lower)
-    for c, row in list(zip((0.0, *tableau.c.tolist()), rows, strict=True))[:count]:
-        ks.append(velocity(float(c), plus(row, ks)))
-    return plus(tableau.b_sol, ks)
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
 
 
-def rolled_step(tableau: diffrax.ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array) -> Any:
-    """`explicit_step` as a loop over the stages: the field is compiled once. Not for reverse mode."""
-    count = used_stages(tableau)
-    rows = np.zeros((count + 1, count))
-    for i, row in enumerate(tableau.a_lower[: count - 1], 1):
-        rows[i, :i] = row
-    rows[count] = tableau.b_sol[:count]
-    weights, shares = jnp.asarray(rows, h.dtype), jnp.asarray([0.0, *tableau.c[: count - 1]], h.dtype)
-
-    def plus(i: Any, ks: Any) -> Any:
-        return jax.tree.map(lambda a, k: a + h * jnp.tensordot(weights[i], k, axes=1), x, ks)
-
-    def stage(i: Any, ks: Any) -> Any:
-        k = velocity(shares[i], plus(i, ks))
-        return jax.tree.map(lambda a, b: a.at[i].set(b), ks, k)
-
-    empty = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), x)
-    return plus(count, lax.fori_loop(0, count, stage, empty))
-
-
-def _scaled(weight: float, k: Any) -> Any:
-    return k if weight == 1 else jax.tree.map(lambda a: weight * a, k)
-
-
-def _prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolver:
-    """The scheme with what single steps need: a stage loop open to every derivative, a root finder with tolerances."""
-    if isinstance(scheme, diffrax.AbstractRungeKutta) and scheme.scan_kind is None:
-        scheme = eqx.tree_at(lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None)
-    finder = getattr(scheme, "root_finder", None)
-    if finder is not None and not isinstance(getattr(finder, "rtol", 0.0), float):  # left to a step size controller
-        tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # of which the iteration asks a hundredth
-        # The chord iteration shares a Jacobian between the stages of a Runge-Kutta step; a single stage has Newton's.
-        kind: Any = diffrax.VeryChord if isinstance(scheme, diffrax.AbstractRungeKutta) else optx.Newton
-        finder = kind(rtol=tolerance, atol=tolerance)
-        scheme = eqx.tree_at(lambda s: (s.root_finder, s.root_find_max_steps), scheme, (finder, 50))
-    return scheme
+def _is_data(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))
 
 
 def check_scheme(scheme: Any) -> None:
@@ -260,6 +267,14 @@ def _check_velocity(name: str, x: Any, v: Any) -> None:
                 f"the velocity of {name} must have the dtype of x{where}, {jnp.result_type(a)}, got {jnp.result_type(b)}; "
                 "cast x to the parameters' dtype, or the velocity to x.dtype"
             )
+
+
+def _scatter(basis: Basis, gradient: Array, cell: Array, window: Any) -> Array:
+    """Adds a window's cotangent to its coefficients in place."""
+    parts = window if isinstance(window, tuple) else (window,)
+    for offset, part in enumerate(parts):
+        gradient = gradient.at[cell + offset].add(part)
+    return gradient
 
 
 def time_dtype(x: Any) -> Any:

@@ -1,0 +1,306 @@
+"""What a scheme does, told from the scheme: order conditions, observed order, modified equation, stability."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Complex, Float
+
+from neuralflow import checks
+from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
+from neuralflow.schemes.network import NetworkScheme, PerStep, one_step, prepared
+from neuralflow.schemes.reversible import RevNet
+
+Scheme = diffrax.AbstractSolver
+Tree = tuple["Tree", ...]
+
+
+def walk(scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float, steps: int) -> Any:
+    """x(end) of x' = velocity(x, t) by so many equal steps from t = 0: a plain loop over `scheme.step`."""
+    _check(scheme)
+    dtype = jnp.finfo(jax.tree.leaves(x)[0].dtype).dtype
+    scheme, h = prepared(scheme, dtype), jnp.asarray(end / steps, dtype)
+    terms = diffrax.ODETerm(lambda t, x, start: velocity(x, start + t))
+
+    def step(carry: Any, k: Any) -> Any:
+        x, memory = carry
+        if isinstance(scheme, diffrax.AbstractERK):
+            return (one_step(scheme, terms, 0 * h, h, x, k * h), memory), None
+        x, _, _, memory, _ = scheme.step(terms, 0 * h, h, x, k * h, memory, False)
+        return (x, memory), None
+
+    memory = None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0 * h, h, x, 0 * h)
+    return lax.scan(step, (x, memory), jnp.arange(steps))[0][0]
+
+
+def observed_order(scheme: Scheme, steps: int = 64) -> float:
+    """The order seen between `steps` and twice as many on X' = Y (1 + t/2), Y' = -sin X, from one on, up to t = 2.
+
+    By Richardson's rule from three solutions, so that no reference is needed; ask for float64.
+    """
+    checks.whole("steps", steps)
+
+    def velocity(x: Any, t: Any) -> Any:
+        return ((1 + t / 2) * x[1], -jnp.sin(x[0]))
+
+    start = (jnp.ones(1), jnp.ones(1))
+    ends = [walk(scheme, velocity, start, 2.0, steps * 2**i) for i in range(3)]
+    first, second = (
+        math.hypot(*(float(abs(a - b).max()) for a, b in zip(fine, coarse, strict=True)))
+        for coarse, fine in itertools.pairwise(ends)
+    )
+    return math.log2(first / second)
+
+
+def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
+    """What is missing to the order conditions up to `order`: all zero if and only if the scheme has that order.
+
+    For a Runge-Kutta scheme one number per rooted tree with up to `order` nodes (written as nested brackets),
+    b . Phi(tree) - 1/gamma(tree) (Butcher 1963). For linear multi-step schemes one per power q of time,
+    sum_j alpha_j (-j)^q + q sum_j beta_j (-j)^(q-1) - 1, "consistency" for q = 0. Raises TypeError for other schemes:
+    `modified_equation` tells their errors.
+    """
+    checks.whole("order", order)
+    tableau = getattr(scheme, "tableau", None)
+    if isinstance(tableau, diffrax.ButcherTableau):
+        a, b = matrices(tableau)
+        trees = [tree for nodes in range(1, order + 1) for tree in _trees(nodes)]
+        return {_written(tree): float(b @ _weight(tree, a) - 1 / _density(tree)) for tree in trees}
+    alpha, beta = _coefficients(scheme)
+    j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
+    missing = {"consistency": float(alpha.sum() - 1)}
+    return missing | {f"t^{q}": float(alpha @ j**q + q * (beta @ i ** (q - 1)) - 1) for q in range(1, order + 1)}
+
+
+def matrices(tableau: diffrax.ButcherTableau) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
+    """A and b of a Butcher tableau."""
+    stages = len(tableau.b_sol)
+    a = np.zeros((stages, stages))
+    for i, row in enumerate(tableau.a_lower, 1):
+        a[i, : len(row)] = row
+    if tableau.a_diagonal is not None:
+        a += np.diag(tableau.a_diagonal)
+    return a, np.asarray(tableau.b_sol, float)
+
+
+def _trees(nodes: int) -> list[Tree]:
+    """All rooted trees with so many nodes, each the tuple of its branches in order."""
+    if nodes == 1:
+        return [()]
+    return sorted(
+        {tuple(sorted((*tree, ()))) for tree in _trees(nodes - 1)} | {t for s in _trees(nodes - 1) for t in _grown(s)}
+    )
+
+
+def _grown(tree: Tree) -> list[Tree]:
+    """The trees with one more leaf somewhere above the root's own branches."""
+    found = []
+    for i, branch in enumerate(tree):
+        rest = tree[:i] + tree[i + 1 :]
+        found += [tuple(sorted((*rest, more))) for more in [tuple(sorted((*branch, ()))), *_grown(branch)]]
+    return found
+
+
+def _weight(tree: Tree, a: np.ndarray) -> np.ndarray:
+    """The elementary weights of the stages."""
+    return np.prod([a @ _weight(branch, a) for branch in tree], axis=0) if tree else np.ones(len(a))
+
+
+def _nodes(tree: Tree) -> int:
+    return 1 + sum(map(_nodes, tree))
+
+
+def _density(tree: Tree) -> int:
+    return _nodes(tree) * math.prod(map(_density, tree))
+
+
+def _written(tree: Tree) -> str:
+    return f"[{''.join(map(_written, tree))}]"
+
+
+def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """alpha and beta of a linear multi-step scheme with constant coefficients."""
+    if isinstance(scheme, LinearMultistep):
+        return np.asarray(scheme.alpha), np.asarray(scheme.beta)
+    if isinstance(scheme, _TwoStep) and isinstance(scheme.k, int | float):
+        return np.asarray([1 - scheme.k, scheme.k]), np.asarray([float(scheme.weight(scheme.k))])
+    raise TypeError(
+        f"{type(scheme).__name__} is neither a Runge-Kutta nor a linear multi-step scheme with constant coefficients; "
+        "look at modified_equation(scheme, velocity, x), or at observed_order(scheme)"
+    )
+
+
+def modified_equation(
+    scheme: Scheme, velocity: Callable[[Array], Array], x: Float[Array, " d"]
+) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
+    """g0, g1, g2 at x such that the scheme's solution follows u' = g0(u) + h g1(u) + h^2 g2(u) up to O(h^3).
+
+    `velocity`: an autonomous field on vectors. Consistent means g0 = velocity, order two that g1 = 0, order three that
+    g2 = 0 too. By backward error analysis (Hairer, Lubich & Wanner, chapter IX) with derivatives by jax; for a linear
+    multi-step scheme of the flow that its principal root follows. Smooth velocities, explicit schemes; float64.
+    """
+    _check(scheme)
+    if isinstance(scheme, LinearMultistep | _TwoStep):
+        found = _modified_multistep(*_coefficients(scheme), velocity)
+    else:
+        found = _modified_one_step(scheme, velocity)
+    return jax.jit(lambda x: tuple(g(x) for g in found))(x)
+
+
+def _along(f: Callable[[Any], Any], v: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The derivative of f along the field v."""
+    return lambda x: jax.jvp(f, (x,), (v(x),))[1]
+
+
+def _modified_one_step(scheme: Scheme, velocity: Any) -> tuple[Any, Any, Any]:
+    if isinstance(scheme, NetworkScheme) and scheme.carries:
+        raise TypeError(
+            f"{type(scheme).__name__} carries more than the state, so its steps are no one-step map; wrap its scheme"
+        )
+    terms = diffrax.ODETerm(lambda t, y, args: velocity(y))
+
+    def taylor(order: int) -> Callable[[Any], Any]:
+        """The coefficient of h^order in a step from x."""
+
+        def at(x: Any) -> Any:
+            step = lambda h: one_step(scheme, terms, jnp.zeros_like(h), h, x, None)
+            for _ in range(order):
+                step = (lambda f: lambda h: jax.jvp(f, (h,), (jnp.ones_like(h),))[1])(step)
+            return step(jnp.zeros((), x.dtype)) / math.factorial(order)
+
+        return at
+
+    d1, d2, d3 = (taylor(q) for q in (1, 2, 3))
+    g0 = d1
+    g1 = lambda x: d2(x) - _along(g0, g0)(x) / 2
+    twice = _along(_along(g0, g0), g0)
+    g2 = lambda x: d3(x) - (_along(g0, g1)(x) + _along(g1, g0)(x)) / 2 - twice(x) / 6
+    return g0, g1, g2
+
+
+def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> tuple[Any, Any, Any]:
+    # With u a solution of u' = g(u): u(t + jh) = u + jh g + (jh)^2/2 g'g + ..., on both sides, power by power of h.
+    j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
+    slope, second, third = (float(1 - alpha @ j**q) / math.factorial(q) for q in (1, 2, 3))
+    b0, b1, b2 = (float(beta @ i**q) / math.factorial(q) for q in (0, 1, 2))
+    g0 = lambda x: b0 / slope * velocity(x)
+    g1 = lambda x: (b1 * _along(velocity, g0)(x) - second * _along(g0, g0)(x)) / slope
+
+    def g2(x: Any) -> Any:
+        forced = b1 * _along(velocity, g1)(x) + b2 * _along(_along(velocity, g0), g0)(x)
+        moved = second * (_along(g0, g1)(x) + _along(g1, g0)(x)) + third * _along(_along(g0, g0), g0)(x)
+        return (forced - moved) / slope
+
+    return g0, g1, g2
+
+
+def stability_function(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z"]:
+    """R(z) of a one-step scheme: u1 = R(h g) u for u' = g u. TypeError for a scheme that carries more than the state."""
+    tableau = getattr(scheme, "tableau", None)
+    if isinstance(tableau, diffrax.ButcherTableau):
+        a, b = matrices(tableau)
+        flat = np.ravel(np.asarray(z, complex))
+        inner = np.linalg.solve(np.eye(len(b)) - flat[:, None, None] * a, np.ones((len(flat), len(b), 1)))[..., 0]
+        return (1 + flat * (inner @ b)).reshape(np.shape(z))
+    if isinstance(scheme, diffrax.ImplicitEuler):
+        return 1 / (1 - np.asarray(z, complex))
+    matrix = amplification(scheme, z)
+    if matrix.shape[-1] != 1:
+        raise TypeError(f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)")
+    return matrix[..., 0, 0]
+
+
+def amplification(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z m m"]:
+    """The matrix of one step on u' = g u, z = h g: from the state and all that the scheme carries to the next ones.
+
+    Past any start. For RevNet the test equation is X' = g Y, Y' = g X, whose eigenvalues are g and -g. Raises
+    ValueError for coefficients that change from step to step: give one of their values as a number.
+    """
+    _check(scheme)
+    x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
+    flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
+
+    def step(z: Any, x: Any, memory: Any) -> Any:
+        terms = diffrax.ODETerm(lambda t, x, args: jax.tree.map(lambda a: z * a, flip(x)))
+        if isinstance(scheme, diffrax.AbstractERK):
+            return one_step(scheme, terms, 0.0, 1.0, x, None), memory
+        y, _, _, memory, _ = scheme.step(terms, 0.0, 1.0, x, None, memory, False)
+        return y, memory
+
+    terms = diffrax.ODETerm(lambda t, x, args: flip(x))
+    memory = None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0.0, 1.0, x, None)
+    leaves, form = jax.tree.flatten((x, memory))
+    linear = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves]
+    count = sum(linear)
+
+    @jax.jit
+    @jax.vmap
+    def matrix(z: Any) -> Any:
+        def moved(vector: Any) -> Any:
+            entries, rest = iter(vector), iter([_late(leaf) for leaf, used in zip(leaves, linear, strict=True) if not used])
+            x, memory = jax.tree.unflatten(form, [next(entries) if used else next(rest) for used in linear])
+            found = jax.tree.leaves(step(z, x, memory))
+            return jnp.stack([leaf for leaf, used in zip(found, linear, strict=True) if used])
+
+        return jax.vmap(moved)(jnp.eye(count, dtype=complex)).T
+
+    flat = jnp.ravel(jnp.asarray(z, complex))
+    return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
+
+
+def _late(leaf: Array) -> Array:
+    """A count of steps, or a mark of the first, long after the start."""
+    return jnp.zeros_like(leaf) if leaf.dtype == bool else jnp.full_like(leaf, 1000)
+
+
+def growth(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
+    """By how much a step on u' = g u multiplies what it carries, z = h g: the spectral radius; stable up to one."""
+    if hasattr(scheme, "tableau") or isinstance(scheme, diffrax.ImplicitEuler):
+        return np.abs(stability_function(scheme, z))
+    return np.abs(np.linalg.eigvals(amplification(scheme, z))).max(axis=-1)
+
+
+def region(
+    scheme: Scheme, real: tuple[float, float] = (-4.0, 1.0), imaginary: tuple[float, float] = (-3.5, 3.5), points: int = 201
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
+    """Real parts, imaginary parts and `growth` on a rectangle of the plane of z = h g; the region is where it is <= 1."""
+    checks.whole("points", points, least=2)
+    x, y = np.linspace(*real, points), np.linspace(*imaginary, points)
+    return x, y, growth(scheme, x[None, :] + 1j * y[:, None])
+
+
+def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
+    """The largest z such that every step with 0 < h g <= z is stable on u' = -g u; infinite past `largest`.
+
+    By a scan and bisection to 1e-9. LMResNet: 2 (1 - k), for |k| < 1 (our derivation).
+    """
+    stable = lambda z: growth(scheme, -np.asarray(z, complex)) <= 1 + 1e-9
+    scan = np.linspace(0, largest, 4097)[1:]
+    unstable = np.flatnonzero(~stable(scan))
+    if not len(unstable):
+        return math.inf
+    low, high = (0.0, *scan)[unstable[0]], scan[unstable[0]]
+    while high - low > 1e-9:
+        points = np.linspace(low, high, 65)
+        bad = np.flatnonzero(~stable(points))
+        first = int(bad[0]) if len(bad) else 64
+        low, high = (points[first - 1], points[first]) if first else (low, low)
+    return float(low)
+
+
+def _check(scheme: Any) -> None:
+    if not isinstance(scheme, diffrax.AbstractSolver):
+        raise TypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+    leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
+    if any(isinstance(leaf, PerStep) for leaf in leaves):
+        raise ValueError(
+            f"the coefficients of this {type(scheme).__name__} change from step to step; build one with the numbers of one step"
+        )
