@@ -5,7 +5,12 @@ from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from neuralflow import fields as fields, schemes as schemes
-from neuralflow.basis import Legendre as Legendre, PiecewiseConstant as PiecewiseConstant, PiecewiseLinear as PiecewiseLinear
+from neuralflow.basis import (
+    CubicSpline as CubicSpline,
+    Legendre as Legendre,
+    PiecewiseConstant as PiecewiseConstant,
+    PiecewiseLinear as PiecewiseLinear,
+)
 from neuralflow.depth import DepthVarying as DepthVarying, independent as independent, smooth as smooth, tied as tied
 from neuralflow.fields import from_function as from_function
 from neuralflow.layers import NeuralODE as NeuralODE, from_branches as from_branches, to_branches as to_branches

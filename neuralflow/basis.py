@@ -5,7 +5,7 @@ coordinate s in [0, 1], built from the few coefficients that are active there (i
 exact mass and stiffness matrices, refinement and projection, follows from those local shape functions.
 
 A piecewise-constant coefficient is the value in a cell (*cell-centred*); a piecewise-linear one is the value at a
-knot (*nodal*). The two are never converted silently.
+knot (*nodal*). The two are never converted silently. Coefficients of polynomials and splines are no values at all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def _take(coefficients: Array, index: np.ndarray) -> Array:
 
 
 class _Cells:
-    """What the bases share: knots, and all that follows from `shape` (the local shape functions)."""
+    """What the bases share: knots, and all that follows from `shape` (the local shape functions).
+
+    `nodal`: whether the coefficients are the values at `nodes`. `smoothness`: continuous derivatives at knots, -1 for jumps.
+    """
 
     cells: int | tuple[float, ...]
 
@@ -80,6 +83,7 @@ class PiecewiseConstant(_Cells):
     cells: int | tuple[float, ...]
     degree = 0
     smoothness = -1
+    nodal = True
 
     def __post_init__(self):
         object.__setattr__(self, "cells", _knots(self.cells))
@@ -117,6 +121,7 @@ class PiecewiseLinear(_Cells):
     cells: int | tuple[float, ...]
     degree = 1
     smoothness = 0
+    nodal = True
 
     def __post_init__(self):
         object.__setattr__(self, "cells", _knots(self.cells))
@@ -155,6 +160,7 @@ class Legendre(_Cells):
     terms: int
     cells = 1
     smoothness = 0
+    nodal = False
 
     def __post_init__(self):
         if not isinstance(self.terms, (int, np.integer)) or isinstance(self.terms, bool) or self.terms < 1:
@@ -194,7 +200,54 @@ class Legendre(_Cells):
         return jnp.tensordot(jnp.stack(values[: self.terms]), window, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
-Basis = PiecewiseConstant | PiecewiseLinear | Legendre
+@dataclass(frozen=True)
+class CubicSpline(_Cells):
+    """Cubic splines on equal cells, twice continuously differentiable, in the cardinal B-splines that reach into [0, 1].
+
+    `cells`: the number of equal cells. The `cells + 3` coefficients are weights of B-splines, not values: a function is
+    determined by its values at `nodes`.
+    """
+
+    cells: int
+    degree = 3
+    smoothness = 2
+    nodal = False
+
+    def __post_init__(self):
+        if not isinstance(self.cells, (int, np.integer)) or isinstance(self.cells, bool):
+            raise TypeError(f"a cubic spline takes a number of equal cells, got {self.cells!r}")
+        object.__setattr__(self, "cells", _knots(self.cells))
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients: one per B-spline."""
+        return self.count + 3
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """The depths whose values determine a function: the knots, and the centres of the first and the last cell."""
+        ends = np.array([0.5, self.count - 0.5] if self.count > 1 else [1 / 3, 2 / 3]) / self.count
+        return np.sort(np.concatenate([self.knots, ends]))
+
+    def shape(self, s: np.ndarray) -> np.ndarray:
+        """Local shape functions at s, in a new first axis."""
+        return np.stack([(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3]) / 6
+
+    def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> tuple[Array, ...]:
+        """The coefficients active in each of the cells."""
+        if isinstance(cell, np.ndarray):
+            return tuple(_take(coefficients, cell + k) for k in range(4))
+        return tuple(coefficients[cell + k] for k in range(4))
+
+    def combine(self, window: Any, s: Array) -> Array:
+        """The value at the local coordinate s of one cell."""
+        s = s.astype(jnp.real(window[0]).dtype)
+        shapes = ((1 - s) ** 3, (3 * s - 6) * s**2 + 4, ((3 - 3 * s) * s + 3) * s + 1, s**3)
+        total = sum(shape * part for shape, part in zip(shapes[1:], window[1:], strict=True))
+        return (shapes[0] * window[0] + total) / 6
+
+
+Basis = PiecewiseConstant | PiecewiseLinear | Legendre | CubicSpline
 
 
 def _columns(basis: Basis, cell: int) -> slice:
@@ -243,6 +296,12 @@ def derivative(
     if isinstance(basis, Legendre):
         slopes = np.polynomial.legendre.legder(np.eye(basis.terms))
         return 2 * np.polynomial.legendre.legval(2 * s - 1, slopes).T
+    if isinstance(basis, CubicSpline):
+        shapes = np.stack([-((1 - s) ** 2), 3 * s**2 - 4 * s, -3 * s**2 + 2 * s + 1, s**2]) * basis.count / 2
+        matrix = np.zeros((len(cell), basis.size))
+        for row, c in enumerate(cell):
+            matrix[row, _columns(basis, int(c))] = shapes[:, row]
+        return matrix
     matrix = np.zeros((len(cell), basis.size))
     if isinstance(basis, PiecewiseLinear):
         rows, inverse = np.arange(len(cell)), 1 / np.diff(basis.knots)[cell]
@@ -251,10 +310,8 @@ def derivative(
 
 
 def interpolation(basis: Basis) -> Float[np.ndarray, "size size"]:
-    """Matrix from the values at `basis.nodes` to the coefficients; the identity for piecewise bases."""
-    if isinstance(basis, Legendre):
-        return np.linalg.inv(evaluation(basis, basis.nodes))
-    return np.eye(basis.size)
+    """Matrix from the values at `basis.nodes` to the coefficients; the identity where coefficients are such values."""
+    return np.eye(basis.size) if basis.nodal else np.linalg.inv(evaluation(basis, basis.nodes))
 
 
 def _gram(rows: Basis, columns: Basis) -> np.ndarray:
@@ -283,6 +340,11 @@ def stiffness(basis: Basis) -> Float[np.ndarray, "size size"]:
         inverse = 1 / np.diff(basis.knots)
         main = np.append(inverse, 0.0) + np.append(0.0, inverse)
         return np.diag(main) - np.diag(inverse, 1) - np.diag(inverse, -1)
+    if isinstance(basis, CubicSpline):
+        nodes, weights = _gauss(3)
+        depth = ((np.arange(basis.count)[:, None] + nodes) / basis.count).ravel()
+        slopes = derivative(basis, depth)
+        return slopes.T @ (np.tile(weights / basis.count, basis.count)[:, None] * slopes)
     k = np.arange(basis.terms)
     low = np.minimum(k[:, None], k)
     # integral of d/ds P_j(2s-1) d/ds P_k(2s-1) over [0, 1]: 2 m (m + 1), m = min(j, k), where j + k is even.

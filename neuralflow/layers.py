@@ -60,7 +60,9 @@ class NeuralODE(nnx.Module):
     `t0`, `t1`: the interval of depth time. Numbers are constants; arrays are data, which may be traced and
     differentiated, and an nnx.Param is learned.
 
-    A plain nnx.Module: nest it, jit it, differentiate it, save it. Called outside any trace it raises SolveError
+    A plain nnx.Module: nest it, jit it, differentiate it, save it. Batch statistics and random streams in the field
+    follow NNX's rules: `train()` and `eval()` choose, and a call under nnx.jit or outside any trace writes the new state
+    back (plain jax.jit loses it, as every module's). Called outside any trace it raises SolveError
     where the solve failed; inside one a failed result is NaN, and `solve(x)` tells the status.
     """
 
@@ -269,7 +271,7 @@ def _raise_on_failure(layer: NeuralODE, solution: Solution, x: Any) -> None:
 
 
 def _remedy(layer: NeuralODE, status: Status, x: Any, accepted: int, rejected: int) -> str:
-    for name, tree in (("x", x), ("the weights of the field", nnx.state(layer.field))):
+    for name, tree in (("x", x), ("the weights of the field", nnx.state(layer.field, (nnx.Param, nnx.BatchStat)))):
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
         bad = sum(int((~np.isfinite(a)).sum()) for a in leaves if a.dtype.kind in "fc")
         if bad:

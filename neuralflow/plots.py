@@ -9,6 +9,7 @@ import numpy as np
 
 from neuralflow import basis as depth_basis
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
+from neuralflow.schemes import analysis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,6 +141,46 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
         _line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
         axis.loglog(depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n")
         _depths(axis, name, depths)
+    return made
+
+
+def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
+    """The stability regions of schemes in the plane of z = h g, for u' = g u: where no step makes what it carries grow."""
+    rows = -(-len(schemes) // columns)
+    made, axes = figure(rows, columns, width=2.9 * columns, height=2.9 * rows)
+    for axis, (name, scheme) in zip(axes.ravel(), schemes.items(), strict=False):
+        x, y, growth = analysis.region(scheme)
+        stable = growth <= 1 + 1e-9
+        axis.axhline(0, color="0.4", linewidth=0.5)
+        axis.axvline(0, color="0.4", linewidth=0.5)
+        if stable[:, x < 0].mean() > 0.01:
+            axis.contourf(x, y, stable, levels=(0.5, 1.5), colors=[_COLOURS[0]], alpha=0.35)
+            axis.contour(x, y, growth, levels=(1.0,), colors=[_COLOURS[0]], linewidths=1.0)
+        # Some regions are no more than a piece of the imaginary axis.
+        swings = np.where(analysis.growth(scheme, 1j * y) <= 1 + 1e-9, y, np.nan)
+        axis.plot(np.zeros_like(y), swings, color=_COLOURS[0], linewidth=2.5)
+        axis.set_aspect("equal")
+        limit = analysis.stability_limit(scheme)
+        decay = "any decay" if np.isinf(limit) else "no decay" if limit < 1e-6 else f"decay to {limit:.3g}"
+        axis.set_title(f"{name}: {decay}", fontsize=10)
+    for axis in axes.ravel()[len(schemes) :]:
+        axis.set_visible(False)
+    made.supxlabel("Re z", fontsize=10)
+    made.supylabel("Im z", fontsize=10)
+    return made
+
+
+def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figure:
+    """Learned coefficients against their step, one line each: the k of an LM-ResNet's stages, say."""
+    made, (axis,) = figure(1, 1, width=5.6, height=3.4)
+    for k, (label, values) in enumerate(series.items()):
+        places = np.arange(1, len(values) + 1)
+        axis.plot(places, values, color=_COLOURS[k % 5], marker=_MARKS[k % 5], markersize=4, linewidth=1.2, label=label)
+    axis.axhline(0, color="0.4", linewidth=0.5)
+    axis.set_xlabel("step")
+    axis.set_ylabel(name)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(fontsize=8, frameon=False)
     return made
 
 

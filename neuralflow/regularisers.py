@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import basis as depth_basis, checks
-from neuralflow.basis import Basis, Legendre
+from neuralflow.basis import Basis
 from neuralflow.depth import depth_bases
 
 
@@ -82,7 +82,7 @@ class _Product:
     """int p' q' + tau p(0) q(0) on a basis; values of cells stand for the line through the cells' centres.
 
     Nodal values are taken as increments, weighted by `squares`: of smooth weights the entries of the Gram matrix would
-    cancel. A polynomial has its Gram matrix.
+    cancel. A polynomial or a spline has its Gram matrix.
     """
 
     basis: Basis
@@ -100,20 +100,20 @@ class _Product:
     def square(self, coefficients: Array) -> Array:
         """The product of a function with itself."""
         rows = coefficients.reshape(len(coefficients), -1)
-        if isinstance(self.basis, Legendre):
+        if not self.basis.nodal:
             return jnp.sum(rows * (jnp.asarray(self.gram, rows.dtype) @ rows))
         rises = jnp.concatenate([rows[:1], jnp.diff(rows, axis=0)])
         return jnp.sum(jnp.asarray(self.squares, rows.dtype) @ rises**2)
 
     def gradient(self, slope: Array) -> Array:
         """What represents a derivative in this product: the inverse of the Gram matrix times it."""
-        if isinstance(self.basis, Legendre):
+        if not self.basis.nodal:
             return jnp.tensordot(jnp.asarray(np.linalg.inv(self.gram), slope.dtype), slope, axes=1)
         return jnp.cumsum(self._column(slope) * self.whitened(slope), axis=0)
 
     def whitened(self, slope: Array) -> Array:
         """A derivative in coordinates in which the product is the Euclidean one."""
-        if isinstance(self.basis, Legendre):
+        if not self.basis.nodal:
             root = np.linalg.inv(np.linalg.cholesky(self.gram))
             return jnp.tensordot(jnp.asarray(root, slope.dtype), slope, axes=1)
         return self._column(slope) * jnp.flip(jnp.cumsum(jnp.flip(slope, 0), axis=0), 0)

@@ -4,10 +4,19 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from neuralflow import basis as B
-from neuralflow.basis import Legendre, PiecewiseConstant, PiecewiseLinear
+from neuralflow.basis import CubicSpline, Legendre, PiecewiseConstant, PiecewiseLinear
 
 UNEVEN = (0.0, 0.1, 0.35, 0.8, 1.0)
-BASES = [PiecewiseConstant(5), PiecewiseConstant(UNEVEN), PiecewiseLinear(4), PiecewiseLinear(UNEVEN), Legendre(1), Legendre(6)]
+BASES = [
+    PiecewiseConstant(5),
+    PiecewiseConstant(UNEVEN),
+    PiecewiseLinear(4),
+    PiecewiseLinear(UNEVEN),
+    Legendre(1),
+    Legendre(6),
+    CubicSpline(1),
+    CubicSpline(5),
+]
 bases = st.sampled_from(BASES)
 
 
@@ -84,6 +93,24 @@ def test_containment():
     assert B.contains(PiecewiseLinear(3), Legendre(2))
     assert not B.contains(Legendre(9), PiecewiseLinear(2))
     assert B.contains(PiecewiseConstant(49), PiecewiseConstant(7))
+    assert B.contains(CubicSpline(6), CubicSpline(3))
+    assert B.contains(CubicSpline(6), Legendre(4))
+    assert B.contains(Legendre(4), CubicSpline(1))
+    assert not B.contains(CubicSpline(6), PiecewiseLinear(6))
+
+
+def test_splines_have_two_continuous_derivatives():
+    spline = CubicSpline(4)
+    coefficients = np.random.default_rng(0).standard_normal(7)
+    for knot in (0.25, 0.5, 0.75):
+        values = [B.evaluation(spline, knot, side) @ coefficients for side in ("left", "right")]
+        slopes = [B.derivative(spline, knot, side) @ coefficients for side in ("left", "right")]
+        bends = [(B.derivative(spline, knot + e) - B.derivative(spline, knot)) @ coefficients / e for e in (-1e-6, 1e-6)]
+        assert np.allclose(*values, rtol=0, atol=1e-13)
+        assert np.allclose(*slopes, rtol=0, atol=1e-12)
+        assert np.allclose(*bends, rtol=0, atol=1e-3)
+    smooth = np.sin(3 * spline.nodes)
+    assert np.allclose(B.evaluation(spline, spline.nodes) @ B.interpolation(spline) @ smooth, smooth, rtol=0, atol=1e-12)
 
 
 def test_refining_cells_copies_bits():
@@ -100,6 +127,7 @@ def test_refining_cells_copies_bits():
         (lambda: PiecewiseLinear((0.1, 1.0)), "increase strictly from 0 to 1"),
         (lambda: PiecewiseConstant(2.5), "whole number or a sequence of knots"),
         (lambda: Legendre(0), "at least one term"),
+        (lambda: CubicSpline((0.0, 0.4, 1.0)), "equal cells"),
         (lambda: B.locate(PiecewiseConstant(2), np.asarray(1.5)), "must lie in"),
     ],
 )

@@ -119,8 +119,8 @@ def test_unfolding_finds_varying_weights_in_a_users_module():
             "must return an nnx.Module",
         ),
         (
-            lambda: nf.DepthVarying(lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)),
-            "mutable state",
+            lambda: nf.DepthVarying(lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseLinear(2), rngs=nnx.Rngs(0)),
+            "belong to the cells",
         ),
         (
             lambda: nf.DepthVarying.from_modules([nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)),

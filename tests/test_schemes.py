@@ -2,6 +2,7 @@
 
 import math
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 from flax import nnx
 
 import neuralflow as nf
+from neuralflow import plots
 from neuralflow.schemes import analysis
 
 S = nf.schemes
 
-# name: (scheme for a number of steps, order, what a constant velocity is multiplied by in the limit)
+# name: (scheme for a number of steps, order)
 SCHEMES = {
     "Euler": (lambda n: nf.Euler(), 1),
     "Heun": (lambda n: nf.Heun(), 2),
@@ -25,7 +27,6 @@ SCHEMES = {
     "Tsit5": (lambda n: nf.Tsit5(), 5),
     "ImplicitEuler": (lambda n: nf.ImplicitEuler(), 1),
     "ImplicitTrapezoid": (lambda n: S.ImplicitTrapezoid(), 2),
-    "Kvaerno3": (lambda n: nf.Kvaerno3(), 3),
     "AB2": (lambda n: S.adams_bashforth(2), 2),
     "AB3": (lambda n: S.adams_bashforth(3), 3),
     "AB4": (lambda n: S.adams_bashforth(4), 4),
@@ -42,7 +43,6 @@ SCHEMES = {
     "RevNet": (lambda n: S.RevNet(), 1),
     "Reversible": (lambda n: S.Reversible(nf.Heun()), 2),
 }
-IMPLICIT = ("ImplicitEuler", "ImplicitTrapezoid", "Kvaerno3")
 every_scheme = pytest.mark.parametrize("name", SCHEMES)
 
 
@@ -143,14 +143,36 @@ def grid(scheme, n, **options):
     return nf.FixedGrid(scheme, steps=n, **options)
 
 
-@pytest.mark.parametrize("scheme", [S.LMResNet, S.ConsistentLM])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("scheme", "dtype"), [(S.LMResNet, jnp.float32), (S.ConsistentLM, jnp.float64)])
 def test_lm_without_its_k_is_the_resnet_bitwise(scheme, dtype):
     x = jax.random.normal(jax.random.key(3), (5, 4), dtype)
     n = 49
     resnet = nf.NeuralODE(stacked(n, dtype=dtype), grid(nf.Euler(), n))
     for k in (0.0, S.PerStep(jnp.zeros((n - 1, 4)))):
         assert (resnet.with_solve(grid(scheme(k), n))(x) == resnet(x)).all()
+
+
+@pytest.mark.parametrize("name", ["AB3", "momentum", "PolyNet", "RevNet", "Reversible"])
+def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
+    scheme = SCHEMES[name][0](16)
+    field = nf.from_function(pendulum, jnp.asarray(1.5))
+    terms = diffrax.ODETerm(lambda t, x, args: pendulum(args, x, t))
+    solution = diffrax.diffeqsolve(terms, scheme, 0.0, 2.0, 0.125, X, jnp.asarray(1.5))
+    assert worst(solution.ys[0], nf.NeuralODE(field, grid(scheme, 16), 0.0, 2.0)(X)) < 1e-13
+
+
+def test_a_stack_that_goes_on_from_another_takes_the_state_before(worst):
+    n, x = 6, jax.random.normal(jax.random.key(3), (5, 4))
+    k = jax.random.uniform(jax.random.key(4), (n - 1,), minval=-0.9, maxval=0.9)
+    whole = nf.NeuralODE(stacked(n), grid(S.LMResNet(S.PerStep(k)), n), 0.0, float(n))
+    path = whole.trajectory(x)
+    cut = jax.tree.map(lambda a: a[2:], nnx.state(whole.field))
+    rest = nf.DepthVarying.from_modules([whole.field.at((i + 0.5) / n) for i in range(2, n)], nf.PiecewiseConstant(n - 2))
+    assert worst(nnx.state(rest), cut) == 0
+    scheme = S.LMResNet(S.PerStep(k[1:])).after(path[1])
+    assert worst(nf.NeuralODE(rest, grid(scheme, n - 2), 0.0, float(n - 2))(path[2]), path[-1]) < 1e-13
+    with pytest.raises(ValueError, match="shape of x"):
+        nf.NeuralODE(rest, grid(scheme, n - 2))(x[:2])
 
 
 def test_lm_is_its_formula_with_a_plain_first_step():
@@ -316,6 +338,14 @@ def test_observed_order_needs_no_reference():
         assert abs(analysis.observed_order(scheme, 128) - order) < 0.1
 
 
+def test_pictures_of_regions_and_coefficients():
+    made = plots.stability({"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()}, columns=2)
+    titles = [axis.get_title() for axis in made.axes if axis.get_visible()]
+    assert titles == ["Euler: decay to 2", "leapfrog: no decay", "trapezoid: any decay"]
+    (axis,) = plots.coefficients({"stage 1": [-0.1, -0.2], "stage 2": [0.3, 0.1, 0.0]}).axes
+    assert [line.get_xdata().tolist() for line in axis.lines[:2]] == [[1, 2], [1, 2, 3]]
+
+
 # Walking back.
 
 REVERSIBLE = {
@@ -323,7 +353,6 @@ REVERSIBLE = {
     "leapfrog": S.leapfrog(),
     "momentum": S.momentum(0.99),
     "Heun": S.Reversible(nf.Heun()),
-    "PolyNet": S.Reversible(S.PolyNet(2)),
 }
 
 
@@ -377,6 +406,12 @@ def test_revnet_inverts_and_differentiates_at_depth_1024_in_memory_that_does_not
 REFUSED = {
     "a scheme that cannot go back": (lambda: grid(nf.Heun(), 4, memory="reversible"), "Reversible"),
     "rounding that grows": (lambda: grid(S.momentum(0.5), 64, memory="reversible"), "multiplies rounding errors"),
+    "rounding that grows in single precision": (
+        lambda: nf.NeuralODE(stacked(4, dtype=jnp.float32), grid(S.momentum(0.9), 120, memory="reversible"))(
+            jnp.ones((2, 4), jnp.float32)
+        ),
+        "too much for float32",
+    ),
     "a learned k": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 8, memory="reversible"), "inf"),
     "uneven steps": (lambda: nf.FixedGrid(S.leapfrog(), times=(0, 0.3, 1)), "equal length"),
     "rows for another grid": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 5), "must be 5, or 4"),

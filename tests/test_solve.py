@@ -102,7 +102,7 @@ def test_uneven_steps_are_their_blocks(mlp, x):
     assert jnp.abs(layer(x) - y).max() < 1e-14
 
 
-@pytest.mark.parametrize("basis", [nf.PiecewiseConstant(7), nf.PiecewiseLinear(7), nf.Legendre(4)], ids=str)
+@pytest.mark.parametrize("basis", [nf.PiecewiseConstant(7), nf.PiecewiseLinear(7), nf.Legendre(4), nf.CubicSpline(7)], ids=str)
 def test_heun_and_rk4_are_their_stages(basis, mlp, x):
     field, steps = mlp(basis), 21
     h = 1 / steps

@@ -145,7 +145,6 @@ def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
         return nnx.grad(lambda flow: jnp.sum(flow(X) ** 3))(flow)
 
     assert worst(gradient("remat"), gradient("full")) < 1e-12
-    assert worst(gradient("two_level"), gradient("full")) < 1e-12
     # Heun's two evaluations draw two masks: one alone would leave half of the states in place, two a quarter.
     once = layer(Dropped, nf.Heun(), steps=1, cells=1)(X)
     assert 0.1 < float((once == X).mean()) < 0.4
@@ -179,10 +178,10 @@ def test_reversible_schemes_walk_back_over_the_same_masks(worst):
     make = lambda rngs: nf.fields.Coupled(Half(rngs), Half(rngs))
 
     def gradient(scheme, memory):
-        flow = layer(make, scheme, memory=memory)
+        flow = layer(make, scheme, steps=3, cells=3, memory=memory)
         return nnx.grad(lambda flow: jnp.sum(flow(X) ** 3))(flow)
 
-    for scheme in (S.RevNet(), S.Reversible(nf.Heun()), S.leapfrog()):
+    for scheme in (S.RevNet(), S.Reversible(nf.Euler())):
         assert worst(gradient(scheme, "reversible"), gradient(scheme, "full")) < 1e-11
 
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from neuralflow import checks
-from neuralflow.basis import Basis, Legendre, evaluation
+from neuralflow.basis import Basis, CubicSpline, Legendre, evaluation
 from neuralflow.depth import DepthVarying, depth_bases
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.regularisers import whitened
@@ -345,6 +345,8 @@ def _halved(basis: Basis) -> Basis:
     """Half the cells; two and three neighbouring ones together where the number is odd. Half the terms of a polynomial."""
     if isinstance(basis, Legendre):
         return Legendre((basis.terms + 1) // 2)
+    if isinstance(basis, CubicSpline):
+        return CubicSpline((basis.cells + 1) // 2)
     knots = basis.knots
     odd = basis.count % 2
     return type(basis)(tuple(np.unique([0.0, *knots[: len(knots) - 2 * odd : 2], 1.0]).tolist()))
@@ -361,7 +363,7 @@ def smoothness(stack: DepthVarying) -> Smoothness:
     size = float(np.sqrt(np.mean((curve**2).sum(axis=1)))) or 1.0
     steps = np.linalg.norm(np.diff(curve, axis=0), axis=1) / size
     spans, hoelder = {}, None
-    if len(curve) >= 8 and steps.max() > 1e-12 and not isinstance(basis, Legendre):
+    if len(curve) >= 8 and steps.max() > 1e-12 and basis.nodal:
         strides = np.unique(np.geomspace(1, len(curve) // 4, 6).astype(int))
         width = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
         spans = {float(s * width): float(np.sqrt(np.mean(((curve[s:] - curve[:-s]) ** 2).sum(axis=1)))) / size for s in strides}

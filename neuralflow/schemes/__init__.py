@@ -13,6 +13,7 @@ from diffrax import (
     Tsit5 as Tsit5,
 )
 
+from neuralflow.schemes import analysis as analysis
 from neuralflow.schemes.composed import (
     ConsistentFractalNet as ConsistentFractalNet,
     FixedPointEuler as FixedPointEuler,

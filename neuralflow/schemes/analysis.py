@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Shaped
 
 from neuralflow import checks
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
@@ -202,7 +202,7 @@ def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> t
     return g0, g1, g2
 
 
-def stability_function(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z"]:
+def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z"]:
     """R(z) of a one-step scheme: u1 = R(h g) u for u' = g u. TypeError for a scheme that carries more than the state."""
     tableau = getattr(scheme, "tableau", None)
     if isinstance(tableau, diffrax.ButcherTableau):
@@ -218,7 +218,7 @@ def stability_function(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Complex[
     return matrix[..., 0, 0]
 
 
-def amplification(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z m m"]:
+def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z m m"]:
     """The matrix of one step on u' = g u, z = h g: from the state and all that the scheme carries to the next ones.
 
     Past any start. For RevNet the test equation is X' = g Y, Y' = g X, whose eigenvalues are g and -g. Raises
@@ -261,7 +261,7 @@ def _late(leaf: Array) -> Array:
     return jnp.zeros_like(leaf) if leaf.dtype == bool else jnp.full_like(leaf, 1000)
 
 
-def growth(scheme: Scheme, z: Complex[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
+def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
     """By how much a step on u' = g u multiplies what it carries, z = h g: the spectral radius; stable up to one."""
     if hasattr(scheme, "tableau") or isinstance(scheme, diffrax.ImplicitEuler):
         return np.abs(stability_function(scheme, z))

@@ -137,6 +137,14 @@ class _TwoStep(ReversibleScheme):
     """What the two versions of the family share: all but the weight of the velocity."""
 
     k: eqx.AbstractVar[Any]
+    before: eqx.AbstractVar[Any]
+
+    def after(self, before: Any) -> Any:
+        """The scheme that starts with an earlier state, one step before x, in place of a plain first step.
+
+        For a stack that goes on from another: `before` has the structure and shape of x, and k a row for every step.
+        """
+        return eqx.tree_at(lambda scheme: scheme.before, self, before, is_leaf=lambda leaf: leaf is None)
 
     @abstractmethod
     def weight(self, k: Any) -> Any:
@@ -171,8 +179,14 @@ class _TwoStep(ReversibleScheme):
         return 2 if isinstance(self.k, int | float) and self.k == 1 else 1
 
     def init(self, terms, t0, t1, y0, args):
-        """The state before: the first step is a plain residual step."""
-        return y0, jnp.asarray(True)
+        """The state before: without one the first step is a plain residual step."""
+        if self.before is None:
+            return y0, jnp.asarray(True)
+        if jax.tree.map(jnp.shape, self.before) != jax.tree.map(jnp.shape, y0):
+            raise ValueError(
+                f"the state before must have the shape of x, {jax.tree.map(jnp.shape, y0)}, got {jax.tree.map(jnp.shape, self.before)}"
+            )
+        return self.before, jnp.asarray(False)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """diffrax's form of a step."""
@@ -205,10 +219,11 @@ class LMResNet(_TwoStep):
     """
 
     k: Any
+    before: Any
 
-    def __init__(self, k: Any):
+    def __init__(self, k: Any, before: Any = None):
         check_coefficients(k=k)
-        self.k = k
+        self.k, self.before = k, before
 
     @classmethod
     def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> LMResNet:
@@ -228,10 +243,11 @@ class ConsistentLM(_TwoStep):
     """
 
     k: Any
+    before: Any
 
-    def __init__(self, k: Any):
+    def __init__(self, k: Any, before: Any = None):
         check_coefficients(k=k)
-        self.k = k
+        self.k, self.before = k, before
 
     @classmethod
     def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> ConsistentLM:

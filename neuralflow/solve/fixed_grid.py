@@ -158,11 +158,7 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
                 f'memory="reversible" walks back over the steps, which {name} cannot; take nf.schemes.RevNet(), leapfrog(), '
                 f'or nf.schemes.Reversible({name}()), or memory="two_level"'
             )
-        if not scheme.growth(steps) < 1e8:
-            raise ValueError(
-                f"walking back {steps} steps of {name} multiplies rounding errors by {scheme.growth(steps):.0e}; take a "
-                'coefficient closer to one, fewer steps, or memory="remat"'
-            )
+        _check_growth(scheme, steps, np.float64)
     if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares * steps, 1, rtol=0, atol=1e-9):
         raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
@@ -171,6 +167,16 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
                 f"a coefficient per step of {name} has shape {leaf.shape}, but the grid has {steps} steps; "
                 f"its first axis must be {steps}, or {steps - 1} from the second step on"
             )
+
+
+def _check_growth(scheme: ReversibleScheme, steps: int, dtype: Any) -> None:
+    """ValueError where walking back would lose more than half of the digits."""
+    growth = scheme.growth(steps)
+    if not growth * np.finfo(dtype).eps ** 0.5 < 1:
+        raise ValueError(
+            f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by {growth:.0e}, too much for "
+            f'{np.dtype(dtype).name}; take a coefficient closer to one, fewer steps, or memory="remat"'
+        )
 
 
 class Walked(NamedTuple):
@@ -204,43 +210,33 @@ class _Run:
         self.end = jnp.asarray(t0 if backward else t1)
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
         self.moving, self.fixed = self.system.split(Unfolded.values(field))
-        # What differs from step to step is scanned; one number where the steps share it.
-        self.rows, self.shared = self._steps(t0, t1, total, backward)
+        record: Any = (
+            self.starts if self.system.timed else np.zeros((), dtype),
+            _row(self.plan.lengths, dtype) * (t1 - t0) / total,
+            self._local([p.enter for p in self.plan.places]),
+            self._local([p.leave for p in self.plan.places]),
+            [self._coefficient(leaf, backward) for leaf in self.system.owned],
+            np.arange(self.plan.steps) if any(self.system.parts.streams) else None,
+        )
+        # What differs from step to step is scanned; what the steps share is not.
+        at = At(*jax.tree.map(jnp.asarray, record))
+        scanned = jax.tree.map(lambda a: a.ndim == 1, at)
+        scanned = scanned._replace(coefficients=[isinstance(leaf, PerStep) for leaf in self.system.owned])
+        self.rows, self.shared = eqx.partition(at, scanned)
 
-    def _steps(self, t0: Any, t1: Any, total: Any, backward: bool) -> tuple[At, At]:
-        """The records of all steps, and what they share."""
-        system, plan, zero = self.system, self.plan, np.zeros((), self.system.dtype)
-        rows, shared = At(None, None, (), ()), At(zero, None, (), ())  # type: ignore[arg-type]
+    def _local(self, ends: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Where steps start or end in the cells of each basis; of no use where weights are constant there."""
+        dtype, bases = self.system.dtype, self.system.parts.bases
+        return tuple(_row(end, dtype) if b.degree > 0 else np.zeros((), dtype) for b, end in zip(bases, ends, strict=True))
 
-        def split(values: np.ndarray) -> tuple[Any, Any]:
-            same = len(values) == 1 or bool((values == values[0]).all())
-            array = np.asarray(values[0] if same else values, self.system.dtype)
-            return (None, jnp.asarray(array)) if same else (jnp.asarray(array), None)
-
-        row, one = split(plan.lengths)
-        scale = lambda part: None if part is None else part * (t1 - t0) / total
-        rows, shared = rows._replace(length=scale(row)), shared._replace(length=scale(one))
-        if system.timed:
-            rows, shared = rows._replace(start=self.starts), shared._replace(start=None)  # type: ignore[arg-type]
-        for name in ("enter", "leave"):
-            smooth = [basis.degree > 0 for basis in system.parts.bases]
-            ends = [split(getattr(p, name)) if used else (None, zero) for p, used in zip(plan.places, smooth, strict=True)]
-            rows, shared = (at._replace(**{name: tuple(end[i] for end in ends)}) for i, at in enumerate((rows, shared)))
-        own = [self._coefficient(leaf, backward) for leaf in system.owned]
-        rows = rows._replace(coefficients=[a for a, _ in own])
-        shared = shared._replace(coefficients=[b for _, b in own])
-        if any(system.parts.streams):
-            rows = rows._replace(index=jnp.arange(plan.steps))
-        return rows, shared
-
-    def _coefficient(self, leaf: Any, backward: bool) -> tuple[Array | None, Array | None]:
-        """A scheme's own coefficient as rows, zeros where one is missing at the start, or as one for all steps."""
+    def _coefficient(self, leaf: Any, backward: bool) -> Array:
+        """A scheme's own coefficient: rows, with a zero where the first is missing, or one for all steps."""
         value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
         if not isinstance(leaf, PerStep):
-            return None, value
+            return value
         value = value[::-1] if backward else value
         missing = self.plan.steps - len(value)
-        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value, None
+        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value
 
     def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
         """The cell of each of these steps, in every basis."""
@@ -268,6 +264,7 @@ class _Run:
         first = (self.windows(0), self.fixed, self.steps_at(0))
         memory = system.initial(self.x, first)
         if self.memory == "reversible" and not every_step:
+            _check_growth(system.scheme, steps, system.dtype)
             cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()}
             given = Given(self.x, memory, self.moving, self.fixed, self.rows, self.shared)
             x, changes = rewound(system, steps, given, cells)
@@ -388,3 +385,9 @@ class _Run:
 
         (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True)
         return x, failed
+
+
+def _row(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """A quantity of the steps: one number where they share it."""
+    same = len(values) == 1 or bool((values == values[0]).all())
+    return np.asarray(values[0] if same else values, dtype)

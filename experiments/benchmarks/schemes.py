@@ -1,0 +1,114 @@
+"""What a scheme costs beyond its evaluations of the field, and what walking back saves.
+
+    python -m experiments.benchmarks.schemes
+
+Per evaluation of the field, as ratios to Euler in the same process; reversible memory against full and remat over depth, as ratios
+to full (medians over interleaved runs, quartiles in brackets).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import neuralflow as nf
+from experiments.benchmarks.fixed_grid import gradient
+from experiments.benchmarks.measure import ratio, report, side_by_side
+
+S = nf.schemes
+WIDTH, STEPS, BATCH = 64, 64, 128
+DEPTHS = (16, 64, 256, 1024)
+SCHEMES = {
+    "Euler": nf.Euler(),
+    "Heun": nf.Heun(),
+    "RK4": nf.RK4(),
+    "Tsit5": nf.Tsit5(),
+    "AB2": S.adams_bashforth(2, starter=nf.Heun()),
+    "AB4": S.adams_bashforth(4),
+    "leapfrog": S.leapfrog(),
+    "LM-ResNet": S.LMResNet.learned(STEPS, rngs=nnx.Rngs(0)),
+    "PolyNet, 3": S.PolyNet(3),
+    "FixedPointEuler, 3": S.FixedPointEuler(3),
+    "FractalNet": S.FractalNet.learned(STEPS),
+    "FractalExpansion, 3 columns": S.FractalExpansion([0.5, 0.5]),
+    "RevNet": S.RevNet(),
+    "Reversible Heun": S.Reversible(nf.Heun()),
+}
+
+
+def network(scheme: Any, steps: int, memory: str = "full") -> tuple[Callable[..., Any], tuple[Any, Any]]:
+    """A flow of coupled fields by a scheme, as a function of (weights, x); RevNet's form, which any scheme can walk."""
+    half = lambda rngs: nf.fields.MLP(WIDTH // 2, hidden=WIDTH, rngs=rngs)
+    make = lambda rngs: nf.fields.Coupled(half(rngs), half(rngs))
+    field = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=nnx.Rngs(0))
+    graphdef, weights = nnx.split(nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps, memory=memory)))
+    x = jax.random.normal(jax.random.key(0), (BATCH, WIDTH))
+    return lambda weights, x: nnx.merge(graphdef, weights)(x), (weights, x)
+
+
+def costs(rounds: int) -> list[dict[str, Any]]:
+    """One row per scheme: time per evaluation of the field against Euler's."""
+    made = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
+    functions, given = ({name: m[i] for name, m in made.items()} for i in (0, 1))
+    counts = {name: nf.schemes.network.cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
+    forward = side_by_side(functions, given, rounds)
+    backward = side_by_side({name: gradient(f) for name, f in functions.items()}, given, rounds)
+    each = lambda found, name: np.asarray(found[name].runs) / counts[name]
+    return [
+        {
+            "scheme": name,
+            "evaluations a step": counts[name],
+            "forward": ratio(each(forward, name), forward["Euler"].runs),
+            "gradient": ratio(each(backward, name), backward["Euler"].runs),
+            "compile": backward[name].compile / backward["Euler"].compile,
+        }
+        for name in SCHEMES
+    ]
+
+
+def memories(rounds: int) -> list[dict[str, Any]]:
+    """Time and working memory of the gradient over depth, by memory mode, for three reversible schemes."""
+    rows = []
+    for scheme_name in ("RevNet", "leapfrog", "Reversible Heun"):
+        for steps in DEPTHS:
+            modes = ("full", "remat", "reversible")
+            made = {mode: network(SCHEMES[scheme_name], steps, mode) for mode in modes}
+            functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in made.items()}
+            found = side_by_side(functions, {mode: given for mode, (_, given) in made.items()}, rounds)
+            rows += [
+                {
+                    "scheme": scheme_name,
+                    "depth": steps,
+                    "memory": mode,
+                    "gradient": ratio(found[mode].runs, found["full"].runs),
+                    "working memory, kB": found[mode].memory / 1000,
+                    "gradient ms": 1e3 * float(np.median(found[mode].runs)),
+                }
+                for mode in modes
+            ]
+    return rows
+
+
+def _energy(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda weights, x: jnp.sum(function(weights, x) ** 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of every function")
+    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
+    options = parser.parse_args()
+    title = f"Schemes, time per evaluation against Euler's (d={WIDTH}, N={STEPS}, batch {BATCH})"
+    report(title, costs(options.rounds), options.out / "schemes.json")
+    report("Gradient with respect to x: memory modes over depth", memories(options.rounds), options.out / "reversible.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""ResNet and LM-ResNet on CIFAR by the published recipe (Lu et al., arXiv 1710.10121).
+
+    python -m experiments.lm_resnet --depth 20 --model lm --data-dir FOLDER
+
+FOLDER holds the set as TFDS writes it (`neuralflow data prepare cifar10 --data-dir FOLDER`). Epochs, learning rate and
+batch are the published ones unless given; published test errors on CIFAR-10: 8.75 (ResNet-20), 8.33 (LM-ResNet-20).
+Writes checkpoints and history.jsonl, result.json and, for an LM-ResNet, k.png to the folder --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.lm_resnet import recipe
+from experiments.lm_resnet.model import BLOCKS, Network, parameters
+from neuralflow import plots, report
+
+PUBLISHED = {("resnet", 20): 8.75, ("resnet", 110): 6.37, ("lm", 20): 8.33, ("lm", 56): 6.31, ("lm", 110): 6.16}
+"""Test errors on CIFAR-10 in percent: LM as the authors give them, ResNet as He et al. do."""
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=20, choices=BLOCKS)
+    parser.add_argument("--model", default="lm", choices=("resnet", "lm"))
+    parser.add_argument("--data", default="cifar10", choices=recipe.STATISTICS)
+    parser.add_argument("--data-dir", type=Path, default=None, help="folder of prepared TFDS sets")
+    parser.add_argument("--epochs", type=int, default=None, help="other than the published number; the cuts move with it")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=0.1, help="learning rate before the first cut")
+    parser.add_argument("--bfloat16", action="store_true", help="the branches compute in bfloat16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=None, help="train on so many images only")
+    parser.add_argument("--peak", type=float, default=None, help="the device's peak in TFLOP/s, to give the share that is used")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the run")
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    out = given.out or Path("results/lm_resnet") / f"{given.model}-{given.depth}-{given.data}-seed{given.seed}"
+    *cuts, last = recipe.SCHEDULES.get(given.data, (80, 120, 160))
+    epochs = given.epochs or last
+    cuts = tuple(max(1, round(cut * epochs / last)) for cut in cuts)
+    part = "" if given.samples is None else f"[:{given.samples}]"
+    train_set = recipe.images(given.data, f"train{part}", given.data_dir)
+    test_set = recipe.images(given.data, "test", given.data_dir)
+    network = Network(
+        given.depth,
+        given.model,
+        channels=train_set["x"].shape[-1],
+        classes=int(train_set["y"].max()) + 1,
+        dtype=jnp.bfloat16 if given.bfloat16 else None,
+        rngs=nnx.Rngs(given.seed),
+    )
+    work = recipe.flops(network, {name: a[: given.batch] for name, a in train_set.items()})
+    fitted = recipe.train(
+        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=given.rate, batch=given.batch,
+        flip=given.data != "mnist", seed=given.seed, folder=out, resume=given.resume,
+    )  # fmt: skip
+    rows = fitted.history.rows
+    speed = float(rows[-1]["samples_per_second"])
+    result: dict[str, Any] = {
+        "model": given.model,
+        "depth": given.depth,
+        "data": given.data,
+        "samples": len(train_set["y"]),
+        "epochs": epochs,
+        "parameters": parameters(network),
+        "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
+        "published, percent": PUBLISHED.get((given.model, given.depth)) if given.data == "cifar10" else None,
+        "k": network.learned_k(),
+        "images a second": speed,
+        "TFLOP a second": work / given.batch * speed / 1e12,
+        "share of the peak": None if given.peak is None else work / given.batch * speed / 1e12 / given.peak,
+        "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{os.cpu_count()} cores",
+    }
+    report.write(out / "result.json", report.as_json(result))
+    if result["k"]:
+        plots.coefficients({f"stage {i + 1}": k for i, k in enumerate(result["k"])}).savefig(out / "k.png", dpi=150)
+    print(report.as_json({name: value for name, value in result.items() if name != "k"}))
+
+
+if __name__ == "__main__":
+    main()
