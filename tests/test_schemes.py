@@ -97,9 +97,13 @@ def test_conformance(name, worst):
     def layer(params, memory="full", t0=0.0, t1=1.0):
         return nf.NeuralODE(nnx.merge(graphdef, params), nf.FixedGrid(scheme, steps=n, memory=memory), t0, t1)
 
-    # A field that does nothing leaves every state as it is.
-    zero = jax.tree.map(jnp.zeros_like, params)
-    assert worst(jax.jit(lambda p: layer(p)(X))(zero), X) < 1e-15
+    # A field that does nothing leaves every state as it is; a constant one moves it by that constant. PolyNet evaluates
+    # F(F(u)), which is then F again, and the LM-ResNet as published is consistent with its field for k = 0 only.
+    still = jax.jit(lambda p: layer(p)(X))
+    moving = jax.tree.map(lambda a: jnp.zeros_like(a) + jnp.asarray([0.0, 0.3, 0.0, -0.7]), params)
+    assert worst(still(jax.tree.map(jnp.zeros_like, params)), X) < 1e-15
+    factor = {"PolyNet": 2}.get(name, 1)
+    assert name == "LMResNet" or worst(still(moving), X + factor * jnp.asarray([0.3, -0.7])) < 1e-12
 
     @jax.jit
     def values(params, dparams):
@@ -129,6 +133,30 @@ def test_samples_are_alone_and_time_runs_both_ways(name, worst):
     assert worst(jax.vmap(layer)(X), forward) < 1e-12
     assert worst(layer.reverse()(forward), X) < 100 / 40**order + 1e-11
     assert layer.solve(X).evaluations >= 40
+
+
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(x).astype(x.dtype)
+
+
+@every_scheme
+def test_statistics_of_every_cell_or_a_refusal(name, worst):
+    make = lambda rngs: nf.fields.Coupled(Normed(rngs), Normed(rngs))
+    field = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(field, nf.FixedGrid(SCHEMES[name][0](2), steps=2))
+    if name.startswith("Implicit"):
+        with pytest.raises(ValueError, match="model.eval"):
+            layer(X)
+        return
+    layer(X)
+    for norm in (field.stack.first.norm, field.stack.second.norm):
+        assert (norm.mean[...] != 0).all()
+        assert (norm.var[...] != 1).all()
+    assert worst(field.stack.first.norm.mean[0], 0.01 * X[:, 1:].mean(0)) < 1e-8
 
 
 # The networks, by what they are known for.

@@ -55,6 +55,7 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
         spread = np.abs(ks - ks.mean(0)).max(0)
         learned.errorbar(places, ks.mean(0), spread, fmt="o-", capsize=2, markersize=4, linewidth=1.1, label=f"stage {i + 1}")
     learned.axhline(0, color="0.4", linewidth=0.5)
+    learned.xaxis.get_major_locator().set_params(integer=True)
     learned.set_xlabel("step of the stage")
     learned.set_title("learned k, mean and range over seeds", fontsize=10)
     learned.legend(fontsize=8, frameon=False)

@@ -107,7 +107,8 @@ class LinearMultistep(NetworkScheme):
             moved = _combined(self.beta, fs)
             return jax.tree.map(lambda u, v: u + h * v, _combined(self.alpha, us), moved)
 
-        y1 = lax.cond(count < self.past, start, proceed) if self.past else proceed()
+        # The starter keeps nothing for the backward pass, for room would be kept for it in every step.
+        y1 = lax.cond(count < self.past, jax.checkpoint(start), proceed) if self.past else proceed()
         return done(y0, y1, (us[: len(states)], fs[: len(velocities)], count + 1))
 
 

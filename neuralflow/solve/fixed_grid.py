@@ -169,7 +169,7 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
             )
 
 
-def _check_growth(scheme: ReversibleScheme, steps: int, dtype: Any) -> None:
+def _check_growth(scheme: Any, steps: int, dtype: Any) -> None:
     """ValueError where walking back would lose more than half of the digits."""
     growth = scheme.growth(steps)
     if not growth * np.finfo(dtype).eps ** 0.5 < 1:
