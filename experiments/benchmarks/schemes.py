@@ -21,6 +21,7 @@ from flax import nnx
 import neuralflow as nf
 from experiments.benchmarks.fixed_grid import gradient
 from experiments.benchmarks.measure import ratio, report, side_by_side
+from neuralflow.schemes.network import cost
 
 S = nf.schemes
 WIDTH, STEPS, BATCH = 64, 64, 128
@@ -56,8 +57,9 @@ def network(scheme: Any, steps: int, memory: str = "full") -> tuple[Callable[...
 def costs(rounds: int) -> list[dict[str, Any]]:
     """One row per scheme: time per evaluation of the field against Euler's."""
     made = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
-    functions, given = ({name: m[i] for name, m in made.items()} for i in (0, 1))
-    counts = {name: nf.schemes.network.cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
+    functions = {name: function for name, (function, _) in made.items()}
+    given = {name: arguments for name, (_, arguments) in made.items()}
+    counts = {name: cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
     forward = side_by_side(functions, given, rounds)
     backward = side_by_side({name: gradient(f) for name, f in functions.items()}, given, rounds)
     each = lambda found, name: np.asarray(found[name].runs) / counts[name]
