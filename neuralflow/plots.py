@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuralflow import basis as depth_basis
+from neuralflow import basis as depth_basis, checks
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
 from neuralflow.schemes import analysis
 
@@ -146,6 +146,9 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
 
 def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
     """The stability regions of schemes in the plane of z = h g, for u' = g u: where no step makes what it carries grow."""
+    if not isinstance(schemes, Mapping) or not schemes:
+        raise ValueError(f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}")
+    checks.whole("columns", columns)
     rows = -(-len(schemes) // columns)
     made, axes = figure(rows, columns, width=2.9 * columns, height=2.9 * rows)
     for axis, (name, scheme) in zip(axes.ravel(), schemes.items(), strict=False):
@@ -161,7 +164,7 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
         axis.plot(np.zeros_like(y), swings, color=_COLOURS[0], linewidth=2.5)
         axis.set_aspect("equal")
         limit = analysis.stability_limit(scheme)
-        decay = "any decay" if np.isinf(limit) else "no decay" if limit < 1e-6 else f"decay to {limit:.3g}"
+        decay = "any decay" if np.isinf(limit) else "no decay to speak of" if limit < 1e-2 else f"decay to {limit:.3g}"
         axis.set_title(f"{name}: {decay}", fontsize=10)
     for axis in axes.ravel()[len(schemes) :]:
         axis.set_visible(False)
@@ -171,13 +174,13 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
 
 
 def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figure:
-    """Learned coefficients against their step, one line each: the k of an LM-ResNet's stages, say."""
+    """Learned coefficients, row by row, one line each: the k of an LM-ResNet's stages, say."""
     made, (axis,) = figure(1, 1, width=5.6, height=3.4)
     for k, (label, values) in enumerate(series.items()):
         places = np.arange(1, len(values) + 1)
         axis.plot(places, values, color=_COLOURS[k % 5], marker=_MARKS[k % 5], markersize=4, linewidth=1.2, label=label)
     axis.axhline(0, color="0.4", linewidth=0.5)
-    axis.set_xlabel("step")
+    axis.set_xlabel("row")
     axis.set_ylabel(name)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8, frameon=False)

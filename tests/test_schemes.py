@@ -1,5 +1,6 @@
 """One conformance suite over every scheme, and what each network is known for."""
 
+import functools
 import math
 
 import diffrax
@@ -69,11 +70,16 @@ class Crossed(nnx.Module):
 X = jax.random.normal(jax.random.key(1), (3, 2))
 
 
+@functools.cache
+def exact_pendulum():
+    field = nf.from_function(pendulum, jnp.asarray(1.5))
+    return field, nf.NeuralODE(field, nf.Adaptive(nf.Dopri8(), 1e-14, 1e-14), 0.0, 2.0)(X)
+
+
 @every_scheme
 def test_order(name):
     make, order = SCHEMES[name]
-    field = nf.from_function(pendulum, jnp.asarray(1.5))
-    exact = nf.NeuralODE(field, nf.Adaptive(nf.Dopri8(), 1e-14, 1e-14), 0.0, 2.0)(X)
+    field, exact = exact_pendulum()
     counts = (64, 128) if order < 4 else (48, 96)
     errors = []
     for n in counts:
@@ -129,10 +135,9 @@ def test_samples_are_alone_and_time_runs_both_ways(name, worst):
     make, order = SCHEMES[name]
     field = nf.from_function(pendulum, jnp.asarray(1.5))
     layer = nf.NeuralODE(field, nf.FixedGrid(make(40), steps=40, memory="full"))
-    forward = layer(X)
-    assert worst(jax.vmap(layer)(X), forward) < 1e-12
-    assert worst(layer.reverse()(forward), X) < 100 / 40**order + 1e-11
-    assert layer.solve(X).evaluations >= 40
+    forward, alone, back = jax.jit(lambda: (layer(X), jax.vmap(layer)(X), layer.reverse()(layer(X))))()
+    assert worst(alone, forward) < 1e-12
+    assert worst(back, X) < 100 / 40**order + 1e-11
 
 
 class Normed(nnx.Module):
@@ -189,6 +194,16 @@ def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
     assert worst(solution.ys[0], nf.NeuralODE(field, grid(scheme, 16), 0.0, 2.0)(X)) < 1e-13
 
 
+@pytest.mark.parametrize("name", ["AB3", "ConsistentLM", "PolyNet", "FractalExpansion", "Reversible"])
+def test_evaluations_are_counted(name):
+    calls = []
+    field = nf.from_function(lambda p, x: (jax.debug.callback(lambda: calls.append(1)), -x)[1])
+    found = nf.NeuralODE(field, grid(SCHEMES[name][0](7), 7)).solve(jnp.ones((1, 1)))
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    assert len(calls) == int(found.evaluations)
+
+
 def test_a_stack_that_goes_on_from_another_takes_the_state_before(worst):
     n, x = 6, jax.random.normal(jax.random.key(3), (5, 4))
     k = jax.random.uniform(jax.random.key(4), (n - 1,), minval=-0.9, maxval=0.9)
@@ -199,6 +214,8 @@ def test_a_stack_that_goes_on_from_another_takes_the_state_before(worst):
     assert worst(nnx.state(rest), cut) == 0
     scheme = S.LMResNet(S.PerStep(k[1:])).after(path[1])
     assert worst(nf.NeuralODE(rest, grid(scheme, n - 2), 0.0, float(n - 2))(path[2]), path[-1]) < 1e-13
+    with pytest.raises(ValueError, match="must be 4 on a grid of 4"):
+        grid(S.LMResNet(S.PerStep(k[2:])).after(path[1]), n - 2)
     with pytest.raises(ValueError, match="shape of x"):
         nf.NeuralODE(rest, grid(scheme, n - 2))(x[:2])
 
@@ -253,9 +270,7 @@ def test_fractal_coefficients_say_their_order():
     for coefficients, order in rule.items():
         scheme = S.FractalNet(*coefficients)
         assert scheme.order(None) == order
-        # A step that does not start at u is not a flow at all.
-        flows = coefficients[2] == 1
-        if flows:
+        if coefficients[2] == 1:  # else a step does not start at u, and follows no equation
             g0, g1, _ = analysis.modified_equation(scheme, velocity, x)
             assert (jnp.abs(g0 - velocity(x)).max() < 1e-12) == (order > 0)
             assert (jnp.abs(g1).max() < 1e-12) == (order > 1)
@@ -331,6 +346,9 @@ def test_lm_is_stable_up_to_twice_one_minus_k(k):
 
 
 def test_linear_multistep_coefficients_tell_their_order():
+    assert S.adams_bashforth(5, nf.Heun()).order(None) == 3  # a start of order two leaves one more
+    assert S.LMResNet(0.5).order(None) == 0
+    assert S.ConsistentLM(1.0).order(None) == 2
     for order in range(1, 6):
         missing = analysis.order_conditions(S.adams_bashforth(order), order + 1)
         assert max(abs(v) for name, v in missing.items() if name != f"t^{order + 1}") < 1e-12 < abs(missing[f"t^{order + 1}"])
@@ -356,6 +374,12 @@ def test_runge_kutta_order_conditions_and_stability_functions():
     assert np.allclose(analysis.stability_function(S.PolyNet(3), z), 1 + z + z**2 + z**3, rtol=0, atol=1e-14)
     # A tableau's formula and the scheme's own step agree.
     assert np.allclose(analysis.amplification(nf.RK4(), z)[..., 0, 0], truncated, rtol=0, atol=1e-14)
+    assert np.isinf(analysis.stability_function(S.ImplicitTrapezoid(), np.array([2.0 + 0j])))
+    assert (
+        max(map(abs, analysis.order_conditions(nf.ImplicitEuler(), 1).values()))
+        == 0
+        == analysis.order_conditions(nf.Euler(), 1)["[]"]
+    )
     assert np.allclose(analysis.growth(S.RevNet(), np.array([1.99j])), 1)
     assert np.allclose(analysis.growth(S.leapfrog(), np.array([0.99j])), 1)
     assert analysis.growth(S.leapfrog(), np.array([-0.1])) > 1
@@ -369,7 +393,7 @@ def test_observed_order_needs_no_reference():
 def test_pictures_of_regions_and_coefficients():
     made = plots.stability({"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()}, columns=2)
     titles = [axis.get_title() for axis in made.axes if axis.get_visible()]
-    assert titles == ["Euler: decay to 2", "leapfrog: no decay", "trapezoid: any decay"]
+    assert titles == ["Euler: decay to 2", "leapfrog: no decay to speak of", "trapezoid: any decay"]
     (axis,) = plots.coefficients({"stage 1": [-0.1, -0.2], "stage 2": [0.3, 0.1, 0.0]}).axes
     assert [line.get_xdata().tolist() for line in axis.lines[:2]] == [[1, 2], [1, 2, 3]]
 
@@ -442,12 +466,52 @@ REFUSED = {
     ),
     "a learned k": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 8, memory="reversible"), "inf"),
     "uneven steps": (lambda: nf.FixedGrid(S.leapfrog(), times=(0, 0.3, 1)), "equal length"),
-    "rows for another grid": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 5), "must be 5, or 4"),
+    "rows for another grid": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 5), "must be 4 on a grid of 5"),
     "inconsistent": (lambda: S.LinearMultistep((1.0,), (0.9,)), "beta to 1"),
     "not zero-stable": (lambda: S.LinearMultistep((-4.0, 5.0), (4.0, 2.0)), "zero-stable"),
     "an order without a starter": (lambda: S.adams_bashforth(6), "order 5"),
     "an implicit base": (lambda: S.Reversible(nf.ImplicitEuler()), "explicit one-step"),
     "a coefficient that is none": (lambda: S.LMResNet("small"), "must be a number"),
+    "a row per step that is none": (
+        lambda: nf.NeuralODE(stacked(3), grid(S.LMResNet(jnp.zeros(3)), 3))(jnp.ones((2, 4))),
+        "PerStep",
+    ),
+    "rows for all steps but the first": (lambda: grid(S.FractalNet.learned(7), 8), "must be 8 on a grid of 8"),
+    "a row too many": (lambda: grid(S.LMResNet.learned(9, rngs=nnx.Rngs(0)), 8), "all but the first"),
+    "rounding beyond all range": (lambda: grid(S.momentum(0.01), 2000, memory="reversible"), "multiplies rounding errors"),
+    "a past of the other end": (
+        lambda: nf.NeuralODE(stacked(3), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 3)).reverse()(jnp.ones((2, 4))),
+        "cannot be walked backward",
+    ),
+    "RevNet on a field of one array": (
+        lambda: nf.NeuralODE(stacked(2), grid(S.RevNet(), 2))(jnp.ones((2, 4))),
+        "cannot be called on the pair",
+    ),
+    "a k that is not a number": (lambda: S.LMResNet(math.nan), "must be finite"),
+    "a certificate of coefficients of steps": (
+        lambda: nf.deep_limit.certify(
+            nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(4, rngs=nnx.Rngs(0)), 4)), jnp.ones((9, 4))
+        ),
+        "belong to its steps",
+    ),
+    "an equation of no flow": (
+        lambda: analysis.modified_equation(S.FractalNet(0.3, 0.3), lambda x: -x, jnp.ones(2)),
+        "length zero",
+    ),
+    "an equation of an unstable scheme": (
+        lambda: analysis.modified_equation(S.LMResNet(2.0), lambda x: -x, jnp.ones(2)),
+        "not zero-stable",
+    ),
+    "a velocity of another shape": (
+        lambda: analysis.modified_equation(nf.RK4(), lambda x: x[:1], jnp.ones(2)),
+        "shape and dtype of x",
+    ),
+    "an order below rounding": (lambda: analysis.observed_order(nf.Dopri8(), 512), "no order can be told"),
+    "amplification of an implicit step": (
+        lambda: analysis.amplification(nf.ImplicitEuler(), np.zeros(1)),
+        "stability_function",
+    ),
+    "no schemes to draw": (lambda: plots.stability({}), "at least one"),
     "momentum of one": (lambda: S.momentum(1.0), "between 0 and 1"),
     "an odd state": (lambda: nf.NeuralODE(stacked(2), grid(S.RevNet(), 2))(jnp.ones((2, 3))), "last axis is even"),
     "a field with no halves": (

@@ -150,6 +150,18 @@ def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
     assert 0.1 < float((once == X).mean()) < 0.4
 
 
+def test_streams_of_vmapped_parts_are_folded_each():
+    class Parts(nnx.Module):
+        def __init__(self, rngs):
+            self.parts = nnx.vmap(lambda key: Dropped(nnx.Rngs(key)))(jax.random.split(rngs.params(), 3))
+
+        def __call__(self, x):
+            return nnx.vmap(lambda part, x: part(x), in_axes=(0, None))(self.parts, x).mean(0)
+
+    flow = layer(Parts, steps=2, cells=2)
+    assert (flow(X) != flow(X)).any()
+
+
 def test_every_call_draws_anew_and_evaluation_draws_nothing(worst):
     flow = layer(Dropped)
     first, second = flow(X), flow(X)

@@ -20,13 +20,14 @@ from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import BLOCKS, Network, parameters
-from neuralflow import plots, report
+from neuralflow import data, plots, report, training
+from neuralflow.checkpoints import CheckpointError
 
 PUBLISHED = {("resnet", 20): 8.75, ("resnet", 110): 6.37, ("lm", 20): 8.33, ("lm", 56): 6.31, ("lm", 110): 6.16}
 """Test errors on CIFAR-10 in percent: LM as the authors give them, ResNet as He et al. do."""
 
 
-def options() -> argparse.Namespace:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=20, choices=BLOCKS)
     parser.add_argument("--model", default="lm", choices=("resnet", "lm"))
@@ -41,14 +42,22 @@ def options() -> argparse.Namespace:
     parser.add_argument("--peak", type=float, default=None, help="the device's peak in TFLOP/s, to give the share that is used")
     parser.add_argument("--out", type=Path, default=None, help="folder of the run")
     parser.add_argument("--resume", action="store_true")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    given = options()
+    parser = options()
+    try:
+        run(parser.parse_args())
+    except (ValueError, OSError, data.DataMissing, training.TrainingError, CheckpointError) as error:
+        parser.error(str(error))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Trains, and writes what came of it."""
     out = given.out or Path("results/lm_resnet") / f"{given.model}-{given.depth}-{given.data}-seed{given.seed}"
     *cuts, last = recipe.SCHEDULES.get(given.data, (80, 120, 160))
-    epochs = given.epochs or last
+    epochs = last if given.epochs is None else given.epochs
     cuts = tuple(max(1, round(cut * epochs / last)) for cut in cuts)
     part = "" if given.samples is None else f"[:{given.samples}]"
     train_set = recipe.images(given.data, f"train{part}", given.data_dir)
@@ -57,7 +66,7 @@ def main() -> None:
         given.depth,
         given.model,
         channels=train_set["x"].shape[-1],
-        classes=int(train_set["y"].max()) + 1,
+        classes=100 if given.data == "cifar100" else 10,
         dtype=jnp.bfloat16 if given.bfloat16 else None,
         rngs=nnx.Rngs(given.seed),
     )

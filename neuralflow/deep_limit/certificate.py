@@ -25,7 +25,7 @@ from neuralflow.basis import Basis, CubicSpline, Legendre, evaluation
 from neuralflow.depth import DepthVarying, depth_bases
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.regularisers import whitened
-from neuralflow.schemes import RK4, Dopri8, Euler, Heun
+from neuralflow.schemes import RK4, Dopri8, Euler, Heun, PerStep
 from neuralflow.solve import Adaptive, FixedGrid
 
 CHANGE = 0.1
@@ -166,6 +166,12 @@ def certify(
     if score is not None:
         checks.function("score", score)
     layers = {".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)}
+    for name, layer in layers.items():
+        if any(map(_is_row, jax.tree.leaves(layer.discretisation, is_leaf=_is_row))):
+            raise TypeError(
+                f"a certificate cuts steps, and the coefficients of {type(layer.discretisation.scheme).__name__} in {name or 'the layer'} "
+                "belong to its steps; certify its weights under another scheme: layer.with_solve(nf.FixedGrid(nf.Euler(), ...))"
+            )
     if not layers:
         raise ValueError(
             f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet become one by nf.from_branches"
@@ -210,6 +216,10 @@ class _Walk(NamedTuple):
 
     outputs: np.ndarray
     gradient: np.ndarray
+
+
+def _is_row(leaf: Any) -> bool:
+    return isinstance(leaf, PerStep)
 
 
 def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[[Change | None], _Walk]:

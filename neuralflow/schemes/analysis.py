@@ -11,13 +11,14 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Complex, Float, Shaped
 
 from neuralflow import checks
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
-from neuralflow.schemes.network import NetworkScheme, PerStep, one_step, prepared
-from neuralflow.schemes.reversible import RevNet
+from neuralflow.schemes.network import NetworkScheme, PerStep, is_explicit, one_step, prepared
+from neuralflow.schemes.reversible import RevNet, halves
 
 Scheme = diffrax.AbstractSolver
 Tree = tuple["Tree", ...]
@@ -44,9 +45,13 @@ def walk(scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float
 def observed_order(scheme: Scheme, steps: int = 64) -> float:
     """The order seen between `steps` and twice as many on X' = Y (1 + t/2), Y' = -sin X, from one on, up to t = 2.
 
-    By Richardson's rule from three solutions, so that no reference is needed; ask for float64.
+    By Richardson's rule from three solutions, so that no reference is needed: it is the order at which the scheme converges,
+    to whatever it converges (`modified_equation` tells to what). Needs float64. Raises ValueError where the solutions
+    are not finite or differ by rounding alone.
     """
     checks.whole("steps", steps)
+    if jnp.ones(()).dtype != jnp.float64:
+        raise ValueError("an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first")
 
     def velocity(x: Any, t: Any) -> Any:
         return ((1 + t / 2) * x[1], -jnp.sin(x[0]))
@@ -57,6 +62,11 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
         math.hypot(*(float(abs(a - b).max()) for a, b in zip(fine, coarse, strict=True)))
         for coarse, fine in itertools.pairwise(ends)
     )
+    if not second > 1e-13 or not math.isfinite(first):
+        raise ValueError(
+            f"the solutions with {steps}, {2 * steps} and {4 * steps} steps differ by {first:.0e} and {second:.0e}, from which no "
+            "order can be told; take fewer steps where that is rounding, more where it is instability"
+        )
     return math.log2(first / second)
 
 
@@ -69,15 +79,24 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
     `modified_equation` tells their errors.
     """
     checks.whole("order", order)
-    tableau = getattr(scheme, "tableau", None)
-    if isinstance(tableau, diffrax.ButcherTableau):
-        a, b = matrices(tableau)
+    _check(scheme)
+    stages = _stages(scheme)
+    if stages is not None:
+        a, b = stages
         trees = [tree for nodes in range(1, order + 1) for tree in _trees(nodes)]
         return {_written(tree): float(b @ _weight(tree, a) - 1 / _density(tree)) for tree in trees}
     alpha, beta = _coefficients(scheme)
     j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
     missing = {"consistency": float(alpha.sum() - 1)}
     return missing | {f"t^{q}": float(alpha @ j**q + q * (beta @ i ** (q - 1)) - 1) for q in range(1, order + 1)}
+
+
+def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """A and b of a Runge-Kutta scheme; None for others."""
+    if isinstance(scheme, diffrax.Euler | diffrax.ImplicitEuler):
+        return np.full((1, 1), float(isinstance(scheme, diffrax.ImplicitEuler))), np.ones(1)
+    tableau = getattr(scheme, "tableau", None)
+    return matrices(tableau) if isinstance(tableau, diffrax.ButcherTableau) else None
 
 
 def matrices(tableau: diffrax.ButcherTableau) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
@@ -130,8 +149,9 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """alpha and beta of a linear multi-step scheme with constant coefficients."""
     if isinstance(scheme, LinearMultistep):
         return np.asarray(scheme.alpha), np.asarray(scheme.beta)
-    if isinstance(scheme, _TwoStep) and isinstance(scheme.k, int | float):
-        return np.asarray([1 - scheme.k, scheme.k]), np.asarray([float(scheme.weight(scheme.k))])
+    if isinstance(scheme, _TwoStep) and not isinstance(scheme.k, PerStep) and np.ndim(scheme.k) == 0:
+        k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
+        return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
     raise TypeError(
         f"{type(scheme).__name__} is neither a Runge-Kutta nor a linear multi-step scheme with constant coefficients; "
         "look at modified_equation(scheme, velocity, x), or at observed_order(scheme)"
@@ -145,13 +165,28 @@ def modified_equation(
 
     `velocity`: an autonomous field on vectors. Consistent means g0 = velocity, order two that g1 = 0, order three that
     g2 = 0 too. By backward error analysis (Hairer, Lubich & Wanner, chapter IX) with derivatives by jax; for a linear
-    multi-step scheme of the flow that its principal root follows. Smooth velocities, explicit schemes; float64.
+    multi-step scheme of the flow that its principal root follows. Smooth velocities; float64. Raises TypeError for implicit
+    schemes and for those whose steps are no map of the state alone, ValueError for those that follow no equation at all.
     """
     _check(scheme)
+    like = jax.eval_shape(velocity, x)
+    if jax.tree.structure(like) != jax.tree.structure(x) or like.shape != x.shape or like.dtype != x.dtype:
+        raise ValueError(f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}")
     if isinstance(scheme, LinearMultistep | _TwoStep):
-        found = _modified_multistep(*_coefficients(scheme), velocity)
+        alpha, beta = _coefficients(scheme)
+        if isinstance(scheme, _TwoStep) and not (-1 < alpha[1] <= 1):
+            raise ValueError(
+                f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no equation; |k| < 1, or k = 1"
+            )
+        found = _modified_multistep(alpha, beta, velocity)
     else:
-        found = _modified_one_step(scheme, velocity)
+        advance = _map_of(scheme, velocity)
+        still = advance(jnp.zeros((), x.dtype), x)
+        if not np.allclose(still, x, rtol=1e-9, atol=1e-12):
+            raise ValueError(
+                f"a step of length zero of this {type(scheme).__name__} does not leave the state as it is, so its states follow no equation"
+            )
+        found = _modified_one_step(advance)
     return jax.jit(lambda x: tuple(g(x) for g in found))(x)
 
 
@@ -160,18 +195,26 @@ def _along(f: Callable[[Any], Any], v: Callable[[Any], Any]) -> Callable[[Any], 
     return lambda x: jax.jvp(f, (x,), (v(x),))[1]
 
 
-def _modified_one_step(scheme: Scheme, velocity: Any) -> tuple[Any, Any, Any]:
+def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """A step as a function of its length and of the state; TypeError for what is no such function."""
+    name = type(scheme).__name__
+    if not is_explicit(scheme):
+        raise TypeError(f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions")
     if isinstance(scheme, NetworkScheme) and scheme.carries:
-        raise TypeError(
-            f"{type(scheme).__name__} carries more than the state, so its steps are no one-step map; wrap its scheme"
-        )
+        raise TypeError(f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps")
+    if isinstance(scheme, RevNet):
+        pairs = diffrax.ODETerm(lambda t, y, args: halves(velocity(jnp.concatenate(y))))
+        return lambda h, x: jnp.concatenate(scheme.step(pairs, jnp.zeros_like(h), h, halves(x), None, None, False)[0])
     terms = diffrax.ODETerm(lambda t, y, args: velocity(y))
+    return lambda h, x: one_step(scheme, terms, jnp.zeros_like(h), h, x, None)
 
+
+def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, Any]:
     def taylor(order: int) -> Callable[[Any], Any]:
         """The coefficient of h^order in a step from x."""
 
         def at(x: Any) -> Any:
-            step = lambda h: one_step(scheme, terms, jnp.zeros_like(h), h, x, None)
+            step = lambda h: advance(h, x)
             for _ in range(order):
                 step = (lambda f: lambda h: jax.jvp(f, (h,), (jnp.ones_like(h),))[1])(step)
             return step(jnp.zeros((), x.dtype)) / math.factorial(order)
@@ -204,14 +247,15 @@ def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> t
 
 def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z"]:
     """R(z) of a one-step scheme: u1 = R(h g) u for u' = g u. TypeError for a scheme that carries more than the state."""
-    tableau = getattr(scheme, "tableau", None)
-    if isinstance(tableau, diffrax.ButcherTableau):
-        a, b = matrices(tableau)
-        flat = np.ravel(np.asarray(z, complex))
-        inner = np.linalg.solve(np.eye(len(b)) - flat[:, None, None] * a, np.ones((len(flat), len(b), 1)))[..., 0]
-        return (1 + flat * (inner @ b)).reshape(np.shape(z))
-    if isinstance(scheme, diffrax.ImplicitEuler):
-        return 1 / (1 - np.asarray(z, complex))
+    stages = _stages(scheme)
+    if stages is not None:
+        # A quotient of determinants, whose poles are infinite and not an error.
+        a, b = stages
+        flat = np.ravel(np.asarray(z, complex))[:, None, None]
+        below = np.linalg.det(np.eye(len(b)) - flat * a)
+        above = np.linalg.det(np.eye(len(b)) - flat * a + flat * np.outer(np.ones(len(b)), b))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(below == 0, np.inf, above / below).reshape(np.shape(z))
     matrix = amplification(scheme, z)
     if matrix.shape[-1] != 1:
         raise TypeError(f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)")
@@ -225,6 +269,10 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
     ValueError for coefficients that change from step to step: give one of their values as a number.
     """
     _check(scheme)
+    if not is_explicit(scheme):
+        raise TypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
+    if getattr(scheme, "before", None) is not None:
+        raise ValueError(f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone")
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
 
@@ -263,7 +311,7 @@ def _late(leaf: Array) -> Array:
 
 def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
     """By how much a step on u' = g u multiplies what it carries, z = h g: the spectral radius; stable up to one."""
-    if hasattr(scheme, "tableau") or isinstance(scheme, diffrax.ImplicitEuler):
+    if _stages(scheme) is not None:
         return np.abs(stability_function(scheme, z))
     return np.abs(np.linalg.eigvals(amplification(scheme, z))).max(axis=-1)
 
@@ -273,6 +321,9 @@ def region(
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
     """Real parts, imaginary parts and `growth` on a rectangle of the plane of z = h g; the region is where it is <= 1."""
     checks.whole("points", points, least=2)
+    for name, ends in (("real", real), ("imaginary", imaginary)):
+        if np.shape(ends) != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
+            raise ValueError(f"{name} is an interval of two increasing numbers, got {ends!r}")
     x, y = np.linspace(*real, points), np.linspace(*imaginary, points)
     return x, y, growth(scheme, x[None, :] + 1j * y[:, None])
 
@@ -282,6 +333,8 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
 
     By a scan and bisection to 1e-9. LMResNet: 2 (1 - k), for |k| < 1 (our derivation).
     """
+    if not isinstance(largest, int | float) or not 0 < largest < math.inf:
+        raise ValueError(f"largest must be a positive number, got {largest!r}")
     stable = lambda z: growth(scheme, -np.asarray(z, complex)) <= 1 + 1e-9
     scan = np.linspace(0, largest, 4097)[1:]
     unstable = np.flatnonzero(~stable(scan))

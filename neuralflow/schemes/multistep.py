@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffrax import AbstractERK
+from diffrax import AbstractERK, Euler
 from flax import nnx
 from jax import lax
 
@@ -19,6 +20,7 @@ from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
     ReversibleScheme,
+    amplified,
     check_coefficients,
     cost,
     done,
@@ -32,19 +34,21 @@ class LinearMultistep(NetworkScheme):
     """u_{n+1} = sum_j alpha_j u_{n-j} + h sum_j beta_j f(u_{n-j}), j = 0, 1, ...: an explicit linear multi-step scheme.
 
     The velocity of an earlier step is the one it was given then, with that step's weights. `starter`: the explicit
-    Runge-Kutta scheme of the first steps, until the past is long enough; its error must not be above the scheme's
-    own. Needs equal steps. Raises ValueError for coefficients that are not consistent (sum alpha = 1,
+    Runge-Kutta scheme of the first steps, until the past is long enough; the whole has at most one order more than it. Needs equal steps. Raises ValueError for coefficients that are not consistent (sum alpha = 1,
     sum beta = 1 + sum j alpha_j) or not zero-stable (Dahlquist's root condition).
     """
 
     alpha: tuple[float, ...] = eqx.field(static=True)
     beta: tuple[float, ...] = eqx.field(static=True)
-    starter: AbstractERK
+    starter: Euler | AbstractERK
 
     def __init__(self, alpha: Sequence[float], beta: Sequence[float], starter: Any = None):
         starter = RK4() if starter is None else starter
-        checks.instance("starter", starter, AbstractERK, "an explicit Runge-Kutta scheme such as nf.RK4()")
-        a, b = np.asarray(alpha, float), np.asarray(beta, float)
+        checks.instance("starter", starter, (Euler, AbstractERK), "an explicit Runge-Kutta scheme such as nf.RK4()")
+        try:
+            a, b = np.asarray(alpha, float), np.asarray(beta, float)
+        except (TypeError, ValueError):
+            a = b = np.zeros(0)
         if a.ndim != 1 or b.ndim != 1 or not len(a) or not len(b) or not np.isfinite(np.concatenate([a, b])).all():
             raise ValueError(f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}")
         slope = 1 + a @ np.arange(len(a))
@@ -72,13 +76,21 @@ class LinearMultistep(NetworkScheme):
         """Whether it uses any."""
         return self.past > 0
 
+    @property
+    def plain(self) -> int:
+        """None."""
+        return 0
+
     def evaluations(self, steps: int) -> int:
         """One a step, and those of the starter."""
         first = min(steps, self.past)
         return cost(self.starter, first) + steps - first
 
     def order(self, terms):
-        """The order, from the coefficients."""
+        """The order, from the coefficients, or one more than the starter's where that is less."""
+        return min(self._order(), (self.starter.order(terms) or 1) + 1) if self.past else self._order()
+
+    def _order(self) -> int:
         j = -np.arange(len(self.alpha), dtype=float), -np.arange(len(self.beta), dtype=float)
         order = 1
         while True:
@@ -101,6 +113,8 @@ class LinearMultistep(NetworkScheme):
         us, fs = (y0, *states), (now, *velocities)
 
         def start() -> Any:
+            if isinstance(self.starter, Euler):
+                return jax.tree.map(lambda u, v: u + h * v, y0, now)
             return explicit_step(self.starter.tableau, velocity, y0, h, now)
 
         def proceed() -> Any:
@@ -137,10 +151,24 @@ def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
 class _TwoStep(ReversibleScheme):
     """What the two versions of the family share: all but the weight of the velocity."""
 
-    k: eqx.AbstractVar[Any]
-    before: eqx.AbstractVar[Any]
+    k: Any
+    before: Any = None
 
-    def after(self, before: Any) -> Any:
+    def __init__(self, k: Any, before: Any = None):
+        check_coefficients(k=k)
+        self.k, self.before = k, before
+
+    @classmethod
+    def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> Self:
+        """With k_n of every step after the first drawn from U(-0.1, 0), as published; one per channel if `channels` is given."""
+        checks.whole("steps", steps, least=2)
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        if channels is not None:
+            checks.whole("channels", channels)
+        shape = (steps - 1,) if channels is None else (steps - 1, channels)
+        return cls(PerStep(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.0)))
+
+    def after(self, before: Any) -> Self:
         """The scheme that starts with an earlier state, one step before x, in place of a plain first step.
 
         For a stack that goes on from another: `before` has the structure and shape of x, and k a row for every step.
@@ -161,6 +189,11 @@ class _TwoStep(ReversibleScheme):
         """The state before."""
         return True
 
+    @property
+    def plain(self) -> int:
+        """The first, where there is no state before."""
+        return int(self.before is None)
+
     def evaluations(self, steps: int) -> int:
         """One a step."""
         return steps
@@ -173,20 +206,15 @@ class _TwoStep(ReversibleScheme):
     def growth(self, steps: int) -> float:
         """A power of 1/|k|; infinite for a k that is learned, which may pass through zero."""
         k = abs(self.k) if isinstance(self.k, int | float) else 0.0
-        return float(max(1.0, 1 / k)) ** steps if k else np.inf
-
-    def order(self, terms):
-        """Order 1; the leapfrog scheme has order 2."""
-        return 2 if isinstance(self.k, int | float) and self.k == 1 else 1
+        return amplified(max(1.0, 1 / k), steps) if k else math.inf
 
     def init(self, terms, t0, t1, y0, args):
         """The state before: without one the first step is a plain residual step."""
         if self.before is None:
             return y0, jnp.asarray(True)
-        if jax.tree.map(jnp.shape, self.before) != jax.tree.map(jnp.shape, y0):
-            raise ValueError(
-                f"the state before must have the shape of x, {jax.tree.map(jnp.shape, y0)}, got {jax.tree.map(jnp.shape, self.before)}"
-            )
+        kind = lambda tree: jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
+        if kind(self.before) != kind(y0):
+            raise ValueError(f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}")
         return self.before, jnp.asarray(False)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
@@ -211,7 +239,7 @@ class _TwoStep(ReversibleScheme):
 
 
 class LMResNet(_TwoStep):
-    """u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + h f(u_n), as published (Lu et al., arXiv 1710.10121, equation 1 there).
+    """u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + h f(u_n), as published (Lu et al., arXiv 1710.10121; stated there).
 
     The first step is a plain residual step. `k`: a number, an array, or a `PerStep` that is learned; `learned` makes
     one as published. Converges to u' = f/(1 + k) for a constant -1 < k < 1, not to u' = f: the limit is consistent
@@ -219,17 +247,9 @@ class LMResNet(_TwoStep):
     field. Stable on u' = -g u for 0 < h g < 2 (1 - k) (our derivation).
     """
 
-    k: Any
-    before: Any
-
-    def __init__(self, k: Any, before: Any = None):
-        check_coefficients(k=k)
-        self.k, self.before = k, before
-
-    @classmethod
-    def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> LMResNet:
-        """With k_n of every step after the first drawn from U(-0.1, 0), as published; one per channel if `channels` is given."""
-        return cls(learned_k(steps, channels, rngs))
+    def order(self, terms):
+        """Order 1 for k = 0, the ResNet; else 0, for the limit is another equation."""
+        return 1 if isinstance(self.k, int | float) and self.k == 0 else 0
 
     def weight(self, k):
         """One."""
@@ -243,31 +263,13 @@ class ConsistentLM(_TwoStep):
     Euler's. k = -gamma is the momentum ResNet. Stable on u' = -g u for 0 < h g < 2 (1 - k)/(1 + k) (our derivation).
     """
 
-    k: Any
-    before: Any
-
-    def __init__(self, k: Any, before: Any = None):
-        check_coefficients(k=k)
-        self.k, self.before = k, before
-
-    @classmethod
-    def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> ConsistentLM:
-        """With k_n of every step after the first drawn from U(-0.1, 0); one per channel if `channels` is given."""
-        return cls(learned_k(steps, channels, rngs))
+    def order(self, terms):
+        """Order 1; the leapfrog scheme has order 2."""
+        return 2 if isinstance(self.k, int | float) and self.k == 1 else 1
 
     def weight(self, k):
         """1 + k."""
         return 1.0 + k
-
-
-def learned_k(steps: int, channels: int | None, rngs: nnx.Rngs) -> PerStep:
-    """k_n for every step but the first, from U(-0.1, 0)."""
-    checks.whole("steps", steps, least=2)
-    checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
-    if channels is not None:
-        checks.whole("channels", channels)
-    shape = (steps - 1,) if channels is None else (steps - 1, channels)
-    return PerStep(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.0))
 
 
 def leapfrog() -> ConsistentLM:

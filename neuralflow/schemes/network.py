@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 from diffrax import AbstractERK, AbstractSolver, LocalLinearInterpolation, ODETerm
 from flax import nnx
@@ -19,10 +21,10 @@ from neuralflow.schemes.runge_kutta import explicit_step, used_stages
 
 
 class PerStep(nnx.Param):
-    """A trainable coefficient of a scheme with one row per step: (steps, ...), or (steps - 1, ...) from the second step on.
+    """A trainable coefficient of a scheme with one row per step.
 
-    In a step the scheme sees the row of that step; a row that is missing at the start is zero. A row is a number, or
-    (channels,) along the last axis of the state.
+    A scheme of two steps has rows from the second step on, (steps - 1, ...), unless it goes on from a state before; others
+    have (steps, ...). In a step the scheme sees the row of that step: a number, or (channels,) along the last axis of the state.
     """
 
 
@@ -47,6 +49,11 @@ class NetworkScheme(AbstractSolver):
     @abstractmethod
     def carries(self) -> bool:
         """Whether a step hands more than its state to the next."""
+
+    @property
+    @abstractmethod
+    def plain(self) -> int:
+        """Steps at the start that have no coefficients of their own."""
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
@@ -73,6 +80,11 @@ class OneStepScheme(NetworkScheme):
     def carries(self) -> bool:
         """Nothing."""
         return False
+
+    @property
+    def plain(self) -> int:
+        """None."""
+        return 0
 
     def init(self, terms, t0, t1, y0, args):
         """No memory."""
@@ -152,15 +164,32 @@ def done(y0: Any, y1: Any, state: Any) -> Any:
 
 
 def value(coefficient: Any, like: Any) -> Any:
-    """A coefficient as a number or an array of the state's real dtype."""
+    """A coefficient as a number or an array of the state's real dtype; ValueError where it does not fit the state."""
     raw = coefficient.get_value() if isinstance(coefficient, nnx.Variable) else coefficient
-    return raw if isinstance(raw, int | float) else jnp.asarray(raw, jnp.finfo(jax.tree.leaves(like)[0].dtype).dtype)
+    if isinstance(raw, int | float):
+        return raw
+    leaves = jax.tree.leaves(like)
+    if raw.ndim and any(raw.shape != leaf.shape[-1:] for leaf in leaves):
+        raise ValueError(
+            f"in a step a coefficient is one number or one per channel, {leaves[0].shape[-1:]}, got shape {raw.shape}; "
+            "one row per step is a nf.schemes.PerStep"
+        )
+    return jnp.asarray(raw, jnp.finfo(leaves[0].dtype).dtype)
 
 
 def check_coefficients(**given: Any) -> None:
-    """TypeError for a coefficient that is neither a number nor an array nor a variable."""
+    """TypeError for a coefficient that is neither a number nor an array nor a variable, ValueError for one that is not finite."""
     for name, coefficient in given.items():
-        if not isinstance(coefficient, int | float | Array | nnx.Variable) or isinstance(coefficient, bool):
+        if isinstance(coefficient, bool) or not isinstance(
+            coefficient, int | float | np.generic | np.ndarray | Array | nnx.Variable
+        ):
             raise TypeError(
                 f"the coefficient {name} must be a number, an array or an nnx.Variable (PerStep: one per step), got {coefficient!r}"
             )
+        if isinstance(coefficient, int | float) and not math.isfinite(coefficient):
+            raise ValueError(f"the coefficient {name} must be finite, got {coefficient!r}")
+
+
+def amplified(factor: float, steps: int) -> float:
+    """A power of a factor above one, infinite where it is out of range."""
+    return math.exp(min(700.0, steps * math.log(factor)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
-from neuralflow.schemes.network import NetworkScheme, ReversibleScheme, cost, done, is_explicit, one_step
+from neuralflow.schemes.network import NetworkScheme, ReversibleScheme, amplified, cost, done, is_explicit, one_step
 
 
 def halves(x: Any) -> tuple[Any, Any]:
@@ -56,6 +56,11 @@ class RevNet(ReversibleScheme):
         return steps
 
     @property
+    def plain(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def retraced(self) -> tuple[int, ...]:
         """G first, then F."""
         return (1, 0)
@@ -75,10 +80,18 @@ class RevNet(ReversibleScheme):
             ("first", first, lambda x: terms.vf(t0, (x, second), args)[0]),
             ("second", second, lambda y: terms.vf(t0, (first, y), args)[1]),
         ):
-            if _needs(part, own):
+            remedy = "build it as nf.fields.Coupled(F, G), or wrap another scheme: nf.schemes.Reversible(nf.Heun())"
+            try:
+                needed = _needs(part, own)
+            except Exception as error:
+                raise ValueError(
+                    "RevNet takes a field of pairs, (X, Y) -> (F(Y), G(X)), but this one cannot be called on the pair of shapes "
+                    f"{jax.tree.map(jnp.shape, (first, second))}; {remedy}"
+                ) from error
+            if needed:
                 raise ValueError(
                     f"RevNet takes a field (X, Y) -> (F(Y), G(X)), but the {name} half of this one's velocity needs the {name} "
-                    "half of the state; build it as nf.fields.Coupled(F, G), or wrap another scheme: nf.schemes.Reversible(nf.Heun())"
+                    f"half of the state; {remedy}"
                 )
         return None
 
@@ -100,7 +113,7 @@ class RevNet(ReversibleScheme):
 
 
 class Reversible(ReversibleScheme):
-    """An explicit one-step scheme made algebraically reversible (McCallum & Foster, arXiv 2410.11648, their equations 4 and 5).
+    """An explicit one-step scheme made algebraically reversible (McCallum & Foster, arXiv 2410.11648, as recalled).
 
     With the increment P_h(z) of the scheme and a second state z: y1 = c y + (1 - c) z + P_h(z), z1 = z - P_{-h}(y1).
     Of the scheme's own order, at twice its evaluations. `coupling` is c: closer to one is more exactly reversible (walking
@@ -135,6 +148,11 @@ class Reversible(ReversibleScheme):
         return 2 * cost(self.scheme, steps)
 
     @property
+    def plain(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def retraced(self) -> tuple[int, ...]:
         """The step back first, then the step ahead."""
         count = cost(self.scheme, 1)
@@ -142,7 +160,7 @@ class Reversible(ReversibleScheme):
 
     def growth(self, steps: int) -> float:
         """A power of 1/c."""
-        return self.coupling**-steps
+        return amplified(1 / self.coupling, steps)
 
     def order(self, terms):
         """That of the scheme."""

@@ -68,7 +68,7 @@ class FixedGrid(eqx.Module):
     increase from 0 to 1. `memory` names what the backward pass keeps: "full" (every activation), "remat" (the
     states; activations are computed again), "two_level" (every fourth state), "reversible" (the last state: a scheme
     that steps back exactly, such as RevNet, is walked back). Gradients are exact and open to every transformation, jvp,
-    vjp, second derivatives, vmap; "reversible" is for reverse mode only, once.
+    vjp, second derivatives, vmap; "reversible" is for reverse mode alone, not for jvp.
 
     In training, batch statistics are updated by each step's first evaluation of the field, one step per cell of depth,
     and random keys are folded with the numbers of the step and the evaluation; evaluation uses them on any grid.
@@ -115,6 +115,11 @@ class FixedGrid(eqx.Module):
 
         `depths`: depth times to return states at, the ends and all steps if "steps".
         """
+        if backward and getattr(self.scheme, "before", None) is not None:
+            raise ValueError(
+                f"the state before of {type(self.scheme).__name__} belongs to the start of the interval, so the layer cannot be "
+                "walked backward; give a scheme without it"
+            )
         run = _Run(self, field, x, t0, t1, backward)
         walked = run.walk(depths is not None)
         final, states = walked.final, walked.states
@@ -161,11 +166,13 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
         _check_growth(scheme, steps, np.float64)
     if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares * steps, 1, rtol=0, atol=1e-9):
         raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
+    rows = steps - scheme.plain if isinstance(scheme, NetworkScheme) else steps
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
-        if isinstance(leaf, PerStep) and (not leaf.ndim or leaf.shape[0] not in (steps, steps - 1)):
+        shape = np.shape(leaf.get_value()) if isinstance(leaf, PerStep) else None
+        if shape is not None and shape[:1] != (rows,):
+            apart = ", all but the first, which has no state before" if rows < steps else ""
             raise ValueError(
-                f"a coefficient per step of {name} has shape {leaf.shape}, but the grid has {steps} steps; "
-                f"its first axis must be {steps}, or {steps - 1} from the second step on"
+                f"a coefficient per step of {name} has shape {shape}, but its first axis must be {rows} on a grid of {steps} steps{apart}"
             )
 
 

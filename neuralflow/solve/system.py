@@ -137,7 +137,7 @@ class System:
             if tag is not None:
                 value = tag.combine(value if windowed else tag.window(value, 0), local[tag])
             elif stream and call is not None:
-                value = jax.random.fold_in(jax.random.fold_in(value, call[0]), call[1])
+                value = _folded(value, call)
             arrays.append(value)
         module: Any = self.parts.module(arrays)
         try:
@@ -225,6 +225,12 @@ class System:
             assert isinstance(tableau, diffrax.ButcherTableau)
             return tableau.num_stages, tableau.fsal
         return 1, False
+
+
+def _folded(keys: Array, call: tuple[Any, Any]) -> Array:
+    """A key, or an array of keys, folded with the numbers of a step and of an evaluation in it."""
+    fold = lambda key: jax.random.fold_in(jax.random.fold_in(key, call[0]), call[1])
+    return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape) if keys.ndim else fold(keys)
 
 
 def loops_inside(scheme: Any) -> str | None:
