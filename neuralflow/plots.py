@@ -162,9 +162,9 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
         # Some regions are no more than a piece of the imaginary axis.
         swings = np.where(analysis.growth(scheme, 1j * y) <= 1 + 1e-9, y, np.nan)
         axis.plot(np.zeros_like(y), swings, color=_COLOURS[0], linewidth=2.5)
-        axis.set_aspect("equal")
+        axis.set(aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
         limit = analysis.stability_limit(scheme)
-        decay = "any decay" if np.isinf(limit) else "no decay to speak of" if limit < 1e-2 else f"decay to {limit:.3g}"
+        decay = "any decay" if np.isinf(limit) else "hardly any decay" if limit < 1e-2 else f"decay to {limit:.3g}"
         axis.set_title(f"{name}: {decay}", fontsize=10)
     for axis in axes.ravel()[len(schemes) :]:
         axis.set_visible(False)
