@@ -477,7 +477,10 @@ REFUSED = {
         "PerStep",
     ),
     "rows for all steps but the first": (lambda: grid(S.FractalNet.learned(7), 8), "must be 8 on a grid of 8"),
-    "a row too many": (lambda: grid(S.LMResNet.learned(9, rngs=nnx.Rngs(0)), 8), "all but the first"),
+    "a row too many": (
+        lambda: nf.NeuralODE(stacked(8), grid(S.LMResNet.learned(9, rngs=nnx.Rngs(0)), 8))(jnp.ones((2, 4))),
+        "all but the first",
+    ),
     "rounding beyond all range": (lambda: grid(S.momentum(0.01), 2000, memory="reversible"), "multiplies rounding errors"),
     "a past of the other end": (
         lambda: nf.NeuralODE(stacked(3), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 3)).reverse()(jnp.ones((2, 4))),

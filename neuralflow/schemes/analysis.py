@@ -268,6 +268,11 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
     Past any start. For RevNet the test equation is X' = g Y, Y' = g X, whose eigenvalues are g and -g. Raises
     ValueError for coefficients that change from step to step: give one of their values as a number.
     """
+    return _amplifier(scheme)(z)
+
+
+def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
+    """`amplification` of one scheme, compiled once."""
     _check(scheme)
     if not is_explicit(scheme):
         raise TypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
@@ -300,8 +305,11 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
 
         return jax.vmap(moved)(jnp.eye(count, dtype=complex)).T
 
-    flat = jnp.ravel(jnp.asarray(z, complex))
-    return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
+    def matrices_at(z: Any) -> np.ndarray:
+        flat = jnp.ravel(jnp.asarray(z, complex))
+        return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
+
+    return matrices_at
 
 
 def _late(leaf: Array) -> Array:
@@ -311,9 +319,15 @@ def _late(leaf: Array) -> Array:
 
 def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
     """By how much a step on u' = g u multiplies what it carries, z = h g: the spectral radius; stable up to one."""
+    return _grower(scheme)(z)
+
+
+def _grower(scheme: Scheme) -> Callable[[Any], np.ndarray]:
+    """`growth` of one scheme, compiled once."""
     if _stages(scheme) is not None:
-        return np.abs(stability_function(scheme, z))
-    return np.abs(np.linalg.eigvals(amplification(scheme, z))).max(axis=-1)
+        return lambda z: np.abs(stability_function(scheme, z))
+    matrices_at = _amplifier(scheme)
+    return lambda z: np.abs(np.linalg.eigvals(matrices_at(z))).max(axis=-1)
 
 
 def region(
@@ -335,7 +349,8 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     """
     if not isinstance(largest, int | float) or not 0 < largest < math.inf:
         raise ValueError(f"largest must be a positive number, got {largest!r}")
-    stable = lambda z: growth(scheme, -np.asarray(z, complex)) <= 1 + 1e-9
+    grows = _grower(scheme)
+    stable = lambda z: grows(-np.asarray(z, complex)) <= 1 + 1e-9
     scan = np.linspace(0, largest, 4097)[1:]
     unstable = np.flatnonzero(~stable(scan))
     if not len(unstable):

@@ -166,14 +166,26 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
         _check_growth(scheme, steps, np.float64)
     if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares * steps, 1, rtol=0, atol=1e-9):
         raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
-    rows = steps - scheme.plain if isinstance(scheme, NetworkScheme) else steps
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
-        shape = np.shape(leaf.get_value()) if isinstance(leaf, PerStep) else None
-        if shape is not None and shape[:1] != (rows,):
-            apart = ", all but the first, which has no state before" if rows < steps else ""
-            raise ValueError(
-                f"a coefficient per step of {name} has shape {shape}, but its first axis must be {rows} on a grid of {steps} steps{apart}"
-            )
+        if isinstance(leaf, PerStep):
+            # A scheme may be given the state before, and with it the need of another row, when it is called.
+            _check_rows(scheme, leaf, steps, {steps, steps - _plain(scheme)})
+
+
+def _plain(scheme: Any) -> int:
+    """Steps at the start that have no coefficients of their own."""
+    return scheme.plain if isinstance(scheme, NetworkScheme) else 0
+
+
+def _check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
+    """ValueError for a coefficient per step that does not have as many rows as the grid asks for."""
+    shape, rows = np.shape(coefficient.get_value()), steps - _plain(scheme)
+    if not shape or shape[0] not in allowed:
+        apart = ", all but the first, which has no state before" if rows < steps else ""
+        raise ValueError(
+            f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first axis must be {rows} on a grid of "
+            f"{steps} steps{apart}"
+        )
 
 
 def _check_growth(scheme: Any, steps: int, dtype: Any) -> None:
@@ -241,6 +253,7 @@ class _Run:
         value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
         if not isinstance(leaf, PerStep):
             return value
+        _check_rows(self.system.scheme, leaf, self.plan.steps, {self.plan.steps - _plain(self.system.scheme)})
         value = value[::-1] if backward else value
         missing = self.plan.steps - len(value)
         return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value
