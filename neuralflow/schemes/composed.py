@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from neuralflow import checks
-from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, value
+from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, plus, value
 
 
 class PolyNet(OneStepScheme):
@@ -70,7 +70,7 @@ class FixedPointEuler(OneStepScheme):
         """The last iterate."""
         y = x
         for _ in range(self.iterations):
-            y = _plus(x, h, velocity(1.0, y))
+            y = plus(x, h, velocity(1.0, y))
         return y
 
 
@@ -199,14 +199,10 @@ class FractalExpansion(OneStepScheme):
 
     def _expand(self, velocity: Any, x: Any, first: Any, h: Any, start: float, share: float, joins: int) -> Any:
         """A fractal with so many joins over a share of the step; `first` is the velocity where it starts."""
-        euler = _plus(x, share * h, first)
+        euler = plus(x, share * h, first)
         if not joins:
             return euler
         half, w = share / 2, value(self.joins[joins - 1], x)
         middle = self._expand(velocity, x, first, h, start, half, joins - 1)
         deep = self._expand(velocity, middle, velocity(start + half, middle), h, start + half, half, joins - 1)
         return jax.tree.map(lambda a, b: w * a + (1 - w) * b, deep, euler)
-
-
-def _plus(x: Any, h: Any, v: Any) -> Any:
-    return jax.tree.map(lambda a, b: a + h * b, x, v)

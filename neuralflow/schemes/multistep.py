@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ from neuralflow.schemes.network import (
     check_coefficients,
     cost,
     done,
+    plus,
     value,
     velocity_of,
 )
@@ -76,11 +77,6 @@ class LinearMultistep(NetworkScheme):
         """Whether it uses any."""
         return self.past > 0
 
-    @property
-    def plain(self) -> int:
-        """None."""
-        return 0
-
     def evaluations(self, steps: int) -> int:
         """One a step, and those of the starter."""
         first = min(steps, self.past)
@@ -114,12 +110,12 @@ class LinearMultistep(NetworkScheme):
 
         def start() -> Any:
             if isinstance(self.starter, Euler):
-                return jax.tree.map(lambda u, v: u + h * v, y0, now)
+                return plus(y0, h, now)
             return explicit_step(self.starter.tableau, velocity, y0, h, now)
 
         def proceed() -> Any:
             moved = _combined(self.beta, fs)
-            return jax.tree.map(lambda u, v: u + h * v, _combined(self.alpha, us), moved)
+            return plus(_combined(self.alpha, us), h, moved)
 
         # The starter keeps nothing for the backward pass, for room would be kept for it in every step.
         y1 = lax.cond(count < self.past, jax.checkpoint(start), proceed) if self.past else proceed()
@@ -151,6 +147,8 @@ def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
 class _TwoStep(ReversibleScheme):
     """What the two versions of the family share: all but the weight of the velocity."""
 
+    past: ClassVar[Any] = 1
+    carries: ClassVar[Any] = True
     k: Any
     before: Any = None
 
@@ -178,16 +176,6 @@ class _TwoStep(ReversibleScheme):
     @abstractmethod
     def weight(self, k: Any) -> Any:
         """The weight of h f(u_n)."""
-
-    @property
-    def past(self) -> int:
-        """The step before."""
-        return 1
-
-    @property
-    def carries(self) -> bool:
-        """The state before."""
-        return True
 
     @property
     def plain(self) -> int:

@@ -32,28 +32,16 @@ class NetworkScheme(AbstractSolver):
     """A scheme as the step of a network: explicit, without an error estimate, for fixed grids.
 
     `past`: earlier steps whose states or velocities it uses, which must be of equal length. `carries`: whether a step
-    hands more than its state to the next. `statistics`: which of a step's evaluations of the field updates batch
-    statistics.
+    hands more than its state to the next. `plain`: steps at the start that have no coefficients of their own.
+    `statistics`: which of a step's evaluations of the field updates batch statistics.
     """
 
     term_structure: ClassVar = ODETerm
     interpolation_cls: ClassVar[Callable[..., LocalLinearInterpolation]] = LocalLinearInterpolation
+    past: ClassVar[Any] = 0
+    carries: ClassVar[Any] = False
+    plain: ClassVar[Any] = 0
     statistics: ClassVar[int] = 0
-
-    @property
-    @abstractmethod
-    def past(self) -> int:
-        """Earlier steps that a step uses."""
-
-    @property
-    @abstractmethod
-    def carries(self) -> bool:
-        """Whether a step hands more than its state to the next."""
-
-    @property
-    @abstractmethod
-    def plain(self) -> int:
-        """Steps at the start that have no coefficients of their own."""
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
@@ -70,21 +58,6 @@ class OneStepScheme(NetworkScheme):
     @abstractmethod
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
         """The state after a step of length h from x; `velocity(c, y)` is taken at the share c of the step."""
-
-    @property
-    def past(self) -> int:
-        """No earlier steps."""
-        return 0
-
-    @property
-    def carries(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def plain(self) -> int:
-        """None."""
-        return 0
 
     def init(self, terms, t0, t1, y0, args):
         """No memory."""
@@ -158,6 +131,11 @@ def cost(scheme: Any, steps: int) -> int:
     return steps * (used_stages(scheme.tableau) if isinstance(scheme, AbstractERK) else 1)
 
 
+def plus(x: Any, h: Any, v: Any) -> Any:
+    """x + h v."""
+    return jax.tree.map(lambda a, b: a + h * b, x, v)
+
+
 def done(y0: Any, y1: Any, state: Any) -> Any:
     """What a diffrax solver returns from a step that cannot fail and has no error estimate."""
     return y1, None, {"y0": y0, "y1": y1}, state, diffrax.RESULTS.successful
@@ -191,5 +169,5 @@ def check_coefficients(**given: Any) -> None:
 
 
 def amplified(factor: float, steps: int) -> float:
-    """A power of a factor above one, infinite where it is out of range."""
+    """A power of a factor that is one at least, kept within the range of numbers."""
     return math.exp(min(700.0, steps * math.log(factor)))

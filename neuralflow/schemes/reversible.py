@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
-from neuralflow.schemes.network import NetworkScheme, ReversibleScheme, amplified, cost, done, is_explicit, one_step
+from neuralflow.schemes.network import NetworkScheme, ReversibleScheme, amplified, cost, done, is_explicit, one_step, plus
 
 
 def halves(x: Any) -> tuple[Any, Any]:
@@ -41,24 +41,9 @@ class RevNet(ReversibleScheme):
 
     statistics: ClassVar[int] = 1
 
-    @property
-    def past(self) -> int:
-        """No earlier steps."""
-        return 0
-
-    @property
-    def carries(self) -> bool:
-        """Nothing."""
-        return False
-
     def evaluations(self, steps: int) -> int:
         """One a step: each half of the field once."""
         return steps
-
-    @property
-    def plain(self) -> int:
-        """None."""
-        return 0
 
     @property
     def retraced(self) -> tuple[int, ...]:
@@ -99,16 +84,16 @@ class RevNet(ReversibleScheme):
         """diffrax's form of a step."""
         h = t1 - t0
         first, second = halves(y0)
-        first = _plus(first, h, terms.vf(t0, (first, second), args)[0])
-        second = _plus(second, h, terms.vf(t1, (first, second), args)[1])
+        first = plus(first, h, terms.vf(t0, (first, second), args)[0])
+        second = plus(second, h, terms.vf(t1, (first, second), args)[1])
         return done(y0, joined(first, second, y0), None)
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
         """The state before."""
         h = t1 - t0
         first, second = halves(y1)
-        second = _plus(second, -h, terms.vf(t1, (first, second), args)[1])
-        first = _plus(first, -h, terms.vf(t0, (first, second), args)[0])
+        second = plus(second, -h, terms.vf(t1, (first, second), args)[1])
+        first = plus(first, -h, terms.vf(t0, (first, second), args)[0])
         return joined(first, second, y1), None
 
 
@@ -120,6 +105,7 @@ class Reversible(ReversibleScheme):
     back multiplies rounding errors by 1/c a step), further away is more stable.
     """
 
+    carries: ClassVar[Any] = True
     scheme: Any
     coupling: float = eqx.field(static=True)
 
@@ -133,24 +119,9 @@ class Reversible(ReversibleScheme):
             raise ValueError(f"coupling must lie in (0, 1], got {coupling!r}")
         self.scheme, self.coupling = scheme, float(coupling)
 
-    @property
-    def past(self) -> int:
-        """No earlier steps."""
-        return 0
-
-    @property
-    def carries(self) -> bool:
-        """The second state."""
-        return True
-
     def evaluations(self, steps: int) -> int:
         """Twice those of the scheme."""
         return 2 * cost(self.scheme, steps)
-
-    @property
-    def plain(self) -> int:
-        """None."""
-        return 0
 
     @property
     def retraced(self) -> tuple[int, ...]:
@@ -193,7 +164,3 @@ def _needs(function: Callable[[Any], Any], x: Any) -> bool:
     """Whether a function's value depends on its argument, by what is computed and not by numbers."""
     program = jax.make_jaxpr(function)(x).jaxpr
     return any(partial_eval.dce_jaxpr(program, [True] * len(program.outvars))[1])
-
-
-def _plus(x: Any, h: Any, v: Any) -> Any:
-    return jax.tree.map(lambda a, b: a + h * b, x, v)
