@@ -14,9 +14,6 @@ from neuralflow import cli, data
 from neuralflow.cli.common import UsageError
 from neuralflow.cli.train import Train, load
 
-SMALL = ("deep-limit", "--depths", "2", "4", "--schemes", "heun")
-
-
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
@@ -28,44 +25,50 @@ def run(*arguments, cwd=None):
     return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
 
 
-def test_deep_limit_writes_what_it_says(tmp_path):
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs a command in this process: its status, and what it told."""
+
+    def call(*arguments, cwd=None):
+        if cwd:
+            monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        return ended.value.code, "".join(capsys.readouterr())
+
+    return call
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp_path, here):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 2))
     np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))
-    found = run(*SMALL, "--data", "points.npz", "--out", "here/there", cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    assert "[3/3] heun, depth 4" in found.stdout
-    assert "give at least two depths of 32 or more" in found.stdout
-    out = tmp_path / "here" / "there"
-    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "further.png", "minima", "results.json", "table.txt"]
-    record = json.loads((out / "results.json").read_text())
-    assert [row["depth"] for row in record["rows"]] == [2, 4] and record["options"]["data"] == "points.npz"
-    assert "heun" in (out / "table.txt").read_text()
-    assert (out / "deep-limit.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((12, 2))
-    np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))
-    options = ("deep-limit", "--depths", 2, 4, 8, "--schemes", "euler", "heun", "--data", "points.npz", "--out", "out")
+    options = ("deep-limit", "--depths", 2, 4, "--schemes", "euler", "heun", "--data", "points.npz", "--out", "here/there")
     began = subprocess.Popen(command(*options), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    minima = tmp_path / "out" / "minima"
+    out = tmp_path / "here" / "there"
+    minima = out / "minima"
     while len(list(minima.glob("euler-*.npz"))) < 2:
         assert began.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     began.kill()
     began.wait()
     left = {path.name: path.read_bytes() for path in minima.glob("*.npz")}
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    rows = json.loads((out / "results.json").read_text())["rows"]
     again = run(*options, "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert "[5/5] heun, depth 4" in again.stdout
+    assert "give at least two depths of 32 or more" in again.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "further.png", "minima", "results.json", "table.txt"]
     assert all((minima / name).read_bytes() == held for name, held in left.items())  # nothing was computed again
-    whole = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert len(whole) == 6 and whole[: len(rows)] == rows
+    record = json.loads((out / "results.json").read_text())
+    whole = record["rows"]
+    assert [row["depth"] for row in whole] == [2, 4, 2, 4] and whole[: len(rows)] == rows
+    assert record["options"]["data"] == "points.npz"
+    assert "heun" in (out / "table.txt").read_text()
+    assert (out / "deep-limit.png").read_bytes()[:4] == b"\x89PNG"
     (minima / "of.json").write_text('{"data"')
-    refused = run(*options, "--resume", cwd=tmp_path)
-    assert refused.returncode == 2 and "holds minimisers of other options" in refused.stderr
+    status, told = here(*options, "--resume", cwd=tmp_path)
+    assert status == 2 and "holds minimisers of other options" in told
 
 
 @pytest.mark.parametrize(
@@ -100,35 +103,33 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
         (("data", "show", "kmnist", "--data-dir", "."), "is not prepared in ."),
     ],
 )
-def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, monkeypatch, capsys):
+def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, here):
     (tmp_path / "blocked").write_text("a file, not a folder")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    told = "".join(capsys.readouterr())
-    assert ended.value.code == 2
+    status, told = here(*arguments, cwd=tmp_path)
+    assert status == 2
     assert said in " ".join(told.split())
 
 
-def test_info_and_help(tmp_path):
+def test_info_and_help(tmp_path, here):
     found = run("info", cwd=tmp_path)
     assert found.returncode == 0 and "jax " in found.stdout and "extra experiments: installed" in found.stdout
-    told = run("deep-limit", "--help", cwd=tmp_path)
-    assert told.returncode == 0 and "1810.11741" in told.stdout and "--depths" in told.stdout
+    status, told = here("deep-limit", "--help")
+    assert status == 0 and "1810.11741" in told and "--depths" in told
 
 
-def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path):
+def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
     folder = tmp_path / "run"
     options = ("--data", "moons", "--width", 8, "--steps", 2, "--learning-rate", 0.02, "--out", folder)
     first = run("train", *options, "--epochs", 2, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "epoch 2/2: loss" in first.stdout and "Test accuracy" in first.stdout
-    refused = run("train", *options, "--epochs", 2, cwd=tmp_path)
-    assert refused.returncode == 2 and "go on with resume=True" in refused.stderr
-    changed = run("train", *options, "--epochs", 3, "--resume", "--scheme", "heun", cwd=tmp_path)
-    assert changed.returncode == 2 and "was trained with --scheme euler (now heun)" in changed.stderr
-    again = run("evaluate", "--folder", folder, "--scheme", "heun", cwd=tmp_path)
-    assert again.returncode == 0 and "moons, heun, step " in again.stdout
+    for others, status, said in (
+        (("train", *options, "--epochs", 2), 2, "go on with resume=True"),
+        (("train", *options, "--epochs", 3, "--resume", "--scheme", "heun"), 2, "was trained with --scheme euler (now heun)"),
+        (("evaluate", "--folder", folder, "--scheme", "heun"), 0, "moons, heun, step "),
+    ):
+        ended, told = here(*others)
+        assert ended == status and said in " ".join(told.split())
     certified = run("certify", "--folder", folder, "--samples", 50, cwd=tmp_path)
     assert certified.returncode in (0, 1), certified.stderr
     record = json.loads((folder / "certificate.json").read_text())
@@ -142,10 +143,10 @@ def test_a_set_without_images_and_labels_is_refused(monkeypatch):
         load(dataclasses.replace(Train(), data="imdb"), "train")
 
 
-def test_two_processes_train_as_one(tmp_path, free_address):
+def test_two_processes_train_as_one(tmp_path, free_address, here):
     options = ("train", "--data", "moons", "--width", 8, "--steps", 2, "--epochs", 2, "--batch", 100)
-    alone = run(*options, "--out", tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
+    status, told = here(*options, "--out", tmp_path / "one")
+    assert status == 0, told
     together = (*options, "--out", tmp_path / "two", "--coordinator", free_address, "--processes", 2)
     pair = [
         subprocess.Popen(command(*together, "--process", k), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for k in (0, 1)
@@ -174,17 +175,12 @@ def test_nobody_reads_on(tmp_path):
     assert found.returncode == 141 and found.stdout.startswith("epoch 1/40") and "Traceback" not in found.stderr
 
 
-def test_options_of_a_run_that_never_began_are_forgotten(tmp_path, monkeypatch, capsys):
+def test_options_of_a_run_that_never_began_are_forgotten(tmp_path, here):
     out = tmp_path / "run"
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--data", "moons", "--batch", "5000", "--width", "64", "--out", str(out)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["train", "--data", "moons", "--batch", "500", "--width", "8", "--epochs", "1", "--out", str(out)])
-    assert ended.value.code == 0
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["evaluate", "--folder", str(out)])
-    assert ended.value.code == 0 and "accuracy" in capsys.readouterr().out.splitlines()[-1]
+    assert here("train", "--data", "moons", "--batch", 5000, "--width", 64, "--out", out)[0] == 2
+    assert here("train", "--data", "moons", "--batch", 500, "--width", 8, "--epochs", 1, "--out", out)[0] == 0
+    status, told = here("evaluate", "--folder", out)
+    assert status == 0 and "accuracy" in told.splitlines()[-1]
     (out / "options.json").write_text("{}")
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["evaluate", "--folder", str(out)])
-    assert ended.value.code == 2 and "is not what neuralflow train has written" in capsys.readouterr().err
+    status, told = here("evaluate", "--folder", out)
+    assert status == 2 and "is not what neuralflow train has written" in told
