@@ -264,6 +264,14 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """What that training is after one more epoch."""
+    model = linear()
+    fit(model, epochs=4)
+    return model
+
+
 @pytest.fixture
 def folder(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
@@ -327,16 +335,15 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged_checkpoints_are_named_and_the_one_before_is_good(folder, case):
+def test_damaged_checkpoints_are_named_and_the_one_before_is_good(folder, whole, case):
     harm, said = DAMAGED[case]
     harm(folder / "checkpoints" / "15")
     with pytest.raises(CheckpointError, match=said) as caught:
         fit(linear(), folder=folder, epochs=4, resume=True)
     assert "\n" not in str(caught.value)
     shutil.rmtree(folder / "checkpoints" / "15")
-    model, whole = linear(), linear()
+    model = linear()
     fit(model, folder=folder, epochs=4, resume=True)
-    fit(whole, epochs=4)
     assert equal(model, whole)
 
 
@@ -415,13 +422,10 @@ def last_line(process):
 
 
 def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address):
-    alone = losses(tmp_path / "one")
-    one = last_line(alone)
-    together = [losses(tmp_path / "eight", devices=8)]
-    eight = last_line(together[0])
+    one, eight = last_line(losses(tmp_path / "alone", devices=8))
     pair = [losses(tmp_path / "two", free_address, 2, k) for k in (0, 1)]
     try:
-        two = last_line(pair[0])
+        (two,) = last_line(pair[0])
     finally:
         for process in pair:
             process.kill()
