@@ -308,10 +308,16 @@ def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
     model = make(4, {"seed": 2})
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     rule = optimiser(model, 4, {"rate": 0.3})
-    memory, slope = rule.init(params), jax.jit(jax.grad(lambda p, b: loss(nnx.merge(graphdef, p, rest), b)[0]))
+    memory = rule.init(params)
+
+    @jax.jit
+    def step(params, memory, i):
+        slope = jax.grad(lambda p: loss(nnx.merge(graphdef, p, rest), batch(data, None, i))[0])(params)
+        updates, memory = rule.update(slope, memory)
+        return optax.apply_updates(params, updates), memory
+
     for i in range(5):
-        updates, memory = rule.update(slope(params, batch(data, None, i)), memory)
-        params = optax.apply_updates(params, updates)
+        params, memory = step(params, memory, i)
     value, outputs = loss(nnx.merge(graphdef, params, rest), data)
     assert np.allclose(deep.outputs[2], outputs, atol=1e-12) and np.isclose(deep.losses[2], value)
     gap = D.gaps(shallow, deep)

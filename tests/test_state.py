@@ -142,7 +142,7 @@ def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
 
     def gradient(memory):
         flow = layer(Dropped, nf.Heun(), memory=memory)
-        return nnx.grad(lambda flow: jnp.sum(flow(X) ** 3))(flow)
+        return nnx.jit(nnx.grad(lambda flow: jnp.sum(flow(X) ** 3)))(flow)
 
     assert worst(gradient("remat"), gradient("full")) < 1e-12
     # Heun's two evaluations draw two masks: one alone would leave half of the states in place, two a quarter.
@@ -191,7 +191,7 @@ def test_reversible_schemes_walk_back_over_the_same_masks(worst):
 
     def gradient(scheme, memory):
         flow = layer(make, scheme, steps=3, cells=3, memory=memory)
-        return nnx.grad(lambda flow: jnp.sum(flow(X) ** 3))(flow)
+        return nnx.jit(nnx.grad(lambda flow: jnp.sum(flow(X) ** 3)))(flow)
 
     for scheme in (S.RevNet(), S.Reversible(nf.Euler())):
         assert worst(gradient(scheme, "reversible"), gradient(scheme, "full")) < 1e-11
