@@ -475,21 +475,21 @@ REFUSED = {
     "an implicit base": (lambda: S.Reversible(nf.ImplicitEuler()), "explicit one-step"),
     "a coefficient that is none": (lambda: S.LMResNet("small"), "must be a number"),
     "a row per step that is none": (
-        lambda: nf.NeuralODE(stacked(3), grid(S.LMResNet(jnp.zeros(3)), 3))(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet(jnp.zeros(3)), 4))(jnp.ones((2, 4))),
         "PerStep",
     ),
     "rows for all steps but the first": (lambda: grid(S.FractalNet.learned(7), 8), "must be 8 on a grid of 8"),
     "a row too many": (
-        lambda: nf.NeuralODE(stacked(8), grid(S.LMResNet.learned(9, rngs=nnx.Rngs(0)), 8))(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(5, rngs=nnx.Rngs(0)), 4))(jnp.ones((2, 4))),
         "all but the first",
     ),
     "rounding beyond all range": (lambda: grid(S.momentum(0.01), 2000, memory="reversible"), "multiplies rounding errors"),
     "a past of the other end": (
-        lambda: nf.NeuralODE(stacked(3), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 3)).reverse()(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 4)).reverse()(jnp.ones((2, 4))),
         "cannot be walked backward",
     ),
     "RevNet on a field of one array": (
-        lambda: nf.NeuralODE(stacked(2), grid(S.RevNet(), 2))(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(stacked(4), grid(S.RevNet(), 4))(jnp.ones((2, 4))),
         "cannot be called on the pair",
     ),
     "a k that is not a number": (lambda: S.LMResNet(math.nan), "must be finite"),
@@ -518,7 +518,7 @@ REFUSED = {
     ),
     "no schemes to draw": (lambda: plots.stability({}), "at least one"),
     "momentum of one": (lambda: S.momentum(1.0), "between 0 and 1"),
-    "an odd state": (lambda: nf.NeuralODE(stacked(2), grid(S.RevNet(), 2))(jnp.ones((2, 3))), "last axis is even"),
+    "an odd state": (lambda: nf.NeuralODE(stacked(4), grid(S.RevNet(), 4))(jnp.ones((2, 3))), "last axis is even"),
     "a field with no halves": (
         lambda: nf.NeuralODE(nf.from_function(lambda p, x: (x[0], x[1])), grid(S.RevNet(), 2))((X, X)),
         "needs the first half",
