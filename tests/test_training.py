@@ -422,10 +422,13 @@ def last_line(process):
 
 
 def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address):
-    one, eight = last_line(losses(tmp_path / "alone", devices=8))
+    alone = losses(tmp_path / "one")
+    one = last_line(alone)
+    together = [losses(tmp_path / "eight", devices=8)]
+    eight = last_line(together[0])
     pair = [losses(tmp_path / "two", free_address, 2, k) for k in (0, 1)]
     try:
-        (two,) = last_line(pair[0])
+        two = last_line(pair[0])
     finally:
         for process in pair:
             process.kill()
