@@ -323,7 +323,7 @@ def _is_node(value: Any) -> bool:
 def _param(value: Any) -> Any:
     if _is_node(value):
         return value
-    if np.asarray(value).dtype.kind in "SUO":
+    if not isinstance(value, jax.Array) and np.asarray(value).dtype.kind in "SUO":
         raise TypeError(f"params of from_function are arrays, numbers or NNX modules, got {value!r}")
     return nnx.Param(jnp.asarray(value))
 

@@ -33,7 +33,7 @@ class Place:
 class Grid:
     """Step edges as `edges / total`: whole numbers over `steps` on a uniform grid, so that no share is rounded twice.
 
-    `edges` (steps + 1,): increasing, from 0 to `total`.
+    `edges` (steps + 1,): increasing, from 0 to `total`, or between two depths inside.
     """
 
     edges: np.ndarray
@@ -46,13 +46,25 @@ class Grid:
 
     @property
     def shares(self) -> np.ndarray:
-        """Each step's share of the interval; they sum to one."""
+        """Each step's share of the interval; those of the whole interval sum to one."""
         return np.diff(self.edges) / self.total
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the grid was asked for by its number of steps."""
+        """Whether the grid was asked for by its number of steps, and cut at none but their edges."""
         return self.edges.dtype.kind == "i"
+
+    def part(self, start: float, stop: float) -> Grid:
+        """The steps between two normalised depths; the first and the last are shortened where these are no edges."""
+        low, high = (self._edge(share * self.total) for share in (start, stop))
+        inside = self.edges[(self.edges > low) & (self.edges < high)]
+        kind = int if self.is_uniform and {low, high} <= set(self.edges.tolist()) else float
+        return Grid(np.array([low, *inside, high], kind), self.total)
+
+    def _edge(self, place: float) -> float:
+        """The edge at a place, where there is one within rounding."""
+        nearest = self.edges[np.abs(self.edges - place).argmin()]
+        return float(nearest) if abs(nearest - place) <= _SNAP * self.total else place
 
 
 def uniform(steps: Any) -> Grid:
@@ -81,8 +93,9 @@ def place(grid: Grid, cells: int | tuple[float, ...]) -> Place:
     """
     if grid.is_uniform and isinstance(cells, int):
         # Integers throughout: step k covers [k, k + 1] * cells / steps.
-        cell, rest = np.divmod(grid.edges[:-1] * cells, grid.steps)
-        enter, leave = rest / grid.steps, (rest + cells) / grid.steps
+        total = int(grid.total)
+        cell, rest = np.divmod(grid.edges[:-1] * cells, total)
+        enter, leave = rest / total, (rest + cells) / total
     else:
         knots = np.arange(cells + 1) / cells if isinstance(cells, int) else np.asarray(cells)
         edges = grid.edges / grid.total

@@ -19,12 +19,13 @@ from flax.errors import TraceContextError
 from jax import core, lax
 from jaxtyping import Array, Float
 
-from neuralflow import checks, grid as grids
+from neuralflow import basis as depth_basis, checks, grid as grids
 from neuralflow.basis import PiecewiseConstant
 from neuralflow.depth import DepthVarying, Unfolded
 from neuralflow.fields import takes_time
 from neuralflow.schemes import Euler
 from neuralflow.solve import Adaptive, FixedGrid, Solution, SolveError, Status
+from neuralflow.solve.system import time_dtype
 
 Solve = FixedGrid | Adaptive
 
@@ -107,6 +108,44 @@ class NeuralODE(nnx.Module):
         layer.backward = backward
         return layer
 
+    def between(self, start: Any, stop: Any) -> NeuralODE:
+        """The layer that walks from depth time `start` to `stop` only, with the weights that belong to these depths.
+
+        On a fixed grid both are numbers, and steps that they cut are shortened; an adaptive layer takes arrays too, in
+        any trace, and differentiates with respect to them. ValueError outside [t0, t1], or in the other direction.
+        """
+        t0, t1 = _raw(self.t0), _raw(self.t1)
+        if _concrete((start, stop, t0, t1)):
+            t0, t1 = float(t0), float(t1)
+            if not self.covers(start, stop):
+                raise ValueError(
+                    f"between(start, stop) takes two depth times in the order of t0={t0:g}, t1={t1:g} and inside, got {start!r} and "
+                    f"{stop!r}; to walk back, take reverse() of it"
+                )
+        share = lambda t: (t - t0) / (t1 - t0)
+        return self.with_solve(self.discretisation.part(share(start), share(stop)))
+
+    def covers(self, *times: Any) -> bool:
+        """Whether known depth times are numbers in [t0, t1], in the order of the interval."""
+        found = [np.asarray(_raw(t)) for t in times]
+        if any(t.dtype.kind not in "fiu" or t.shape for t in found):
+            return False
+        t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
+        shares = (np.asarray(found, float) - t0) / (t1 - t0)
+        return bool((np.diff(shares) >= 0).all() and (shares >= 0).all() and (shares <= 1).all())  # not so for NaN
+
+    def velocity(self, x: Any, t: Any) -> Any:
+        """The field at x and depth time t, with the weights that belong to t; at a jump of theirs, those behind it."""
+        if not self.covers(t):
+            raise ValueError(
+                f"t must be one depth time between {float(_raw(self.t0)):g} and {float(_raw(self.t1)):g}, got {t!r}"
+            )
+        t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
+        parts = Unfolded(self.field)
+        places = {basis: depth_basis.locate(basis, np.asarray((float(t) - t0) / (t1 - t0)), "right") for basis in parts.bases}
+        module: Any = _module(parts, Unfolded.values(self.field), places)
+        return module(x, jnp.asarray(t, time_dtype(x))) if takes_time(self.field) else module(x)
+
     def __call__(self, x: Any) -> Any:
         """x at the end of the interval, of the shape and dtype of x: any pytree of arrays with leading batch axes."""
         return self._checked(_integrate, x, None).states
@@ -145,13 +184,17 @@ class NeuralODE(nnx.Module):
         if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
             raise ValueError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
         depths = jnp.asarray(depths, float)
-        if _concrete((depths, self.t0, self.t1)):
-            start, end = float(_raw(self.t0)), float(_raw(self.t1))
+        ends = self.discretisation.ends
+        if _concrete((depths, self.t0, self.t1, ends)):
+            t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
+            start, end = (
+                t if share in (0, 1) else t0 + float(share) * (t1 - t0) for share, t in zip(ends, (t0, t1), strict=True)
+            )
             along = np.asarray(depths if self.backward is (end < start) else -depths)
             inside = (depths >= min(start, end)) & (depths <= max(start, end))  # not so for NaN
             if not (np.diff(along) >= 0).all() or not inside.all():
                 raise ValueError(
-                    f"depths must run in the direction of the walk between t0={start:g} and t1={end:g}, got {np.asarray(depths)}"
+                    f"depths must run in the direction of the walk between {start:g} and {end:g}, got {np.asarray(depths)}"
                 )
         return depths
 
@@ -162,6 +205,8 @@ class NeuralODE(nnx.Module):
         if isinstance(solve, Adaptive):
             # Tolerances given as numbers are data of the compiled function all the same: new ones compile nothing.
             solve = eqx.tree_at(lambda s: (s.rtol, s.atol), solve, (jnp.asarray(solve.rtol), jnp.asarray(solve.atol)))
+            if not solve.whole:
+                solve = eqx.tree_at(lambda s: s.ends, solve, tuple(map(jnp.asarray, solve.ends)))
             form, data = _part(solve)
         if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
             raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
@@ -348,14 +393,18 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     t0, t1 = jnp.asarray(_raw(layer.t0), float), jnp.asarray(_raw(layer.t1), float)
     modules = []
     for k in range(plan.steps):
-        places = {b: (p.cell[k : k + 1], p.enter[k]) for b, p in zip(parts.bases, plan.places, strict=True)}
-        arrays = [
-            value if tag is None else _value_at(tag, value, *places[tag]) for tag, value in zip(parts.tags, values, strict=True)
-        ]
-        module = parts.module(arrays)
+        places = {b: (p.cell[k], p.enter[k]) for b, p in zip(parts.bases, plan.places, strict=True)}
+        module = _module(parts, values, places)
         modules.append(_AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module)
     return modules
 
 
-def _value_at(basis: Any, coefficients: Array, cell: np.ndarray, s: float) -> Array:
-    return basis.combine(basis.window(coefficients, jnp.asarray(cell[0])), jnp.asarray(s))
+def _module(parts: Unfolded, values: Sequence[Array], places: dict[Any, tuple[Any, Any]]) -> nnx.Module:
+    """The plain module at one depth: `places` holds the cell of each basis, and where in it."""
+    arrays = []
+    for basis, value in zip(parts.tags, values, strict=True):
+        if basis is not None:
+            cell, s = map(jnp.asarray, places[basis])
+            value = basis.combine(basis.window(value, cell), s)
+        arrays.append(value)
+    return parts.module(arrays)

@@ -1,4 +1,4 @@
-"""Penalties on the weights of a network as functions of depth, and the gradient that belongs to them."""
+"""Penalties: on weights as functions of depth, with the gradient that belongs to them, and on the motion of a flow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from neuralflow import basis as depth_basis, checks
 from neuralflow.basis import Basis
 from neuralflow.depth import depth_bases
+from neuralflow.transport import Motion
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
@@ -54,6 +55,23 @@ def whitened(model: nnx.Module, gradient: Any, tau: float = 1.0) -> Any:
     cells or at knots. ValueError where no weight of the model varies with depth.
     """
     return _mapped(_chosen(model, tau), lambda product, g: product.whitened(g), gradient)
+
+
+def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
+    """|v|^2 of every sample, a rate for `nf.transport.along`: its integral is twice the flow's kinetic energy.
+
+    Least for straight paths of constant speed, so that a solver takes few steps (Finlay et al., arXiv 2002.02798, stated
+    there).
+    """
+    return jnp.sum(motion.velocity**2, axis=1)
+
+
+def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
+    """|grad v|_F^2 of every sample, a rate for `nf.transport.along`, estimated by the probes of the divergence where it is.
+
+    It keeps neighbours together (Finlay et al., arXiv 2002.02798, stated there).
+    """
+    return motion.frobenius
 
 
 def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:

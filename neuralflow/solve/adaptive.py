@@ -42,7 +42,8 @@ class Adaptive(eqx.Module):
 
     `scheme`: a diffrax solver with an error estimate. `rtol`, `atol`: tolerances; give arrays to change them inside
     your own jit without a new compilation. `max_steps` counts accepted and rejected ones. Knots of depth-varying
-    weights become steps by themselves. `per_sample`: steps are controlled for each sample (axis 0 of x) alone.
+    weights become steps by themselves. `per_sample`: steps are controlled for each sample (axis 0 of x) alone. `ends`: the
+    normalised depths between which to walk, all of it by default; arrays are data, and may be differentiated.
 
     `gradient`: "steps" (default) is the exact reverse-mode gradient of the accepted steps; "direct" differentiates
     through the loop, for forward mode and second derivatives, at the memory of max_steps; "continuous" solves the
@@ -56,6 +57,7 @@ class Adaptive(eqx.Module):
     max_steps: int = eqx.field(static=True)
     gradient: Gradient = eqx.field(static=True)
     per_sample: bool = eqx.field(static=True)
+    ends: Any
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Adaptive(eqx.Module):
         max_steps: int = 4096,
         gradient: Any = "steps",
         per_sample: bool = False,
+        ends: Any = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
@@ -81,6 +84,17 @@ class Adaptive(eqx.Module):
         self.scheme = scheme
         self.rtol, self.atol = rtol, atol
         self.max_steps, self.gradient, self.per_sample = max_steps, gradient, per_sample
+        self.ends = _check_ends(ends)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the interval is walked, as far as is known without arrays."""
+        return all(isinstance(end, float) for end in self.ends) and self.ends == (0.0, 1.0)
+
+    def part(self, start: Any, stop: Any) -> Adaptive:
+        """The walk between two normalised depths, numbers or arrays."""
+        options: Any = {"max_steps": self.max_steps, "gradient": self.gradient, "per_sample": self.per_sample}
+        return Adaptive(self.scheme, self.rtol, self.atol, ends=(start, stop), **options)
 
     def check(self, field: nnx.Module) -> None:
         """Raises for an unknown form of field."""
@@ -102,18 +116,24 @@ class Adaptive(eqx.Module):
         values = Unfolded.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
-        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE), backward)
+        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE))
+        given = self.ends[::-1] if backward else self.ends
+        moving: Any = np.asarray(given, dtype) if self.whole else jnp.stack([jnp.asarray(end, dtype) for end in given])
+        ends = lax.stop_gradient(moving)
+        # Zeros, whose derivatives are those of where the walk starts and stops.
+        shifts = (moving - ends) * (interval[1] - interval[0])
         if depths is None:
             stops: Any = None
         else:
-            stops, reached = _in_order(lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), backward)
+            stops, reached = _in_order(lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), ends)
 
         def one(x):
-            states, count = loop.states(values, x, interval, tolerances, stops)
-            if stops is not None:
-                delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
-                states = loop.slide(values, states, interval, stops, delta - lax.stop_gradient(delta))
-            return states, count
+            x = x if self.whole else loop.slide_one(values, x, interval, ends[0], -shifts[0])
+            states, count = loop.states(values, x, interval, tolerances, ends, stops)
+            if stops is None:
+                return states if self.whole else loop.slide_one(values, states, interval, ends[1], shifts[1]), count
+            delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
+            return loop.slide(values, states, interval, stops, delta - lax.stop_gradient(delta)), count
 
         if self.per_sample:
             # Each sample keeps a batch axis of one: fields expect it.
@@ -121,20 +141,21 @@ class Adaptive(eqx.Module):
             states, count = jax.vmap(one)(alone)
             axis = 1 if stops is None else 2
             states = jax.tree.map(lambda a: jnp.squeeze(a, axis), states)
-            ends = jax.vmap(all_finite)(states)
+            finite = jax.vmap(all_finite)(states)
             spread = column
         else:
             states, count = one(x)
-            ends = all_finite(states)
+            finite = all_finite(states)
             spread = lambda mask, a: mask
-        status = jnp.where((count.status == 0) & ~ends, Status.NOT_FINITE, count.status)
+        status = jnp.where((count.status == 0) & ~finite, Status.NOT_FINITE, count.status)
         states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
         if self.per_sample and stops is not None:
             states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
         if stops is not None:
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
-        at = interval[0 if backward else 1] if depths is None else depths
+        last = interval[0 if backward else 1] if self.whole else interval[0] + ends[1] * (interval[1] - interval[0])
+        at = last if depths is None else depths
         return Solution(states, at, status, count.evaluations, count.accepted, count.rejected), {}
 
 
@@ -148,24 +169,24 @@ class _Count(NamedTuple):
 class _Loop:
     """diffrax's loop over one system; everything static lives here, arrays are handed in."""
 
-    def __init__(self, solve: Adaptive, system: System, backward: bool):
+    def __init__(self, solve: Adaptive, system: System):
         self.system, self.scheme = system, solve.scheme
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
-        self.ends = (1.0, 0.0) if backward else (0.0, 1.0)
         # States are kept at every `every`-th step and recomputed in between: the least memory for one recomputation.
         self.every = int(np.ceil(np.sqrt(solve.max_steps)))
         inner = [(basis, basis.knots[1:-1]) for basis in system.multi]
         self.jumps = _union([knots for basis, knots in inner if basis.smoothness < 0])
         self.kinks = _union([knots for basis, knots in inner if basis.smoothness >= 0])
 
-    def states(self, values: Any, x: Any, interval: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
+    def states(self, values: Any, x: Any, interval: Any, tolerances: Any, ends: Array, stops: Any) -> tuple[Any, _Count]:
         """The state at every stop, or at the end where there is none, with the chosen gradient."""
         wanted = (values, x, interval)
+        options = (tolerances, ends, stops)
         if self.gradient == "direct":
-            return self._out(self._diffeqsolve(wanted, tolerances, stops, diffrax.DirectAdjoint()), stops)
+            return self._out(self._diffeqsolve(wanted, options, diffrax.DirectAdjoint()), stops)
         if self.gradient == "continuous":
-            return self._out(self._diffeqsolve(wanted, tolerances, stops, diffrax.BacksolveAdjoint()), stops)
-        return self._replayed(wanted, tolerances, stops)
+            return self._out(self._diffeqsolve(wanted, options, diffrax.BacksolveAdjoint()), stops)
+        return self._replayed(wanted, options)
 
     def slide(self, values: Any, states: Any, interval: Any, stops: Array, delta: Array) -> Any:
         """The states, whose derivative with respect to their depth time is the velocity there (`delta` is zero)."""
@@ -187,6 +208,11 @@ class _Loop:
         moved.defjvp(rule, symbolic_zeros=True)
         return moved(values, states, interval, stops, delta)
 
+    def slide_one(self, values: Any, state: Any, interval: Any, s: Array, delta: Array) -> Any:
+        """`slide` for one state."""
+        states = jax.tree.map(lambda a: a[None], state)
+        return jax.tree.map(lambda a: a[0], self.slide(values, states, interval, s[None], delta[None]))
+
     def _velocity(self, s: Array, x: Any, values: Any, interval: Any) -> Any:
         """f(x, t) at normalised depth s, in depth time."""
         system = self.system
@@ -199,8 +225,9 @@ class _Loop:
         windows = system.windows(moving, cells)
         return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]), None)[0]
 
-    def _diffeqsolve(self, wanted: Any, tolerances: Any, stops: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
+    def _diffeqsolve(self, wanted: Any, options: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
         values, x, interval = wanted
+        tolerances, ends, stops = options
         dtype = self.system.dtype
 
         def vector_field(s, x, args):
@@ -222,8 +249,8 @@ class _Loop:
         return diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
             self.scheme,
-            jnp.asarray(self.ends[0], dtype),
-            jnp.asarray(self.ends[1], dtype),
+            ends[0],
+            ends[1],
             None,
             x,
             (values, interval),
@@ -252,41 +279,43 @@ class _Loop:
         evaluations = (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
         return _Count(status, evaluations, accepted, rejected)
 
-    def _replayed(self, wanted: Any, tolerances: Any, stops: Any) -> tuple[Any, _Count]:
+    def _replayed(self, wanted: Any, options: Any) -> tuple[Any, _Count]:
         """The solve with the exact gradient of its accepted steps, of what is differentiated and nothing else."""
         forward = diffrax.ForwardMode()
 
         @eqx.filter_custom_vjp
-        def solve(wanted, tolerances, stops):
-            return self._out(self._diffeqsolve(wanted, tolerances, stops, forward), stops)
+        def solve(wanted, options):
+            return self._out(self._diffeqsolve(wanted, options, forward), options[2])
 
         @solve.def_fwd
-        def solve_forward(perturbed, wanted, tolerances, stops):
+        def solve_forward(perturbed, wanted, options):
+            stops = options[2]
             end = diffrax.SubSaveAt(t1=True) if stops is None else diffrax.SubSaveAt(ts=stops)
             edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
             kept = diffrax.SubSaveAt(steps=self.every)
             saveat = diffrax.SaveAt(subs=(end, edges, kept))
-            solution: Any = self._diffeqsolve(wanted, tolerances, stops, forward, saveat)
+            solution: Any = self._diffeqsolve(wanted, options, forward, saveat)
             states = solution.ys[0] if stops is not None else jax.tree.map(lambda a: a[0], solution.ys[0])
             count = self._count(solution)
             return (states, count), (solution.ts[1], solution.ys[2], count.accepted)
 
         @solve.def_bwd
-        def solve_backward(residuals, cotangents, perturbed, wanted, tolerances, stops):
-            ends, kept, accepted = residuals
+        def solve_backward(residuals, cotangents, perturbed, wanted, options):
+            saved, kept, accepted = residuals
             values, x, interval = wanted
-            record = Record(values, x, interval, stops, self._edges(ends), kept, accepted)
+            _, ends, stops = options
+            record = Record(values, x, interval, stops, self._edges(ends[:1], saved), kept, accepted)
             zeros = lambda states, ct: jnp.zeros_like(states) if ct is None else ct
             like = x if stops is None else jax.tree.map(lambda a: jnp.zeros((len(stops), *a.shape), a.dtype), x)
             cotangent = jax.tree.map(zeros, like, cotangents[0], is_leaf=lambda leaf: leaf is None)
             changes = [any(jax.tree.leaves(part)) for part in perturbed]
             return Replay(self.system, record, self.every).cotangents(cotangent, changes[0], changes[2])
 
-        return solve(wanted, lax.stop_gradient(tolerances), stops)
+        return solve(wanted, lax.stop_gradient(options))
 
-    def _edges(self, saved: Array) -> Array:
+    def _edges(self, start: Array, saved: Array) -> Array:
         """The ends of the accepted steps; diffrax leaves one rounding around a jump, here it is the knot again."""
-        edges = jnp.concatenate([jnp.asarray(self.ends[:1], saved.dtype), saved])
+        edges = jnp.concatenate([start, saved])
         if len(self.jumps):
             knots = jnp.asarray(self.jumps, saved.dtype)
             nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
@@ -294,11 +323,21 @@ class _Loop:
         return edges
 
 
-def _in_order(shares: Array, backward: bool) -> tuple[Array, Array]:
+def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:
     """Normalised depths that a walk can stop at one after the other, and which of them are the ones asked for."""
-    inside = jnp.clip(jnp.nan_to_num(shares), 0, 1)
-    stops = -lax.cummax(-inside) if backward else lax.cummax(inside)
+    inside = jnp.clip(jnp.nan_to_num(shares), jnp.min(ends), jnp.max(ends))
+    sign = jnp.where(ends[1] < ends[0], -1, 1).astype(inside.dtype)
+    stops = sign * lax.cummax(sign * inside)
     return stops, jnp.abs(stops - shares) <= 16 * jnp.finfo(shares.dtype).eps
+
+
+def _check_ends(ends: Any) -> tuple[Any, Any]:
+    """The two ends; ValueError where they are known and are not increasing depths in [0, 1]."""
+    start, stop = ends
+    known = not isinstance(start, core.Tracer) and not isinstance(stop, core.Tracer)
+    if known and not 0 <= float(start) <= float(stop) <= 1:
+        raise ValueError(f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}")
+    return start, stop
 
 
 def _check_tolerance(name: str, value: Any) -> float | None:

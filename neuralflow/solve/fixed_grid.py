@@ -13,7 +13,7 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 from flax import nnx
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array
 
 from neuralflow import checks, grid as grids
@@ -65,7 +65,8 @@ class FixedGrid(eqx.Module):
     """Fixed steps: the discretisation is the network. Euler's k-th step is the residual block x + h f_k(x), exactly.
 
     `scheme`: a diffrax solver instance. Give `steps`, a number of equal steps, or `times`, normalised depths that
-    increase from 0 to 1. `memory` names what the backward pass keeps: "full" (every activation), "remat" (the
+    increase from 0 to 1. `ends`: the normalised depths between which to walk, all of it by default; steps that they cut are
+    shortened. `memory` names what the backward pass keeps: "full" (every activation), "remat" (the
     states; activations are computed again), "two_level" (every fourth state), "reversible" (the last state: a scheme
     that steps back exactly, such as RevNet, is walked back). Gradients are exact and open to every transformation, jvp,
     vjp, second derivatives, vmap; "reversible" is for reverse mode alone, not for jvp.
@@ -78,6 +79,7 @@ class FixedGrid(eqx.Module):
     steps: int | None = eqx.field(static=True)
     times: tuple[float, ...] | None = eqx.field(static=True)
     memory: Memory = eqx.field(static=True)
+    ends: tuple[float, float] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -86,22 +88,29 @@ class FixedGrid(eqx.Module):
         *,
         times: Any = None,
         memory: Any = "remat",
+        ends: Any = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
         if (steps is None) == (times is None):
             raise ValueError("a fixed grid takes either steps=... or times=..., exactly one of them")
-        grid = grids.uniform(steps) if times is None else grids.given(times)
-        _check_fit(scheme, grid, memory)
+        whole = grids.uniform(steps) if times is None else grids.given(times)
         self.scheme = scheme
-        self.steps = int(grid.total) if times is None else None
-        self.times = None if times is None else tuple(grid.edges.tolist())
+        self.steps = int(whole.total) if times is None else None
+        self.times = None if times is None else tuple(whole.edges.tolist())
         self.memory = memory
+        self.ends = _ends(scheme, ends)
+        _check_fit(scheme, self.grid, memory)
 
     @property
     def grid(self) -> grids.Grid:
         """The edges of the steps."""
-        return grids.uniform(self.steps) if self.times is None else grids.given(self.times)
+        whole = grids.uniform(self.steps) if self.times is None else grids.given(self.times)
+        return whole if self.ends == (0, 1) else whole.part(*self.ends)
+
+    def part(self, start: Any, stop: Any) -> FixedGrid:
+        """The walk between two normalised depths, which are numbers: a fixed grid is planned on the host."""
+        return FixedGrid(self.scheme, self.steps, times=self.times, memory=self.memory, ends=(start, stop))
 
     def check(self, field: nnx.Module) -> None:
         """Raises where this grid cannot carry the field: a step across a knot, or an unknown form of field."""
@@ -154,6 +163,22 @@ class FixedGrid(eqx.Module):
         return Solution(where_ok(status, x), jnp.asarray(t0, run.system.dtype), status, *counts)
 
 
+def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
+    """Where a walk starts and stops; raises for anything but two increasing numbers, and for schemes that cannot be cut."""
+    if any(isinstance(end, core.Tracer) for end in ends):
+        raise TypeError("the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive")
+    start, stop = (float(end) for end in ends)
+    if not 0 <= start < stop <= 1:
+        raise ValueError(f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}")
+    rows = any(isinstance(leaf, PerStep) for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)))
+    if (start, stop) != (0, 1) and (rows or (isinstance(scheme, NetworkScheme) and scheme.past)):
+        raise ValueError(
+            f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for steps, so it cannot start or stop "
+            "inside the interval; take a scheme of single steps such as nf.Euler()"
+        )
+    return start, stop
+
+
 def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
     """Raises where a scheme cannot walk over a grid, or back over it."""
     name, steps = type(scheme).__name__, grid.steps
@@ -164,7 +189,7 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
                 f'or nf.schemes.Reversible({name}()), or memory="two_level"'
             )
         _check_growth(scheme, steps, np.float64)
-    if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares * steps, 1, rtol=0, atol=1e-9):
+    if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
         raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
         if isinstance(leaf, PerStep):
@@ -226,8 +251,10 @@ class _Run:
             t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
             # Keeps the compiler from multiplying by a rounded reciprocal.
             total = lax.optimization_barrier(jnp.asarray(total))
-        self.end = jnp.asarray(t0 if backward else t1)
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
+        last = self.plan.starts[-1] + self.plan.lengths[-1]
+        known = {0.0: t0, float(self.plan.total): t1}
+        self.end = jnp.asarray(known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total))
         self.moving, self.fixed = self.system.split(Unfolded.values(field))
         record: Any = (
             self.starts if self.system.timed else np.zeros((), dtype),
