@@ -108,7 +108,19 @@ class DepthVarying(nnx.Module):
         """
         if len(modules) != basis.size:
             raise ValueError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
-        return _from_stack(basis, _coefficients(basis, _stack(modules), np.eye(basis.size)))
+        return cls.from_stack(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
+
+    @classmethod
+    def from_stack(cls, stack: nnx.Module, basis: Basis) -> DepthVarying:
+        """The function of depth whose coefficients are the parameters of `stack`, along a leading axis of basis.size each."""
+        sizes = {np.shape(_raw(leaf))[:1] for leaf in _flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]}
+        if sizes - {(basis.size,)}:
+            raise ValueError(f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}")
+        _check_statistics(basis, stack)
+        # NNX makes modules by their __init__ alone, so an empty one is filled.
+        field = cls(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
+        field.stack = stack
+        return field
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
@@ -134,15 +146,7 @@ class DepthVarying(nnx.Module):
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:
-        return _from_stack(target, _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack))
-
-
-def _from_stack(basis: Basis, stack: nnx.Module) -> DepthVarying:
-    """The field whose coefficients are these: NNX makes modules by their __init__ alone, so an empty one is filled."""
-    _check_statistics(basis, stack)
-    field = DepthVarying(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
-    field.stack = stack
-    return field
+        return self.from_stack(_map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target)
 
 
 def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Module:
