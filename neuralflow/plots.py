@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import basis as depth_basis, checks
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
+from neuralflow.layers import NeuralODE
+from neuralflow.plain_net import MOTIONS, Embedded
 from neuralflow.schemes import analysis
+from neuralflow.transport import Transport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,6 +189,87 @@ def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figu
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8, frameon=False)
     return made
+
+
+def transported(u: Transport, x: np.ndarray, y: np.ndarray, depths: Sequence[float], size: int = 61) -> Figure:
+    """u(., t) of one number in the plane at some depths, on a grid around points x (n, 2), with their classes y (n,), which
+    are carried along: at depth t they stand where the flow has taken them."""
+    starts = np.asarray(depths, float)
+    columns = -(-len(starts) // (1 if len(starts) < 5 else 2))
+    made, axes = figure(-(-len(starts) // columns), columns, width=2.6 * columns, height=2.6 * -(-len(starts) // columns))
+    paths = np.asarray(u.layer.trajectory(jnp.asarray(x), jnp.asarray(starts)))
+    low, high = paths.min((0, 1)), paths.max((0, 1))
+    edge = 0.15 * (high - low)
+    lines = [np.linspace(a, b, size) for a, b in zip(low - edge, high + edge, strict=True)]
+    grid = np.stack(np.meshgrid(*lines), axis=-1)
+    for axis, t, here in zip(axes.ravel(), starts, paths, strict=False):
+        values = np.asarray(u(jnp.asarray(grid.reshape(-1, 2), x.dtype), float(t))).reshape(size, size)
+        bound = np.abs(values).max()
+        axis.contourf(*lines, values, levels=np.linspace(-bound, bound, 25), cmap="RdBu_r", alpha=0.75)
+        axis.contour(*lines, values, levels=[0.0], colors="black", linewidths=1.0)
+        _points(axis, here, y)
+        axis.set_title(f"t = {t:.3g}", fontsize=10)
+        axis.grid(False)
+    for axis in axes.ravel()[len(starts) :]:
+        axis.set_visible(False)
+    return made
+
+
+def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int = 60) -> Figure:
+    """The paths of points x (n, 2) with classes y (n,) through a layer: in the plane, and their first coordinate over depth."""
+    depths = np.linspace(float(layer.t0), float(layer.t1), steps)
+    paths = np.asarray(layer.trajectory(jnp.asarray(x), jnp.asarray(depths)))
+    made, (plane, along) = figure(1, 2, width=9.5, height=4.2)
+    for k, label in enumerate(np.unique(y)):
+        here, style = paths[:, y == label], {"color": _COLOURS[k % 5], "linewidth": 0.6, "alpha": 0.5}
+        plane.plot(here[..., 0], here[..., 1], **style)
+        along.plot(depths, here[..., 0], **style)
+    _points(plane, paths[-1], y)
+    plane.set_title("characteristics, and where they end", fontsize=10)
+    along.set(xlabel="depth t", title="first coordinate")
+    along.title.set_fontsize(10)
+    return made
+
+
+def densities(found: Mapping[str, tuple[np.ndarray, np.ndarray]], limits: tuple[float, float], size: int = 120) -> Figure:
+    """Densities in the plane beside the points they were fitted to: name -> (points (n, 2), density (size, size)), on a square
+    grid between `limits`, rows of equal second coordinate."""
+    line = np.linspace(*limits, size)
+    made, axes = figure(2, len(found), width=3.2 * len(found), height=6.2)
+    for (above, below), (name, (points, density)) in zip(axes.T, found.items(), strict=True):
+        above.scatter(*points.T, s=1.5, color=_COLOURS[0], alpha=0.5, linewidths=0)
+        above.set_title(name, fontsize=10)
+        below.imshow(density, origin="lower", extent=(line[0], line[-1]) * 2, cmap="viridis")
+        for axis in (above, below):
+            axis.set(aspect="equal", xlim=limits, ylim=limits)
+            axis.grid(False)
+    return made
+
+
+def motions(flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None) -> Figure:
+    """A plain layer as a flow, in a strip: points x (n, inputs) before it, and after its rotation, stretching, rotation, shift
+    and activation. The first two dimensions are shown; `colours` (n,) tell the points apart."""
+    count = len(MOTIONS)
+    depths = np.arange(layer * count, layer * count + count + 1.0)
+    frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[..., :2]
+    made, axes = figure(1, len(depths), width=2.3 * len(depths), height=2.6)
+    reach = 1.05 * np.abs(frames).max()
+    for axis, here, name in zip(axes, frames, ("before", *MOTIONS), strict=True):
+        axis.scatter(
+            *here.T, s=5, c=np.arctan2(x[:, 1], x[:, 0]) if colours is None else colours, cmap="twilight", linewidths=0
+        )
+        axis.axhline(0, color="0.6", linewidth=0.5)
+        axis.axvline(0, color="0.6", linewidth=0.5)
+        axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
+        axis.set_title(name, fontsize=10)
+        axis.grid(False)
+    return made
+
+
+def _points(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
+    """Points in the plane in the colours of their classes."""
+    for k, label in enumerate(np.unique(y)):
+        axis.scatter(*x[y == label].T, s=7, color=_COLOURS[k % 5], edgecolors="white", linewidths=0.3, zorder=3)
 
 
 def _line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:

@@ -335,11 +335,19 @@ class Distribution(Protocol):
     def log_prob(self, value: Any) -> Any: ...
 
 
+class _Fixed:
+    """A distribution that is no part of the state: its parameters may come in any order of their own."""
+
+    def __init__(self, distribution: Distribution):
+        self.distribution = distribution
+
+
 class NormalisingFlow(nnx.Module):
     """A density whose samples a layer turns into those of a base distribution (Chen et al., arXiv 1806.07366, stated there).
 
     log p(x) = log p_base(y) + int div v dt, y = layer(x): data at t0, base at t1. `base`: a distribution of numpyro over one point,
-    or anything with log_prob(y) -> (batch,) and sample(key, (count,)); an nnx.Module is trained with the field. `divergence`:
+    or anything with log_prob(y) -> (batch,) and sample(key, (count,)). An nnx.Module is trained with the field and saved with it;
+    any other stays as it is given, and is no part of the model's state. `divergence`:
     Exact(), or Hutchinson() and HutchPlusPlus(), whose probes come from the stream `rngs.probes` of this module.
     """
 
@@ -350,8 +358,14 @@ class NormalisingFlow(nnx.Module):
             checks.instance("rngs", rngs, nnx.Rngs, f"nnx.Rngs(seed), from which {divergence} draws its probes")
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
         self.layer, self.divergence = layer, divergence
-        self.base = base if isinstance(base, nnx.Module) else nnx.data(jax.tree.map(jnp.asarray, base))
+        self._base = base if isinstance(base, nnx.Module) else nnx.static(_Fixed(base))
         self.probes = None if rngs is None else rngs.probes.fork()
+
+    @property
+    def base(self) -> Distribution:
+        """The base distribution."""
+        base: Any = self._base
+        return base.distribution if isinstance(base, _Fixed) else base
 
     def log_prob(self, x: Any) -> Float[Array, "batch"]:
         """The log-density at x (batch, ...)."""

@@ -245,6 +245,8 @@ class TestDensities:
         want = NormalisingFlow(layer, Normal(2)).log_prob(x)
         np.testing.assert_allclose(nnx.jit(lambda flow, x: flow.log_prob(x))(flow, x), want, rtol=1e-12)
         assert flow.sample(jax.random.key(0), 3).shape == (3, 2)
+        assert jax.tree.structure(nnx.state(flow)["layer"]) == jax.tree.structure(nnx.state(layer))
+        assert set(nnx.state(flow)) == {"layer"}
         bad = NormalisingFlow(layer, dist.Normal(jnp.zeros(2), 1.0))
         with pytest.raises(ValueError, match=r"one number a sample, \(5,\), got \(5, 2\)"):
             bad.log_prob(x)
