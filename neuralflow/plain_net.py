@@ -356,9 +356,9 @@ class Block(nnx.Module):
     """
 
     def __init__(self, size: int, activations: tuple[Activation, ...], points: int):
-        for name in ("linear", "inner", "outer"):
-            setattr(self, name, nnx.Param(jnp.zeros((size, size))))
-        self.behind = nnx.Param(jnp.zeros((size, size))) if points > 1 else None
+        square = lambda: nnx.Param(jnp.zeros((size, size)))
+        self.linear, self.inner, self.outer = square(), square(), square()
+        self.behind = square() if points > 1 else None
         self.shift, self.bias = nnx.Param(jnp.zeros(size)), nnx.Param(jnp.zeros(size))
         self.gates = Constant(jnp.zeros(len(activations)))
         self.table = Constant(jnp.ones((3, points))) if points > 1 else None
@@ -366,16 +366,15 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """What the step adds to x."""
-        branch: Any = self
         z = x
         if self.table is not None:
             places, values, slopes = self.table[...]
             near = jnp.argmin(jnp.abs(x[..., None] - places), axis=-1)
             z = values[near] + slopes[near] * (x - places[near])
-        y = z @ branch.inner[...].T + self.bias[...]
+        y = z @ self.inner[...].T + self.bias[...]
         moved = sum((gate * s(y) for gate, s in zip(self.gates[...], self.activations, strict=True)), jnp.zeros_like(y))
-        out = x @ branch.linear[...].T + self.shift[...] + moved @ branch.outer[...].T
-        return (out if self.table is None else out + z @ branch.behind[...].T).astype(x.dtype)
+        out = x @ self.linear[...].T + self.shift[...] + moved @ self.outer[...].T
+        return (out if self.behind is None else out + z @ self.behind[...].T).astype(x.dtype)
 
 
 Linear = Literal["kept", "euler", "cayley"]

@@ -1,0 +1,239 @@
+"""A plain net as a flow and as a residual network: every formula's error on random nets, then digits, refined.
+
+    python -m experiments.plain_net
+
+Rows: twenty random nets of six layers (widths 1 to 64), decomposed, turned into flows and residual networks. Digits: a plain
+net is trained, turned into a ResNet of the same predictions, and trained on, against a ResNet of the same depth from scratch. Writes
+results.json, digits.png and motions.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+from scipy.linalg import expm
+
+import neuralflow as nf
+from neuralflow import plain_net, plots, report
+from neuralflow.models import classification
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.plain_net"
+SEEDS = 3
+
+
+def drawn(seed: int, largest: int) -> list[Any]:
+    """A random ReLU net of six layers, widths 1 to `largest`."""
+    rng = np.random.default_rng(seed)
+    widths = rng.integers(1, largest + 1, 7)
+    pairs = itertools.pairwise(widths)
+    return [(rng.normal(size=(b, a)) * np.sqrt(2 / a), 0.3 * rng.normal(size=b), jax.nn.relu) for a, b in pairs]
+
+
+def errors(seed: int) -> dict[str, float]:
+    """The errors of one draw, relative to the largest output; sup norm over 200 points."""
+    net, narrow = drawn(seed, 64), drawn(seed, 8)
+    layers = plain_net.read(net)
+    size = plain_net.dimension(layers)
+    found: dict[str, float] = {"decomposition": 0.0}
+    for layer in layers:
+        row = plain_net.decompose(layer.weight, size)
+        padded = np.pad(layer.weight, [(0, size - n) for n in layer.weight.shape])
+        gap = np.abs(expm(row.left) @ np.diag(row.scale) @ expm(row.right) - padded).max()
+        found["decomposition"] = max(found["decomposition"], float(gap))
+
+    def error(made: Any, net: Any) -> float:
+        x = np.random.default_rng(seed + 100).normal(size=(200, net[0][0].shape[1]))
+        want = x
+        for weight, bias, activation in net:
+            want = np.asarray(activation(want @ weight.T + bias))
+        return float(np.abs(np.asarray(made(jnp.asarray(x))) - want).max() / max(1.0, np.abs(want).max()))
+
+    for cutoff in (1e-4, 1e-6, 1e-8):
+        flow = plain_net.as_flow(net, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11, max_steps=1 << 15))
+        found[f"flow, cutoff {cutoff:g}"] = error(flow, net)
+    found["ReLU in one block"] = error(plain_net.as_resnet(net), net)
+    found["ReLU in seven blocks"] = error(plain_net.as_resnet(net, steps=7), net)
+    for horizon in (5.0, 10.0, 20.0):
+        relaxed = plain_net.as_resnet(net, activation="relaxed", steps=64, horizon=horizon)
+        found[f"ReLU relaxed, S = {horizon:g}"] = error(relaxed, net)
+    for linear, depths in (("euler", (256, 512, 1024)), ("cayley", (64, 128, 256))):
+        gaps = [error(plain_net.as_resnet(narrow, linear=linear, steps=n), narrow) for n in depths]  # type: ignore[arg-type]
+        found[f"{linear}, {depths[-1]} steps"] = gaps[-1]
+        flat = max(gaps) < 1e-12
+        found[f"order, {linear}"] = np.nan if flat else float(-np.polyfit(np.log(depths), np.log(gaps), 1)[0])
+    return found
+
+
+def rows(draws: int, console: Console) -> dict[str, list[float | None]]:
+    """All draws, and their table. A draw whose rotations are all the identity (widths of one) has no order."""
+    with report.steps(draws, console) as done:
+        found = []
+        for seed in range(draws):
+            found.append(errors(seed))
+            done(f"net {seed}")
+    table = Table(title=f"{draws} random ReLU nets of six layers: error relative to the output, or order")
+    for name in ("what", "least", "median", "largest"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    series = {name: np.asarray([row[name] for row in found]) for name in found[0]}
+    for name, values in series.items():
+        table.add_row(name, *(f"{f(values):.3g}" for f in (np.nanmin, np.nanmedian, np.nanmax)))
+    console.print(table)
+    return {name: [None if np.isnan(v) else float(v) for v in values] for name, values in series.items()}
+
+
+class Net(nnx.Module):
+    """A plain net on flattened digits."""
+
+    def __init__(self, widths: tuple[int, ...], rngs: nnx.Rngs):
+        self.dense = nnx.List(nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths))
+
+    @property
+    def layers(self) -> list[Any]:
+        """Linear maps and activations in their order."""
+        pairs: list[Any] = [part for dense in self.dense for part in (dense, jax.nn.relu)]
+        return pairs[:-1]
+
+    def __call__(self, x: Any) -> Any:
+        x = x.reshape(len(x), -1)
+        for part in self.layers:
+            x = part(x)
+        return x
+
+
+class Flattened(nnx.Module):
+    """A net on flattened digits."""
+
+    def __init__(self, net: nnx.Module):
+        self.net = net
+
+    def __call__(self, x: Any) -> Any:
+        net: Any = self.net
+        return net(x.reshape(len(x), -1))
+
+
+def scratch(refined: plain_net.Embedded, rngs: nnx.Rngs) -> plain_net.Embedded:
+    """A ResNet of the same blocks, weights drawn as He et al. draw them, the outer ones zero."""
+    kinds = refined.layer.field.stack.activations  # type: ignore[attr-defined]
+    size, count = refined.size, refined.layer.field.basis.count  # type: ignore[attr-defined]
+
+    def block(rngs: nnx.Rngs) -> plain_net.Block:
+        made = plain_net.Block(size, kinds, 1)
+        made.inner.set_value(np.sqrt(2 / size) * jax.random.normal(rngs.params(), (size, size)))
+        made.gates.set_value(jnp.ones(len(kinds)))
+        return made
+
+    field = nf.DepthVarying(block, nf.PiecewiseConstant(count), rngs=rngs)
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=count), 0.0, float(count))
+    return plain_net.Embedded(layer, (refined.inputs, size, refined.outputs))
+
+
+def digits(epochs: int, console: Console) -> dict[str, Any]:
+    """Curves of the plain net, of the ResNet it becomes, trained on, and of one from scratch."""
+    train_set, test_set = nf.data.digits("train"), nf.data.digits("test")
+    runs: dict[str, list[Any]] = {name: [] for name in ("plain net", "refined", "plain net, longer", "from scratch")}
+    same: list[dict[str, float]] = []
+
+    def train(model: Any, count: int, rate: float, seed: int) -> list[Any]:
+        fitted = nf.training.fit(
+            model,
+            classification,
+            optax.adam(rate),
+            train_set,
+            epochs=count,
+            batch=64,
+            validation=test_set,
+            seed=seed,
+            progress=False,
+        )
+        return [{k: row[k] for k in ("loss", "validation_loss", "validation_accuracy")} for row in fitted.history.rows]
+
+    for seed in range(SEEDS):
+        net = Net((64, 48, 48, 10), nnx.Rngs(seed))
+        runs["plain net"].append(train(net, epochs, 3e-3, seed))
+        refined = plain_net.as_resnet(net.layers, steps=2)
+        x = jnp.asarray(test_set["x"]).reshape(len(test_set["x"]), -1)
+        before, after = net(x), refined(x)
+        same.append(
+            {
+                "largest difference": float(jnp.abs(before - after).max()),
+                "equal": float((before.argmax(1) == after.argmax(1)).mean()),
+            }
+        )
+        fresh = scratch(refined, nnx.Rngs(seed + 10))
+        runs["refined"].append(train(Flattened(refined), epochs, 3e-4, seed + 1))
+        runs["plain net, longer"].append(train(net, epochs, 3e-4, seed + 1))
+        runs["from scratch"].append(train(Flattened(fresh), 2 * epochs, 1e-3, seed))
+        console.print(f"seed {seed}: predictions equal {same[-1]['equal']:.1%}, logits to {same[-1]['largest difference']:.1e}")
+    table = Table(title="digits: after training, mean over seeds (least to largest)")
+    for name in ("network", "test accuracy, percent", "test loss"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for name, found in runs.items():
+        ends = np.asarray([[100 * run[-1]["validation_accuracy"], run[-1]["validation_loss"]] for run in found])
+        cells = [f"{m:.3g} ({a:.3g}-{b:.3g})" for m, a, b in zip(ends.mean(0), ends.min(0), ends.max(0), strict=True)]
+        table.add_row(name, *cells)
+    console.print(table)
+    return {"epochs": epochs, "same": same, "runs": runs}
+
+
+def picture(found: dict[str, Any]) -> Any:
+    """Training loss, test loss and test accuracy by epoch, every seed."""
+    made, axes = plots.figure(1, 3, height=3.6)
+    starts = {"plain net": 0, "refined": found["epochs"], "plain net, longer": found["epochs"], "from scratch": 0}
+    titles = {"loss": "training loss", "validation_loss": "test loss", "validation_accuracy": "test accuracy"}
+    for axis, (what, title) in zip(axes, titles.items(), strict=True):
+        for (name, runs), colour in zip(found["runs"].items(), ("#555555", "#d1495b", "#c98b2b", "#20639b"), strict=True):
+            for i, run in enumerate(runs):
+                epochs = starts[name] + 1 + np.arange(len(run))
+                axis.plot(
+                    epochs, [row[what] for row in run], color=colour, linewidth=1.1, alpha=0.8, label=name if i == 0 else None
+                )
+        axis.axvline(found["epochs"] + 0.5, color="0.7", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="epoch")
+        axis.set_title(title, fontsize=10)
+        if what != "validation_accuracy":
+            axis.set_yscale("log")
+    axes[2].set_ylim(0.9, 1.0)
+    axes[0].legend(fontsize=8, frameon=False)
+    return made
+
+
+def strip() -> Any:
+    """One layer of the plane as its five motions."""
+    angle = 0.9
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    net = [(turn @ np.diag([1.6, 0.6]) @ turn, np.array([0.3, -0.2]), jax.nn.relu)]
+    line = np.linspace(-1, 1, 33)
+    x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    return plots.motions(plain_net.as_flow(net), x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
+    given = parser.parse_args()
+    console, began = report.console(), time.perf_counter()
+    with jax.enable_x64(True):
+        measured = rows(given.draws, console)
+        moved = strip()
+    found = digits(given.epochs, console)
+    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": measured, "digits": found}
+    report.write(HERE / "results.json", report.as_json(record))
+    picture(found).savefig(HERE / "digits.png", dpi=150)
+    moved.savefig(HERE / "motions.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
