@@ -1,0 +1,284 @@
+"""Densities by continuous normalising flows: two sets in the plane and a table, beside the same model by hand.
+
+    python -m experiments.densities
+
+Every set is fitted by neuralflow, by the same model written in plain diffrax, and, where it is installed, in torchdyn: the same
+field, initial weights, batches, learning rates, solver and tolerance. The two in JAX are trained in turns, a stretch of steps
+each, so that both see the same machine. Held-out negative log-likelihoods are those of a tighter solve. Writes results.json and
+densities.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+from flax import nnx
+from rich.table import Table
+
+import neuralflow as nf
+from neuralflow import plots, report
+from neuralflow.transport import NormalisingFlow
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.densities"
+HIDDEN, BATCH, TOLERANCE, STRETCH = 64, 512, 1e-5, 50
+Rates = Callable[[int], float]
+
+
+def sets(samples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Standardised training and held-out points by name."""
+    from sklearn.datasets import load_breast_cancer
+
+    board, table = nf.data.checkerboard(2 * samples), np.asarray(load_breast_cancer(return_X_y=True)[0])
+    made = {
+        "moons": nf.data.moons(samples, noise=0.05)["x"],
+        "checkerboard": board["x"][board["y"] == 0],  # the squares of one colour
+        "breast cancer": np.log(table[:, :10] + 0.01),
+    }
+    out = {}
+    for name, x in made.items():
+        order = np.random.default_rng(0).permutation(len(x))
+        train, test = (x[part].astype(np.float32) for part in np.array_split(order, [len(x) * 3 // 4]))
+        mean, scale = train.mean(0), train.std(0)
+        out[name] = (train - mean) / scale, (test - mean) / scale
+    return out
+
+
+def batches(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The batches of every step, (count, batch, d)."""
+    rng = np.random.default_rng(seed)
+    return points[rng.integers(len(points), size=(count, min(BATCH, len(points))))]
+
+
+def field(dimension: int, seed: int) -> nf.fields.MLP:
+    """The velocity field that all three share: [x, t] -> 64 -> 64 -> x, tanh."""
+    return nf.fields.MLP(dimension, hidden=HIDDEN, layers=2, time=True, rngs=nnx.Rngs(seed))
+
+
+def ours(dimension: int, seed: int, solve: Any = None) -> NormalisingFlow:
+    """The model in neuralflow."""
+    base = dist.Normal(jnp.zeros(dimension), 1.0).to_event(1)
+    return NormalisingFlow(nf.NeuralODE(field(dimension, seed), solve or nf.Adaptive(nf.Dopri5(), TOLERANCE, TOLERANCE)), base)
+
+
+class ByHand:
+    """The same model in plain diffrax: diffeqsolve with its default adjoint, the trace by one derivative a coordinate."""
+
+    def __init__(self, dimension: int, seed: int):
+        dense = field(dimension, seed).dense
+        self.weights = [(layer.kernel.get_value(), layer.bias.get_value()) for layer in dense]  # type: ignore[union-attr]
+        self.dimension = dimension
+
+    @staticmethod
+    def velocity(weights: Any, x: Any, t: Any) -> Any:
+        y = jnp.concatenate([x, jnp.broadcast_to(t, (*x.shape[:-1], 1)).astype(x.dtype)], axis=-1)
+        for kernel, bias in weights[:-1]:
+            y = jnp.tanh(y @ kernel + bias)
+        return y @ weights[-1][0] + weights[-1][1]
+
+    def log_prob(self, weights: Any, x: Any) -> Any:
+        units = jnp.eye(self.dimension, dtype=x.dtype)
+
+        def moving(t, state, weights):
+            x, _ = state
+            push = lambda e: jax.jvp(lambda x: self.velocity(weights, x, t), (x,), (jnp.broadcast_to(e, x.shape),))
+            v, products = jax.vmap(push, out_axes=(None, 0))(units)
+            return v, jnp.einsum("kbk->b", products)
+
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(moving),
+            diffrax.Dopri5(),
+            0.0,
+            1.0,
+            None,
+            (x, jnp.zeros(len(x), x.dtype)),
+            weights,
+            stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
+            max_steps=4096,
+        )
+        assert solution.ys is not None
+        (y,), (gained,) = solution.ys
+        return dist.Normal(jnp.zeros(self.dimension), 1.0).to_event(1).log_prob(y) + gained
+
+
+def stepper(value: Callable[[Any, Any], Any], weights: Any, optimiser: Any) -> tuple[Callable[..., Any], Any]:
+    """A compiled stretch of training steps, and its first state: the same loop for both models in JAX."""
+
+    def step(state: Any, batch: Any) -> tuple[Any, Any]:
+        weights, memory = state
+        loss, gradient = jax.value_and_grad(value)(weights, batch)
+        updates, memory = optimiser.update(gradient, memory, weights)
+        return (optax.apply_updates(weights, updates), memory), loss
+
+    return jax.jit(lambda state, rows: jax.lax.scan(step, state, rows)), (weights, optimiser.init(weights))
+
+
+def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, dict[str, Any]]:
+    """Trains the models in turns, a stretch each; seconds of every stretch, compilation apart, and the last weights."""
+    found: dict[str, dict[str, Any]] = {}
+    running = {}
+    for name, (value, weights) in models.items():
+        run, state = stepper(value, weights, optax.adam(rate))
+        began = time.perf_counter()
+        program = run.lower(state, rows[:STRETCH]).compile()
+        found[name] = {"compile": time.perf_counter() - began, "stretches": []}
+        running[name] = program, state
+    for start in range(0, len(rows), STRETCH):
+        part = rows[start : start + STRETCH]
+        for name, (program, state) in running.items():
+            began = time.perf_counter()
+            state, _ = jax.block_until_ready(program(state, part))
+            found[name]["stretches"].append(time.perf_counter() - began)
+            running[name] = program, state
+    for name, (_, state) in running.items():
+        found[name]["weights"] = state[0]
+    return found
+
+
+def held_out(dimension: int, dense: Any, points: np.ndarray) -> tuple[float, NormalisingFlow]:
+    """The negative log-likelihood in nats a point, by a tighter solve, of weights [(kernel, bias), ...]."""
+    flow = ours(dimension, 0, nf.Adaptive(nf.Dopri5(), 1e-6, 1e-6))
+    for layer, (kernel, bias) in zip(flow.layer.field.dense, dense, strict=True):  # type: ignore[attr-defined]
+        layer.kernel.set_value(jnp.asarray(kernel))
+        layer.bias.set_value(jnp.asarray(bias))
+    return float(-flow.log_prob(jnp.asarray(points)).mean()), flow
+
+
+def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]) -> dict[str, Any] | None:
+    """The same training in torchdyn, a stretch at a time; None where it is not installed."""
+    try:
+        import torch
+        from torch import nn
+        from torchdyn.core import NeuralODE
+        from torchdyn.models import CNF, autograd_trace
+        from torchdyn.nn import Augmenter, DepthCat
+    except ImportError:
+        return None
+    linears = []
+    for layer in field(dimension, seed).dense:
+        linear = nn.Linear(layer.in_features, layer.out_features)  # type: ignore[union-attr]
+        linear.weight.data = torch.tensor(np.asarray(layer.kernel.get_value()).T.copy())  # type: ignore[union-attr]
+        linear.bias.data = torch.tensor(np.asarray(layer.bias.get_value()))  # type: ignore[union-attr]
+        linears.append(linear)
+    net = nn.Sequential(DepthCat(1), linears[0], nn.Tanh(), linears[1], nn.Tanh(), linears[2])
+    options = {"solver": "dopri5", "sensitivity": "autograd", "atol": TOLERANCE, "rtol": TOLERANCE, "return_t_eval": False}
+    flow = nn.Sequential(
+        Augmenter(augment_idx=1, augment_dims=1), NeuralODE(CNF(net, trace_estimator=autograd_trace), **options)
+    )
+    adam = torch.optim.Adam(flow.parameters(), lr=rate(0))
+    stretches = []
+    for start in range(0, len(rows), STRETCH):
+        began = time.perf_counter()
+        for k, batch in enumerate(rows[start : start + STRETCH]):
+            adam.param_groups[0]["lr"] = rate(start + k)
+            adam.zero_grad()
+            state = flow(torch.tensor(batch))[-1]
+            y = state[:, 1:]
+            loss = (0.5 * (y**2).sum(1) + 0.5 * dimension * np.log(2 * np.pi) + state[:, 0]).mean()
+            loss.backward()
+            adam.step()
+        stretches.append(time.perf_counter() - began)
+    weights = [(x.weight.detach().numpy().T, x.bias.detach().numpy()) for x in linears]
+    return {"compile": 0.0, "stretches": stretches, "weights": weights}
+
+
+def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One set, one seed: all models; held-out values, seconds, and the density of ours on a grid."""
+    dimension = train.shape[1]
+    rows = batches(train, given.steps, seed)
+    rate = optax.cosine_decay_schedule(3e-3, given.steps)
+    flow, hand = ours(dimension, seed), ByHand(dimension, seed)
+    graph, params, rest = nnx.split(flow, nnx.Param, ...)
+    models = {
+        "neuralflow": (lambda params, x: -nnx.merge(graph, params, rest).log_prob(x).mean(), params),
+        "plain diffrax": (lambda weights, x: -hand.log_prob(weights, x).mean(), hand.weights),
+    }
+    found = in_turns(models, rows, rate)
+    nnx.update(flow, found["neuralflow"]["weights"])
+    found["neuralflow"]["weights"] = [(d.kernel.get_value(), d.bias.get_value()) for d in flow.layer.field.dense]  # type: ignore[attr-defined]
+    torch = (
+        torchdyn(dimension, seed, rows[: given.torch_steps], lambda k: float(np.asarray(rate(k))))
+        if given.torch_steps
+        else None
+    )
+    if torch is not None:
+        found["torchdyn"] = torch
+    result: dict[str, Any] = {"set": name, "seed": seed}
+    for model, run in found.items():
+        value, tight = held_out(dimension, run["weights"], test)
+        steps = len(run["stretches"]) * STRETCH
+        result[model] = {
+            "negative log-likelihood": value,
+            "milliseconds a step": 1e3 * float(np.median(run["stretches"])) / STRETCH,
+            "seconds": run["compile"] + sum(run["stretches"]),
+            "compile": run["compile"],
+            "steps": steps,
+        }
+        if model == "neuralflow":
+            result["flow"] = tight
+    pairs = np.asarray(found["plain diffrax"]["stretches"]) / np.asarray(found["neuralflow"]["stretches"])
+    result["plain diffrax over neuralflow"] = [float(q) for q in np.percentile(pairs, (25, 50, 75))]
+    return result
+
+
+def picture(fitted: dict[str, tuple[np.ndarray, NormalisingFlow]]) -> Any:
+    """Points and densities of the sets in the plane."""
+    limits, size = (-2.6, 2.6), 120
+    line = np.linspace(*limits, size, dtype=np.float32)
+    grid = jnp.asarray(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2))
+    drawn = {}
+    for name, (points, flow) in fitted.items():
+        drawn[name] = points[:4000], np.exp(np.asarray(flow.log_prob(grid))).reshape(size, size)
+        samples = np.asarray(flow.sample(jax.random.key(0), 4000))
+        drawn[f"{name}, samples"] = samples, drawn[name][1]
+    return plots.densities(drawn, limits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--torch-steps", type=int, default=1_000, help="0 leaves torchdyn out")
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    if given.steps % STRETCH or given.torch_steps % STRETCH or given.steps < STRETCH:
+        parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
+    console, results, fitted = report.console(), [], {}
+    table = Table(
+        title=f"negative log-likelihood of held-out points (nats), milliseconds a step; batch {BATCH}, tolerance {TOLERANCE:g}"
+    )
+    for column in ("set", "seed", "model", "nats", "ms a step", "compile, s", "all, s"):
+        table.add_column(column, justify="left" if column in ("set", "model") else "right")
+    with report.steps(3 * given.seeds, console) as done:
+        for name, (train, test) in sets(given.samples).items():
+            for seed in range(given.seeds):
+                result = fit(name, train, test, given, seed)
+                flow = result.pop("flow")
+                if train.shape[1] == 2 and seed == 0:
+                    fitted[name] = train, flow
+                results.append(result)
+                for model in ("neuralflow", "plain diffrax", "torchdyn"):
+                    if model in result:
+                        run = result[model]
+                        cells = (run["negative log-likelihood"], run["milliseconds a step"], run["compile"], run["seconds"])
+                        table.add_row(name, str(seed), model, *(f"{cell:.3f}" for cell in cells))
+                done(f"{name}, seed {seed}")
+    console.print(table)
+    device = jax.devices()[0]
+    record = {"command": COMMAND, "device": device.device_kind, "steps": given.steps, "batch": BATCH, "tolerance": TOLERANCE}
+    report.write(HERE / "results.json", report.as_json({**record, "results": results}))
+    picture(fitted).savefig(HERE / "densities.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
