@@ -231,16 +231,16 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
     return made
 
 
-def densities(found: Mapping[str, tuple[np.ndarray, np.ndarray]], limits: tuple[float, float], size: int = 120) -> Figure:
-    """Densities in the plane beside the points they were fitted to: name -> (points (n, 2), density (size, size)), on a square
-    grid between `limits`, rows of equal second coordinate."""
-    line = np.linspace(*limits, size)
-    made, axes = figure(2, len(found), width=3.2 * len(found), height=6.2)
-    for (above, below), (name, (points, density)) in zip(axes.T, found.items(), strict=True):
-        above.scatter(*points.T, s=1.5, color=_COLOURS[0], alpha=0.5, linewidths=0)
-        above.set_title(name, fontsize=10)
-        below.imshow(density, origin="lower", extent=(line[0], line[-1]) * 2, cmap="viridis")
-        for axis in (above, below):
+def densities(found: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], limits: tuple[float, float]) -> Figure:
+    """Points, the density fitted to them and its samples, a row a set: name -> (points (n, 2), density (size, size), samples
+    (m, 2)). The density's square grid lies between `limits`, its rows at equal second coordinate."""
+    made, axes = figure(len(found), 3, width=9.6, height=3.2 * len(found))
+    for row, (name, (points, density, samples)) in zip(axes.reshape(-1, 3), found.items(), strict=True):
+        for axis, drawn in ((row[0], points), (row[2], samples)):
+            axis.scatter(*drawn.T, s=1.5, color=_COLOURS[0], alpha=0.5, linewidths=0)
+        row[1].imshow(density, origin="lower", extent=limits * 2, cmap="viridis")
+        for axis, title in zip(row, (name, "density", "samples"), strict=True):
+            axis.set_title(title, fontsize=10)
             axis.set(aspect="equal", xlim=limits, ylim=limits)
             axis.grid(False)
     return made
@@ -255,9 +255,7 @@ def motions(flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray |
     made, axes = figure(1, len(depths), width=2.3 * len(depths), height=2.6)
     reach = 1.05 * np.abs(frames).max()
     for axis, here, name in zip(axes, frames, ("before", *MOTIONS), strict=True):
-        axis.scatter(
-            *here.T, s=5, c=np.arctan2(x[:, 1], x[:, 0]) if colours is None else colours, cmap="twilight", linewidths=0
-        )
+        axis.scatter(*here.T, s=5, c=np.arctan2(x[:, 1], x[:, 0]) if colours is None else colours, cmap="hsv", linewidths=0)
         axis.axhline(0, color="0.6", linewidth=0.5)
         axis.axvline(0, color="0.6", linewidth=0.5)
         axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])

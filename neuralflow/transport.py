@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import core
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
@@ -158,7 +159,14 @@ class _Accompanied(nnx.Module):
             )
         velocity = lambda p: _flat(field(back(p), t) if self.timed else field(back(p)))[0]
         motion = Motion(velocity, points, self.estimator, probes)
-        return back(motion.velocity), tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
+        try:
+            moved = tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
+        except TraceContextError:
+            raise ValueError(
+                f"{type(field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
+                "model.eval(), or take a field without batch statistics and Dropout"
+            ) from None
+        return back(motion.velocity), moved
 
 
 def along(
@@ -192,6 +200,10 @@ def _samples(x: Any) -> Any:
     if not shapes or any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise TypeError(
             f"x has one leading axis of samples and at least one axis of coordinates, got shapes {shapes}; try x[None]"
+        )
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(x)):
+        raise TypeError(
+            "densities and integrals are those of real points, got complex ones; give real and imaginary parts as a pair"
         )
     return x
 
@@ -299,7 +311,8 @@ class Continuity(_Carried):
         """log rho(x, t), and the integrals of rates along the walk from t to where the density is known, as `along` gives them."""
         walk = self._walk(t)
         if walk is None:
-            return self._known(x, len(_samples(x))), tuple(jnp.zeros(len(x), time_dtype(x)) for _ in rates)
+            count = len(jax.tree.leaves(_samples(x))[0])
+            return self._known(x, count), tuple(jnp.zeros(count, time_dtype(x)) for _ in rates)
         y, (gained, *others) = along(walk, x, _divergence, *rates, divergence=self.divergence, key=key)
         return self._known(y, len(gained)) + gained, tuple(others)
 

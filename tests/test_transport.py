@@ -199,6 +199,8 @@ class TestDensities:
         pairs = lambda a, x: tuple(jnp.split(jnp.tanh(jnp.concatenate(x, 1) @ a), 2, 1))
         halves = density(pairs, tuple(jnp.split(x, 2, 1)), lambda y: jnp.concatenate(y, 1))
         np.testing.assert_allclose(halves, want, rtol=0, atol=1e-9)
+        same = Continuity(nf.NeuralODE(nf.from_function(pairs, MATRIX), TIGHT), lambda y: gauss(jnp.concatenate(y, 1)), "end")
+        np.testing.assert_allclose(same(tuple(jnp.split(x, 2, 1)), 1.0), gauss(x), rtol=1e-14)
         tall = density(lambda a, x: jnp.tanh(x[..., 0] @ a)[..., None], x[..., None], lambda y: y[..., 0])
         np.testing.assert_allclose(tall, want, rtol=0, atol=1e-9)
 
@@ -255,6 +257,11 @@ class TestDensities:
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), TIGHT)
         with pytest.raises(TypeError, match="leading axis of samples"):
             along(layer, x[0], kinetic_energy)
+        with pytest.raises(TypeError, match="those of real points"):
+            along(linear(), x.astype(complex), kinetic_energy)
+        with pytest.raises(ValueError, match=r"changes its state where its Jacobian is taken.*model.eval\(\)"):
+            norm = nnx.BatchNorm(2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+            along(nf.NeuralODE(norm, nf.FixedGrid(nf.Euler(), steps=1)), x, jacobian_frobenius)
         with pytest.raises(ValueError, match="draws random probes; give a key"):
             along(layer, x, kinetic_energy, divergence=Hutchinson())
         with pytest.raises(ValueError, match="random probes belong to samples"):
