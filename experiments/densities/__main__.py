@@ -4,8 +4,8 @@
 
 Every set is fitted by neuralflow, by the same model written in plain diffrax, and, where it is installed, in torchdyn: the same
 field, initial weights, batches, learning rates, solver and tolerance. The two in JAX are trained in turns, a stretch of steps
-each, so that both see the same machine. Held-out negative log-likelihoods are those of a tighter solve. Writes results.json and
-densities.png beside this file.
+each, so that both see the same machine. Held-out negative log-likelihoods are those of a tighter solve. Training is short, for
+the comparison; `experiments.densities.draw` fits the plane longer, and draws. Writes results.json beside this file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import plots, report
+from neuralflow import report
 from neuralflow.transport import NormalisingFlow
 
 HERE = Path(__file__).parent
@@ -145,13 +145,13 @@ def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, d
     return found
 
 
-def held_out(dimension: int, dense: Any, points: np.ndarray) -> tuple[float, NormalisingFlow]:
+def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
     """The negative log-likelihood in nats a point, by a tighter solve, of weights [(kernel, bias), ...]."""
     flow = ours(dimension, 0, nf.Adaptive(nf.Dopri5(), 1e-6, 1e-6))
     for layer, (kernel, bias) in zip(flow.layer.field.dense, dense, strict=True):  # type: ignore[attr-defined]
         layer.kernel.set_value(jnp.asarray(kernel))
         layer.bias.set_value(jnp.asarray(bias))
-    return float(-flow.log_prob(jnp.asarray(points)).mean()), flow
+    return float(-flow.log_prob(jnp.asarray(points)).mean())
 
 
 def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]) -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], 
 
 
 def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One set, one seed: all models; held-out values, seconds, and the density of ours on a grid."""
+    """One set, one seed: all models; held-out values and seconds."""
     dimension = train.shape[1]
     rows = batches(train, given.steps, seed)
     rate = optax.cosine_decay_schedule(3e-3, given.steps)
@@ -217,7 +217,7 @@ def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespac
         found["torchdyn"] = torch
     result: dict[str, Any] = {"set": name, "seed": seed}
     for model, run in found.items():
-        value, tight = held_out(dimension, run["weights"], test)
+        value = held_out(dimension, run["weights"], test)
         steps = len(run["stretches"]) * STRETCH
         result[model] = {
             "negative log-likelihood": value,
@@ -226,23 +226,9 @@ def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespac
             "compile": run["compile"],
             "steps": steps,
         }
-        if model == "neuralflow":
-            result["flow"] = tight
     pairs = np.asarray(found["plain diffrax"]["stretches"]) / np.asarray(found["neuralflow"]["stretches"])
     result["plain diffrax over neuralflow"] = [float(q) for q in np.percentile(pairs, (25, 50, 75))]
     return result
-
-
-def picture(fitted: dict[str, tuple[np.ndarray, NormalisingFlow]]) -> Any:
-    """Points, densities and samples of the sets in the plane."""
-    limits, size = (-2.6, 2.6), 120
-    line = np.linspace(*limits, size, dtype=np.float32)
-    grid = jnp.asarray(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2))
-    drawn = {}
-    for name, (points, flow) in fitted.items():
-        density = np.exp(np.asarray(flow.log_prob(grid))).reshape(size, size)
-        drawn[name] = points[:4000], density, np.asarray(flow.sample(jax.random.key(0), 4000))
-    return plots.densities(drawn, limits)
 
 
 def main() -> None:
@@ -254,7 +240,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.steps % STRETCH or given.torch_steps % STRETCH or given.steps < STRETCH:
         parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
-    console, results, fitted = report.console(), [], {}
+    console, results = report.console(), []
     table = Table(
         title=f"negative log-likelihood of held-out points (nats), milliseconds a step; batch {BATCH}, tolerance {TOLERANCE:g}"
     )
@@ -264,9 +250,6 @@ def main() -> None:
         for name, (train, test) in sets(given.samples).items():
             for seed in range(given.seeds):
                 result = fit(name, train, test, given, seed)
-                flow = result.pop("flow")
-                if train.shape[1] == 2 and seed == 0:
-                    fitted[name] = train, flow
                 results.append(result)
                 for model in ("neuralflow", "plain diffrax", "torchdyn"):
                     if model in result:
@@ -278,7 +261,6 @@ def main() -> None:
     device = jax.devices()[0]
     record = {"command": COMMAND, "device": device.device_kind, "steps": given.steps, "batch": BATCH, "tolerance": TOLERANCE}
     report.write(HERE / "results.json", report.as_json({**record, "results": results}))
-    picture(fitted).savefig(HERE / "densities.png", dpi=150)
 
 
 if __name__ == "__main__":
