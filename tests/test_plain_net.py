@@ -313,3 +313,23 @@ def test_bad_options(x):
     ):
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+def test_pictures():
+    """A panel a depth, a frame a motion, a row a set; frames stand where the flow has taken the points."""
+    from neuralflow import plots
+    from neuralflow.transport import Transport
+
+    data = nf.data.moons(20)
+    field = nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))
+    u = Transport(layer, lambda x: x[:, 0])
+    assert len(plots.transported(u, data["x"], data["y"], [0.0, 0.5, 1.0], size=5).axes) == 3
+    assert len(plots.characteristics(layer, data["x"], data["y"], steps=3).axes) == 2
+    drawn = plots.densities({"moons": (data["x"], np.ones((4, 4)), data["x"])}, (-2.0, 2.0))
+    assert [axis.get_title() for axis in drawn.axes] == ["moons", "density", "samples"]
+    net = [(np.array([[0.0, -2.0], [1.0, 0.0]]), np.array([0.5, 0.0]), relu)]
+    flow = plain_net.as_flow(net, solve=nf.FixedGrid(nf.Euler(), steps=5 * 400))
+    frames = plots.motions(flow, points(2, 8)).axes
+    assert [axis.get_title() for axis in frames] == ["before", *plain_net.MOTIONS]
+    np.testing.assert_allclose(frames[-1].collections[0].get_offsets(), output(net, points(2, 8)), atol=0.1)
