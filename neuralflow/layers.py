@@ -108,41 +108,58 @@ class NeuralODE(nnx.Module):
         layer.backward = backward
         return layer
 
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The depth times between which it walks: t0 and t1, or those of `between`, in the order of the interval."""
+        t0, t1 = _raw(self.t0), _raw(self.t1)
+        known = {0.0: t0, 1.0: t1}
+        shares = [share if isinstance(share, core.Tracer) else float(share) for share in self.discretisation.ends]
+        start, stop = (known[s] if isinstance(s, float) and s in known else t0 + s * (t1 - t0) for s in shares)
+        return start, stop
+
     def between(self, start: Any, stop: Any) -> NeuralODE:
         """The layer that walks from depth time `start` to `stop` only, with the weights that belong to these depths.
 
-        On a fixed grid both are numbers, and steps that they cut are shortened; an adaptive layer takes arrays too, in
-        any trace, and differentiates with respect to them. ValueError outside [t0, t1], or in the other direction.
+        `t0` and `t1` stay those of the whole, to which the weights belong; `ends` are the new ones. On a fixed grid both are
+        numbers, and steps that they cut are shortened; an adaptive layer takes arrays too, in any trace, and differentiates
+        with respect to them. ValueError outside of `ends`, or in the other direction; in a trace the result is NaN then.
         """
         t0, t1 = _raw(self.t0), _raw(self.t1)
-        if _concrete((start, stop, t0, t1)):
-            t0, t1 = float(t0), float(t1)
-            if not self.covers(start, stop):
-                raise ValueError(
-                    f"between(start, stop) takes two depth times in the order of t0={t0:g}, t1={t1:g} and inside, got {start!r} and "
-                    f"{stop!r}; to walk back, take reverse() of it"
-                )
+        if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
+            first, last = map(float, self.ends)
+            raise ValueError(
+                f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} and inside, got {start!r} and {stop!r}; "
+                "to walk back, take reverse() of it"
+            )
         share = lambda t: (t - t0) / (t1 - t0)
         return self.with_solve(self.discretisation.part(share(start), share(stop)))
 
     def covers(self, *times: Any) -> bool:
-        """Whether known depth times are numbers in [t0, t1], in the order of the interval."""
+        """Whether known depth times are numbers between `ends`, in the order of the interval."""
         found = [np.asarray(_raw(t)) for t in times]
         if any(t.dtype.kind not in "fiu" or t.shape for t in found):
             return False
-        t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
-        shares = (np.asarray(found, float) - t0) / (t1 - t0)
-        return bool((np.diff(shares) >= 0).all() and (shares >= 0).all() and (shares <= 1).all())  # not so for NaN
+        start, stop = map(float, self.ends)
+        # Ends of a part are shares of the interval, turned back with a rounding.
+        slack = 0.0 if self.discretisation.ends == (0.0, 1.0) else 1e-6
+        shares = (np.asarray(found, float) - start) / (stop - start) if stop != start else np.asarray(found, float) - start
+        return bool((np.diff(shares) >= 0).all() and (shares >= -slack).all() and (shares <= 1 + slack).all())  # not so for NaN
 
     def velocity(self, x: Any, t: Any) -> Any:
-        """The field at x and depth time t, with the weights that belong to t; at a jump of theirs, those behind it."""
-        if not self.covers(t):
-            raise ValueError(
-                f"t must be one depth time between {float(_raw(self.t0)):g} and {float(_raw(self.t1)):g}, got {t!r}"
-            )
-        t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
+        """The field at x and depth time t, with the weights that belong to t; at a jump of theirs, those behind it.
+
+        ValueError for a t outside of t0 and t1; in a trace the nearest depth's weights are taken.
+        """
+        t0, t1 = _raw(self.t0), _raw(self.t1)
+        share = (t - t0) / (t1 - t0)
         parts = Unfolded(self.field)
-        places = {basis: depth_basis.locate(basis, np.asarray((float(t) - t0) / (t1 - t0)), "right") for basis in parts.bases}
+        if _concrete((t, t0, t1)):
+            if np.ndim(t) or not 0 <= float(share) <= 1:
+                raise ValueError(f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}")
+            places = {basis: depth_basis.locate(basis, np.asarray(share), "right") for basis in parts.bases}
+        else:
+            at = jnp.asarray(share, float)
+            places = {b: depth_basis.locate_traced(b, at, jnp.asarray(b.knots, at.dtype)) for b in parts.bases}
         module: Any = _module(parts, Unfolded.values(self.field), places)
         return module(x, jnp.asarray(t, time_dtype(x))) if takes_time(self.field) else module(x)
 
@@ -184,12 +201,8 @@ class NeuralODE(nnx.Module):
         if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
             raise ValueError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
         depths = jnp.asarray(depths, float)
-        ends = self.discretisation.ends
-        if _concrete((depths, self.t0, self.t1, ends)):
-            t0, t1 = float(_raw(self.t0)), float(_raw(self.t1))
-            start, end = (
-                t if share in (0, 1) else t0 + float(share) * (t1 - t0) for share, t in zip(ends, (t0, t1), strict=True)
-            )
+        if _concrete((depths, self.t0, self.t1, self.ends)):
+            start, end = map(float, self.ends)
             along = np.asarray(depths if self.backward is (end < start) else -depths)
             inside = (depths >= min(start, end)) & (depths <= max(start, end))  # not so for NaN
             if not (np.diff(along) >= 0).all() or not inside.all():

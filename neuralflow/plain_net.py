@@ -78,10 +78,11 @@ def read(model: Any) -> list[Dense]:
 def _dense(k: int, weight: Any, bias: Any) -> Dense:
     named = ("W", np.asarray(weight), "(out, in)"), ("b", np.asarray(bias), "(out,)")
     for axes, (name, array, form) in zip((2, 1), named, strict=True):
-        if array.dtype.kind not in "fiu":
-            raise TypeError(f"{name} of layer {k} must be real numbers, got {array.dtype}; a complex map is no real flow")
+        if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+            raise TypeError(f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points")
         if array.ndim != axes or not array.size:
             raise ValueError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
+        array = array.astype(float)
         if not np.isfinite(array).all():
             raise ValueError(f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite")
     if len(np.asarray(bias)) != len(np.asarray(weight)):
@@ -296,15 +297,17 @@ class Embedded(nnx.Module):
         return "\n".join(lines) or "linear maps are kept whole"
 
 
-def as_flow(model: Any, *, cutoff: float = 1e-6, solve: Solve | None = None) -> Embedded:
+def as_flow(model: Any, *, cutoff: float | None = None, solve: Solve | None = None) -> Embedded:
     """A plain net as one flow: five units of depth time a layer, glued one behind the other.
 
     `model`: as for `read`. Motions that end in a point where several meet (zero singular values, the folded side of ReLU,
     saturated activations) are singular at their end, and stopped at `cutoff` before it, which leaves an error in proportion to
-    the cutoff. `solve`: Adaptive(Tsit5(), 1e-8, 1e-8) by default; FixedGrid(Euler(), steps=5 n L) is a residual network whose
+    the cutoff: 1e-6 by default, 1e-4 in float32, which knows depth no better. `solve`: Adaptive(Tsit5()) by default, to 1e-8, or 1e-5 in
+    float32; FixedGrid(Euler(), steps=5 n L) is a residual network whose
     stretching, shift and activation are exact and whose rotations are of first order in 1 / n.
     """
     layers = read(model)
+    cutoff = _by_precision(1e-6, 1e-4) if cutoff is None else cutoff
     if not isinstance(cutoff, int | float) or not 0 < cutoff < 1:
         raise ValueError(f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6")
     size = dimension(layers)
@@ -316,8 +319,18 @@ def as_flow(model: Any, *, cutoff: float = 1e-6, solve: Solve | None = None) -> 
         forms += [{"shift": _padded(layer.bias, size)}, {"active": _gates(layer, kinds)[:, None] * _active(layer, size)}]
     forms = [{"start": float(k), **form} for k, form in enumerate(forms)]
     field = _stacked(_Motion(size, kinds, cutoff), forms)
-    layer = NeuralODE(field, solve or Adaptive(Tsit5(), 1e-8, 1e-8), 0.0, float(len(forms)))
+    layer = NeuralODE(field, solve or _adaptive(), 0.0, float(len(forms)))
     return Embedded(layer, (layers[0].weight.shape[1], size, len(layers[-1].weight)), report)
+
+
+def _adaptive() -> Adaptive:
+    tolerance = _by_precision(1e-8, 1e-5)
+    return Adaptive(Tsit5(), tolerance, tolerance, max_steps=1 << 14)
+
+
+def _by_precision(double: float, single: float) -> float:
+    """The first where floating-point numbers are float64 by default, else the second."""
+    return double if jnp.zeros(()).dtype == jnp.float64 else single
 
 
 def _kinds(layers: Sequence[Dense]) -> tuple[Activation, ...]:
@@ -410,6 +423,10 @@ def as_resnet(
         raise ValueError(f"about is a sequence of finite numbers, at least one, got {about!r}")
     if not isinstance(horizon, int | float) or not 0 < horizon < np.inf:
         raise ValueError(f"horizon is a positive length of depth time, got {horizon!r}")
+    if activation == "relaxed" and steps < horizon:
+        raise ValueError(
+            f"relaxation over {horizon:g} units of depth time takes at least as many steps, got {steps}; longer ones overshoot"
+        )
     kept = linear == "kept"
     size = max(max(layer.weight.shape) for layer in layers) if kept else dimension(layers)
     report = () if kept else tuple(decompose(layer.weight, size) for layer in layers)
@@ -513,13 +530,16 @@ class _Row(nnx.Module):
         self.row = Constant(jnp.asarray(numbers))
 
 
-def glue(layers: Sequence[NeuralODE], widths: Sequence[int], *, cutoff: float = 1e-6, solve: Solve | None = None) -> Embedded:
+def glue(
+    layers: Sequence[NeuralODE], widths: Sequence[int], *, cutoff: float | None = None, solve: Solve | None = None
+) -> Embedded:
     """Flows of different dimensions, one behind the other, as one flow of the largest.
 
     `layers`: NeuralODEs on x (..., widths[k]), walked forward, a unit of depth time each. A flow that is wider than the one before
     starts with zeros in the new dimensions. Where a flow is narrower than the one before and a wider one follows, one more unit
     of depth time draws the dimensions that end to zero, up to `cutoff`. Weights that vary with depth keep their place in their
-    flow; they must stand on PiecewiseConstant. `solve`: Adaptive(Tsit5(), 1e-8, 1e-8) by default.
+    flow; they must stand on PiecewiseConstant. `cutoff`, `solve`: as for `as_flow`. On a fixed grid take Euler where dimensions end:
+    its steps there are exact, those of higher order leave a remainder.
     """
     if not len(layers) or len(layers) != len(widths):
         raise ValueError(
@@ -539,8 +559,8 @@ def glue(layers: Sequence[NeuralODE], widths: Sequence[int], *, cutoff: float = 
     place = DepthVarying.from_modules([_Row(*row) for row in rows], PiecewiseConstant(len(rows)))
     starts = [int(row[1]) for row in rows if row[0] < len(layers)]
     fields = [_placed(layer.field, start, len(rows)) for layer, start in zip(layers, starts, strict=True)]
-    field = _Glued(fields, widths, place, cutoff)
-    glued = NeuralODE(field, solve or Adaptive(Tsit5(), 1e-8, 1e-8), 0.0, float(len(rows)))
+    field = _Glued(fields, widths, place, _by_precision(1e-6, 1e-4) if cutoff is None else cutoff)
+    glued = NeuralODE(field, solve or _adaptive(), 0.0, float(len(rows)))
     return Embedded(glued, (widths[0], max(widths), widths[-1]))
 
 

@@ -113,20 +113,20 @@ Divergence = Exact | Hutchinson | HutchPlusPlus
 
 
 class Motion:
-    """What happens at points x (batch, d) of a field: `velocity` (batch, d), and each sample's `divergence` and squared
+    """What happens at `points` (batch, d) of a field: `velocity` (batch, d), and each sample's `divergence` and squared
     Frobenius norm of the Jacobian, `frobenius` (batch,). Each is computed when it is asked for."""
 
     def __init__(self, velocity: Callable[[Array], Array], points: Array, estimator: Divergence, probes: Any):
-        self._function, self._points, self._estimator, self._probes = velocity, points, estimator, probes
+        self._function, self.points, self._estimator, self._probes = velocity, points, estimator, probes
 
     @functools.cached_property
     def velocity(self) -> Array:
-        return self._function(self._points)
+        return self._function(self.points)
 
     @functools.cached_property
     def _jacobian(self) -> Jacobian:
-        direction = lambda e: jax.jvp(self._function, (self._points,), (e,))[1]
-        return self._estimator.jacobian(jax.vmap(direction), self._points, self._probes)
+        direction = lambda e: jax.jvp(self._function, (self.points,), (e,))[1]
+        return self._estimator.jacobian(jax.vmap(direction), self.points, self._probes)
 
     @property
     def divergence(self) -> Array:
@@ -180,7 +180,7 @@ def along(
     integrals too. TypeError where axis 0 of x does not count samples.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    checks.instance("divergence", divergence, Exact | Hutchinson | HutchPlusPlus, "Exact(), Hutchinson() or HutchPlusPlus()")
+    _check_divergence(divergence)
     for rate in rates:
         checks.function("a rate", rate)
     points, _ = _flat(_samples(x))
@@ -195,6 +195,8 @@ def along(
 
 def _samples(x: Any) -> Any:
     """x with arrays for leaves; TypeError where they have no axis of samples in common."""
+    if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+        raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     if not shapes or any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -232,19 +234,22 @@ class _Carried(nnx.Module, abc.ABC):
 
     def _walk(self, t: Any) -> NeuralODE | None:
         """The part of the layer from depth time t to where the function is known; None where that is t itself."""
-        layer, at_end = self.layer, self.given == "end"
-        edge = _number(layer.t1 if at_end else layer.t0)
-        if not isinstance(t, core.Tracer) and not isinstance(edge, core.Tracer):
-            if np.ndim(t) or not layer.covers(t):
-                t0, t1 = (float(_number(end)) for end in (layer.t0, layer.t1))
+        layer, (start, stop) = self.layer, self.layer.ends
+        edge = stop if self.given == "end" else start
+        if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
+            if not layer.covers(t):
+                t0, t1 = float(start), float(stop)
                 raise ValueError(f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}")
             if float(t) == float(edge):
                 return None
-        return layer.between(t, layer.t1) if at_end else layer.between(layer.t0, t).reverse()
+        return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
 
     def gradient(self, x: Any, t: Any) -> Any:
         """The gradient with respect to x: of the form of x for one number a sample, (batch, k, ...) for k of them."""
-        values, pull = jax.vjp(lambda x: self(x, t), _samples(x))
+        x = _samples(x)
+        values, pull = jax.vjp(lambda x: self(x, t), x)
+        if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
+            raise ValueError(f"the function that is carried gives a row a sample, got shape {values.shape} for x")
         if values.ndim == 1:
             return pull(jnp.ones_like(values))[0]
         units = jnp.eye(values[0].size, dtype=values.dtype).reshape(-1, 1, *values.shape[1:])
@@ -253,6 +258,8 @@ class _Carried(nnx.Module, abc.ABC):
 
     def _material(self, x: Any, t: float, step: float) -> Array:
         """The derivative along the flow, w_t + v . grad w: w_t by differences of fourth order inside t's cell of depth."""
+        if not isinstance(step, int | float) or not 0 < step <= 0.25:
+            raise ValueError(f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002")
         x = _samples(x)
         times, weights = _stencil(self.layer, t, step)
         total = sum((w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)), jnp.zeros(()))
@@ -284,9 +291,11 @@ class Transport(_Carried):
         return values(x if walk is None else walk(x))
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
-        """u_t + v . grad u, zero up to the errors of the solve and of u_t, which is taken by differences.
+        """u_t + v . grad u, zero up to the error of the solve, and of u_t, which is taken by differences.
 
-        `step`: the distance of its five points in depth time, as a share of the interval; they stay in t's cell of depth.
+        `step`: the distance of its five points in depth time, as a share of the interval; they stay in t's cell of depth. Errors
+        of the solve and of rounding are divided by it: it suits tight solves in float64; in float32 take 0.05 or so. On a fixed
+        grid what is left is the scheme's own error.
         """
         return self._material(x, t, step)
 
@@ -301,6 +310,7 @@ class Continuity(_Carried):
 
     def __init__(self, layer: NeuralODE, log_density: Any, given: Given = "start", divergence: Divergence = Exact()):
         super().__init__(layer, log_density, given)
+        _check_divergence(divergence)
         self.divergence = divergence
 
     def __call__(self, x: Any, t: Any, key: Array | None = None) -> Float[Array, "batch"]:
@@ -312,18 +322,9 @@ class Continuity(_Carried):
         walk = self._walk(t)
         if walk is None:
             count = len(jax.tree.leaves(_samples(x))[0])
-            return self._known(x, count), tuple(jnp.zeros(count, time_dtype(x)) for _ in rates)
+            return _each(self.function(x), count), tuple(jnp.zeros(count, time_dtype(x)) for _ in rates)
         y, (gained, *others) = along(walk, x, _divergence, *rates, divergence=self.divergence, key=key)
-        return self._known(y, len(gained)) + gained, tuple(others)
-
-    def _known(self, x: Any, samples: int) -> Array:
-        value = self.function(x)
-        if jnp.shape(value) != (samples,):
-            raise ValueError(
-                f"a log-density gives one number a sample, ({samples},), got {jnp.shape(value)}; a distribution over single coordinates "
-                "becomes one over points by numpyro's .to_event(1)"
-            )
-        return value
+        return _each(self.function(y), len(gained)) + gained, tuple(others)
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
         """(log rho)_t + v . grad log rho + div v, zero up to the errors of the solve and of the differences in t."""
@@ -334,6 +335,20 @@ class Continuity(_Carried):
         points, back = _flat(_samples(x))
         motion = Motion(lambda p: _flat(self.layer.velocity(back(p), t))[0], points, Exact(), None)
         return self._material(x, t, step) + motion.divergence
+
+
+def _each(value: Any, samples: int) -> Array:
+    """A log-density's values; ValueError where they are not one a sample."""
+    if jnp.shape(value) != (samples,):
+        raise ValueError(
+            f"a log-density gives one number a sample, ({samples},), got {jnp.shape(value)}; a distribution over single coordinates "
+            "becomes one over points by numpyro's .to_event(1)"
+        )
+    return value
+
+
+def _check_divergence(divergence: Any) -> None:
+    checks.instance("divergence", divergence, Exact | Hutchinson | HutchPlusPlus, "Exact(), Hutchinson() or HutchPlusPlus()")
 
 
 def _divergence(motion: Motion) -> Array:
@@ -361,7 +376,8 @@ class NormalisingFlow(nnx.Module):
     log p(x) = log p_base(y) + int div v dt, y = layer(x): data at t0, base at t1. `base`: a distribution of numpyro over one point,
     or anything with log_prob(y) -> (batch,) and sample(key, (count,)). An nnx.Module is trained with the field and saved with it;
     any other stays as it is given, and is no part of the model's state. `divergence`:
-    Exact(), or Hutchinson() and HutchPlusPlus(), whose probes come from the stream `rngs.probes` of this module.
+    Exact(), or Hutchinson() and HutchPlusPlus(), whose probes come from the stream `rngs.probes` of this module: call it under
+    nnx.jit, for plain jax.jit draws the same ones each time. Gradients in reverse mode, as the layer's.
     """
 
     def __init__(self, layer: NeuralODE, base: Distribution, divergence: Divergence = Exact(), *, rngs: nnx.Rngs | None = None):
@@ -370,6 +386,11 @@ class NormalisingFlow(nnx.Module):
         if not isinstance(divergence, Exact):
             checks.instance("rngs", rngs, nnx.Rngs, f"nnx.Rngs(seed), from which {divergence} draws its probes")
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+        _check_divergence(divergence)
+        if layer.backward:
+            raise TypeError(
+                "a normalising flow takes the layer that walks forward, from data to base; give it without reverse()"
+            )
         self.layer, self.divergence = layer, divergence
         self._base = base if isinstance(base, nnx.Module) else nnx.static(_Fixed(base))
         self.probes = None if rngs is None else rngs.probes.fork()
@@ -388,7 +409,7 @@ class NormalisingFlow(nnx.Module):
         """The log-density at x (batch, ...), and the integrals of rates along the same solve, (batch,) each."""
         carried = Continuity(self.layer, self.base.log_prob, "end", self.divergence)
         key = None if isinstance(self.divergence, Exact) or self.probes is None else self.probes()
-        return carried.accompanied(x, self.layer.t0, *rates, key=key)
+        return carried.accompanied(x, self.layer.ends[0], *rates, key=key)
 
     def sample(self, key: Array, count: int) -> Any:
         """Points (count, ...): the base's own, walked back; exact up to the errors of the solve."""
@@ -400,7 +421,7 @@ class NormalisingFlow(nnx.Module):
         checks.whole("count", count)
         y = self.base.sample(key, (count,))
         x, (lost,) = along(self.layer.reverse(), y, _divergence)
-        return x, self.base.log_prob(y) - lost
+        return x, _each(self.base.log_prob(y), count) - lost
 
 
 def _number(value: Any) -> Any:
@@ -410,7 +431,9 @@ def _number(value: Any) -> Any:
 def _stencil(layer: NeuralODE, t: float, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Five depth times around t in its cell of depth, and their weights in the derivative at t."""
     t0, t1 = (float(_number(end)) for end in (layer.t0, layer.t1))
+    first, last = ((float(end) - t0) / (t1 - t0) for end in layer.ends)
     knots = np.unique(np.concatenate([[0.0, 1.0], *(basis.knots for basis in Unfolded(layer.field).bases)]))
+    knots = np.array([first, *knots[(knots > first) & (knots < last)], last])
     share = (float(t) - t0) / (t1 - t0)
     cell = np.clip(np.searchsorted(knots, share, "right") - 1, 0, len(knots) - 2)
     low, high = knots[cell], knots[cell + 1]

@@ -178,9 +178,15 @@ class TestFlow:
         net = [(w.astype(np.float32), b.astype(np.float32), s) for w, b, s in NET]
         with jax.enable_x64(False):
             x = points(5).astype(np.float32)
-            flow = plain_net.as_flow(net, cutoff=1e-5, solve=nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5))
+            flow = plain_net.as_flow(net)
             assert flow(x).dtype == np.float32
             np.testing.assert_allclose(flow(x), output(net, x), rtol=0, atol=1e-3)
+            bounded = [
+                (np.eye(3), np.zeros(3), relu),
+                (-np.eye(3), np.ones(3), tanh),
+                (np.ones((2, 3)), np.zeros(2), jax.nn.sigmoid),
+            ]
+            np.testing.assert_allclose(plain_net.as_flow(bounded)(x[:, :3]), output(bounded, x[:, :3]), rtol=0, atol=1e-3)
 
 
 class TestResNet:
@@ -303,12 +309,13 @@ def test_bad_options(x):
         (lambda: plain_net.as_resnet(NET, linear="exact"), "linear must be one of"),
         (lambda: plain_net.as_resnet(NET, steps=0), "steps must be at least 1"),
         (lambda: plain_net.as_resnet(NET, horizon=-1.0, activation="relaxed"), "horizon is a positive length"),
+        (lambda: plain_net.as_resnet(NET, activation="relaxed", steps=2), "takes at least as many steps, got 2"),
         (lambda: plain_net.as_resnet(NET, about=()), "about is a sequence of finite numbers"),
         (
             lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh)),
             'exact blocks are for relu and leaky_relu, got tanh; take activation="lin',
         ),
-        (lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh), activation="relaxed"), "for relu alone, got tanh"),
+        (lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh), activation="relaxed", steps=20), "for relu alone, got tanh"),
         (lambda: plain_net.decompose(np.eye(3), 2), "does not fit into 2 dimensions"),
     ):
         with pytest.raises(ValueError, match=sentence):

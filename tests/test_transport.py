@@ -78,10 +78,33 @@ class TestBetween:
         np.testing.assert_array_equal(layer.between(0.75, 0.75)(x), x)
         assert nf.layers._integrate._cache_size() == before
 
+    def test_a_part_has_parts_and_ends_of_its_own(self, mlp, x):
+        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0)
+        part = layer.between(0.5, 1.5)
+        assert part.ends == (0.5, 1.5) and layer.ends == (0.0, 2.0)
+        np.testing.assert_array_equal(part.between(0.5, 1.0)(x), layer.between(0.5, 1.0)(x))
+        with pytest.raises(ValueError, match="order of 0.5 to 1.5 and inside, got 1.0 and 1.8"):
+            part.between(1.0, 1.8)
+        u = Transport(part, wave)
+        np.testing.assert_array_equal(u(x, 0.5), wave(part(x)))
+        np.testing.assert_array_equal(u(x, 1.5), wave(x))
+        flow = NormalisingFlow(layer.with_solve(nf.FixedGrid(nf.RK4(), steps=32)).between(0.5, 1.5), Normal(2))
+        points, log_prob = flow.sample_and_log_prob(jax.random.key(0), 3)
+        np.testing.assert_allclose(flow.log_prob(points), log_prob, rtol=0, atol=1e-4)
+
+    def test_in_a_trace_what_lies_outside_is_nan(self, mlp, x):
+        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.Adaptive(nf.Tsit5(), 1e-6, 1e-6))
+        walk = jax.jit(lambda a, b: layer.between(a, b)(x))
+        assert np.isfinite(walk(0.2, 0.7)).all()
+        for ends in ((0.2, 1.5), (-0.1, 0.5), (0.6, 0.3)):
+            assert np.isnan(walk(*ends)).all()
+        velocities = jax.vmap(lambda t: layer.velocity(x, t))(jnp.asarray([0.2, 0.7]))
+        np.testing.assert_allclose(velocities[1], layer.velocity(x, 0.7), rtol=1e-14)
+
     def test_refusals(self, mlp, x):
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0)
         for start, stop in ((-0.1, 1), (0, 2.1), (1.5, 1), (np.nan, 1), ("0", 1), (np.zeros(2), 1)):
-            with pytest.raises(ValueError, match="two depth times in the order of t0=0, t1=2"):
+            with pytest.raises(ValueError, match="two depth times in the order of 0 to 2"):
                 layer.between(start, stop)
         with pytest.raises(TypeError, match="the ends of a fixed grid are numbers"):
             jax.jit(lambda t: layer.between(t, 2.0)(x))(1.0)
@@ -160,6 +183,10 @@ class TestTransport:
             Transport(flow, 3)
         with pytest.raises(TypeError, match="forward layer"):
             Transport(flow.reverse(), wave)
+        with pytest.raises(ValueError, match="step is a share of the interval"):
+            Transport(flow, wave).residual(x, 0.3, step=0)
+        with pytest.raises(ValueError, match="a row a sample"):
+            Transport(flow, jnp.sum).gradient(x, 1.0)
 
 
 class TestDensities:
@@ -277,6 +304,12 @@ class TestDensities:
             HutchPlusPlus(0)
         with pytest.raises(TypeError, match="a NeuralODE"):
             NormalisingFlow(layer.field, Normal(2))
+        with pytest.raises(TypeError, match="give it without reverse"):
+            NormalisingFlow(layer.reverse(), Normal(2))
+        with pytest.raises(TypeError, match="divergence must be Exact"):
+            Continuity(layer, gauss, divergence=Exact)
+        with pytest.raises(TypeError, match="write jnp.asarray"):
+            along(layer, [[1.0, 2.0]], kinetic_energy)
 
 
 class TestEstimators:

@@ -148,6 +148,9 @@ class Adaptive(eqx.Module):
             finite = all_finite(states)
             spread = lambda mask, a: mask
         status = jnp.where((count.status == 0) & ~finite, Status.NOT_FINITE, count.status)
+        if not self.whole:
+            low, high = ends[::-1] if backward else ends
+            status = jnp.where((low >= 0) & (low <= high) & (high <= 1), status, Status.BAD_DEPTHS)
         states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
         if self.per_sample and stops is not None:
             states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
