@@ -157,11 +157,11 @@ def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
 def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]) -> dict[str, Any] | None:
     """The same training in torchdyn, a stretch at a time; None where it is not installed."""
     try:
-        import torch
-        from torch import nn
-        from torchdyn.core import NeuralODE
-        from torchdyn.models import CNF, autograd_trace
-        from torchdyn.nn import Augmenter, DepthCat
+        import torch  # type: ignore
+        from torch import nn  # type: ignore
+        from torchdyn.core import NeuralODE  # type: ignore
+        from torchdyn.models import CNF, autograd_trace  # type: ignore
+        from torchdyn.nn import Augmenter, DepthCat  # type: ignore
     except ImportError:
         return None
     # Small matrices: two threads wait for each other longer than one computes.
