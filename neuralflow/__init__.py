@@ -39,7 +39,7 @@ from neuralflow.solve import (
 
 def __getattr__(name: str) -> _Any:
     """The rooms that most programs do not need, imported at their first use."""
-    if name in ("data", "deep_limit", "models", "plain_net", "plots", "regularisers", "training", "transport"):
+    if name in ("data", "deep_limit", "diffeo", "models", "plain_net", "plots", "regularisers", "training", "transport"):
         return _import_module(f"neuralflow.{name}")
     raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
 

@@ -113,7 +113,7 @@ class DepthVarying(nnx.Module):
     @classmethod
     def from_stack(cls, stack: nnx.Module, basis: Basis) -> DepthVarying:
         """The function of depth whose coefficients are the parameters of `stack`, along a leading axis of basis.size each."""
-        sizes = {np.shape(_raw(leaf))[:1] for leaf in _flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]}
+        sizes = {np.shape(raw(leaf))[:1] for leaf in _flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]}
         if sizes - {(basis.size,)}:
             raise ValueError(f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}")
         _check_statistics(basis, stack)
@@ -206,7 +206,7 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
 
 
 def _shapes(state: Any) -> dict[str, str]:
-    return {_dotted(path): f"{_raw(leaf).dtype}{list(_raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
+    return {_dotted(path): f"{raw(leaf).dtype}{list(raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
 
 
 def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
@@ -246,12 +246,22 @@ class Unfolded:
     @staticmethod
     def values(field: nnx.Module) -> list[Array]:
         """The field's arrays, in the order of `tags`."""
-        return [_raw(leaf) for leaf in _flatten(nnx.split(_unwrap(field))[1])[1]]
+        return [raw(leaf) for leaf in _flatten(nnx.split(_unwrap(field))[1])[1]]
 
     def module(self, values: Sequence[Array]) -> nnx.Module:
         """The user's module with these arrays."""
         leaves = [value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)]
         return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True))))
+
+    def at(self, values: Sequence[Array], places: dict[Basis, tuple[Any, Any]]) -> nnx.Module:
+        """The user's module at one depth: `places` holds the cell of each basis, and where in it."""
+        arrays = []
+        for basis, value in zip(self.tags, values, strict=True):
+            if basis is not None:
+                cell, s = map(jnp.asarray, places[basis])
+                value = basis.combine(basis.window(value, cell), s)
+            arrays.append(value)
+        return self.module(arrays)
 
     @staticmethod
     def variables(field: nnx.Module) -> list[Any]:
@@ -270,7 +280,7 @@ class Unfolded:
         paths, leaves = _flatten(nnx.split(module)[1])
         odd = sorted(set(paths) ^ set(self._paths))
         pairs = enumerate(zip(leaves, values, strict=True)) if not odd else []
-        found = {i: _raw(leaf) for i, (leaf, value) in pairs if _raw(leaf) is not value}
+        found = {i: raw(leaf) for i, (leaf, value) in pairs if raw(leaf) is not value}
         odd += [paths[i] for i in found if not isinstance(self._kinds[i], nnx.BatchStat | nnx.RngCount)]
         if odd:
             raise ValueError(
@@ -292,7 +302,8 @@ def _is_leaf(node: Any) -> bool:
     return isinstance(node, (nnx.Variable, jax.Array, np.ndarray))
 
 
-def _raw(leaf: Any) -> Array:
+def raw(leaf: Any) -> Any:
+    """The value of a variable; anything else as it is."""
     return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 

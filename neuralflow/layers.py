@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from neuralflow import basis as depth_basis, checks, grid as grids
 from neuralflow.basis import PiecewiseConstant
-from neuralflow.depth import DepthVarying, Unfolded
+from neuralflow.depth import DepthVarying, Unfolded, raw
 from neuralflow.fields import takes_time
 from neuralflow.schemes import Euler
 from neuralflow.solve import Adaptive, FixedGrid, Solution, SolveError, Status
@@ -111,7 +111,7 @@ class NeuralODE(nnx.Module):
     @property
     def ends(self) -> tuple[Any, Any]:
         """The depth times between which it walks: t0 and t1, or those of `between`, in the order of the interval."""
-        t0, t1 = _raw(self.t0), _raw(self.t1)
+        t0, t1 = raw(self.t0), raw(self.t1)
         known = {0.0: t0, 1.0: t1}
         shares = [share if isinstance(share, core.Tracer) else float(share) for share in self.discretisation.ends]
         start, stop = (known[s] if isinstance(s, float) and s in known else t0 + s * (t1 - t0) for s in shares)
@@ -124,7 +124,7 @@ class NeuralODE(nnx.Module):
         numbers, and steps that they cut are shortened; an adaptive layer takes arrays too, in any trace, and differentiates
         with respect to them. ValueError outside of `ends`, or in the other direction; in a trace the result is NaN then.
         """
-        t0, t1 = _raw(self.t0), _raw(self.t1)
+        t0, t1 = raw(self.t0), raw(self.t1)
         if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
             first, last = map(float, self.ends)
             raise ValueError(
@@ -136,7 +136,7 @@ class NeuralODE(nnx.Module):
 
     def covers(self, *times: Any) -> bool:
         """Whether known depth times are numbers between `ends`, in the order of the interval."""
-        found = [np.asarray(_raw(t)) for t in times]
+        found = [np.asarray(raw(t)) for t in times]
         if any(t.dtype.kind not in "fiu" or t.shape for t in found):
             return False
         start, stop = map(float, self.ends)
@@ -150,7 +150,7 @@ class NeuralODE(nnx.Module):
 
         ValueError for a t outside of t0 and t1; in a trace the nearest depth's weights are taken.
         """
-        t0, t1 = _raw(self.t0), _raw(self.t1)
+        t0, t1 = raw(self.t0), raw(self.t1)
         share = (t - t0) / (t1 - t0)
         parts = Unfolded(self.field)
         if _concrete((t, t0, t1)):
@@ -160,7 +160,7 @@ class NeuralODE(nnx.Module):
         else:
             at = jnp.asarray(share, float)
             places = {b: depth_basis.locate_traced(b, at, jnp.asarray(b.knots, at.dtype)) for b in parts.bases}
-        module: Any = _module(parts, Unfolded.values(self.field), places)
+        module: Any = parts.at(Unfolded.values(self.field), places)
         return module(x, jnp.asarray(t, time_dtype(x))) if takes_time(self.field) else module(x)
 
     def __call__(self, x: Any) -> Any:
@@ -195,6 +195,21 @@ class NeuralODE(nnx.Module):
             )
         return self._checked(_invert, y, None).states
 
+    def per_step(self, x: Any, function: Callable[[Callable[[Any], Any], Any], Any]) -> Any:
+        """function(block, x_k) of every step of a fixed grid, along a new leading axis (steps, ...).
+
+        x_k is the state where the k-th step starts, `block` the step itself, from states to states: its Jacobian, its
+        length, its distance from the identity. Traced once for all steps. TypeError for an adaptive layer, and for schemes that
+        carry more than the state.
+        """
+        checks.function("function", function)
+        if not isinstance(self.discretisation, FixedGrid):
+            raise TypeError("an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))")
+        graphdef, state = nnx.split(self.field)
+        static = (graphdef, self.solve_form, self.backward, function)
+        interval = (raw(self.t0), raw(self.t1))
+        return _each_step(static, (state, list(self.solve_data), jax.tree.map(jnp.asarray, x), interval))
+
     def _depths(self, depths: Any) -> Any:
         if depths is None:
             return None
@@ -227,7 +242,7 @@ class NeuralODE(nnx.Module):
         if getattr(solve, "per_sample", False) and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
             raise ValueError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
         every_step = isinstance(depths, str)
-        interval, ends = (_raw(self.t0), _raw(self.t1)), None
+        interval, ends = (raw(self.t0), raw(self.t1)), None
         if _staged():
             # What is being compiled already needs no compiled function of its own, and numbers are constants there:
             # the steps are computed on the host, and there is less to compile.
@@ -266,6 +281,13 @@ def _invert(static: Any, data: Any) -> tuple[Solution, dict[int, Array]]:
     return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval)), {}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _each_step(static: Any, data: Any) -> Any:
+    graphdef, form, backward, function = static
+    state, solve_data, x, interval = data
+    return _join(form, solve_data).per_step(nnx.merge(graphdef, state), x, *interval, function, backward=backward)
+
+
 @dataclass(frozen=True)
 class _Form:
     """The static part of a discretisation; None where its data goes."""
@@ -296,10 +318,6 @@ def _is_data(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))
 
 
-def _raw(value: Any) -> Any:
-    return value.get_value() if isinstance(value, nnx.Variable) else value
-
-
 def _staged() -> bool:
     """Whether operations are being traced for compilation, rather than run (as under an eager grad or vmap)."""
     return isinstance(lax.add(np.float32(0), np.float32(0)), core.Tracer)
@@ -312,7 +330,7 @@ def _concrete(tree: Any) -> bool:
 def _check_interval(t0: Any, t1: Any) -> None:
     if not _concrete((t0, t1)):
         return
-    start, end = np.asarray(_raw(t0)), np.asarray(_raw(t1))
+    start, end = np.asarray(raw(t0)), np.asarray(raw(t1))
     if {start.dtype.kind, end.dtype.kind} - set("fiu") or start.shape or end.shape or not np.isfinite([start, end]).all():
         raise ValueError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
@@ -403,21 +421,10 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     values = Unfolded.values(layer.field)
     plan = grids.plan(solve.grid, parts.bases)
     timed = takes_time(layer.field)
-    t0, t1 = jnp.asarray(_raw(layer.t0), float), jnp.asarray(_raw(layer.t1), float)
+    t0, t1 = jnp.asarray(raw(layer.t0), float), jnp.asarray(raw(layer.t1), float)
     modules = []
     for k in range(plan.steps):
         places = {b: (p.cell[k], p.enter[k]) for b, p in zip(parts.bases, plan.places, strict=True)}
-        module = _module(parts, values, places)
+        module = parts.at(values, places)
         modules.append(_AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module)
     return modules
-
-
-def _module(parts: Unfolded, values: Sequence[Array], places: dict[Any, tuple[Any, Any]]) -> nnx.Module:
-    """The plain module at one depth: `places` holds the cell of each basis, and where in it."""
-    arrays = []
-    for basis, value in zip(parts.tags, values, strict=True):
-        if basis is not None:
-            cell, s = map(jnp.asarray, places[basis])
-            value = basis.combine(basis.window(value, cell), s)
-        arrays.append(value)
-    return parts.module(arrays)

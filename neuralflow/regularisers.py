@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 from neuralflow import basis as depth_basis, checks
 from neuralflow.basis import Basis
 from neuralflow.depth import depth_bases
-from neuralflow.transport import Motion
+from neuralflow.diffeo import log_determinant
+from neuralflow.layers import NeuralODE
+from neuralflow.transport import Motion, flat, samples
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
@@ -72,6 +74,21 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
     It keeps neighbours together (Finlay et al., arXiv 2002.02798, stated there).
     """
     return motion.frobenius
+
+
+def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
+    """|back(layer(x)) - x|^2 of every sample, `back` walking the same steps backward: how far they are from a flow's.
+
+    On a fixed grid it is O(h^2p) for a scheme of order p and a smooth field, and says where the steps are too long; zero to the
+    tolerances for an adaptive layer. Our formulation of the inverse consistency of Rousseau & Fablet (arXiv 1805.09585).
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    return jnp.sum(flat(jax.tree.map(jnp.subtract, layer.reverse()(layer(x)), samples(x)))[0] ** 2, axis=1)
+
+
+def volume_change(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
+    """(log |det D layer|)^2 of every sample: zero where volumes stay, large where the layer is about to fold. Our formulation."""
+    return log_determinant(layer, x).log ** 2
 
 
 def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from neuralflow import checks
-from neuralflow.depth import Unfolded
+from neuralflow.depth import Unfolded, raw
 from neuralflow.fields import takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.solve.system import time_dtype
@@ -150,14 +150,14 @@ class _Accompanied(nnx.Module):
     def __call__(self, state: Any, t: Any) -> Any:
         field: Any = self.field
         x, sums = state
-        points, back = _flat(x)
+        points, back = flat(x)
         probes = None if self.probes is None else self.probes[...]
         if probes is not None and probes.shape[1:] != points.shape:
             raise ValueError(
                 f"random probes belong to samples that are solved together, got probes for {probes.shape[1]} and {len(points)} samples; "
                 "with per_sample=True take Exact()"
             )
-        velocity = lambda p: _flat(field(back(p), t) if self.timed else field(back(p)))[0]
+        velocity = lambda p: flat(field(back(p), t) if self.timed else field(back(p)))[0]
         motion = Motion(velocity, points, self.estimator, probes)
         try:
             moved = tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
@@ -175,7 +175,7 @@ def along(
     """x at the end of the layer's walk, and the integral of each rate over depth time along it, (batch,) each.
 
     `rates`: functions of a `Motion`, such as those of `nf.regularisers` (kinetic_energy, jacobian_frobenius), or
-    `lambda motion: motion.divergence`. One solve carries all; a layer that walks backward integrates backward. `divergence`
+    `divergence`. One solve carries all; a layer that walks backward integrates backward. `divergence`
     says how a Jacobian is summed up; `key` draws its probes where it is random. An adaptive solve controls the error of the
     integrals too. TypeError where axis 0 of x does not count samples.
     """
@@ -183,7 +183,7 @@ def along(
     _check_divergence(divergence)
     for rate in rates:
         checks.function("a rate", rate)
-    points, _ = _flat(_samples(x))
+    points, _ = flat(samples(x))
     if key is None and not isinstance(divergence, Exact):
         raise ValueError(f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()")
     probes = None if key is None else divergence.draw(key, points)
@@ -193,7 +193,7 @@ def along(
     return both((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
 
 
-def _samples(x: Any) -> Any:
+def samples(x: Any) -> Any:
     """x with arrays for leaves; TypeError where they have no axis of samples in common."""
     if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
         raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
@@ -210,7 +210,7 @@ def _samples(x: Any) -> Any:
     return x
 
 
-def _flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
+def flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
     """Samples as rows (batch, d), and the way back."""
     if isinstance(x, jax.Array) and x.ndim == 2:
         return x, lambda rows: rows
@@ -246,7 +246,7 @@ class _Carried(nnx.Module, abc.ABC):
 
     def gradient(self, x: Any, t: Any) -> Any:
         """The gradient with respect to x: of the form of x for one number a sample, (batch, k, ...) for k of them."""
-        x = _samples(x)
+        x = samples(x)
         values, pull = jax.vjp(lambda x: self(x, t), x)
         if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
             raise ValueError(f"the function that is carried gives a row a sample, got shape {values.shape} for x")
@@ -260,7 +260,7 @@ class _Carried(nnx.Module, abc.ABC):
         """The derivative along the flow, w_t + v . grad w: w_t by differences of fourth order inside t's cell of depth."""
         if not isinstance(step, int | float) or not 0 < step <= 0.25:
             raise ValueError(f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002")
-        x = _samples(x)
+        x = samples(x)
         times, weights = _stencil(self.layer, t, step)
         total = sum((w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)), jnp.zeros(()))
         slope, velocity = self.gradient(x, t), self.layer.velocity(x, t)
@@ -321,9 +321,9 @@ class Continuity(_Carried):
         """log rho(x, t), and the integrals of rates along the walk from t to where the density is known, as `along` gives them."""
         walk = self._walk(t)
         if walk is None:
-            count = len(jax.tree.leaves(_samples(x))[0])
+            count = len(jax.tree.leaves(samples(x))[0])
             return _each(self.function(x), count), tuple(jnp.zeros(count, time_dtype(x)) for _ in rates)
-        y, (gained, *others) = along(walk, x, _divergence, *rates, divergence=self.divergence, key=key)
+        y, (gained, *others) = along(walk, x, divergence, *rates, divergence=self.divergence, key=key)
         return _each(self.function(y), len(gained)) + gained, tuple(others)
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
@@ -332,16 +332,16 @@ class Continuity(_Carried):
             raise ValueError(
                 f"the residual of the equation needs the divergence without noise, got {self.divergence}; take Exact()"
             )
-        points, back = _flat(_samples(x))
-        motion = Motion(lambda p: _flat(self.layer.velocity(back(p), t))[0], points, Exact(), None)
+        points, back = flat(samples(x))
+        motion = Motion(lambda p: flat(self.layer.velocity(back(p), t))[0], points, Exact(), None)
         return self._material(x, t, step) + motion.divergence
 
 
-def _each(value: Any, samples: int) -> Array:
+def _each(value: Any, count: int) -> Array:
     """A log-density's values; ValueError where they are not one a sample."""
-    if jnp.shape(value) != (samples,):
+    if jnp.shape(value) != (count,):
         raise ValueError(
-            f"a log-density gives one number a sample, ({samples},), got {jnp.shape(value)}; a distribution over single coordinates "
+            f"a log-density gives one number a sample, ({count},), got {jnp.shape(value)}; a distribution over single coordinates "
             "becomes one over points by numpyro's .to_event(1)"
         )
     return value
@@ -351,7 +351,8 @@ def _check_divergence(divergence: Any) -> None:
     checks.instance("divergence", divergence, Exact | Hutchinson | HutchPlusPlus, "Exact(), Hutchinson() or HutchPlusPlus()")
 
 
-def _divergence(motion: Motion) -> Array:
+def divergence(motion: Motion) -> Float[Array, "batch"]:
+    """div v of every sample, a rate for `along`: its integral is the log-determinant of the flow."""
     return motion.divergence
 
 
@@ -420,17 +421,13 @@ class NormalisingFlow(nnx.Module):
         """Points (count, ...), and their log-densities from the same solve, with the exact divergence."""
         checks.whole("count", count)
         y = self.base.sample(key, (count,))
-        x, (lost,) = along(self.layer.reverse(), y, _divergence)
+        x, (lost,) = along(self.layer.reverse(), y, divergence)
         return x, _each(self.base.log_prob(y), count) - lost
-
-
-def _number(value: Any) -> Any:
-    return value.get_value() if isinstance(value, nnx.Variable) else value
 
 
 def _stencil(layer: NeuralODE, t: float, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Five depth times around t in its cell of depth, and their weights in the derivative at t."""
-    t0, t1 = (float(_number(end)) for end in (layer.t0, layer.t1))
+    t0, t1 = (float(raw(end)) for end in (layer.t0, layer.t1))
     first, last = ((float(end) - t0) / (t1 - t0) for end in layer.ends)
     knots = np.unique(np.concatenate([[0.0, 1.0], *(basis.knots for basis in Unfolded(layer.field).bases)]))
     knots = np.array([first, *knots[(knots > first) & (knots < last)], last])

@@ -214,7 +214,7 @@ RINGS = (
     ("checks", "report", "basis", "grid", "schemes"),
     ("depth", "convolution", "fields"),
     ("solve",),
-    ("layers", "transport"),
+    ("layers", "transport", "diffeo"),
     ("plain_net", "regularisers", "deep_limit"),
     ("data", "models", "checkpoints", "training", "plots"),
     ("cli",),

@@ -35,6 +35,7 @@ from neuralflow.solve.system import (
 )
 
 Memory = Literal["full", "remat", "two_level", "reversible"]
+Block = Callable[[Any], Any]
 
 # Steps between two-level checkpoints, unrolled: the least time, at a tenth of the memory.
 _CHUNK = 4
@@ -149,18 +150,30 @@ class FixedGrid(eqx.Module):
         count = run.evaluations()
         return Solution(out, at, status, *(jnp.asarray(n) for n in (count, run.plan.steps, 0))), walked.changes
 
+    def per_step(
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[Block, Any], Any], *, backward: bool = False
+    ) -> Any:
+        """function(block, x_k) of every step, along a new leading axis: `block` takes the states x_k where it starts to its end."""
+        _check_forgets(
+            self.scheme, "its steps are no functions of the state alone; take a scheme of single steps such as nf.Euler()"
+        )
+        run = _Run(self, field, x, t0, t1, backward, "and its steps are looked at one by one; call model.eval() first")
+        return run.each(function, jax.tree.map(lambda a: a[:-1], run.walk(True).states))
+
     def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any) -> Solution:
         """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
-        if isinstance(self.scheme, NetworkScheme) and self.scheme.carries:
-            raise TypeError(
-                f"the input cannot be told from the final state alone, for {type(self.scheme).__name__} carries more from step "
-                "to step; invert() takes a scheme that carries nothing, such as Euler or RevNet"
-            )
+        _check_forgets(self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet")
         run = _Run(self, field, y, t0, t1, False, "and invert() leaves it as it is; call model.eval() first")
         x, failed = run.unwalk()
         status = jnp.where(failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE))
         counts = (jnp.asarray(n) for n in (run.evaluations(), run.plan.steps, 0))
         return Solution(where_ok(status, x), jnp.asarray(t0, run.system.dtype), status, *counts)
+
+
+def _check_forgets(scheme: Any, remedy: str) -> None:
+    """TypeError for a scheme that carries more than the state from step to step."""
+    if isinstance(scheme, NetworkScheme) and scheme.carries:
+        raise TypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
 
 
 def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
@@ -379,12 +392,7 @@ class _Run:
 
     def partial_steps(self, states: Any, depths: Array) -> Any:
         """States between the steps: the scheme's own step from the last one, shortened."""
-        scheme: Any = self.system.scheme
-        if isinstance(scheme, NetworkScheme) and scheme.carries:
-            raise TypeError(
-                f"{type(scheme).__name__} carries more than the state from step to step, so it has no states between them; "
-                "ask for those at the steps: trajectory(x)"
-            )
+        _check_forgets(self.system.scheme, "it has no states between them; ask for those at the steps: trajectory(x)")
         order = jnp.sign(self.end - self.starts[0])
         k = jnp.clip(jnp.searchsorted(order * self.starts, order * depths, side="right") - 1, 0, self.plan.steps - 1)
         at = self.steps_at(k)
@@ -400,6 +408,17 @@ class _Run:
 
         ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
         return jax.tree.map(lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends)
+
+    def each(self, function: Callable[[Block, Any], Any], states: Any) -> Any:
+        """function(block, x) of every step; `states` (steps, ...): where the steps start."""
+        windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
+
+        def step(_, z):
+            x, window, at = z
+            args = (window, self.fixed, eqx.combine(at, self.shared))
+            return None, function(lambda y: self.system.single(y, args), x)
+
+        return lax.scan(step, None, (states, windows, self.rows), self.plan.steps)[1]
 
     def unwalk(self) -> tuple[Any, Array]:
         """The input of the walk whose final state is `x`, and whether a step had no fixed point."""

@@ -1,0 +1,230 @@
+"""Fields of Gaussian kernels, and the geodesics of diffeomorphisms that they carry (LDDMM, landmarks).
+
+k(x, y) = exp(-|x - y|^2 / (2 width^2)); the norm of v(x) = sum_j k(x, c_j) a_j is ||v||^2 = sum_ij a_i . a_j k(c_i, c_j), that of the kernel's
+Hilbert space. Geodesics shoot from initial momenta: q' = dH/dp, p' = -dH/dq, H = ||v||^2 / 2 (Miller, Trouve & Younes
+2006, as recalled); with kernels for fields it is the geodesic view of Rousseau & Fablet (arXiv 1805.09585), in our formulation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from flax import nnx
+from jax import core
+from jaxtyping import Array, Float
+
+from neuralflow import checks, grid as grids
+from neuralflow.depth import Unfolded, raw
+from neuralflow.diffeo.lipschitz import in_steps, lipschitz, over_depth
+from neuralflow.fields import Hamiltonian
+from neuralflow.layers import NeuralODE, Solve
+from neuralflow.schemes import RK4
+from neuralflow.solve import FixedGrid, SolveError, Status
+
+
+def gaussian(x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any) -> Float[Array, "*batch m n"]:
+    """The matrix k(x_i, y_j)."""
+    gaps = x[..., :, None, :] - y[..., None, :, :]
+    return jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * width**2))
+
+
+class KernelField(nnx.Module):
+    """v(x) = sum_j k(x, c_j) a_j of centres c (n, d), which stay, and momenta a (n, d), which are trained; at rest to begin with.
+
+    In a DepthVarying every depth has momenta of its own: a time-dependent field, whose geodesic energy is `action(layer)`.
+    """
+
+    def __init__(self, centres: Any, width: float, momenta: Any = None):
+        centres = _points("centres", centres)
+        momenta = jnp.zeros_like(centres) if momenta is None else _like("momenta", momenta, centres, "centres")
+        _check_width(width)
+        self.centres = nnx.data(centres)
+        self.momenta = nnx.Param(momenta)
+        self.width = float(width)
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Velocity at x."""
+        gaps = x[..., None, :] - self.centres.astype(x.dtype)
+        weights = jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * self.width**2))
+        return weights @ self.momenta[...].astype(x.dtype)
+
+    def energy(self) -> Float[Array, ""]:
+        """||v||^2 in the kernel's Hilbert space."""
+        momenta = self.momenta[...]
+        return jnp.sum(momenta * (gaussian(self.centres, self.centres, self.width) @ momenta))
+
+
+@lipschitz.register
+def _(module: KernelField) -> Array:
+    """||v|| / width, for a unit vector's derivative of the kernel has the norm 1 / width."""
+    return jnp.sqrt(jnp.maximum(module.energy(), 0)) / module.width
+
+
+class _Kinetic(nnx.Module):
+    """H(q, p) = sum_ij p_i . p_j k(q_i, q_j) / 2 of landmarks and momenta (..., n, d)."""
+
+    def __init__(self, width: float):
+        self.width = width
+
+    def __call__(self, state: Any) -> Array:
+        q, p = state
+        return jnp.sum(p * (gaussian(q, q, self.width) @ p), axis=(-2, -1)) / 2
+
+
+class _Shooting(nnx.Module):
+    """The geodesic's equations for (q, p, x): landmarks, momenta, and points that are carried along."""
+
+    def __init__(self, width: float):
+        self.landmarks = Hamiltonian(_Kinetic(width))
+
+    def __call__(self, state: Any) -> Any:
+        q, p, x = state
+        kinetic: Any = self.landmarks.energy
+        return *self.landmarks((q, p)), gaussian(x, q, kinetic.width) @ p
+
+
+class Geodesic(nnx.Module):
+    """The diffeomorphism at the end of a geodesic, told by landmarks q (n, d) at its start and their momenta p (n, d).
+
+    Called on points x (m, d) it moves them; `invert(y)` takes them back. `width` is that of the Gaussian kernel, in units of x.
+    `solve`: how the landmarks' equations are integrated over a depth time of one (default: RK4 in 32 steps).
+    The landmarks stay as they are given; the momenta are an nnx.Param.
+    """
+
+    def __init__(self, landmarks: Any, momenta: Any, width: float, solve: Solve | None = None):
+        landmarks = _points("landmarks", landmarks)
+        momenta = _like("momenta", momenta, landmarks, "landmarks")
+        _check_width(width)
+        self.landmarks = nnx.data(landmarks)
+        self.momenta = nnx.Param(momenta)
+        self.width = float(width)
+        self.layer = NeuralODE(_Shooting(self.width), FixedGrid(RK4(), steps=32) if solve is None else solve)
+
+    def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
+        """Points where the geodesic ends."""
+        return self.layer((*self._start, x))[2]
+
+    def invert(self, y: Float[Array, "m d"]) -> Float[Array, "m d"]:
+        """The points that come to y: the geodesic walked back from its end, to the errors of the solve."""
+        q, p, _ = self.layer((*self._start, y))
+        return self.layer.reverse()((q, p, y))[2]
+
+    def path(self, depths: Any = None) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
+        """Landmarks and momenta along the geodesic: at `depths` in [0, 1], or at all steps of a fixed grid."""
+        q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
+        return q, p
+
+    def hamiltonian(self, q: Any, p: Any) -> Float[Array, "..."]:
+        """H at landmarks and momenta (..., n, d); the same all along the geodesic, up to the errors of the solve."""
+        return _Kinetic(self.width)((q, p))
+
+    @property
+    def energy(self) -> Float[Array, ""]:
+        """||v||^2 / 2, the same at every depth."""
+        return self.hamiltonian(*self._start)
+
+    @property
+    def length(self) -> Float[Array, ""]:
+        """The geodesic's length ||v||: the distance of the diffeomorphism from the identity, as long as it is the shortest."""
+        return jnp.sqrt(2 * jnp.maximum(self.energy, 0))
+
+    @property
+    def _start(self) -> tuple[Array, Array]:
+        return self.landmarks, self.momenta[...]
+
+
+def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, solve: Solve | None = None) -> Geodesic:
+    """The geodesic that takes landmarks `source` (n, d) to `target` (n, d), in order: least H + fidelity / 2 * sum |q(1) - target|^2.
+
+    By Levenberg and Marquardt's method on the momenta. A larger `fidelity` matches closer at a longer geodesic. `width`: of the
+    kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation. ValueError for point sets of other
+    shapes or landmarks that coincide, SolveError where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
+    """
+    source, target = _points("source", source), _points("target", target)
+    target = _like("target", target, source, "source")
+    if any(isinstance(points, core.Tracer) for points in (source, target)):
+        raise TypeError(
+            "register() runs an optimiser of its own and is called outside of transformations; take Geodesic inside"
+        )
+    gaps = np.linalg.norm(np.asarray(source[:, None] - source), axis=-1) + np.eye(len(source))
+    if gaps.min() < 1e-6 * width:
+        i, j = np.unravel_index(gaps.argmin(), gaps.shape)
+        raise ValueError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
+    if not isinstance(fidelity, int | float) or not fidelity > 0:
+        raise ValueError(f"fidelity is a positive number, got {fidelity!r}")
+    flow = Geodesic(source, jnp.zeros_like(source), width, solve)
+    # Momenta p = basis z have the energy |z|^2 / 2: a sum of squares as the match is one, and a norm that suits the optimiser.
+    eps = float(jnp.finfo(source.dtype).eps)
+    values, vectors = jnp.linalg.eigh(gaussian(source, source, width))
+    kept = np.asarray(values) > eps**0.5 * float(values[-1])
+    basis = vectors[:, kept] / jnp.sqrt(values[kept])
+
+    def residuals(z: Array, args: Any) -> Any:
+        flow, basis = args
+        q, _, _ = flow.layer((flow.landmarks, basis @ z, flow.landmarks[:1]))
+        return z, fidelity**0.5 * (q - target)
+
+    method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
+    start = jnp.zeros((basis.shape[1], source.shape[1]), source.dtype)
+    found = optx.least_squares(residuals, method, start, (flow, basis), max_steps=200, throw=False)
+    if found.result != optx.RESULTS.successful:
+        raise SolveError(
+            "no geodesic was found in 200 steps; take a larger width, a smaller fidelity, or landmarks that are closer to their targets",
+            Status.FAILED,
+        )
+    flow.momenta.set_value(basis @ found.value)
+    return flow
+
+
+def norms(layer: NeuralODE) -> Float[Array, "steps"]:
+    """||V_t|| in the kernel's Hilbert space in the middle of every step of a fixed grid; constant along a geodesic.
+
+    The layer's field is a KernelField, or a DepthVarying of one. TypeError for others, whose speed in the mean over samples
+    `report` gives.
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    solve = layer.discretisation
+    if not isinstance(solve, FixedGrid):
+        raise TypeError("norms are those of the steps of a fixed grid; take layer.with_solve(nf.FixedGrid(...))")
+    bases = Unfolded(layer.field).bases
+    plan = grids.plan(solve.grid, bases)
+    return jnp.sqrt(jnp.maximum(over_depth(_energy, layer.field, in_steps(plan, bases, 0.5), plan.steps), 0))
+
+
+def action(layer: NeuralODE) -> Float[Array, ""]:
+    """The geodesic energy int ||V_t||^2 dt over depth time of a layer of KernelFields on a fixed grid: a penalty (midpoint rule).
+
+    Among flows that do the same to the data it is least where ||V_t|| is constant.
+    """
+    norm = norms(layer)
+    shares = jnp.asarray(layer.discretisation.grid.shares, norm.dtype)  # type: ignore[union-attr]
+    return jnp.sum(shares * norm**2) * abs(raw(layer.t1) - raw(layer.t0))
+
+
+def _energy(field: Any) -> Array:
+    checks.instance("the field", field, KernelField, "a nf.diffeo.KernelField, or a DepthVarying of one")
+    return field.energy()
+
+
+def _points(name: str, value: Any) -> Array:
+    if len(np.shape(value)) != 2 or not np.size(value):
+        raise ValueError(f"{name} are points in rows, (n, d), got shape {np.shape(value)}")
+    value = jnp.asarray(value)
+    value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+    if not isinstance(value, core.Tracer) and not bool(jnp.isfinite(value).all()):
+        raise ValueError(f"{name} must be finite")
+    return value
+
+
+def _like(name: str, value: Any, points: Array, other: str) -> Array:
+    if jnp.shape(value) != points.shape:
+        raise ValueError(f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}")
+    return jnp.asarray(value, points.dtype)
+
+
+def _check_width(width: Any) -> None:
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < np.inf:
+        raise ValueError(f"width, the kernel's, is a positive number in units of the points, got {width!r}")

@@ -1,0 +1,292 @@
+"""Lipschitz constants of fields in x, bounded from their weights, and what they say about a layer's blocks.
+
+A block x + g(x) with Lip(g) < 1 is a diffeomorphism: 1 - Lip(g) and 1 + Lip(g) bound how it shrinks and stretches distances.
+The bound is sufficient, not necessary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from diffrax import AbstractERK, Euler
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from neuralflow import basis as depth_basis, checks, grid as grids
+from neuralflow.depth import DepthVarying, Unfolded, raw
+from neuralflow.fields import MLP, Antisymmetric, takes_time
+from neuralflow.layers import NeuralODE
+from neuralflow.schemes.runge_kutta import used_stages
+from neuralflow.solve import FixedGrid
+
+# The largest slopes of activations; those of gelu and silu are rounded up.
+_SLOPES: tuple[tuple[Callable[..., Any], float], ...] = (
+    (jnp.tanh, 1.0),
+    (jax.nn.relu, 1.0),
+    (jax.nn.elu, 1.0),
+    (jax.nn.leaky_relu, 1.0),
+    (jax.nn.softplus, 1.0),
+    (jax.nn.sigmoid, 0.25),
+    (jax.nn.gelu, 1.13),
+    (jax.nn.silu, 1.1),
+    (jnp.sin, 1.0),
+    (jnp.cos, 1.0),
+)
+
+
+def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Array, ""]:
+    """An upper bound of the largest singular value, at most min(m, n)^(1 / 2^(squarings + 1)) times it: 1.01 for 64 rows.
+
+    By Gram iteration (Delattre et al., arXiv 2305.16173, as recalled): ||(W W^T)^(2^k)||_F^(1 / 2^(k + 1)). Power iteration ends
+    below the norm, which certifies nothing.
+    """
+    gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+    log = jnp.zeros((), gram.dtype)
+    zero = ~jnp.any(gram != 0)
+    gram = jnp.where(zero, 1.0, gram)
+    for k in range(squarings):
+        size = jnp.linalg.norm(gram)
+        log = log + jnp.log(size) / 2**k
+        gram = gram / size
+        gram = gram @ gram
+    log = log + jnp.log(jnp.linalg.norm(gram)) / 2**squarings
+    return jnp.where(zero, 0.0, jnp.exp(log / 2))
+
+
+@functools.singledispatch
+def lipschitz(module: Any) -> Float[Array, ""]:
+    """An upper bound of the Lipschitz constant in x of a module f(x) or f(x, t), in the Euclidean norm, from its weights.
+
+    Known for nnx.Linear, nnx.Conv and nnx.Sequential of these, `fields.MLP`, `fields.Antisymmetric`, `diffeo.KernelField`,
+    `diffeo.Bounded`, and functions such as jnp.tanh; teach it another class by `@nf.diffeo.lipschitz.register`. Differentiable.
+    TypeError for others: norm layers have none, and that of an arbitrary function cannot be read off. A field whose weights
+    vary with depth has a bound at every depth: `lipschitz(field.at(s))`, and `bounds(layer)` for all.
+    """
+    for function, slope in _SLOPES:
+        if module is function:
+            return jnp.asarray(slope)
+    name = getattr(module, "__name__", type(module).__name__)
+    raise TypeError(
+        f"no Lipschitz bound of {name} is known; give fields.MLP or another field of those lipschitz() lists, or teach it: "
+        f"@nf.diffeo.lipschitz.register(lambda module: ...)"
+    )
+
+
+@lipschitz.register
+def _(module: nnx.Linear) -> Array:
+    return spectral_norm(module.kernel[...])
+
+
+@lipschitz.register
+def _(module: nnx.Conv) -> Array:
+    """The lesser of two bounds: the taps' norms added up, and all taps as one matrix times the root of their number.
+
+    The second: every input pixel is read by at most as many outputs as there are taps.
+    """
+    padding = module.padding if isinstance(module.padding, str) else "SAME"
+    if module.feature_group_count != 1 or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL"):
+        raise TypeError(f"convolutions have a bound with one group and padding by zeros or in circles, got {module}")
+    kernel = module.kernel[...]
+    taps = kernel.reshape(-1, *kernel.shape[-2:])
+    added = jnp.sum(jax.vmap(spectral_norm)(taps))
+    whole = spectral_norm(taps.reshape(-1, kernel.shape[-1])) * len(taps) ** 0.5
+    return jnp.minimum(added, whole)
+
+
+@lipschitz.register
+def _(module: nnx.Sequential) -> Array:
+    return _product(*module.layers)
+
+
+@lipschitz.register
+def _(module: MLP) -> Array:
+    first, *rest = module.dense
+    kernel = first.kernel[...][:-1] if module.time else first.kernel[...]  # depth time is the last input
+    slope = lipschitz(module.activation) ** len(rest)
+    return spectral_norm(kernel) * slope * _product(*rest)
+
+
+@lipschitz.register
+def _(module: Antisymmetric) -> Array:
+    weight = module.weight[...]
+    turning = weight - weight.T - module.damping * jnp.eye(len(weight), dtype=weight.dtype)
+    return spectral_norm(turning) * lipschitz(module.activation)
+
+
+def _product(*modules: Any) -> Array:
+    return functools.reduce(jnp.multiply, map(lipschitz, modules), jnp.ones(()))
+
+
+class Bounded(nnx.Module):
+    """A field whose Lipschitz constant in x is at most `bound`, whatever its weights: f(x) min(1, bound / lipschitz(f)).
+
+    `field`: one whose bound is known to `lipschitz`, or a DepthVarying of such. With bound < steps / (t1 - t0) every residual block
+    of a layer on a uniform grid is a diffeomorphism, before, in and after training.
+    """
+
+    def __init__(self, field: nnx.Module, bound: float):
+        checks.instance("field", field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
+        _check_bound(bound)
+        lipschitz(field.at(0.0) if isinstance(field, DepthVarying) else field)
+        self.field, self.bound = field, float(bound)
+        self.timed = takes_time(field)
+
+    def __call__(self, x: Any, t: Any = None) -> Any:
+        """Velocity at x."""
+        field: Any = self.field
+        velocity = field(x, t) if self.timed else field(x)
+        scale = self.bound / jnp.maximum(lipschitz(field), self.bound)
+        return jax.tree.map(lambda v: scale.astype(v.dtype) * v, velocity)
+
+
+@lipschitz.register
+def _(module: Bounded) -> Array:
+    return jnp.minimum(module.bound, lipschitz(module.field))
+
+
+class SpectralNorm(nnx.Module):
+    """A dense layer with the weights W min(1, bound / sigma), sigma by power iteration (Miyato et al., arXiv 1802.05957, stated there).
+
+    One iteration a call in training, from the vector that the last one left: cheap, and below the norm until it has converged,
+    so it certifies nothing by itself; `lipschitz` looks at the weights that come out. The vector is a batch statistic: in a
+    DepthVarying each cell has its own, and training takes one step a cell. Weights shared by many steps: `Bounded`.
+    """
+
+    def __init__(self, dense: nnx.Linear, bound: float = 1.0, *, rngs: nnx.Rngs):
+        checks.instance("dense", dense, nnx.Linear, "an nnx.Linear")
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        _check_bound(bound)
+        self.dense, self.bound, self.use_running_average = dense, float(bound), False
+        self.vector = nnx.BatchStat(_unit(jax.random.normal(rngs.params(), (dense.kernel.shape[1],), dense.kernel.dtype)))
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
+        """The normalised layer's output."""
+        vector = self.vector[...]
+        if not self.use_running_average:
+            kernel = lax.stop_gradient(self.dense.kernel[...])
+            vector = _unit(_unit(kernel @ vector) @ kernel)
+            self.vector.set_value(vector)
+        y = x @ self.weight(vector).astype(x.dtype)
+        return y if self.dense.bias is None else y + self.dense.bias[...].astype(x.dtype)
+
+    def weight(self, vector: Array) -> Array:
+        """The normalised weights, with the estimate of the norm that belongs to a vector."""
+        kernel = self.dense.kernel[...]
+        left = lax.stop_gradient(_unit(kernel @ vector))
+        return kernel * (self.bound / jnp.maximum(left @ kernel @ vector, self.bound))
+
+
+@lipschitz.register
+def _(module: SpectralNorm) -> Array:
+    return spectral_norm(module.weight(module.vector[...]))
+
+
+def _unit(vector: Array) -> Array:
+    return vector / jnp.maximum(jnp.linalg.norm(vector), jnp.finfo(vector.dtype).tiny)
+
+
+def _check_bound(bound: Any) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < np.inf:
+        raise ValueError(f"bound is a positive number, got {bound!r}; for example 0.9 * steps")
+
+
+class Bounds(NamedTuple):
+    """How a layer may change distances, |x - y| * `contraction` <= |layer(x) - layer(y)| <= |x - y| * `expansion`.
+
+    `residual` (steps,): for every block an upper bound of Lip(block - Id); none for an adaptive layer. Where one is not below one,
+    `contraction` is zero: nothing is known.
+    """
+
+    residual: Array
+    expansion: Array
+    contraction: Array
+
+    @property
+    def certified(self) -> Array:
+        """Whether every block is known to be a diffeomorphism; always so for the flow that an adaptive layer approximates."""
+        return jnp.all(self.residual < 1)
+
+
+def bounds(layer: NeuralODE) -> Bounds:
+    """Bounds from the weights of a layer, by `lipschitz` of its field at every stage of every step.
+
+    For residual blocks x + h V they are 1 +- h Lip(V); an explicit Runge-Kutta step has the bound of its stages put into each
+    other. An adaptive layer has those of the exact flow, exp(+- int Lip(V) dt). TypeError for other schemes, for fields that
+    `lipschitz` does not know, and for an adaptive layer whose weights change inside the cells of depth.
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    length = abs(raw(layer.t1) - raw(layer.t0))
+    solve = layer.discretisation
+    if not isinstance(solve, FixedGrid):
+        return _flow_bounds(layer.field, solve.ends, length)
+    bases = Unfolded(layer.field).bases
+    plan = grids.plan(solve.grid, bases)
+    shares, lower, weights = _tableau(solve.scheme)
+    h = plan.lengths / plan.total * length
+    slopes: list[Any] = []
+    for share, row in zip(shares, lower, strict=True):
+        inner = sum((abs(a) * k for a, k in zip(row, slopes, strict=False)), jnp.zeros(()))
+        here = over_depth(lipschitz, layer.field, in_steps(plan, bases, float(share)), plan.steps)
+        slopes.append(here * (1 + h * inner))
+    residual = h * sum((abs(b) * k for b, k in zip(weights, slopes, strict=True)), jnp.zeros(()))
+    below = jnp.maximum(1 - residual, 0)
+    return Bounds(residual, jnp.exp(jnp.sum(jnp.log1p(residual))), jnp.exp(jnp.sum(jnp.log(below))))
+
+
+def check(layer: NeuralODE) -> None:
+    """ValueError unless every block of a layer is known to be a diffeomorphism: h Lip(V) < 1, by `bounds`."""
+    residual = np.asarray(bounds(layer).residual)
+    if not (residual < 1).all():
+        worst = int(residual.argmax())
+        more = int(np.ceil(residual.max() * len(residual))) + 1
+        raise ValueError(
+            f"block {worst} of {len(residual)} is not known to be a diffeomorphism: its residual part has the Lipschitz bound "
+            f"{residual.max():.3g}, and 1 is the limit; take {more} steps or so, or nf.diffeo.Bounded(field, 0.9 * steps)"
+        )
+
+
+def over_depth(function: Callable[[Any], Array], field: nnx.Module, where: dict[Any, tuple[Any, Any]], count: int) -> Array:
+    """A number of the plain module at many depths, (count,): `where` holds cells and local coordinates in every basis."""
+    parts, values = Unfolded(field), Unfolded.values(field)
+    if not where:
+        return jnp.broadcast_to(function(parts.at(values, {})), (count,))
+    return jax.vmap(lambda places: function(parts.at(values, places)))(jax.tree.map(jnp.asarray, where))
+
+
+def in_steps(plan: grids.Plan, bases: Any, share: float) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """Where every step of a plan is after a share of its length."""
+    return {b: (p.cell, p.enter + share * (p.leave - p.enter)) for b, p in zip(bases, plan.places, strict=True)}
+
+
+def _tableau(scheme: Any) -> tuple[list[float], list[Any], list[float]]:
+    """Shares of the step, weights of earlier stages, and weights of the stages, of an explicit scheme."""
+    if isinstance(scheme, Euler):
+        return [0.0], [()], [1.0]
+    if not isinstance(scheme, AbstractERK):
+        raise TypeError(
+            f"bounds are known for nf.Euler() and explicit Runge-Kutta schemes, not for {type(scheme).__name__}; take with_solve() first"
+        )
+    tableau: Any = scheme.tableau
+    count = used_stages(tableau)
+    return [0.0, *tableau.c[: count - 1]], [(), *tableau.a_lower[: count - 1]], list(tableau.b_sol[:count])
+
+
+def _flow_bounds(field: nnx.Module, ends: Any, length: Any) -> Bounds:
+    bases = Unfolded(field).bases
+    if any(basis.degree > 0 for basis in bases):
+        raise TypeError(
+            "the bounds of an adaptive layer are known for weights that are constant in cells of depth; put them on "
+            "nf.PiecewiseConstant, or ask for those of its fixed grid: layer.with_solve(nf.FixedGrid(...))"
+        )
+    inside = [s for basis in bases for s in basis.knots if ends[0] < s < ends[1]]
+    edges = np.unique([*map(float, ends), *inside])
+    middle = (edges[1:] + edges[:-1]) / 2
+    where = {basis: depth_basis.locate(basis, middle, "right") for basis in bases}
+    total = jnp.sum(over_depth(lipschitz, field, where, len(middle)) * np.diff(edges)) * length
+    return Bounds(jnp.zeros(0), jnp.exp(total), jnp.exp(-total))
