@@ -7,13 +7,15 @@ Hilbert space. Geodesics shoot from initial momenta: q' = dH/dp, p' = -dH/dq, H 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from flax import nnx
-from jax import core
+from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import checks, grid as grids
@@ -23,6 +25,8 @@ from neuralflow.fields import Hamiltonian
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.schemes import RK4
 from neuralflow.solve import FixedGrid, SolveError, Status
+
+_STEPS = 150
 
 
 def gaussian(x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any) -> Float[Array, "*batch m n"]:
@@ -60,7 +64,7 @@ class KernelField(nnx.Module):
 @lipschitz.register
 def _(module: KernelField) -> Array:
     """||v|| / width, for a unit vector's derivative of the kernel has the norm 1 / width."""
-    return jnp.sqrt(jnp.maximum(module.energy(), 0)) / module.width
+    return _root(module.energy()) / module.width
 
 
 class _Kinetic(nnx.Module):
@@ -129,7 +133,7 @@ class Geodesic(nnx.Module):
     @property
     def length(self) -> Float[Array, ""]:
         """The geodesic's length ||v||: the distance of the diffeomorphism from the identity, as long as it is the shortest."""
-        return jnp.sqrt(2 * jnp.maximum(self.energy, 0))
+        return _root(2 * self.energy)
 
     @property
     def _start(self) -> tuple[Array, Array]:
@@ -139,8 +143,9 @@ class Geodesic(nnx.Module):
 def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, solve: Solve | None = None) -> Geodesic:
     """The geodesic that takes landmarks `source` (n, d) to `target` (n, d), in order: least H + fidelity / 2 * sum |q(1) - target|^2.
 
-    By Levenberg and Marquardt's method on the momenta. A larger `fidelity` matches closer at a longer geodesic. `width`: of the
-    kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation. ValueError for point sets of other
+    By Levenberg and Marquardt's method on the momenta, to some four digits. A larger `fidelity` matches closer at a longer geodesic. `width`: of the
+    kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation; momenta that it cannot tell apart
+    are left out. ValueError for point sets of other
     shapes or landmarks that coincide, SolveError where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
     """
     source, target = _points("source", source), _points("target", target)
@@ -156,27 +161,46 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     if not isinstance(fidelity, int | float) or not fidelity > 0:
         raise ValueError(f"fidelity is a positive number, got {fidelity!r}")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
-    # Momenta p = basis z have the energy |z|^2 / 2: a sum of squares as the match is one, and a norm that suits the optimiser.
     eps = float(jnp.finfo(source.dtype).eps)
     values, vectors = jnp.linalg.eigh(gaussian(source, source, width))
     kept = np.asarray(values) > eps**0.5 * float(values[-1])
     basis = vectors[:, kept] / jnp.sqrt(values[kept])
-
-    def residuals(z: Array, args: Any) -> Any:
-        flow, basis = args
-        q, _, _ = flow.layer((flow.landmarks, basis @ z, flow.landmarks[:1]))
-        return z, fidelity**0.5 * (q - target)
-
-    method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
-    start = jnp.zeros((basis.shape[1], source.shape[1]), source.dtype)
-    found = optx.least_squares(residuals, method, start, (flow, basis), max_steps=200, throw=False)
-    if found.result != optx.RESULTS.successful:
+    graphdef, state = nnx.split(flow)
+    momenta, failed = _matched(graphdef, (state, basis, target, jnp.asarray(fidelity, source.dtype)))
+    if failed:
         raise SolveError(
-            "no geodesic was found in 200 steps; take a larger width, a smaller fidelity, or landmarks that are closer to their targets",
+            f"no geodesic was found in {_STEPS} steps; take a larger width, a smaller fidelity, or landmarks that are closer to their targets",
             Status.FAILED,
         )
-    flow.momenta.set_value(basis @ found.value)
+    flow.momenta.set_value(momenta)
     return flow
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _matched(graphdef: Any, data: Any) -> tuple[Array, Array]:
+    """The momenta of the best match, and whether there are none.
+
+    Momenta basis @ z have the energy |z|^2 / 2: a sum of squares as the match is one, and a norm that suits the optimiser.
+    """
+    state, basis, target, fidelity = data
+    tolerance = 10 * float(jnp.finfo(target.dtype).eps) ** (1 / 3)
+    method = optx.LevenbergMarquardt(rtol=tolerance, atol=tolerance)
+
+    def residuals(z: Array, data: Any) -> Any:
+        state, basis, target, fidelity = data
+        flow = nnx.merge(graphdef, state)
+        q, _, _ = flow.layer((flow.landmarks, basis @ z, flow.landmarks[:1]))
+        return z, jnp.sqrt(fidelity) * (q - target)
+
+    def closer(z: Array, share: Array) -> tuple[Array, Array]:
+        # A loose match first: its minimum is wide, and lies near the next one.
+        given = (state, basis, target, share * fidelity)
+        found = optx.least_squares(residuals, method, z, given, max_steps=_STEPS, throw=False)
+        return found.value, found.result != optx.RESULTS.successful
+
+    start = jnp.zeros((basis.shape[1], target.shape[1]), target.dtype)
+    z, failed = lax.scan(closer, start, jnp.asarray([1e-4, 1e-2, 1.0], target.dtype))
+    return basis @ z, failed[-1]
 
 
 def norms(layer: NeuralODE) -> Float[Array, "steps"]:
@@ -185,13 +209,7 @@ def norms(layer: NeuralODE) -> Float[Array, "steps"]:
     The layer's field is a KernelField, or a DepthVarying of one. TypeError for others, whose speed in the mean over samples
     `report` gives.
     """
-    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    solve = layer.discretisation
-    if not isinstance(solve, FixedGrid):
-        raise TypeError("norms are those of the steps of a fixed grid; take layer.with_solve(nf.FixedGrid(...))")
-    bases = Unfolded(layer.field).bases
-    plan = grids.plan(solve.grid, bases)
-    return jnp.sqrt(jnp.maximum(over_depth(_energy, layer.field, in_steps(plan, bases, 0.5), plan.steps), 0))
+    return _root(_energies(layer)[0])
 
 
 def action(layer: NeuralODE) -> Float[Array, ""]:
@@ -199,14 +217,29 @@ def action(layer: NeuralODE) -> Float[Array, ""]:
 
     Among flows that do the same to the data it is least where ||V_t|| is constant.
     """
-    norm = norms(layer)
-    shares = jnp.asarray(layer.discretisation.grid.shares, norm.dtype)  # type: ignore[union-attr]
-    return jnp.sum(shares * norm**2) * abs(raw(layer.t1) - raw(layer.t0))
+    energies, shares = _energies(layer)
+    return jnp.sum(jnp.asarray(shares, energies.dtype) * energies) * abs(raw(layer.t1) - raw(layer.t0))
+
+
+def _energies(layer: NeuralODE) -> tuple[Array, np.ndarray]:
+    """||V_t||^2 in the middle of every step, and the steps' shares of the interval."""
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    solve = layer.discretisation
+    if not isinstance(solve, FixedGrid):
+        raise TypeError("norms are those of the steps of a fixed grid; take layer.with_solve(nf.FixedGrid(...))")
+    plan = grids.plan(solve.grid, Unfolded(layer.field).bases)
+    return over_depth(_energy, layer.field, in_steps(plan, 0.5), plan.steps), solve.grid.shares
 
 
 def _energy(field: Any) -> Array:
     checks.instance("the field", field, KernelField, "a nf.diffeo.KernelField, or a DepthVarying of one")
     return field.energy()
+
+
+def _root(square: Array) -> Array:
+    """The square root, with a derivative of zero at zero, where a field is at rest."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def _points(name: str, value: Any) -> Array:

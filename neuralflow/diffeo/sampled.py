@@ -160,7 +160,8 @@ def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
 def folded(u: Float[Array, "... d"]) -> Bool[Array, "..."]:
     """The cells in which Id + u turns inside out or collapses: a determinant that is not positive at a corner.
 
-    Exact for the interpolated map in the plane; in space it may miss folds inside a cell.
+    Exact for the interpolated map in the plane; in space it may miss folds inside a cell. A map that bends sharply within a spacing
+    may fold once it is sampled although it does not itself: take a finer grid, or `jacobian` of the map.
     """
     return jnp.any(~(determinants(u) > 0), axis=-1)
 

@@ -1,0 +1,224 @@
+"""Is a trained residual network a diffeomorphism? Shared and own weights, with and without control, three seeds, one table.
+
+    python -m experiments.diffeo --data-dir FOLDER
+
+An embedding, ten residual blocks, a linear readout (Rousseau & Fablet, arXiv 1805.09585) on two spirals, digits, and principal
+components of CIFAR-10 (left out without --data-dir). *Shared*: one field for all blocks, the exponential of a stationary field.
+*Control*: blocks bounded to Lip(h V) <= 0.9, and the kinetic energy of the samples as a penalty. Then twenty random
+planar fields, trained towards targets that no diffeomorphism reaches, and looked at on 10^5 points each. Writes
+results.json and grids.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+import neuralflow as nf
+from neuralflow import plots, report
+from neuralflow.diffeo import Bounded, block_determinants, inverse, jacobian
+from neuralflow.regularisers import kinetic_energy
+from neuralflow.transport import along
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.diffeo --data-dir FOLDER"
+SEEDS, STEPS, BOUND, ENERGY = 3, 10, 0.9, 1e-2
+KINDS = tuple((weights, control) for weights in ("shared", "own") for control in (False, True))
+
+
+class Network(nnx.Module):
+    """Embedding, flow, linear readout. In the plane the embedding is the identity."""
+
+    def __init__(self, inputs: int, width: int, classes: int, weights: str, control: bool, *, rngs: nnx.Rngs):
+        self.embed = nnx.Linear(inputs, width, rngs=rngs) if width != inputs else None
+        make = lambda rngs: nf.fields.MLP(width, hidden=32, rngs=rngs)
+        field = make(rngs) if weights == "shared" else nf.DepthVarying(make, nf.PiecewiseConstant(STEPS), rngs=rngs)
+        if control:
+            field = Bounded(field, BOUND * STEPS)
+        self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=STEPS))
+        self.head = nnx.Linear(width, classes, rngs=rngs)
+        self.control = control
+
+    def points(self, x: Any) -> Any:
+        """Where the flow starts."""
+        x = x.reshape(len(x), -1)
+        return x if self.embed is None else self.embed(x)
+
+
+def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Cross-entropy, and with control the kinetic energy."""
+    start = model.points(batch["x"])
+    y, (energy,) = along(model.flow, start, kinetic_energy) if model.control else (model.flow(start), (jnp.zeros(()),))
+    logits = model.head(y)
+    value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean() + ENERGY * jnp.mean(energy)
+    return value, {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["y"])}
+
+
+def components(folder: Path, count: int = 48) -> tuple[dict[str, Any], dict[str, Any]]:
+    """CIFAR-10 by its first principal components, each of variance one: 10000 images to train on, 2000 to test."""
+    train, test = (nf.data.load("cifar10", split, data_dir=folder) for split in ("train[:10000]", "test[:2000]"))
+    flat = lambda data: data["image"].reshape(len(data["image"]), -1).astype(np.float32) / 255
+    x = flat(train)
+    mean = x.mean(0)
+    values, vectors = np.linalg.eigh(np.cov((x - mean).T))
+    turn = vectors[:, -count:] / np.sqrt(values[-count:])
+    return tuple(  # type: ignore[return-value]
+        {"x": ((flat(d) - mean) @ turn).astype(np.float32), "y": d["label"]} for d in (train, test)
+    )
+
+
+def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
+    """What the trained network does on test points."""
+    x, y = jnp.asarray(test["x"]), jnp.asarray(test["y"])
+    start = model.points(x)
+    flow = model.flow
+    end = flow(start)
+    predict = lambda z: jnp.argmax(model.head(z), axis=-1)
+    signs = block_determinants(flow, start).sign
+    try:
+        found = jnp.linalg.norm(inverse(flow)(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+    except nf.SolveError:
+        found = jnp.full(len(start), jnp.nan)
+    back = jnp.linalg.norm(flow.reverse()(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+    finer = flow.with_solve(nf.FixedGrid(nf.Euler(), steps=4 * STEPS))(start)
+    return {
+        "accuracy, %": 100 * float(jnp.mean(predict(end) == y)),
+        "least det": float(jnp.linalg.det(jacobian(flow, start)).min()),
+        "folded, %": 100 * float(jnp.mean((signs <= 0).any(axis=0))),
+        "inverse error": float(found.max()),
+        "walking back": float(back.max()),
+        "changed by steps / 4, %": 100 * float(jnp.mean(predict(finer) != predict(end))),
+    }
+
+
+def learned(sets: dict[str, Any], epochs: dict[str, int], console: Console) -> tuple[list[dict[str, Any]], list[Network]]:
+    """A row for every set, kind and seed, and the spirals' networks of the first seed."""
+    rows, drawn = [], []
+    with report.steps(len(sets) * len(KINDS) * SEEDS, console) as done:
+        for name, (train, test) in sets.items():
+            inputs, classes = int(np.prod(train["x"].shape[1:])), int(train["y"].max()) + 1
+            for weights, control in KINDS:
+                for seed in range(SEEDS):
+                    width = 2 if name == "spirals" else 16
+                    model = Network(inputs, width, classes, weights, control, rngs=nnx.Rngs(seed))
+                    rate = optax.cosine_decay_schedule(1e-2, epochs[name] * (len(train["x"]) // 64))
+                    nf.training.fit(
+                        model, loss, optax.adam(rate), train, epochs=epochs[name], batch=64, seed=seed, progress=False
+                    )
+                    rows.append({"set": name, "weights": weights, "control": control, "seed": seed, **measured(model, test)})
+                    if name == "spirals" and seed == 0:
+                        drawn.append(model)
+                    done(f"{name}, {weights} weights, control {control}, seed {seed}")
+    return rows, drawn
+
+
+def shown(rows: list[dict[str, Any]]) -> Table:
+    """Means over seeds; of determinants the least, of errors the largest."""
+    table = Table(title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors over all seeds")
+    names = list(rows[0])[4:]
+    for name in ("set", "weights", "control", *names):
+        table.add_column(name, justify="left" if name in ("set", "weights", "control") else "right")
+    for key in dict.fromkeys((row["set"], row["weights"], row["control"]) for row in rows):
+        found = {n: np.array([r[n] for r in rows if (r["set"], r["weights"], r["control"]) == key]) for n in names}
+        cells = []
+        for name, values in found.items():
+            if name == "least det":
+                cells.append(f"{values.min():.2g}")
+            elif name in ("inverse error", "walking back"):
+                cells.append("not found" if np.isnan(values).any() else f"{values.max():.1e}")
+            else:
+                cells.append(f"{values.mean():.1f} ({values.min():.1f}-{values.max():.1f})")
+        table.add_row(key[0], key[1], "yes" if key[2] else "no", *cells)
+    return table
+
+
+def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
+    """Planar networks of four blocks, trained to take random points to random targets, without the bound and with it."""
+    rows = []
+    points = jax.random.uniform(jax.random.key(0), (100_000, 2), minval=-1.5, maxval=1.5)
+    optimiser = optax.adam(3e-2)
+
+    @nnx.jit(static_argnames="bounded")
+    def trained(key: Any, bounded: bool) -> Any:
+        start, targets, weights = jax.random.split(key, 3)
+        x, y = (jax.random.uniform(k, (40, 2), minval=-1.0) for k in (start, targets))
+        make = lambda rngs: nf.fields.MLP(2, hidden=16, rngs=rngs)
+        field: Any = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(weights))
+        layer = nf.NeuralODE(Bounded(field, BOUND * 4) if bounded else field, nf.FixedGrid(nf.Euler(), steps=4))
+        graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+        value = lambda p: jnp.mean((nnx.merge(graphdef, p, rest)(x) - y) ** 2)
+
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            error, slopes = jax.value_and_grad(value)(params)
+            updates, state = optimiser.update(slopes, state)
+            return (optax.apply_updates(params, updates), state), error
+
+        (params, _), errors = jax.lax.scan(step, (params, optimiser.init(params)), None, 1000)
+        return nnx.merge(graphdef, params, rest), errors[-1]
+
+    with report.steps(2 * count, console) as done:
+        for bounded in (False, True):
+            for seed in range(count):
+                layer, error = trained(jax.random.key(seed + 1), bounded)
+                sign, log = nf.diffeo.log_determinant(layer, points)
+                signs = block_determinants(layer, points).sign
+                row = {"bounded": bounded, "seed": seed, "error": float(error), "least det": float((sign * jnp.exp(log)).min())}
+                rows.append({**row, "folded": float(jnp.mean((signs <= 0).any(axis=0)))})
+                done(f"random field {seed}, bound {bounded}")
+    return rows
+
+
+def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
+    """The plane as the four spiral networks leave it."""
+    made, axes = plots.figure(1, len(networks), width=3.1 * len(networks), height=3.5)
+    for axis, model, (weights, control) in zip(axes, networks, KINDS, strict=True):
+        plots.deformed_grid(model.flow, (-1.1, -1.1), (1.1, 1.1), test["x"][:300], test["y"][:300], lines=33, axis=axis)
+        found = next(r for r in rows if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0))
+        title = f"{weights} weights, {'bounded' if control else 'as trained'}\n{found['accuracy, %']:.1f}%, folded {found['folded, %']:.1f}%"
+        axis.set_title(title, fontsize=9)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets, for CIFAR-10")
+    parser.add_argument("--fields", type=int, default=20, help="random planar fields")
+    parser.add_argument("--shorten", type=int, default=1, help="divide the epochs by this, to try it out")
+    given = parser.parse_args()
+    console, began = report.console(), time.perf_counter()
+    spirals = tuple(nf.data.spirals(1000, turns=1.5, noise=0.01, seed=seed) for seed in (0, 1))
+    sets: dict[str, Any] = {"spirals": spirals, "digits": (nf.data.digits("train"), nf.data.digits("test"))}
+    if given.data_dir:
+        sets["CIFAR-10 components"] = components(given.data_dir)
+    epochs = {
+        name: max(1, n // given.shorten)
+        for name, n in zip(("spirals", "digits", "CIFAR-10 components"), (200, 30, 15), strict=True)
+    }
+    rows, drawn = learned(sets, epochs, console)
+    console.print(shown(rows))
+    fields = random_fields(given.fields, console)
+    for bounded in (False, True):
+        part = [row for row in fields if row["bounded"] is bounded]
+        least, folding = min(r["least det"] for r in part), sum(r["folded"] > 0 for r in part)
+        console.print(
+            f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least determinant {least:.2g}"
+        )
+    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": rows, "random fields": fields}
+    report.write(HERE / "results.json", report.as_json(record))
+    made = picture(drawn, sets["spirals"][1], rows)
+    report.write(HERE / "grids.png", lambda path: made.savefig(path, format="png", dpi=150))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Outlines of digits registered by geodesics of diffeomorphisms, with the plane that goes with them.
+
+    python -m experiments.diffeo.outlines --data-dir FOLDER
+
+Pairs of MNIST digits of one kind. Each outline is the level line of the smoothed image, as 32 points of equal distance along it; the
+second one's first point is the one that fits best. Landmarks are registered by shooting (nf.diffeo.register), and the
+whole plane goes along. Writes outlines.json and outlines.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+from scipy.ndimage import gaussian_filter
+
+import neuralflow as nf
+from neuralflow import plots, report
+from neuralflow.diffeo import Geodesic, jacobian, register
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.diffeo.outlines --data-dir FOLDER"
+WIDTH, COUNT = 0.3, 32
+
+
+def outline(image: np.ndarray, count: int) -> np.ndarray:
+    """The longest level line of a digit, (count, 2) in [-1, 1]^2, counter-clockwise."""
+    import contourpy
+
+    smooth = gaussian_filter(image.astype(float) / image.max(), 1.0)
+    lines = contourpy.contour_generator(z=smooth[::-1]).lines(0.3)
+    longest: Any = max(lines, key=len)
+    line = np.asarray(longest)
+    lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    places = lengths[-1] * np.arange(count) / count
+    points = np.stack([np.interp(places, lengths, line[:, k]) for k in (0, 1)], axis=1)
+    points = 2 * points / (np.asarray(image.shape) - 1) - 1
+    x, y = points.T
+    area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
+    return points if area > 0 else points[::-1]
+
+
+def aligned(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The target's points from the one on that brings them closest to the source's."""
+    shifts = [np.roll(target, k, axis=0) for k in range(len(target))]
+    return min(shifts, key=lambda points: np.sum((points - source) ** 2))
+
+
+def registered(source: np.ndarray, target: np.ndarray) -> tuple[Geodesic, dict[str, float]]:
+    """The geodesic between two outlines, and what it does."""
+    began = time.perf_counter()
+    flow = register(source, target, WIDTH, fidelity=1e3, solve=nf.FixedGrid(nf.RK4(), steps=8))
+    seconds = time.perf_counter() - began
+    exact = Geodesic(source, flow.momenta[...], WIDTH, nf.Adaptive(nf.Dopri8(), 1e-11, 1e-11))
+    q, p = exact.path(jnp.linspace(0, 1, 9))
+    energies = np.asarray(exact.hamiltonian(q, p))
+    points = jax.random.uniform(jax.random.key(0), (2000, 2), minval=-1.0)
+    return exact, {
+        "apart before": float(np.linalg.norm(source - target, axis=1).max()),
+        "after": float(np.linalg.norm(np.asarray(q[-1]) - target, axis=1).max()),
+        "length": float(exact.length),
+        "spread of H": float(np.ptp(energies) / energies.mean()),
+        "least det": float(jnp.linalg.det(jacobian(exact, points)).min()),
+        "inverse error": float(jnp.abs(exact.invert(exact(points)) - points).max()),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
+    parser.add_argument("--digits", type=int, nargs="+", default=[2, 3, 7])
+    given = parser.parse_args()
+    console = report.console()
+    data = nf.data.load("mnist", "test[:200]", data_dir=given.data_dir)
+    rows, made = [], plots.figure(2, len(given.digits), width=3.4 * len(given.digits), height=6.8)
+    with jax.enable_x64(True), report.steps(len(given.digits), console) as done:
+        for column, digit in zip(made[1].T, given.digits, strict=True):
+            first, second = np.flatnonzero(data["label"] == digit)[:2]
+            source = outline(data["image"][first, :, :, 0], COUNT)
+            target = aligned(source, outline(data["image"][second, :, :, 0], COUNT))
+            flow, found = registered(source, target)
+            rows.append({"digit": digit, "images": [int(first), int(second)], **found})
+            for axis, map, title in zip(
+                column, (lambda x: x, flow), (f"two {digit}s: from blue to red", "the plane that goes along"), strict=True
+            ):
+                plots.deformed_grid(map, (-1, -1), (1, 1), lines=29, axis=axis)
+                closed = lambda points: np.concatenate([points, points[:1]]).T
+                axis.plot(*closed(np.asarray(map(jnp.asarray(source)))), "o-", color="#20639b", markersize=3, linewidth=1.2)
+                axis.plot(*closed(target), color="#d1495b", linewidth=1.2)
+                axis.set_title(title, fontsize=10)
+            done(f"two {digit}s")
+    table = Table(title=f"{COUNT} landmarks, kernel width {WIDTH}, box [-1, 1]^2")
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+    report.write(HERE / "outlines.json", report.as_json({"command": COMMAND, "rows": rows}))
+    report.write(HERE / "outlines.png", lambda path: made[0].savefig(path, format="png", dpi=130))
+
+
+if __name__ == "__main__":
+    main()
