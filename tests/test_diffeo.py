@@ -430,7 +430,7 @@ class TestGeodesics:
         source = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         truth = D.Geodesic(source, 0.3 * np.random.default_rng(0).normal(size=source.shape), 0.6)
         found = D.register(source, truth(jnp.asarray(source)), 0.6, fidelity=1e9)
-        np.testing.assert_allclose(found.momenta[...], truth.momenta[...], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.momenta[...], truth.momenta[...], rtol=0, atol=1e-3)
         assert float(found.length) <= float(truth.length) + 1e-8
         loose = D.register(source, truth(jnp.asarray(source)), 0.6, fidelity=1.0)
         assert float(loose.length) < float(found.length)
@@ -446,7 +446,7 @@ class TestGeodesics:
 
         def loss(params):
             layer = nnx.merge(graphdef, params, rest)
-            return D.action(layer) + 1e3 * jnp.sum((layer(x) - y) ** 2)
+            return D.action(layer) + 1e2 * jnp.sum((layer(x) - y) ** 2)
 
         best = optx.minimise(lambda p, _: loss(p), optx.BFGS(1e-7, 1e-7), params, max_steps=300, throw=False).value
         uneven = jax.tree.map(lambda a: a * jnp.asarray([0.5, 1.5, 1.3, 0.7])[:, None, None], best)
