@@ -188,11 +188,8 @@ class NeuralODE(nnx.Module):
         Needs a fixed grid whose blocks x + (step(x) - x) contract in their residual part: h times the Lipschitz
         constant of the field below one. SolveError otherwise.
         """
-        if not isinstance(self.discretisation, FixedGrid) or self.backward:
-            raise TypeError(
-                "invert() solves the steps of a forward fixed grid; an adaptive layer has reverse(), "
-                "and a reversed layer is inverted by integrating forward: reverse() again"
-            )
+        if not isinstance(self.discretisation, FixedGrid):
+            raise TypeError("invert() solves the steps of a fixed grid; an adaptive layer has reverse()")
         return self._checked(_invert, y, None).states
 
     def per_step(self, x: Any, function: Callable[[Callable[[Any], Any], Any], Any]) -> Any:
@@ -276,9 +273,9 @@ def _integrate(static: Any, data: Any) -> tuple[Solution, dict[int, Array]]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _invert(static: Any, data: Any) -> tuple[Solution, dict[int, Array]]:
-    graphdef, form, _, _, ends = static
+    graphdef, form, backward, _, ends = static
     state, solve_data, x, interval, _ = data
-    return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval)), {}
+    return _join(form, solve_data).invert(nnx.merge(graphdef, state), x, *(ends or interval), backward=backward), {}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -278,6 +278,7 @@ def deformed_grid(
     """A square grid over the box from `low` to `high` (2,) in the plane as a map (batch, 2) -> (batch, 2) leaves it, filled where
     the map folds: where its determinant is not positive. Points x (n, 2), with classes y (n,) or of one kind, go along.
     Returns the figure, or None where it is drawn into `axis`."""
+    checks.function("map", map)
     checks.whole("lines", lines, least=2)
     made = None
     if axis is None:
@@ -286,7 +287,10 @@ def deformed_grid(
     ends = zip(np.broadcast_to(low, 2), np.broadcast_to(high, 2), strict=True)
     box: Any = [np.linspace(a, b, count) for a, b in ends]
     points = jnp.asarray(np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float))
-    places = np.asarray(map(points)).reshape(count, count, 2)
+    places = np.asarray(map(points))
+    if places.shape != points.shape or not np.isfinite(places).all():
+        raise ValueError(f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}")
+    places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):
             axis.plot(*line.T, color="0.55", linewidth=0.6, zorder=1)

@@ -1,7 +1,9 @@
 """float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
+import os
 import re
 import socket
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,16 @@ with install_import_hook("neuralflow", f"{__name__}.shapes"):
     import neuralflow as nf
 
 jax.config.update("jax_enable_x64", True)
+
+
+def pytest_configure(config):
+    """The workers, and the processes that tests start, share what they compile; it goes when the run ends."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,10 @@ class TestExponential:
     def test_refusals(self, mlp, x):
         with pytest.raises(ValueError, match="only a stationary field has an exponential"):
             D.exponential(mlp(nf.PiecewiseConstant(4)), euler(4))
+        with pytest.raises(ValueError, match="built with time=True"):
+            D.exponential(nf.fields.MLP(2, hidden=2, time=True, rngs=nnx.Rngs(0)), euler(4))
+        with pytest.raises(TypeError, match="wrap it: nf.from_function"):
+            D.exponential(lambda x: x, euler(4))
         with pytest.raises(TypeError, match="the inverse of a plain function is not known"):
             D.logarithm(lambda x: x)
         with pytest.raises(ValueError, match="times must be at least 0"):
@@ -100,6 +104,12 @@ class TestInverses:
         back = D.inverse(layer)
         np.testing.assert_allclose(back(layer(x)), x, rtol=0, atol=1e-14)
         assert D.inverse(back) is layer
+        np.testing.assert_allclose(D.inverse(layer.reverse())(layer.reverse()(x)), x, rtol=0, atol=1e-14)
+
+    def test_float32_beside_float64(self, mlp, x):
+        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2), dtype=jnp.float32), euler(4))
+        x = x.astype(jnp.float32)
+        np.testing.assert_allclose(D.inverse(layer)(layer(x)), x, rtol=0, atol=1e-5)
 
     def test_compositions(self, field, mlp, x):
         first = nf.NeuralODE(mlp(nf.PiecewiseConstant(3)), euler(12))
@@ -110,6 +120,7 @@ class TestInverses:
         np.testing.assert_allclose(D.inverse(D.inverse(both))(x), both(x), rtol=0, atol=1e-9)
         chain = D.jacobian(second, first(x)) @ D.jacobian(first, x)
         np.testing.assert_allclose(D.jacobian(both, x), chain, rtol=1e-10)
+        np.testing.assert_allclose(D.log_determinant(both, x).log, jnp.linalg.slogdet(chain)[1], rtol=0, atol=1e-12)
 
     def test_refusals(self, x):
         steep = nf.NeuralODE(nf.from_function(lambda a, x: a * x, jnp.asarray(-3.0)), euler(1))
@@ -170,6 +181,10 @@ class TestJacobians:
             D.block_determinants(layer.with_solve(TIGHT), x)
         with pytest.raises(TypeError, match="leading axis of samples"):
             D.jacobian(jnp.tanh, x[0])
+        with pytest.raises(TypeError, match="taken at floating points, got int"):
+            D.jacobian(jnp.tanh, jnp.ones((3, 2), int))
+        with pytest.raises(ValueError, match="a value for each of 5 samples"):
+            D.jacobian(jnp.sum, x)
 
 
 class TestSampled:
@@ -223,6 +238,7 @@ class TestSampled:
 
     def test_derivatives_of_inverse_and_logarithm(self):
         u = sampled.exponential(on_grid(9, 0.1), 4)
+        assert sampled.inverse(u.astype(jnp.float32)).dtype == jnp.float32  # beside float64
         step = jnp.zeros_like(u).at[4, 5, 0].set(1e-6)
         height = jax.jit(jax.value_and_grad(lambda u: jnp.sum(jnp.sin(sampled.inverse(u)) + sampled.logarithm(u, 4) ** 2)))
         slope = height(u)[1][4, 5, 0]
@@ -252,8 +268,16 @@ class TestSampled:
         with pytest.raises(nf.SolveError, match="it folds"):
             sampled.inverse(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))
         assert np.isnan(jax.jit(sampled.logarithm)(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))).all()
-        with pytest.raises(ValueError, match="low < high with 2 numbers each"):
+        with pytest.raises(ValueError, match="low < high, one number or 2 each"):
             sampled.sample(jnp.tanh, 0, 0, (4, 4))
+        with pytest.raises(ValueError, match=r"to such points, got shape \(16, 1\)"):
+            sampled.sample(lambda p: p[:, :1], 0, 1, (4, 4))
+        with pytest.raises(ValueError, match="live on one grid"):
+            sampled.compose(jnp.zeros((4, 4, 2)), jnp.zeros((3, 4, 2)))
+        with pytest.raises(TypeError, match="array of floating numbers, got int"):
+            sampled.exponential(jnp.zeros((4, 4, 2), int))
+        with pytest.raises(ValueError, match="not finite"):
+            sampled.inverse(jnp.full((4, 4, 2), jnp.nan))
 
 
 def measured(module, shape, count=40):
@@ -275,7 +299,7 @@ class Net(nnx.Module):
         return self.last(jnp.sin(self.first(x)))
 
 
-@D.lipschitz.register
+@D.lipschitz_rule.register
 def _(module: Net):
     return D.lipschitz(module.first) * D.lipschitz(module.last)
 
@@ -287,7 +311,7 @@ class TestLipschitz:
         weight = size * np.random.default_rng(seed).normal(size=(rows, columns))
         exact = np.linalg.norm(weight, 2)
         bound = float(D.spectral_norm(jnp.asarray(weight)))
-        assert exact * (1 - 1e-12) <= bound <= exact * min(rows, columns) ** 2.0**-9 * (1 + 1e-12)
+        assert exact * (1 - 1e-12) <= bound <= exact * min(rows, columns) ** 2.0**-9 * (1 + 1e-12) + 1e-300
 
     def test_its_gradient_is_finite_and_right(self):
         assert D.spectral_norm(jnp.zeros((3, 4))) == 0 and not jax.grad(D.spectral_norm)(jnp.zeros((3, 4))).any()
@@ -339,6 +363,27 @@ class TestLipschitz:
         np.testing.assert_allclose(part.expansion, np.exp(each[1] / 3 + each[2] * 2 / 3), rtol=1e-12)
         with pytest.raises(TypeError, match="constant in cells of depth"):
             D.bounds(nf.NeuralODE(mlp(nf.PiecewiseLinear(3)), TIGHT))
+
+    def test_a_layer_walked_backward_has_the_bounds_of_its_own_steps(self, x):
+        make = lambda rngs: nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+        field = nf.DepthVarying(make, nf.PiecewiseLinear(1), rngs=nnx.Rngs(0))
+        field.stack.kernel.set_value(jnp.stack([0.1 * jnp.eye(2), jnp.diag(jnp.asarray([3.0, 0.3]))]))
+        back = nf.NeuralODE(field, euler(1)).reverse()  # x - diag(3, 0.3) x
+        np.testing.assert_allclose(D.bounds(back).residual, 3.0, rtol=1e-2)
+        with pytest.raises(ValueError, match="block 0 of 1"):
+            D.check(back)
+
+    def test_what_is_known_of_a_class_says_nothing_of_its_children(self, x):
+        class Twice(nnx.Linear):
+            def __call__(self, x):
+                return 2 * super().__call__(x)
+
+        made = Twice(2, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match="no Lipschitz bound of Twice is known"):
+            D.lipschitz(made)
+        D.lipschitz_rule.register(Twice, lambda module: 1e-3 * jnp.max(jnp.abs(module.kernel[...])))
+        found = D.report(nf.NeuralODE(made, euler(1)), x)
+        assert not found.certified and "is wrong" in found.reason
 
     def test_an_unbounded_block_folds_and_a_bounded_one_does_not(self):
         def steep(rngs):
@@ -394,6 +439,16 @@ class TestLipschitz:
             D.lipschitz(nnx.Conv(4, 4, (3,), feature_group_count=2, rngs=nnx.Rngs(0)))
         with pytest.raises(ValueError, match="bound is a positive number, got 0"):
             D.Bounded(mlp(nf.PiecewiseConstant(2)), 0)
+        with pytest.raises(TypeError, match="without a mask"):
+            D.lipschitz(nnx.Conv(1, 1, (1,), mask=jnp.ones((1, 1, 1)), rngs=nnx.Rngs(0)))
+        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2), time=False), euler(2))
+        with pytest.raises(TypeError, match="outside of transformations"):
+            nnx.jit(D.check)(layer)
+        with pytest.raises(TypeError, match="outside of transformations"):
+            jax.jit(lambda x: D.report(layer, x))(x)
+        layer.field.stack.dense[0].kernel.set_value(jnp.full((2, 2, 8), jnp.nan))
+        with pytest.raises(ValueError, match="are not finite"):
+            D.check(layer)
         with pytest.raises(TypeError, match="not for ImplicitEuler"):
             D.bounds(nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.ImplicitEuler(), steps=2)))
 
@@ -458,6 +513,10 @@ class TestGeodesics:
         points = np.eye(3, 2)
         with pytest.raises(ValueError, match="momenta and landmarks belong together"):
             D.Geodesic(points, np.zeros((2, 2)), 1.0)
+        with pytest.raises(ValueError, match=r"points in rows, \(m, 2\), got \(2,\)"):
+            D.Geodesic(points, points, 1.0)(jnp.zeros(2))
+        with pytest.raises(ValueError, match="points of 2 coordinates belong to these centres"):
+            D.KernelField(points, 1.0)(jnp.zeros((4, 1)))
         with pytest.raises(ValueError, match="landmarks 0 and 1 of the source coincide"):
             D.register(np.zeros((2, 2)), np.eye(2), 1.0)
         with pytest.raises(ValueError, match="width, the kernel's, is a positive number"):
@@ -494,7 +553,9 @@ class TestReport:
         assert found.folded > 0 and found.least_determinant < 0 and found.inverse_error > 1 and not found.certified
         assert "It folds" in found.sentence() and "unknown" in str(found) and "teach it" in found.reason
         exact = D.report(wild.with_solve(TIGHT), x)
-        assert exact.folded == 0 and exact.inverse_error < 1e-9 and len(exact.speeds) == 32
+        assert exact.folded == 0 and exact.inverse_error < 1e-9 and len(exact.speeds) == 32 and not exact.certified
+        with pytest.raises(ValueError, match="needs samples"):
+            D.report(wild, x[:0])
         field = D.KernelField(x, 1.0, 0.1 * x)
         kernel = D.report(nf.NeuralODE(field, euler(4)), x)
         assert kernel.variation == 0 and kernel.certified

@@ -30,6 +30,7 @@ from neuralflow.diffeo.lipschitz import (
     bounds as bounds,
     check as check,
     lipschitz as lipschitz,
+    lipschitz_rule as lipschitz_rule,
     spectral_norm as spectral_norm,
 )
 from neuralflow.diffeo.reports import Report as Report, report as report

@@ -17,7 +17,7 @@ from jax import lax
 
 from neuralflow import checks
 from neuralflow.depth import Unfolded
-from neuralflow.fields import from_function
+from neuralflow.fields import MLP, from_function
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.solve import FixedGrid
 
@@ -29,15 +29,20 @@ def exponential(field: nnx.Module, solve: Solve, scale: Any = 1.0) -> NeuralODE:
 
     `solve`: FixedGrid(Euler(), steps=L) makes L residual blocks x + (scale / L) V(x) of shared weights, which come within
     O(1/L) of the exponential; Adaptive(...) is the exponential to its tolerances. A negative scale is the inverse's. ValueError
-    for weights that vary with depth.
+    for weights that vary with depth. That a field of your own does not use depth time is not checked.
     """
+    layer = NeuralODE(field, solve, 0.0, scale)
     varying = [basis for basis in Unfolded(field).bases if basis.size > 1]
     if varying:
         raise ValueError(
             f"only a stationary field has an exponential, but this one's weights vary with depth ({varying[0]}); give field.at(s), "
             "or make it a NeuralODE"
         )
-    return NeuralODE(field, solve, 0.0, scale)
+    if isinstance(field, MLP) and field.time:
+        raise ValueError(
+            "only a stationary field has an exponential, but this one was built with time=True; make it a NeuralODE"
+        )
+    return layer
 
 
 def squared(map: Map, times: int) -> Map:
@@ -133,6 +138,6 @@ def inverse(flow: Any) -> Any:
     if isinstance(flow, Composition):
         return Composition(*(inverse(part) for part in reversed(flow.flows)))
     checks.instance("flow", flow, NeuralODE, "a NeuralODE or a nf.diffeo.Composition")
-    if isinstance(flow.discretisation, FixedGrid) and not flow.backward:
+    if isinstance(flow.discretisation, FixedGrid):
         return Inverse(flow)
     return flow.reverse()

@@ -18,9 +18,9 @@ from flax import nnx
 from jax import core, lax
 from jaxtyping import Array, Float
 
-from neuralflow import checks, grid as grids
-from neuralflow.depth import Unfolded, raw
-from neuralflow.diffeo.lipschitz import in_steps, lipschitz, over_depth
+from neuralflow import checks
+from neuralflow.depth import raw
+from neuralflow.diffeo.lipschitz import in_steps, lipschitz_rule, over_depth, walked
 from neuralflow.fields import Hamiltonian
 from neuralflow.layers import NeuralODE, Solve
 from neuralflow.schemes import RK4
@@ -51,6 +51,10 @@ class KernelField(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Velocity at x."""
+        if x.shape[-1] != self.centres.shape[-1]:
+            raise ValueError(
+                f"points of {self.centres.shape[-1]} coordinates belong to these centres, got x of shape {x.shape}"
+            )
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
         weights = jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * self.width**2))
         return weights @ self.momenta[...].astype(x.dtype)
@@ -61,7 +65,7 @@ class KernelField(nnx.Module):
         return jnp.sum(momenta * (gaussian(self.centres, self.centres, self.width) @ momenta))
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: KernelField) -> Array:
     """||v|| / width, for a unit vector's derivative of the kernel has the norm 1 / width."""
     return _root(module.energy()) / module.width
@@ -109,12 +113,19 @@ class Geodesic(nnx.Module):
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
         """Points where the geodesic ends."""
-        return self.layer((*self._start, x))[2]
+        return self.layer((*self._start, self._own(x)))[2].astype(x.dtype)
 
     def invert(self, y: Float[Array, "m d"]) -> Float[Array, "m d"]:
         """The points that come to y: the geodesic walked back from its end, to the errors of the solve."""
-        q, p, _ = self.layer((*self._start, y))
-        return self.layer.reverse()((q, p, y))[2]
+        q, p, _ = self.layer((*self._start, self._own(y)))
+        return self.layer.reverse()((q, p, self._own(y)))[2].astype(y.dtype)
+
+    def _own(self, x: Any) -> Array:
+        """Points in the precision of the landmarks."""
+        dimension = self.landmarks.shape[1]
+        if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
+            raise ValueError(f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}")
+        return jnp.asarray(x, self.landmarks.dtype)
 
     def path(self, depths: Any = None) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
         """Landmarks and momenta along the geodesic: at `depths` in [0, 1], or at all steps of a fixed grid."""
@@ -148,7 +159,8 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     are left out. ValueError for point sets of other
     shapes or landmarks that coincide, SolveError where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
     """
-    source, target = _points("source", source), _points("target", target)
+    # optimistix keeps numbers of its own in JAX's default precision.
+    source, target = (_points(name, p).astype(jnp.result_type(float)) for name, p in (("source", source), ("target", target)))
     target = _like("target", target, source, "source")
     if any(isinstance(points, core.Tracer) for points in (source, target)):
         raise TypeError(
@@ -158,7 +170,7 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     if gaps.min() < 1e-6 * width:
         i, j = np.unravel_index(gaps.argmin(), gaps.shape)
         raise ValueError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
-    if not isinstance(fidelity, int | float) or not fidelity > 0:
+    if not isinstance(fidelity, int | float | np.floating) or not 0 < fidelity < np.inf:
         raise ValueError(f"fidelity is a positive number, got {fidelity!r}")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
     eps = float(jnp.finfo(source.dtype).eps)
@@ -227,8 +239,8 @@ def _energies(layer: NeuralODE) -> tuple[Array, np.ndarray]:
     solve = layer.discretisation
     if not isinstance(solve, FixedGrid):
         raise TypeError("norms are those of the steps of a fixed grid; take layer.with_solve(nf.FixedGrid(...))")
-    plan = grids.plan(solve.grid, Unfolded(layer.field).bases)
-    return over_depth(_energy, layer.field, in_steps(plan, 0.5), plan.steps), solve.grid.shares
+    plan = walked(layer, solve)
+    return over_depth(_energy, layer.field, in_steps(plan, 0.5), plan.steps), np.abs(plan.lengths) / plan.total
 
 
 def _energy(field: Any) -> Array:
@@ -259,5 +271,5 @@ def _like(name: str, value: Any, points: Array, other: str) -> Array:
 
 
 def _check_width(width: Any) -> None:
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < np.inf:
+    if isinstance(width, bool) or not isinstance(width, int | float | np.floating) or not 0 < width < np.inf:
         raise ValueError(f"width, the kernel's, is a positive number in units of the points, got {width!r}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from diffrax import AbstractERK, Euler
 from flax import nnx
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import basis as depth_basis, checks, grid as grids
@@ -58,42 +58,53 @@ def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Arra
         gram = gram / size
         gram = gram @ gram
     log = log + jnp.log(jnp.linalg.norm(gram)) / 2**squarings
-    return largest * jnp.exp(log / 2)
+    # What rounding may have taken from it is given back.
+    return largest * jnp.exp(log / 2) * (1 + 32 * jnp.finfo(gram.dtype).eps)
 
 
-@functools.singledispatch
 def lipschitz(module: Any) -> Float[Array, ""]:
     """An upper bound of the Lipschitz constant in x of a module f(x) or f(x, t), in the Euclidean norm, from its weights.
 
     Known for nnx.Linear, nnx.Conv and nnx.Sequential of these, `fields.MLP`, `fields.Antisymmetric`, `diffeo.KernelField`,
-    `diffeo.Bounded`, and functions such as jnp.tanh; teach it another class by `@nf.diffeo.lipschitz.register`. Differentiable.
+    `diffeo.Bounded`, `diffeo.SpectralNorm`, and functions such as jnp.tanh. A class of your own is taught by
+    `@nf.diffeo.lipschitz_rule.register`; what is known of a class says nothing of those that inherit from it. Differentiable.
     TypeError for others: norm layers have none, and that of an arbitrary function cannot be read off. A field whose weights
     vary with depth has a bound at every depth: `lipschitz(field.at(s))`, and `bounds(layer)` for all.
     """
+    rules = lipschitz_rule.registry
+    return rules.get(type(module), rules[object])(module)
+
+
+@functools.singledispatch
+def lipschitz_rule(module: Any) -> Float[Array, ""]:
+    """How `lipschitz` bounds a class: `@lipschitz_rule.register` on a function whose argument is annotated with the class."""
     for function, slope in _SLOPES:
         if module is function:
             return jnp.asarray(slope)
     name = getattr(module, "__name__", type(module).__name__)
     raise TypeError(
         f"no Lipschitz bound of {name} is known; give fields.MLP or another field of those lipschitz() lists, or teach it: "
-        f"@nf.diffeo.lipschitz.register(lambda module: ...)"
+        f"@nf.diffeo.lipschitz_rule.register on a function of the module"
     )
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: nnx.Linear) -> Array:
     return spectral_norm(module.kernel[...])
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: nnx.Conv) -> Array:
     """The lesser of two bounds: the taps' norms added up, and all taps as one matrix times the root of their number.
 
     The second: every input pixel is read by at most as many outputs as there are taps.
     """
     padding = module.padding if isinstance(module.padding, str) else "SAME"
-    if module.feature_group_count != 1 or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL"):
-        raise TypeError(f"convolutions have a bound with one group and padding by zeros or in circles, got {module}")
+    if module.feature_group_count != 1 or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL") or module.mask is not None:
+        raise TypeError(
+            "the bound of a convolution is known with one group, without a mask, and with padding by zeros or in circles, got "
+            f"{module.feature_group_count} groups, padding {padding}, mask {'none' if module.mask is None else 'given'}"
+        )
     kernel = module.kernel[...]
     taps = kernel.reshape(-1, *kernel.shape[-2:])
     added = jnp.sum(jax.vmap(spectral_norm)(taps))
@@ -101,12 +112,12 @@ def _(module: nnx.Conv) -> Array:
     return jnp.minimum(added, whole)
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: nnx.Sequential) -> Array:
     return _product(*module.layers)
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: MLP) -> Array:
     first, *rest = module.dense
     kernel = first.kernel[...][:-1] if module.time else first.kernel[...]  # depth time is the last input
@@ -114,7 +125,7 @@ def _(module: MLP) -> Array:
     return spectral_norm(kernel) * slope * _product(*rest)
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: Antisymmetric) -> Array:
     weight = module.weight[...]
     turning = weight - weight.T - module.damping * jnp.eye(len(weight), dtype=weight.dtype)
@@ -147,7 +158,7 @@ class Bounded(nnx.Module):
         return jax.tree.map(lambda v: scale.astype(v.dtype) * v, velocity)
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: Bounded) -> Array:
     return jnp.minimum(module.bound, lipschitz(module.field))
 
@@ -184,7 +195,7 @@ class SpectralNorm(nnx.Module):
         return kernel * (self.bound / jnp.maximum(left @ kernel @ vector, self.bound))
 
 
-@lipschitz.register
+@lipschitz_rule.register
 def _(module: SpectralNorm) -> Array:
     return spectral_norm(module.weight(module.vector[...]))
 
@@ -194,7 +205,7 @@ def _unit(vector: Array) -> Array:
 
 
 def _check_bound(bound: Any) -> None:
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < np.inf:
+    if isinstance(bound, bool) or not isinstance(bound, int | float | np.floating) or not 0 < bound < np.inf:
         raise ValueError(f"bound is a positive number, got {bound!r}; for example 0.9 * steps")
 
 
@@ -227,22 +238,27 @@ def bounds(layer: NeuralODE) -> Bounds:
     solve = layer.discretisation
     if not isinstance(solve, FixedGrid):
         return _flow_bounds(layer.field, solve.ends, length)
-    plan = grids.plan(solve.grid, Unfolded(layer.field).bases)
+    plan = walked(layer, solve)
     shares, lower, weights = _tableau(solve.scheme)
     h = plan.lengths / plan.total * length
     slopes: list[Any] = []
     for share, row in zip(shares, lower, strict=True):
         inner = sum((abs(a) * k for a, k in zip(row, slopes, strict=False)), jnp.zeros(()))
         here = over_depth(lipschitz, layer.field, in_steps(plan, float(share)), plan.steps)
-        slopes.append(here * (1 + h * inner))
-    residual = h * sum((abs(b) * k for b, k in zip(weights, slopes, strict=True)), jnp.zeros(()))
+        slopes.append(here * (1 + jnp.abs(h) * inner))
+    residual = jnp.abs(h) * sum((abs(b) * k for b, k in zip(weights, slopes, strict=True)), jnp.zeros(()))
     below = jnp.maximum(1 - residual, 0)
     return Bounds(residual, jnp.exp(jnp.sum(jnp.log1p(residual))), jnp.exp(jnp.sum(jnp.log(below))))
 
 
 def check(layer: NeuralODE) -> None:
     """ValueError unless every block of a layer is known to be a diffeomorphism: h Lip(V) < 1, by `bounds`."""
-    residual = np.asarray(bounds(layer).residual)
+    found = bounds(layer).residual
+    if isinstance(found, core.Tracer):
+        raise TypeError("check() looks at numbers; call it outside of transformations, or read bounds(layer) inside")
+    residual = np.asarray(found)
+    if not np.isfinite(residual).all():
+        raise ValueError("the weights of the layer are not finite, or so large that their bound is not; mend them first")
     if not (residual < 1).all():
         worst = int(residual.argmax())
         more = int(np.ceil(residual.max() * len(residual))) + 1
@@ -250,6 +266,12 @@ def check(layer: NeuralODE) -> None:
             f"block {worst} of {len(residual)} is not known to be a diffeomorphism: its residual part has the Lipschitz bound "
             f"{residual.max():.3g}, and 1 is the limit; take {more} steps or so, or nf.diffeo.Bounded(field, 0.9 * steps)"
         )
+
+
+def walked(layer: NeuralODE, solve: FixedGrid) -> grids.Plan:
+    """The steps of a layer in the order and the direction of its walk."""
+    plan = grids.plan(solve.grid, Unfolded(layer.field).bases)
+    return plan.reversed() if layer.backward else plan
 
 
 Places = list[tuple[np.ndarray, np.ndarray]]

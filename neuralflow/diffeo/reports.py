@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import core
 
 from neuralflow import checks
 from neuralflow.diffeo.flows import inverse
@@ -30,7 +32,8 @@ class Report:
     integrating backward. `least_determinant`: the least det D of the layer. `folded`: the share of samples where its sign, or
     that of a block on their way, is not 1. `stretch`, `squeeze`: the largest and least singular value of D, so the layer's and its inverse's
     Lipschitz constants are at least `stretch` and 1 / `squeeze`. `expansion`, `contraction`: the bounds from the weights, and
-    `residual` the largest bound of a block's residual part (None: not known for this layer, and `reason` says why). `path_length`: mean length of the samples' paths.
+    `residual` the largest bound of a block's residual part (None: not known for this layer, and `reason` says why; an adaptive
+    layer has no blocks). `path_length`: mean length of the samples' paths.
     `speeds`: the norm of the velocity along depth, in the mean over samples, or that of the kernel's space where the field
     has one; `variation`: its spread, (largest - least) / mean, which is zero along a geodesic.
     """
@@ -59,12 +62,14 @@ class Report:
     @property
     def certified(self) -> bool:
         """Whether the weights themselves say that the layer is a diffeomorphism, everywhere."""
-        return self.residual is not None and self.residual < 1
+        return self.contraction is not None and self.contraction > 0
 
     def sentence(self) -> str:
         """The verdict in words."""
         if self.folded:
             return f"It folds: at {self.folded:.2%} of {self.samples} samples a Jacobian's determinant is not positive."
+        if self.certified and self.residual is None:
+            return "The flow of these weights is a diffeomorphism everywhere; the solve follows it to its tolerances."
         if self.certified:
             return "It is a diffeomorphism everywhere: every block is x + g(x) with Lip(g) < 1."
         return (
@@ -82,7 +87,7 @@ class Report:
             ("folded share", f"{self.folded:.2%}", "0" if self.certified else "unknown"),
             ("largest stretch", f"{self.stretch:.3g}", known(self.expansion)),
             ("least stretch", f"{self.squeeze:.3g}", known(self.contraction)),
-            ("largest Lip(block - Id)", "-", known(self.residual)),
+            ("largest Lip(block - Id)", "-", "no blocks" if self.certified and self.residual is None else known(self.residual)),
             ("mean path length", f"{self.path_length:.3g}", "-"),
             ("spread of the speed", f"{self.variation:.2%}", "-"),
         ]
@@ -106,7 +111,13 @@ def report(layer: NeuralODE, x: Any) -> Report:
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     x = samples(x)
+    leaves = [*jax.tree.leaves(x), *jax.tree.leaves(nnx.state(layer))]
+    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
+        raise TypeError("report() looks at numbers; call it outside of transformations")
+    if not jax.tree.leaves(x)[0].size:
+        raise ValueError(f"a report needs samples, got x of shape {jax.tree.map(jnp.shape, x)}")
     fixed = isinstance(layer.discretisation, FixedGrid)
+    blocks = block_determinants(layer, x) if fixed else None
     y = layer(x)
     apart = lambda other: max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True))
     try:
@@ -116,8 +127,8 @@ def report(layer: NeuralODE, x: Any) -> Report:
     slopes = jacobian(layer, x)
     sign, log = jnp.linalg.slogdet(slopes)
     folded = sign <= 0
-    if fixed:
-        folded |= (block_determinants(layer, x).sign <= 0).any(axis=0)
+    if blocks is not None:
+        folded |= (blocks.sign <= 0).any(axis=0)
     stretches = jnp.linalg.svd(slopes, compute_uv=False)
     start, stop = map(float, layer.ends)
     depths = None if fixed else jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS)
@@ -133,12 +144,12 @@ def report(layer: NeuralODE, x: Any) -> Report:
     except TypeError:
         times = shares / shares.sum() * abs(stop - start)
         speeds = jnp.sqrt(jnp.mean(lengths**2, axis=1)) / (times[::-1] if layer.backward else times)
-    try:
-        residual, expansion, contraction = bounds(layer)
-        known = (float(jnp.max(residual, initial=0.0)), float(expansion), float(contraction))
-        reason = ""
-    except TypeError as error:
-        known, reason = (None, None, None), str(error)
+    known, reason = _known(layer)
+    if known[1] is not None and (stretches.max() > known[1] * (1 + 1e-5) or (known[2] and bool(folded.any()))):
+        known, reason = (
+            (None, None, None),
+            "The samples contradict the bounds: a rule taught to nf.diffeo.lipschitz_rule is wrong.",
+        )
     return Report(
         len(paths[0]),
         paths.shape[2],
@@ -153,3 +164,12 @@ def report(layer: NeuralODE, x: Any) -> Report:
         float(jnp.mean(jnp.sum(lengths, axis=0))),
         tuple(float(s) for s in speeds),
     )
+
+
+def _known(layer: NeuralODE) -> tuple[tuple[float | None, float | None, float | None], str]:
+    """The largest residual, expansion and contraction that the weights allow, or why they are not known."""
+    try:
+        residual, expansion, contraction = bounds(layer)
+    except TypeError as error:
+        return (None, None, None), str(error)
+    return (float(residual.max()) if residual.size else None, float(expansion), float(contraction)), ""

@@ -6,6 +6,7 @@ beyond the edges the nearest edge's vector holds. All functions are pure, open t
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -54,8 +55,11 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
 
 
 def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
-    """values at the places to which Id + u takes the nodes: an image pulled back by the map."""
-    return interpolate(values, nodes(_checked(u), u.dtype) + u)
+    """values at the places to which Id + u takes the nodes: an image (n_1, ..., n_d, *rest) pulled back by the map."""
+    shape = _checked(u)
+    if jnp.shape(values)[: len(shape)] != shape:
+        raise ValueError(f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}")
+    return interpolate(values, nodes(shape, u.dtype) + u)
 
 
 def compose(u: Float[Array, "... d"], w: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -77,7 +81,7 @@ def exponential(velocity: Float[Array, "... d"], squarings: int = 7) -> Float[Ar
 
 
 def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "... d"]:
-    """The V with exponential(V, squarings) = u, to rounding: the square roots of Id + u, one after the other.
+    """The V with exponential(V, squarings) = u, to rounding times 2^squarings: the square roots of Id + u, one after the other.
 
     A root is the fixed point w <- w + (u - w o w) / 2 (o: composition), which contracts near the identity; inverse scaling and squaring in
     place of the iteration V <- V + (u - exponential(V)), which hardly ends beyond a displacement of two spacings. Our formulation.
@@ -85,30 +89,37 @@ def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "...
     """
     _checked(u)
     checks.whole("squarings", squarings, least=0)
-    velocity, failed = _roots(u, squarings)
+    velocity, failed = _roots(_finite(u), squarings)
     return _found(
-        velocity, failed, "Id + u has no logarithm that the iteration finds: it folds, or is too far from the identity"
+        velocity, failed, u, "Id + u has no logarithm that the iteration finds: it folds, or is too far from the identity"
     )
 
 
 def inverse(u: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """The w with (Id + u) o (Id + w) = Id at every node, by Newton's method at every node, begun at exp(-log(Id + u)).
 
-    The interpolated map need not be near the identity, but must not fold. SolveError where the iteration does not end; NaN in a
-    trace.
+    The interpolated map need not be near the identity, but must not fold. SolveError where it does, or where the iteration does
+    not end; NaN in a trace.
     """
-    shape, dimension = _checked(u), u.shape[-1]
-    start = exponential(-_roots(u, 7)[0], 7)
-    places, units = nodes(shape, u.dtype), jnp.eye(dimension, dtype=u.dtype)
+    _checked(u)
+    value, failed = _newton(_finite(u))
+    return _found(value, failed, u, "Id + u is not inverted: it folds, or bends too sharply")
 
-    def newton(w: Array, u: Array) -> Array:
+
+@jax.jit
+def _newton(u: Array) -> tuple[Array, Array]:
+    places, units = nodes(u.shape[:-1], u.dtype), jnp.eye(u.shape[-1], dtype=u.dtype)
+
+    def step(w: Array, u: Array) -> Array:
         push = lambda unit: jax.jvp(lambda p: interpolate(u, p), (places + w,), (jnp.broadcast_to(unit, w.shape),))[1]
         slopes = jnp.moveaxis(jax.vmap(push)(units), 0, -1) + units
         return w - jnp.linalg.solve(slopes, (w + warp(u, w))[..., None])[..., 0]
 
-    return _found(*_fixed(newton, start, u), "Id + u is not inverted: it folds, or bends too sharply")
+    value, failed = _fixed(step, exponential(-_roots(u, 7)[0], 7), u)
+    return value, failed | jnp.any(folded(u))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _roots(u: Array, count: int) -> tuple[Array, Array]:
     """2^count times the 2^count-th root of Id + u, less Id, and whether one of the roots was not found."""
     root = lambda w, u: w + (u - compose(w, w)) / 2
@@ -127,15 +138,22 @@ def _fixed(step: Callable[[Array, Array], Array], start: Array, u: Array) -> tup
     eps = float(jnp.finfo(u.dtype).eps)
     size = float(max(u.shape))  # indices are of this size, and so are their roundings
     finder = optx.FixedPointIteration(rtol=4 * eps, atol=4 * eps * size, norm=optx.max_norm)
-    adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
+    adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=1e3 * eps, atol=1e3 * eps, stagnation_iters=100))
     found = optx.fixed_point(step, finder, start, u, max_steps=512, throw=False, adjoint=adjoint)
     return found.value, found.result != optx.RESULTS.successful
 
 
-def _found(value: Array, failed: Array, failure: str) -> Array:
+def _finite(u: Array) -> Array:
+    """u in JAX's default precision, which optimistix's iterations have for their own numbers; ValueError for NaN."""
+    if not isinstance(u, core.Tracer) and not bool(jnp.isfinite(u).all()):
+        raise ValueError("u holds values that are not finite; mend them first")
+    return u.astype(jnp.result_type(float))
+
+
+def _found(value: Array, failed: Array, u: Array, failure: str) -> Array:
     if not isinstance(failed, core.Tracer) and bool(failed):
         raise SolveError(f"{failure}; look at folded(u), or take a smaller u", Status.NOT_INVERTED)
-    return jnp.where(failed, jnp.nan, value)
+    return jnp.where(failed, jnp.nan, value).astype(u.dtype)
 
 
 def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
@@ -170,18 +188,27 @@ def sample(map: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int, ...
     """A map of points (batch, d) as its u on a grid of `shape` nodes over the box from `low` to `high` (d,) each."""
     checks.function("map", map)
     low, high = np.broadcast_arrays(*(np.asarray(end, float) for end in (low, high)))
-    if low.shape != (len(shape),) or not (low < high).all() or min(shape) < 2:
+    if min(shape) < 2 or low.shape not in ((), (len(shape),)) or not (low < high).all():
         raise ValueError(
-            f"a grid of shape {shape} takes a box of low < high with {len(shape)} numbers each, got {low} and {high}"
+            f"a grid of shape {shape} takes a box of low < high, one number or {len(shape)} each, got {low} and {high}"
         )
+    low, high = (np.broadcast_to(end, len(shape)) for end in (low, high))
     index = nodes(shape)
     width = jnp.asarray((high - low) / (np.asarray(shape) - 1), index.dtype)
     y = map((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
+    if jnp.shape(y) != (index.size // len(shape), len(shape)):
+        raise ValueError(
+            f"the map must take points (batch, {len(shape)}) to such points, got shape {jnp.shape(y)} for {index.size // len(shape)}"
+        )
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
 
 
 def _checked(u: Array) -> tuple[int, ...]:
     """The grid's shape; ValueError where u has not one vector of d numbers at the nodes of a d-dimensional grid."""
+    if not isinstance(u, Array | np.ndarray) or not jnp.issubdtype(u.dtype, jnp.floating):
+        raise TypeError(
+            f"a displacement is an array of floating numbers, got {getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
+        )
     shape = jnp.shape(u)
     if not shape or len(shape) != shape[-1] + 1 or min(shape[:-1], default=0) < 2:
         raise ValueError(

@@ -160,14 +160,14 @@ class FixedGrid(eqx.Module):
         run = _Run(self, field, x, t0, t1, backward, "and its steps are looked at one by one; call model.eval() first")
         return run.each(function, jax.tree.map(lambda a: a[:-1], run.walk(True).states))
 
-    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any) -> Solution:
+    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> Solution:
         """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
         _check_forgets(self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet")
-        run = _Run(self, field, y, t0, t1, False, "and invert() leaves it as it is; call model.eval() first")
+        run = _Run(self, field, y, t0, t1, backward, "and invert() leaves it as it is; call model.eval() first")
         x, failed = run.unwalk()
         status = jnp.where(failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE))
         counts = (jnp.asarray(n) for n in (run.evaluations(), run.plan.steps, 0))
-        return Solution(where_ok(status, x), jnp.asarray(t0, run.system.dtype), status, *counts)
+        return Solution(where_ok(status, x), run.starts[0], status, *counts)
 
 
 def _check_forgets(scheme: Any, remedy: str) -> None:
@@ -433,7 +433,9 @@ class _Run:
             x, _ = lax.scan(back, self.x, (windows, self.rows), self.plan.steps, reverse=True)
             return x, jnp.asarray(False)
         eps = float(jnp.finfo(system.dtype).eps)
-        finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=optx.max_norm)
+        # In JAX's default precision, in which the iteration keeps it; states may have another.
+        norm = lambda error: optx.max_norm(error).astype(float)
+        finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
         # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
         adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
 
