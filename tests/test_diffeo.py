@@ -1,5 +1,7 @@
 """Flows as diffeomorphisms: closed forms, group laws, autodiff and independent solutions as oracles, folds that must be found."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -544,8 +546,8 @@ class TestReport:
         np.testing.assert_allclose(found.speeds, 32 * np.sqrt((lengths**2).mean(1)), rtol=1e-12)
         text = str(found)
         assert all(name in text for name, _, _ in found.rows()) and found.sentence() in text
-        back = D.report(layer.reverse(), x)
-        assert back.folded == 0 and back.path_length > 0
+        # Of very many blocks the product has no number, although each of them is bounded.
+        assert dataclasses.replace(found, residual=0.99, contraction=0.0).certified
 
     def test_folds_adaptive_layers_and_kernels(self, x):
         wild = nf.NeuralODE(nf.from_function(lambda a, x: a * jnp.tanh(x), jnp.asarray(-4.0)), euler(1))

@@ -62,7 +62,7 @@ class Report:
     @property
     def certified(self) -> bool:
         """Whether the weights themselves say that the layer is a diffeomorphism, everywhere."""
-        return self.contraction is not None and self.contraction > 0
+        return self.residual < 1 if self.residual is not None else self.contraction is not None
 
     def sentence(self) -> str:
         """The verdict in words."""
@@ -116,8 +116,7 @@ def report(layer: NeuralODE, x: Any) -> Report:
         raise TypeError("report() looks at numbers; call it outside of transformations")
     if not jax.tree.leaves(x)[0].size:
         raise ValueError(f"a report needs samples, got x of shape {jax.tree.map(jnp.shape, x)}")
-    fixed = isinstance(layer.discretisation, FixedGrid)
-    blocks = block_determinants(layer, x) if fixed else None
+    blocks = block_determinants(layer, x) if isinstance(layer.discretisation, FixedGrid) else None
     y = layer(x)
     apart = lambda other: max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True))
     try:
@@ -130,29 +129,14 @@ def report(layer: NeuralODE, x: Any) -> Report:
     if blocks is not None:
         folded |= (blocks.sign <= 0).any(axis=0)
     stretches = jnp.linalg.svd(slopes, compute_uv=False)
-    start, stop = map(float, layer.ends)
-    depths = None if fixed else jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS)
-    paths = jax.vmap(lambda state: flat(state)[0])(layer.trajectory(x, depths))
-    lengths = jnp.linalg.norm(jnp.diff(paths, axis=0), axis=2)
-    shares = (
-        layer.discretisation.grid.shares
-        if isinstance(layer.discretisation, FixedGrid)
-        else np.full(_DEPTHS - 1, 1 / (_DEPTHS - 1))
-    )
-    try:
-        speeds = norms(layer)
-    except TypeError:
-        times = shares / shares.sum() * abs(stop - start)
-        speeds = jnp.sqrt(jnp.mean(lengths**2, axis=1)) / (times[::-1] if layer.backward else times)
     known, reason = _known(layer)
     if known[1] is not None and (stretches.max() > known[1] * (1 + 1e-5) or (known[2] and bool(folded.any()))):
-        known, reason = (
-            (None, None, None),
-            "The samples contradict the bounds: a rule taught to nf.diffeo.lipschitz_rule is wrong.",
-        )
+        known = (None, None, None)
+        reason = "The samples contradict the bounds: a rule taught to nf.diffeo.lipschitz_rule is wrong."
+    path_length, speeds = _speeds(layer, x)
     return Report(
-        len(paths[0]),
-        paths.shape[2],
+        len(slopes),
+        slopes.shape[2],
         inverse_error,
         apart(layer.reverse()(y)),
         float(jnp.min(sign * jnp.exp(log))),
@@ -161,9 +145,26 @@ def report(layer: NeuralODE, x: Any) -> Report:
         float(stretches.min()),
         *known,
         reason,
-        float(jnp.mean(jnp.sum(lengths, axis=0))),
-        tuple(float(s) for s in speeds),
+        path_length,
+        speeds,
     )
+
+
+def _speeds(layer: NeuralODE, x: Any) -> tuple[float, tuple[float, ...]]:
+    """The mean length of the samples' paths, and the norm of the velocity in every step, or in equal parts of the interval."""
+    start, stop = map(float, layer.ends)
+    if isinstance(layer.discretisation, FixedGrid):
+        depths, times = None, np.diff(layer.discretisation.grid.edges)
+    else:
+        depths, times = jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS), np.ones(_DEPTHS - 1)
+    times = (times[::-1] if layer.backward else times) / times.sum() * abs(stop - start)
+    paths = jax.vmap(lambda state: flat(state)[0])(layer.trajectory(x, depths))
+    lengths = jnp.linalg.norm(jnp.diff(paths, axis=0), axis=2)
+    try:
+        speeds = norms(layer)
+    except TypeError:
+        speeds = jnp.sqrt(jnp.mean(lengths**2, axis=1)) / times
+    return float(jnp.mean(jnp.sum(lengths, axis=0))), tuple(float(s) for s in speeds)
 
 
 def _known(layer: NeuralODE) -> tuple[tuple[float | None, float | None, float | None], str]:
