@@ -15,6 +15,12 @@ def whole(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def positive(name: str, value: Any, remedy: str) -> None:
+    """ValueError for anything but a positive finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 < value < np.inf:
+        raise ValueError(f"{name} is a positive number, got {value!r}; {remedy}")
+
+
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """ValueError for a named choice that does not exist."""
     if not any(value is known or (isinstance(value, str) and value == known) for known in choices):

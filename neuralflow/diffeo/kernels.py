@@ -27,12 +27,18 @@ from neuralflow.schemes import RK4
 from neuralflow.solve import FixedGrid, SolveError, Status
 
 _STEPS = 150
+_UNITS = "give it in units of the points"
 
 
 def gaussian(x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any) -> Float[Array, "*batch m n"]:
     """The matrix k(x_i, y_j)."""
     gaps = x[..., :, None, :] - y[..., None, :, :]
     return jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * width**2))
+
+
+def _square(q: Array, p: Array, width: float) -> Array:
+    """||v||^2 of the field with momenta p at q, (..., n, d) each."""
+    return jnp.sum(p * (gaussian(q, q, width) @ p), axis=(-2, -1))
 
 
 class KernelField(nnx.Module):
@@ -44,7 +50,7 @@ class KernelField(nnx.Module):
     def __init__(self, centres: Any, width: float, momenta: Any = None):
         centres = _points("centres", centres)
         momenta = jnp.zeros_like(centres) if momenta is None else _like("momenta", momenta, centres, "centres")
-        _check_width(width)
+        checks.positive("width, the kernel's,", width, _UNITS)
         self.centres = nnx.data(centres)
         self.momenta = nnx.Param(momenta)
         self.width = float(width)
@@ -61,8 +67,7 @@ class KernelField(nnx.Module):
 
     def energy(self) -> Float[Array, ""]:
         """||v||^2 in the kernel's Hilbert space."""
-        momenta = self.momenta[...]
-        return jnp.sum(momenta * (gaussian(self.centres, self.centres, self.width) @ momenta))
+        return _square(self.centres, self.momenta[...], self.width)
 
 
 @lipschitz_rule.register
@@ -79,7 +84,7 @@ class _Kinetic(nnx.Module):
 
     def __call__(self, state: Any) -> Array:
         q, p = state
-        return jnp.sum(p * (gaussian(q, q, self.width) @ p), axis=(-2, -1)) / 2
+        return _square(q, p, self.width) / 2
 
 
 class _Shooting(nnx.Module):
@@ -105,7 +110,7 @@ class Geodesic(nnx.Module):
     def __init__(self, landmarks: Any, momenta: Any, width: float, solve: Solve | None = None):
         landmarks = _points("landmarks", landmarks)
         momenta = _like("momenta", momenta, landmarks, "landmarks")
-        _check_width(width)
+        checks.positive("width, the kernel's,", width, _UNITS)
         self.landmarks = nnx.data(landmarks)
         self.momenta = nnx.Param(momenta)
         self.width = float(width)
@@ -154,10 +159,10 @@ class Geodesic(nnx.Module):
 def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, solve: Solve | None = None) -> Geodesic:
     """The geodesic that takes landmarks `source` (n, d) to `target` (n, d), in order: least H + fidelity / 2 * sum |q(1) - target|^2.
 
-    By Levenberg and Marquardt's method on the momenta, to some four digits. A larger `fidelity` matches closer at a longer geodesic. `width`: of the
-    kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation; momenta that it cannot tell apart
-    are left out. ValueError for point sets of other
-    shapes or landmarks that coincide, SolveError where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
+    By Levenberg and Marquardt's method on the momenta, to some four digits. A larger `fidelity` matches closer at a longer
+    geodesic. `width`: of the kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation; momenta
+    that it cannot tell apart are left out. ValueError for point sets of other shapes or landmarks that coincide, SolveError
+    where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
     """
     # optimistix keeps numbers of its own in JAX's default precision.
     source, target = (_points(name, p).astype(jnp.result_type(float)) for name, p in (("source", source), ("target", target)))
@@ -170,8 +175,7 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     if gaps.min() < 1e-6 * width:
         i, j = np.unravel_index(gaps.argmin(), gaps.shape)
         raise ValueError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
-    if not isinstance(fidelity, int | float | np.floating) or not 0 < fidelity < np.inf:
-        raise ValueError(f"fidelity is a positive number, got {fidelity!r}")
+    checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
     eps = float(jnp.finfo(source.dtype).eps)
     values, vectors = jnp.linalg.eigh(gaussian(source, source, width))
@@ -268,8 +272,3 @@ def _like(name: str, value: Any, points: Array, other: str) -> Array:
     if jnp.shape(value) != points.shape:
         raise ValueError(f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}")
     return jnp.asarray(value, points.dtype)
-
-
-def _check_width(width: Any) -> None:
-    if isinstance(width, bool) or not isinstance(width, int | float | np.floating) or not 0 < width < np.inf:
-        raise ValueError(f"width, the kernel's, is a positive number in units of the points, got {width!r}")

@@ -25,6 +25,8 @@ from neuralflow.layers import NeuralODE
 from neuralflow.schemes.runge_kutta import used_stages
 from neuralflow.solve import FixedGrid
 
+_EXAMPLE = "for example 0.9 * steps"
+
 # The largest slopes of activations; those of gelu and silu are rounded up.
 _SLOPES: tuple[tuple[Callable[..., Any], float], ...] = (
     (jnp.tanh, 1.0),
@@ -145,7 +147,7 @@ class Bounded(nnx.Module):
 
     def __init__(self, field: nnx.Module, bound: float):
         checks.instance("field", field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
-        _check_bound(bound)
+        checks.positive("bound", bound, _EXAMPLE)
         lipschitz(field.at(0.0) if isinstance(field, DepthVarying) else field)
         self.field, self.bound = field, float(bound)
         self.timed = takes_time(field)
@@ -174,7 +176,7 @@ class SpectralNorm(nnx.Module):
     def __init__(self, dense: nnx.Linear, bound: float = 1.0, *, rngs: nnx.Rngs):
         checks.instance("dense", dense, nnx.Linear, "an nnx.Linear")
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
-        _check_bound(bound)
+        checks.positive("bound", bound, _EXAMPLE)
         self.dense, self.bound, self.use_running_average = dense, float(bound), False
         self.vector = nnx.BatchStat(_unit(jax.random.normal(rngs.params(), (dense.kernel.shape[1],), dense.kernel.dtype)))
 
@@ -202,11 +204,6 @@ def _(module: SpectralNorm) -> Array:
 
 def _unit(vector: Array) -> Array:
     return vector / jnp.maximum(jnp.linalg.norm(vector), jnp.finfo(vector.dtype).tiny)
-
-
-def _check_bound(bound: Any) -> None:
-    if isinstance(bound, bool) or not isinstance(bound, int | float | np.floating) or not 0 < bound < np.inf:
-        raise ValueError(f"bound is a positive number, got {bound!r}; for example 0.9 * steps")
 
 
 class Bounds(NamedTuple):
