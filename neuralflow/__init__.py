@@ -36,10 +36,24 @@ from neuralflow.solve import (
     Status as Status,
 )
 
+_ROOMS = (
+    "data",
+    "deep_limit",
+    "diffeo",
+    "models",
+    "operators",
+    "paths",
+    "plain_net",
+    "plots",
+    "regularisers",
+    "training",
+    "transport",
+)
+
 
 def __getattr__(name: str) -> _Any:
     """The rooms that most programs do not need, imported at their first use."""
-    if name in ("data", "deep_limit", "diffeo", "models", "plain_net", "plots", "regularisers", "training", "transport"):
+    if name in _ROOMS:
         return _import_module(f"neuralflow.{name}")
     raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
 

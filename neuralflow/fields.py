@@ -96,15 +96,16 @@ class MLP(nnx.Module):
 class ConvBlock(nnx.Module):
     """A pre-activation residual branch (He et al., arXiv 1603.05027) on channels-last images: twice norm, activation, conv.
 
-    GroupNorm, which has no state, takes the place of batch normalisation. `time`: depth time enters the convolutions
-    as one more channel. `channels` must be a multiple of `groups`.
+    GroupNorm, which has no state, takes the place of batch normalisation. `kernel`: the size of the convolutions, or what to
+    build in their place, called as kernel(inputs, outputs, dtype=..., param_dtype=..., rngs=...). `time`: depth time enters the
+    convolutions as one more channel. `channels` must be a multiple of `groups`.
     """
 
     def __init__(
         self,
         channels: int,
         *,
-        kernel: int = 3,
+        kernel: int | Callable[..., Any] = 3,
         groups: int = 4,
         activation: Activation = jax.nn.relu,
         time: bool = False,
@@ -120,8 +121,10 @@ class ConvBlock(nnx.Module):
             raise ValueError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
-        fast: Any = {**types, "conv_general_dilated": convolution}
-        self.convs = nnx.List(nnx.Conv(channels + time, channels, (kernel, kernel), rngs=rngs, **fast) for _ in range(2))
+        if not callable(kernel):
+            checks.whole("kernel", kernel)
+            kernel = functools.partial(nnx.Conv, kernel_size=(kernel, kernel), conv_general_dilated=convolution)
+        self.convs = nnx.List(kernel(channels + time, channels, rngs=rngs, **types) for _ in range(2))
         self.activation = activation
         self.time = time
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from neuralflow import basis as depth_basis, checks
+from neuralflow import basis as depth_basis, checks, operators
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
 from neuralflow.diffeo import jacobian
 from neuralflow.layers import NeuralODE
@@ -306,6 +306,55 @@ def deformed_grid(
         _points(axis, moved, np.zeros(len(moved)) if y is None else np.asarray(y))
     axis.spines[:].set_visible(False)
     axis.set(aspect="equal", xticks=[], yticks=[])
+    return made
+
+
+def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
+    """A convolution kernel (k,) or (k, k) and the differential operator it is: its entries, and its coefficients by derivative."""
+    values = np.asarray(kernel, float)
+    found = np.asarray(operators.to_operator(values, spacing))
+    made, (left, right) = figure(1, 2, width=7.2, height=3.2)
+    for axis, numbers, title in ((left, values, "kernel"), (right, found, operators.formula(found))):
+        rows = np.atleast_2d(numbers)
+        bound = np.abs(rows).max() or 1.0
+        axis.imshow(rows, cmap="RdBu_r", vmin=-bound, vmax=bound)
+        for (i, j), number in np.ndenumerate(rows):
+            axis.text(
+                j,
+                i,
+                f"{number:.3g}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if abs(number) > 0.6 * bound else "black",
+            )
+        axis.set_title(title, fontsize=10)
+        axis.grid(False)
+    powers = [rf"$\partial_x^{p}$" if p else "1" for p in range(found.shape[-1])]
+    right.set_xticks(range(found.shape[-1]), powers)
+    right.set_yticks(
+        range(found.shape[0] if found.ndim == 2 else 1), [p.replace("x", "y") for p in powers] if found.ndim == 2 else [""]
+    )
+    offsets = lambda size: [str(i - size // 2) for i in range(size)]
+    left.set_xticks(range(values.shape[-1]), offsets(values.shape[-1]))
+    left.set_yticks(range(len(values) if values.ndim == 2 else 1), offsets(len(values)) if values.ndim == 2 else [""])
+    return made
+
+
+def shares(found: Mapping[str, Mapping[str, operators.Shares]]) -> Figure:
+    """Reaction, convection, diffusion and higher derivatives of a network's convolutions in their order, one panel a network:
+    name -> (place -> shares)."""
+    made, axes = figure(1, len(found), width=4.8 * len(found), height=3.4)
+    for axis, (name, layers) in zip(axes.ravel(), found.items(), strict=True):
+        parts = np.asarray(list(layers.values()))
+        bottom = np.zeros(len(parts))
+        for k, kind in enumerate(operators.Shares._fields):
+            axis.bar(np.arange(1, len(parts) + 1), parts[:, k], bottom=bottom, color=_COLOURS[k], width=0.9, label=kind)
+            bottom += parts[:, k]
+        axis.set(xlabel="convolution", ylim=(0, 1), title=name)
+        axis.title.set_fontsize(10)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    made.legend(*axes.ravel()[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return made
 
 

@@ -214,8 +214,8 @@ RINGS = (
     ("checks", "report", "basis", "grid", "schemes"),
     ("depth", "convolution", "fields"),
     ("solve",),
-    ("layers", "transport", "diffeo"),
-    ("plain_net", "regularisers", "deep_limit"),
+    ("layers", "transport", "diffeo", "operators"),
+    ("plain_net", "paths", "regularisers", "deep_limit"),
     ("data", "models", "checkpoints", "training", "plots"),
     ("cli",),
 )

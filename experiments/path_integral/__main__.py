@@ -1,0 +1,170 @@
+"""Networks of differential operators against ordinary and depthwise-separable ResNets: three paired seeds, two sets of images.
+
+    python -m experiments.path_integral --data-dir FOLDER
+
+A stem, four pre-activation blocks x + f_k(x), average pooling and a linear readout. The blocks' two 3 x 3 layers are free convolutions
+(9 C^2 weights), combinations of six differential operators (6 C^2; Yin et al., arXiv 1904.07568), or depthwise and 1 x 1 convolutions
+(C^2 + 9 C), each at the width of the ResNet and at the width that gives as many weights. Pairs share seed and batches. Then the time
+of a training step, interleaved, and what equation the layers of the trained ResNet are. Writes results.json and shares.png beside this
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.table import Table
+from scipy import stats
+
+import neuralflow as nf
+from experiments.benchmarks.measure import ratio, side_by_side
+from neuralflow import plots, report
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.path_integral --data-dir FOLDER"
+BLOCKS, BATCH = 4, 64
+
+
+free = functools.partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=nf.fields.convolution)
+
+
+def separable(inputs: int, outputs: int, *, rngs: nnx.Rngs, **types: Any) -> nnx.Sequential:
+    """A 3 x 3 convolution of every channel alone, then a mix of the channels."""
+    depthwise = free(inputs, inputs, feature_group_count=inputs, use_bias=False, rngs=rngs, **types)
+    return nnx.Sequential(depthwise, nnx.Linear(inputs, outputs, rngs=rngs, **types))
+
+
+MODELS: dict[str, tuple[Any, int]] = {
+    "ResNet": (free, 16),
+    "operators, equal width": (nf.operators.DifferentialOperator, 16),
+    "operators, equal weights": (nf.operators.DifferentialOperator, 20),
+    "separable, equal width": (separable, 16),
+    "separable, equal weights": (separable, 44),
+}
+
+
+class Network(nnx.Module):
+    """Images (batch, h, w, c) to logits."""
+
+    def __init__(self, kernel: Any, width: int, channels: int, *, rngs: nnx.Rngs):
+        make = lambda rngs: nf.fields.ConvBlock(width, kernel=kernel, rngs=rngs)
+        self.stem = nnx.Conv(channels, width, (3, 3), strides=2, rngs=rngs)
+        field = nf.DepthVarying(make, nf.PiecewiseConstant(BLOCKS), rngs=rngs)
+        self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=BLOCKS), 0.0, float(BLOCKS))
+        self.norm = nnx.GroupNorm(width, 4, rngs=rngs)
+        self.head = nnx.Linear(width, 10, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        y = jax.nn.relu(self.norm(self.flow(self.stem(x))))
+        return self.head(y.mean(axis=(1, 2)))
+
+
+def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Cross-entropy and accuracy."""
+    logits = model(batch["image"])
+    right = jnp.argmax(logits, axis=-1) == batch["label"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {"accuracy": jnp.mean(right)}
+
+
+def images(name: str, split: str, folder: Path) -> dict[str, Any]:
+    """Images of mean zero and variance one, by the training set's usual size of 0.5 +- 0.25."""
+    data = nf.data.load(name, split, data_dir=folder)
+    return {"image": (data["image"].astype(np.float32) / 255 - 0.5) / 0.25, "label": data["label"]}
+
+
+def weights(model: Network) -> int:
+    """The number of weights in the blocks."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(nnx.state(model.flow, nnx.Param)))
+
+
+def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
+    """The time of a gradient step's gradient against the ResNet's, round by round."""
+    functions, arguments = {}, {}
+    batch = {"image": jax.random.normal(jax.random.key(0), (BATCH, size, size, channels)), "label": jnp.zeros(BATCH, int)}
+    for name, (kernel, width) in MODELS.items():
+        graphdef, params = nnx.split(Network(kernel, width, channels, rngs=nnx.Rngs(0)))
+        functions[name] = jax.grad(lambda p, batch, graphdef=graphdef: loss(nnx.merge(graphdef, p), batch)[0])
+        arguments[name] = (params, batch)
+    found = side_by_side(functions, arguments, rounds)
+    return {name: ratio(measured.runs, found["ResNet"].runs) for name, measured in found.items()}
+
+
+def summary(values: np.ndarray) -> dict[str, Any]:
+    """Mean and 95% interval over seeds (Student)."""
+    low, high = (
+        stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values)) if np.ptp(values) else (values[0],) * 2
+    )
+    return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=6_000)
+    parser.add_argument("--test-samples", type=int, default=4_000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of a step")
+    given = parser.parse_args()
+    console, began = report.console(), time.perf_counter()
+    result: dict[str, Any] = {"samples": given.samples, "test_samples": given.test_samples, "epochs": given.epochs, "sets": {}}
+    layers: dict[str, Any] = {}
+    with report.steps(2 * given.seeds * len(MODELS), console) as done:
+        for name in ("fashion_mnist", "cifar10"):
+            train = images(name, f"train[:{given.samples}]", given.data_dir)
+            test = images(name, f"test[:{given.test_samples}]", given.data_dir)
+            size, channels = train["image"].shape[2:]
+            errors: dict[str, list[float]] = {model: [] for model in MODELS}
+            sizes = {}
+            for seed in range(given.seeds):
+                for model, (kernel, width) in MODELS.items():
+                    network = Network(kernel, width, channels, rngs=nnx.Rngs(seed))
+                    rate = optax.cosine_decay_schedule(3e-3, given.epochs * (given.samples // BATCH))
+                    nf.training.fit(
+                        network, loss, optax.adam(rate), train, epochs=given.epochs, batch=BATCH, seed=seed, progress=False
+                    )
+                    found = nf.training.evaluate(network, loss, test, batch=500)
+                    errors[model].append(100 * (1 - float(found["accuracy"])))
+                    sizes[model] = weights(network)
+                    if model == "ResNet" and seed == 0:
+                        read = nf.operators.read(network.flow)
+                        layers[name] = {place: nf.operators.shares(values) for place, values in read.items()}
+                    done(f"{name}, seed {seed}, {model}: {errors[model][-1]:.2f}%")
+            values = {model: np.asarray(found) for model, found in errors.items()}
+            result["sets"][name] = {
+                model: {
+                    "weights": sizes[model],
+                    "error": summary(values[model]),
+                    "less the ResNet's": summary(values[model] - values["ResNet"]),
+                    "seeds": errors[model],
+                }
+                for model in MODELS
+            }
+            result["sets"][name]["step over the ResNet's"] = step_times(channels, size, given.rounds)
+    for name, found in result["sets"].items():
+        table = Table(title=f"{name}, {given.samples} images, {given.epochs} epochs: test error, percent")
+        for column in ("blocks", "weights", "error", "95% over seeds", "less the ResNet's", "95%", "time of a step"):
+            table.add_column(column, justify="left" if column == "blocks" else "right")
+        for model in MODELS:
+            row, step = found[model], found["step over the ResNet's"][model]
+            cells = [f"{row[k]['mean']:.2f}" for k in ("error", "less the ResNet's")]
+            spans = ["{:.2f} to {:.2f}".format(*row[k]["interval"]) for k in ("error", "less the ResNet's")]
+            table.add_row(model, str(row["weights"]), cells[0], spans[0], cells[1], spans[1], f"{step['median']:.2f}")
+        console.print(table)
+    result |= {"shares": {name: {p: s._asdict() for p, s in found.items()} for name, found in layers.items()}}
+    result |= {"seconds": time.perf_counter() - began}
+    report.write(HERE / "results.json", report.as_json({"command": COMMAND, "result": result}))
+    plots.shares(layers).savefig(HERE / "shares.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""How long an explicit step may be on a partial differential equation (Courant, Friedrichs & Lewy)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from neuralflow import checks
+from neuralflow.depth import Unfolded, raw
+from neuralflow.diffeo.lipschitz import in_steps, walked
+from neuralflow.fields import Gradient, Hamiltonian, Separable
+from neuralflow.layers import NeuralODE
+from neuralflow.operators.equations import ConvolutionEnergy, DifferentialOperator, KineticEnergy
+from neuralflow.operators.kernels import symbol
+from neuralflow.schemes import analysis
+from neuralflow.solve import FixedGrid
+
+# Steps are looked for up to this many times the inverse of the spectral radius.
+_LONGEST = 64.0
+_SLACK = 1e-9
+
+
+def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
+    """Growth rates of the waves of a field, complex, those with their conjugates once.
+
+    Of a `DifferentialOperator`: the eigenvalues of its symbol at `frequencies` waves an axis, on a grid without edges. Of `parabolic`:
+    the interval [-|K|^2 max S'', 0] in which those of its linearisations lie, of `hyperbolic` and `hamiltonian` that on the imaginary
+    axis, by 65 points. TypeError for other fields, and for operators with other channels out than in.
+    """
+    if type(field) is DifferentialOperator:
+        waves = symbol(field.kernel, frequencies)
+        if waves.shape[1] != waves.shape[2]:
+            raise TypeError(
+                f"an operator from {waves.shape[2]} to {waves.shape[1]} channels is no velocity field; its spectrum is that of a square one"
+            )
+        return np.linalg.eigvals(waves).ravel()
+    if type(field) is Gradient and type(field.energy) in (ConvolutionEnergy, KineticEnergy):
+        return -_curvature(field.energy, frequencies) * np.linspace(0, 1, 65).astype(complex)
+    if type(field) is Hamiltonian and type(field.energy) is Separable:
+        parts = field.energy.kinetic, field.energy.potential
+        if all(type(part) in (ConvolutionEnergy, KineticEnergy) for part in parts):
+            fastest = math.prod(_curvature(part, frequencies) for part in parts) ** 0.5
+            return 1j * fastest * np.linspace(0, 1, 65)
+    raise TypeError(
+        f"the waves of a {type(field).__name__} are not known; they are of a DifferentialOperator, and of nf.operators.parabolic, hyperbolic "
+        "and hamiltonian"
+    )
+
+
+def _curvature(energy: Any, frequencies: int) -> float:
+    """An upper bound of the energy's second derivatives, |K|^2 max S''."""
+    if type(energy) is KineticEnergy:
+        return 1.0
+    size = np.linalg.norm(symbol(energy.convolution.kernel[...], frequencies), ord=2, axis=(1, 2)).max()
+    places = jnp.linspace(-30.0, 30.0, 6001)
+    bends = np.abs(jax.vmap(jax.grad(jax.grad(energy.potential)))(places))
+    inside = bends[1500:-1500].max()
+    if not np.isfinite(bends).all() or bends.max() > 1.01 * inside:
+        raise ValueError(
+            "the second derivative of the potential has no bound, so no step is stable for all states; take log cosh"
+        )
+    return float(size**2 * inside)
+
+
+def stable_step(field: nnx.Module, scheme: Any, frequencies: int = 32) -> float:
+    """The longest step of a scheme under which no wave of a field grows faster than its own rate allows; depth time.
+
+    Every step up to it is stable: the growth of a step is at most max(1, exp(h max Re rate)) over the waves of `spectrum`. Zero where no
+    step is, as for pure convection under Euler; infinite past 64 over the largest rate. Schemes of `nf.schemes.analysis.growth`.
+    """
+    return _stable_step(spectrum(field, frequencies), scheme)
+
+
+def _stable_step(rates: np.ndarray, scheme: Any) -> float:
+    rates = np.unique(np.round(rates, 12))
+    radius = float(np.abs(rates).max())
+    if not radius:
+        return math.inf
+    stable = lambda lengths: _growth(rates, scheme, lengths) <= 1 + _SLACK
+    lengths = np.linspace(0, _LONGEST, 257)[1:] / radius
+    bad = np.flatnonzero(~stable(lengths))
+    if not len(bad):
+        return math.inf
+    low, high = (0.0, *lengths)[bad[0]], lengths[bad[0]]
+    while high - low > 1e-10 / radius:
+        between = np.linspace(low, high, 17)
+        bad = np.flatnonzero(~stable(between))
+        first = int(bad[0]) if len(bad) else len(between) - 1
+        low, high = (between[first - 1], between[first]) if first else (low, low)
+    # The slack alone lets a step of this size pass that no slack would.
+    return float(low) if low * radius > 1e-3 else 0.0
+
+
+def _growth(rates: np.ndarray, scheme: Any, lengths: Any) -> np.ndarray:
+    """The largest growth of a step of every length over the waves, over what their own rates allow."""
+    lengths = np.atleast_1d(lengths)
+    found = analysis.growth(scheme, lengths[:, None] * rates).max(axis=1)
+    return found / np.maximum(1, np.exp(np.minimum(lengths * np.real(rates).max(), 700)))
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The steps of a layer on a partial differential equation, each beside the longest stable one.
+
+    `steps` (steps,): lengths in depth time. `limits` (steps,): by `stable_step`, with the weights where each starts. `growth` (steps,): by how
+    much a step multiplies the wave that grows most, over what the equation itself allows; at most 1 is stable.
+    """
+
+    scheme: str
+    steps: np.ndarray
+    limits: np.ndarray
+    growth: np.ndarray
+
+    @property
+    def stable(self) -> bool:
+        """Whether no step is too long."""
+        return bool((self.steps <= self.limits * (1 + 1e-9)).all())
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        with np.errstate(divide="ignore"):
+            share = self.steps / self.limits
+        worst = int(share.argmax())
+        length, limit = self.steps[worst], self.limits[worst]
+        if self.stable:
+            bound = "any length" if math.isinf(limit) else f"{limit:.4g}"
+            return f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} allows {bound}."
+        if not limit:
+            return (
+                f"Unstable: {self.scheme} has no stable step on this equation, whose waves move and do not decay (growth {self.growth[worst]:.4g} "
+                "a step); take a scheme whose region holds a piece of the imaginary axis (nf.RK4(), or nf.schemes.RevNet() for waves), or add diffusion."
+            )
+        return (
+            f"Unstable: step {worst} of {len(self.steps)} is {length:.4g} long where {self.scheme} allows {limit:.4g} (growth {self.growth[worst]:.4g} a "
+            f"step); take {math.ceil(len(self.steps) * length / limit)} equal steps or more, or a scheme with a larger region of stability."
+        )
+
+    def __str__(self) -> str:
+        rows = [("step", "length", "limit", "growth")]
+        rows += [
+            (str(k), f"{a:.4g}", f"{b:.4g}", f"{c:.4g}")
+            for k, (a, b, c) in enumerate(zip(self.steps, self.limits, self.growth, strict=True))
+        ]
+        return "\n".join([*("  ".join(f"{cell:>9}" for cell in row) for row in rows), self.sentence()])
+
+
+def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
+    """The steps of a layer against the stability bound of its equation, by von Neumann's analysis of each with its weights frozen.
+
+    Necessary and, where the symbols are normal matrices and the weights constant, sufficient on periodic grids; for nonlinear fields of the
+    linearisations. Weights are those where a step starts. TypeError for adaptive layers, and fields without a `spectrum`.
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    solve = layer.discretisation
+    if not isinstance(solve, FixedGrid):
+        raise TypeError(
+            "an adaptive layer chooses stable steps by itself; ask a fixed grid: layer.with_solve(nf.FixedGrid(...))"
+        )
+    plan = walked(layer, solve)
+    sign = -1 if layer.backward else 1
+    length = sign * (float(raw(layer.t1)) - float(raw(layer.t0)))
+    steps = np.abs(plan.lengths) / plan.total * length
+    parts, values = Unfolded(layer.field), Unfolded.values(layer.field)
+    places = in_steps(plan, 0.0)
+    limits, growth, known = [], [], {}
+    for k, step in enumerate(steps):
+        here = tuple((int(cell[k]), float(s[k])) for cell, s in places)
+        if here not in known:
+            at = {b: (jnp.asarray(cell), jnp.asarray(s)) for b, (cell, s) in zip(parts.bases, here, strict=True)}
+            rates = np.sign(length) * spectrum(parts.at(values, at), frequencies)
+            known[here] = rates, _stable_step(rates, solve.scheme)
+        rates, limit = known[here]
+        limits.append(limit)
+        growth.append(_growth(rates, solve.scheme, abs(step))[0])
+    return Stability(type(solve.scheme).__name__, np.abs(steps), np.asarray(limits), np.asarray(growth))
+
+
+def check(layer: NeuralODE) -> None:
+    """ValueError unless every step of a layer is stable on its equation, by `stability`."""
+    found = stability(layer)
+    if not found.stable:
+        raise ValueError(found.sentence())

@@ -1,0 +1,288 @@
+"""The path integral of a residual block's equation: Gaussian steps, the action, random and most probable paths.
+
+u_t = -v . grad u + D : grad grad u - V u. A step of length dt has the kernel
+(4 pi dt)^(-d/2) det(D)^(-1/2) exp(-dt L), L = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V, so that u(x, T) is the integral over all paths with
+the weight exp(-S), S = int L dt. That the output of a ResNet is such an integral is stated by Yin, Li, Zhang & Wang (arXiv 1904.07568);
+the formulas are our formulation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from neuralflow import checks
+from neuralflow.operators import DifferentialOperator
+from neuralflow.paths.discrete import Estimate
+from neuralflow.solve import SolveError, Status
+
+At = Literal["new", "midpoint", "old"]
+_CHUNK = 2**15
+_MOST_NODES = 4096
+
+
+class Equation(eqx.Module):
+    """u_t = -v . grad u + D : grad grad u - V u on points of `dimension` coordinates.
+
+    `drift`: v, numbers (d,) or a function of points (..., d) -> (..., d). `diffusion`: D, a positive number, or a symmetric positive
+    definite matrix (d, d). `potential`: V, a number or a function (..., d) -> (...,). ValueError for a diffusion that is not
+    positive: then no Gaussian weighs the paths.
+    """
+
+    drift: Any
+    diffusion: Array
+    potential: Any
+
+    def __init__(self, diffusion: Any, drift: Any = 0.0, potential: Any = 0.0, *, dimension: int | None = None):
+        matrix = np.asarray(diffusion, float)
+        known = () if callable(drift) else np.shape(cast(Any, drift))
+        sizes = {*matrix.shape, *known, *(() if dimension is None else (dimension,))}
+        if len(sizes) > 1 or matrix.ndim not in (0, 2):
+            raise ValueError(
+                f"diffusion is a number or (d, d), a constant drift (d,), in dimension d: got shapes {matrix.shape} and {known}, dimension {dimension}"
+            )
+        d = sizes.pop() if sizes else 1
+        checks.whole("dimension", d)
+        matrix = matrix * np.eye(d) if matrix.ndim == 0 else matrix
+        if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() <= 0:
+            raise ValueError(
+                f"paths have weights exp(-S) only where the diffusion is positive (definite), got {matrix.tolist()}; without diffusion the solution "
+                "runs along characteristics: nf.transport"
+            )
+        self.drift = drift if callable(drift) else jnp.broadcast_to(np.asarray(drift, float), (d,))
+        self.diffusion = jnp.asarray(matrix)
+        self.potential = potential if callable(potential) else jnp.asarray(np.asarray(potential, float))
+
+    @classmethod
+    def of(cls, operator: DifferentialOperator) -> Equation:
+        """The equation of an operator on one channel, (a + b . grad + D : grad grad) u: v = -b, V = -a. Points are (x,) or (y, x)."""
+        checks.instance("operator", operator, DifferentialOperator, "a nf.operators.DifferentialOperator")
+        values = np.asarray(operator.coefficients[...], float)
+        if values.shape[1:] != (1, 1):
+            raise ValueError(
+                f"a path integral in numbers is that of one channel, got an operator from {values.shape[1]} to {values.shape[2]}; "
+                "with several, paths have matrices for weights"
+            )
+        c = values[:, 0, 0]
+        if operator.dimension == 1:
+            return cls(c[2:, None], -c[1:2], -c[0])
+        a, bx, by, xx, xy, yy = c
+        return cls(np.asarray([[yy, xy / 2], [xy / 2, xx]]), np.asarray([-by, -bx]), -a)
+
+    @property
+    def dimension(self) -> int:
+        """The number of coordinates of a point."""
+        return len(self.diffusion)
+
+    def velocity(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """v at points."""
+        return jnp.broadcast_to(_at(self.drift, x), x.shape).astype(x.dtype)
+
+    def killing(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """V at points."""
+        return jnp.broadcast_to(_at(self.potential, x), x.shape[:-1]).astype(x.dtype)
+
+    def lagrangian(self, x: Float[Array, "*batch d"], rate: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """L(x, dx/dt) = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V."""
+        gap = rate - self.velocity(x)
+        return jnp.einsum("...i,ij,...j->...", gap, jnp.linalg.inv(self.diffusion), gap) / 4 + self.killing(x)
+
+    def action(self, path: Float[Array, "*batch n d"], time: Any, at: At = "new") -> Float[Array, "*batch"]:
+        """S of a path through n points at equal times from 0 to `time`: the sum of dt L, with v and V where `at` says.
+
+        The product of the kernels of its steps is exp(-S), times their normalisation.
+        """
+        old, new = path[..., :-1, :], path[..., 1:, :]
+        dt = time / (path.shape[-2] - 1)
+        return dt * jnp.sum(self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1)
+
+    def kernel(self, new: Any, old: Any, dt: Any, at: At = "new") -> Array:
+        """The weight of a step from points `old` to points `new`, (..., d) each: exp(-dt L), normalised.
+
+        With v at the new point ("new") the composed steps solve the equation as it stands, to O(dt); with v at the old one u_t = -div(v u) + ...
+        instead, and with v in the middle the mean of the two.
+        """
+        scale = jnp.sqrt((4 * jnp.pi * dt) ** self.dimension * jnp.linalg.det(self.diffusion))
+        return jnp.exp(-dt * self.lagrangian(_place(old, new, at), (new - old) / dt)) / scale
+
+
+def _at(given: Any, x: Array) -> Any:
+    """A function's value at x, or the numbers that stand for it."""
+    return cast(Any, given)(x) if callable(given) else given
+
+
+def _place(old: Array, new: Array, at: At) -> Array:
+    checks.choice("at", at, ("new", "midpoint", "old"))
+    return new if at == "new" else old if at == "old" else (old + new) / 2
+
+
+def composed(equation: Equation, values: Any, period: float, time: float, steps: int, at: At = "new") -> Array:
+    """u(., time) on a periodic grid: `steps` Gaussian kernels one behind the other, the sum over all paths through its points.
+
+    `values`: u_0 at equally spaced points from 0 to `period` along every axis, as many axes as the equation has coordinates. Drift and potential
+    have that period too. ValueError where the grid does not resolve the kernel: sqrt(2 D dt) below its spacing.
+    """
+    values = jnp.asarray(values, float)
+    d = equation.dimension
+    checks.whole("steps", steps)
+    checks.positive("period", period, "the length after which all repeats")
+    checks.positive("time", time, "the time that passes")
+    if values.ndim != d or values.size > _MOST_NODES:
+        raise ValueError(f"values stand on a grid of {d} axes with at most {_MOST_NODES} points, got shape {values.shape}")
+    dt = time / steps
+    spreads = np.sqrt(2 * dt * np.linalg.eigvalsh(np.asarray(equation.diffusion)))
+    spacing = period / min(values.shape)
+    if spreads[0] < spacing:
+        raise ValueError(
+            f"the grid does not resolve a step: its kernel is {spreads[0]:.3g} wide, the points are {spacing:.3g} apart; take "
+            f"{max(1, math.floor(time / (spacing / spreads[0]) ** 2 / dt))} steps or fewer, or {math.ceil(period / spreads[0])} points an axis"
+        )
+    axes = [period * np.arange(n) / n for n in values.shape]
+    points = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d))
+    moved = float(jnp.abs(equation.velocity(points)).max()) * dt
+    reach = 1 + math.ceil((9 * spreads[-1] + moved) / period)
+    images = period * jnp.asarray(list(itertools.product(range(-reach, reach + 1), repeat=d)), float)
+    matrix = _summed(equation, points, images, dt, at)
+    matrix = matrix * (period**d / values.size)
+    return lax.fori_loop(0, steps, lambda _, u: matrix @ u, values.ravel()).reshape(values.shape)
+
+
+@eqx.filter_jit
+def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: At) -> Array:
+    """The kernels from all points to all points (new, old), over all periodic images of the old ones."""
+
+    def add(total: Array, shift: Array) -> tuple[Array, None]:
+        # What varies is looked up where it is known, in the first period.
+        new, old = (points, points + shift) if at == "new" else (points - shift, points)
+        return total + equation.kernel(new[:, None], old[None], dt, at), None
+
+    return lax.scan(add, jnp.zeros((len(points), len(points))), images)[0]
+
+
+def spectral(equation: Equation, values: Any, period: float, time: Any) -> Array:
+    """u(., time) on a periodic grid by Fourier series: exact where drift and potential are constant, TypeError elsewhere."""
+    if callable(equation.drift) or callable(equation.potential):
+        raise TypeError(
+            "the Fourier series of the solution is known for constant drift and potential; composed() takes functions"
+        )
+    values = jnp.asarray(values, float)
+    waves = [2j * np.pi / period * np.fft.fftfreq(n, 1 / n) for n in values.shape]
+    k = np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1)
+    rate = -k @ np.asarray(equation.drift) + np.einsum("...i,ij,...j->...", k, np.asarray(equation.diffusion), k)
+    return jnp.real(jnp.fft.ifftn(jnp.fft.fftn(values) * jnp.exp(time * (rate - equation.potential))))
+
+
+@eqx.filter_jit
+def feynman_kac(
+    equation: Equation,
+    initial: Callable[[Array], Array],
+    x: Float[Array, "*points d"],
+    time: Any,
+    *,
+    steps: int,
+    count: int,
+    key: Array,
+) -> Estimate:
+    """u(x, time) as the mean of exp(-int V dt) u_0(X_time) over `count` random paths dX = -v dt + sqrt(2 D) dB from x.
+
+    `initial`: u_0, a function of points (..., d) -> (...,). `steps` of Euler and Maruyama: a bias of O(time / steps) where v or V vary, none for constant
+    v and V. Every point has paths of its own. Returns mean and standard error, (*points,) each.
+    """
+    x = jnp.asarray(x)
+    if x.shape[-1:] != (equation.dimension,):
+        raise ValueError(f"points of this equation have {equation.dimension} coordinates on the last axis, got shape {x.shape}")
+    checks.whole("steps", steps)
+    checks.whole("count", count, least=2)
+    dt = jnp.asarray(time / steps, x.dtype)
+    root = jnp.linalg.cholesky(2 * equation.diffusion * dt).astype(x.dtype)
+
+    def path(start: Array, key: Array) -> Array:
+        def step(carry: Any, noise: Array) -> tuple[Any, None]:
+            place, weight = carry
+            after = place - equation.velocity(place) * dt + root @ noise
+            return (after, weight + dt * (equation.killing(place) + equation.killing(after)) / 2), None
+
+        noise = jax.random.normal(key, (steps, equation.dimension), x.dtype)
+        (end, weight), _ = lax.scan(step, (start, jnp.zeros((), x.dtype)), noise)
+        return jnp.exp(-weight) * initial(end)
+
+    def mean(start: Array, key: Array) -> Estimate:
+        values = lax.map(lambda i: path(start, jax.random.fold_in(key, i)), jnp.arange(count), batch_size=min(count, _CHUNK))
+        return Estimate(values.mean(), values.std(ddof=1) / count**0.5)
+
+    points = x.reshape(-1, equation.dimension)
+    found = lax.map(lambda given: mean(*given), (points, jax.random.split(key, len(points))))
+    return jax.tree.map(lambda a: a.reshape(x.shape[:-1]), found)
+
+
+class Classical(NamedTuple):
+    """The most probable path: `times` (m,), `points` (m, d), and its action S."""
+
+    times: np.ndarray
+    points: np.ndarray
+    action: float
+
+
+def classical(equation: Equation, start: Any, end: Any, time: float, *, points: int = 129, guess: Any = None) -> Classical:
+    """The path from `start` (d,) to `end` (d,) in `time` on which the action is stationary, the most probable one near the guess.
+
+    Solves Hamilton's equations x' = v + 2 D p, p' = -(grad v)' p + grad V as a boundary-value problem (scipy, tolerance 1e-9) from `guess`
+    (m, d), places at equal times, by default the straight line. The action is that of smooth paths. SolveError where none is found; RuntimeError
+    without jax_enable_x64.
+    """
+    from scipy.integrate import solve_bvp
+
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise RuntimeError('a classical path is computed in float64; call jax.config.update("jax_enable_x64", True) first')
+    d = equation.dimension
+    ends = np.asarray(start, float).reshape(-1), np.asarray(end, float).reshape(-1)
+    if any(e.shape != (d,) for e in ends):
+        raise ValueError(f"a path of this equation joins two points ({d},), got {start!r} and {end!r}")
+    checks.positive("time", time, "the time that passes")
+    checks.whole("points", points, least=2)
+    energy = lambda x, p: equation.velocity(x) @ p + p @ equation.diffusion @ p - equation.killing(x)
+
+    @jax.jit
+    @jax.vmap
+    def motion(state: Array) -> Array:
+        x, p = state[:d], state[d : 2 * d]
+        dx, dp = jax.grad(energy, argnums=1)(x, p), -jax.grad(energy)(x, p)
+        return jnp.concatenate([dx, dp, equation.lagrangian(x, dx)[None]])
+
+    line = np.linspace(*ends, 9) if guess is None else np.asarray(guess, float).reshape(-1, d)
+    times = np.linspace(0, time, len(line))
+    rates = np.gradient(line, times, axis=0)
+    momenta = (rates - np.asarray(equation.velocity(jnp.asarray(line)))) @ np.linalg.inv(np.asarray(equation.diffusion)) / 2
+    states = np.concatenate([line, momenta, np.zeros((len(line), 1))], axis=1).T
+    # scipy asks for ever other numbers of points: padded to powers of two they are few shapes to compile.
+    with np.errstate(all="ignore"):  # what overflows on the way is told by the result
+        found = solve_bvp(
+            lambda t, y: _padded(motion, y),
+            lambda a, b: np.concatenate([a[:d] - ends[0], b[:d] - ends[1], a[-1:]]),
+            times,
+            states,
+            tol=1e-9,
+            max_nodes=20_000,
+        )
+    if not found.success:
+        raise SolveError(
+            f"no classical path was found ({found.message.rstrip('.')}); give a guess, or a shorter time", Status.FAILED
+        )
+    times = np.linspace(0, time, points)
+    return Classical(times, found.sol(times)[:d].T, float(found.y[-1, -1]))
+
+
+def _padded(function: Callable[[Array], Array], columns: np.ndarray) -> np.ndarray:
+    """A function of rows at columns (n, m), with m padded to a power of two."""
+    count = columns.shape[1]
+    rows = np.pad(columns.T, ((0, 2 ** math.ceil(math.log2(count)) - count), (0, 0)), mode="edge")
+    return np.asarray(function(jnp.asarray(rows)))[:count].T
