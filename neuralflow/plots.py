@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from neuralflow import basis as depth_basis, checks, operators
+from neuralflow import basis as depth_basis, checks, operators, paths
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
 from neuralflow.diffeo import jacobian
 from neuralflow.layers import NeuralODE
@@ -311,33 +311,24 @@ def deformed_grid(
 
 def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
     """A convolution kernel (k,) or (k, k) and the differential operator it is: its entries, and its coefficients by derivative."""
-    values = np.asarray(kernel, float)
-    found = np.asarray(operators.to_operator(values, spacing))
-    made, (left, right) = figure(1, 2, width=7.2, height=3.2)
-    for axis, numbers, title in ((left, values, "kernel"), (right, found, operators.formula(found))):
+    found = np.asarray(operators.to_operator(kernel, spacing))
+    made, axes = figure(1, 2, width=7.2, height=3.2)
+    offsets = lambda size, variable: [str(i - size // 2) for i in range(size)]
+    powers = lambda size, variable: ["1", rf"$\partial_{variable}$", *(rf"$\partial_{variable}^{p}$" for p in range(2, size))][
+        :size
+    ]
+    drawn = (np.asarray(kernel, float), "kernel", offsets), (found, operators.formula(found), powers)
+    for axis, (numbers, title, names) in zip(axes.ravel(), drawn, strict=True):
         rows = np.atleast_2d(numbers)
         bound = np.abs(rows).max() or 1.0
         axis.imshow(rows, cmap="RdBu_r", vmin=-bound, vmax=bound)
         for (i, j), number in np.ndenumerate(rows):
-            axis.text(
-                j,
-                i,
-                f"{number:.3g}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if abs(number) > 0.6 * bound else "black",
-            )
+            colour = "white" if abs(number) > 0.6 * bound else "black"
+            axis.text(j, i, f"{number:.3g}", ha="center", va="center", fontsize=9, color=colour)
+        axis.set_xticks(range(rows.shape[1]), names(rows.shape[1], "x"))
+        axis.set_yticks(*((range(len(rows)), names(len(rows), "y")) if numbers.ndim == 2 else ([],)))
         axis.set_title(title, fontsize=10)
         axis.grid(False)
-    powers = [rf"$\partial_x^{p}$" if p else "1" for p in range(found.shape[-1])]
-    right.set_xticks(range(found.shape[-1]), powers)
-    right.set_yticks(
-        range(found.shape[0] if found.ndim == 2 else 1), [p.replace("x", "y") for p in powers] if found.ndim == 2 else [""]
-    )
-    offsets = lambda size: [str(i - size // 2) for i in range(size)]
-    left.set_xticks(range(values.shape[-1]), offsets(values.shape[-1]))
-    left.set_yticks(range(len(values) if values.ndim == 2 else 1), offsets(len(values)) if values.ndim == 2 else [""])
     return made
 
 
@@ -355,6 +346,40 @@ def shares(found: Mapping[str, Mapping[str, operators.Shares]]) -> Figure:
         axis.title.set_fontsize(10)
         axis.xaxis.get_major_locator().set_params(integer=True)
     made.legend(*axes.ravel()[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return made
+
+
+def gradient_paths(networks: Mapping[str, tuple[paths.Branches, Any]], axes: Any = None) -> Any:
+    """By which paths the gradient comes, and how it passes through depth: name -> (branches, gradient of the loss at the output).
+
+    Left the share of each length of path, dotted the share of the paths themselves; right the norm of dLoss/du_k over that at
+    the output, added up over samples, dashed that of the same branches without their skips. Networks of one depth; into two
+    axes, or a new figure.
+    """
+    made = None
+    if axes is None:
+        made, axes = figure(1, 2, width=9.6, height=3.4)
+    lengths, through = np.ravel(axes)
+    ends = []
+    for k, (name, (branches, cotangent)) in enumerate(networks.items()):
+        colour = _COLOURS[k % 5]
+        shares = np.asarray(paths.length_shares(paths.gradients(branches, cotangent)))
+        ends.append(int(np.flatnonzero(shares > 2e-3).max(initial=0)))
+        lengths.plot(shares, color=colour, marker=_MARKS[k % 5], markersize=3, linewidth=1.1, label=name)
+        for skip, style in ((True, "-"), (False, "--")):
+            sizes = np.linalg.norm(np.asarray(paths.adjoints(branches, cotangent, skip), float), axis=-1)
+            sizes = sizes.reshape(len(sizes), -1).sum(axis=1)
+            shown = np.where(sizes > 1e-40 * sizes[-1], sizes / sizes[-1], np.nan)
+            through.semilogy(np.linspace(0, 1, len(sizes)), shown, color=colour, linestyle=style, linewidth=1.2)
+    depth = next(iter(networks.values()))[0].depth
+    number = np.asarray([c / 2**depth for c in paths.counts(depth)])
+    lengths.plot(number, color="0.5", linestyle=":", linewidth=1.2, label="of all paths")
+    lengths.set_xlim(-0.5, max(4, min(depth, max(*ends, int(np.flatnonzero(number > 2e-3).max())))) + 0.5)
+    lengths.set_xlabel("residual branches on the path")
+    lengths.set_title(f"share of the gradient, depth {depth}", fontsize=10)
+    through.set_xlabel("place in depth, k / N")
+    through.set_title(r"$\|\partial L / \partial u_k\|$ over that at the output; dashed: no skips", fontsize=10)
+    lengths.legend(fontsize=8, frameon=False)
     return made
 
 

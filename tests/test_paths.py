@@ -229,6 +229,20 @@ def test_same_keys_same_paths():
     assert len(set(map(float, run(KEY)))) == 3  # every point draws its own
 
 
+def test_a_picture_of_the_gradient():
+    pytest.importorskip("matplotlib")
+    from neuralflow import plots
+
+    net = network(12)
+    lengths, through = plots.gradient_paths({"net": (net, X)}).axes
+    drawn, number = (line.get_ydata() for line in lengths.lines)
+    np.testing.assert_allclose(drawn, paths.length_shares(paths.gradients(net, X)))
+    np.testing.assert_allclose(number, np.asarray(paths.counts(12)) / 2**12)
+    with_skips, without = (line.get_ydata() for line in through.lines)
+    assert with_skips[-1] == without[-1] == 1
+    assert without[0] < 1e-2 < with_skips[0]
+
+
 NET = network(4)
 ADAPTIVE = nf.NeuralODE(nf.fields.MLP(2, hidden=2, rngs=nnx.Rngs(0)), nf.Adaptive(nf.Tsit5(), 1e-3, 1e-3))
 flat = lambda *values, **options: nf.operators.DifferentialOperator(

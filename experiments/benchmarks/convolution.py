@@ -9,6 +9,7 @@ in brackets). `slower` is the time of the former over that of the latter.
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,30 @@ from experiments.benchmarks.measure import ratio, report, side_by_side
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def gradient(convolve: Any, layers: int) -> Any:
+def gradient(convolve: Any, layers: int, groups: int) -> Any:
     """Of the squared norm after the last layer."""
 
+    run = functools.partial(convolve, dimension_numbers=LAYOUT, feature_group_count=groups)
+
     def loss(kernels: jax.Array, x: jax.Array) -> jax.Array:
-        step = lambda x, kernel: (x + convolve(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT) / layers, None)
+        step = lambda x, kernel: (x + run(x, kernel, (1, 1), "SAME") / layers, None)
         return jnp.sum(lax.scan(step, x, kernels)[0] ** 2)
 
     return jax.grad(loss, argnums=(0, 1))
 
 
-def compare(size: int, channels: int, batch: int, layers: int, rounds: int) -> dict[str, Any]:
+def compare(size: int, channels: int, batch: int, layers: int, groups: int, rounds: int) -> dict[str, Any]:
     """One row."""
-    shapes = ((layers, 3, 3, channels, channels), (batch, size, size, channels))
+    shapes = ((layers, 3, 3, channels // groups, channels), (batch, size, size, channels))
     given = tuple(0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
-    functions = {"lax": gradient(lax.conv_general_dilated, layers), "ours": gradient(nf.fields.convolution, layers)}
+    functions = {
+        "lax": gradient(lax.conv_general_dilated, layers, groups),
+        "ours": gradient(nf.fields.convolution, layers, groups),
+    }
     found = side_by_side(functions, dict.fromkeys(functions, given), rounds)
     return {
         "image, channels, batch, layers": f"{size}x{size}, {channels}, {batch}, {layers}",
+        "groups": groups,
         "slower": ratio(found["lax"].runs, found["ours"].runs),
     }
 
@@ -49,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of either")
     parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
     options = parser.parse_args()
-    cases = ((8, 16, 64, 4), (7, 32, 128, 4), (14, 16, 64, 8))
+    cases = ((8, 16, 64, 4, 1), (7, 32, 128, 4, 1), (14, 16, 64, 8, 1), (8, 16, 64, 4, 16))
     rows = [compare(*case, options.rounds) for case in cases]
     report("Gradients of convolutions in a loop over depth", rows, options.out / "convolution.json")
 

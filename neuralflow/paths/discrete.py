@@ -143,13 +143,12 @@ def adjoints(branches: Branches, cotangent: Float[Array, "*batch d"], skip: bool
 
 
 def length_shares(parts: Float[Array, "lengths *batch d"]) -> Float[Array, " lengths"]:
-    """The norms of `contributions` or `gradients` over their sum, in the mean over samples: the share of each length of path.
+    """The norms of `contributions` or `gradients`, added up over samples, over their sum: the share of each length of path.
 
     Parts of different lengths may cancel: the norms tell what flows, not what is left in the end.
     """
-    sizes = jnp.linalg.norm(parts, axis=-1)
-    shares = sizes / jnp.sum(sizes, axis=0)
-    return shares.reshape(len(shares), -1).mean(axis=1)
+    sizes = jnp.linalg.norm(parts, axis=-1).reshape(len(parts), -1).sum(axis=1)
+    return sizes / sizes.sum()
 
 
 def subpaths(branches: Branches, x: Float[Array, "*batch d"]) -> tuple[Int[Array, " paths"], Float[Array, "paths *batch d"]]:
@@ -159,6 +158,11 @@ def subpaths(branches: Branches, x: Float[Array, "*batch d"]) -> tuple[Int[Array
     """
     x = branches._state(x)
     _check_count(2**branches.depth * x.size, f"2^{branches.depth} sub-paths of {x.size} numbers")
+    return _expanded(branches, x)
+
+
+@jax.jit
+def _expanded(branches: Branches, x: Array) -> tuple[Array, Array]:
     lengths, parts = jnp.zeros(1, int), x[None]
     for matrix, offset in zip(*branches, strict=True):
         through = _apply(matrix, parts).at[0].add(offset)  # the first path is the one of skips alone
