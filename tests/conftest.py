@@ -1,5 +1,6 @@
 """float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
+import functools
 import os
 import re
 import socket
@@ -7,9 +8,11 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from beartype import BeartypeConf, beartype
 from flax import nnx
+from jax._src import random as drawing
 from jaxtyping import install_import_hook
 
 
@@ -25,6 +28,25 @@ with install_import_hook("neuralflow", f"{__name__}.shapes"):
     import neuralflow as nf
 
 jax.config.update("jax_enable_x64", True)
+
+
+def quickly(draw):
+    """The same draws, compiled as they are written: XLA optimises their integers for a second or two, anew for every shape."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments, **options):
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            return draw(*arguments, **options)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
+
+    return drawn
+
+
+for name in ("normal", "truncated_normal", "uniform", "fold_in", "split"):
+    for module in (jax.random, drawing):  # the second is what initialisers draw from
+        setattr(module, name, quickly(getattr(module, name)))
 
 
 def pytest_configure(config):
@@ -81,6 +103,6 @@ def worst():
     def difference(a, b):
         a, b = jax.tree.leaves(a), jax.tree.leaves(b)
         assert len(a) == len(b) > 0
-        return max(float(jnp.max(jnp.abs(p - q))) for p, q in zip(a, b, strict=True))
+        return max(float(np.max(np.abs(np.asarray(p) - np.asarray(q)))) for p, q in zip(a, b, strict=True))
 
     return difference
