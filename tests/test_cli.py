@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +15,8 @@ from neuralflow import cli, data
 from neuralflow.cli.common import UsageError
 from neuralflow.cli.train import Train, load
 
-ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+# What a command does is the same however hard XLA optimises it, and is sooner done.
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def command(*arguments):
@@ -54,10 +56,10 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp
     began.wait()
     left = {path.name: path.read_bytes() for path in minima.glob("*.npz")}
     rows = json.loads((out / "results.json").read_text())["rows"]
-    again = run(*options, "--resume", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "[5/5] heun, depth 4" in again.stdout
-    assert "give at least two depths of 32 or more" in again.stdout
+    status, told = here(*options, "--resume", cwd=tmp_path)
+    assert status == 0, told
+    assert "[5/5] heun, depth 4" in told
+    assert "give at least two depths of 32 or more" in told
     assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "further.png", "minima", "results.json", "table.txt"]
     assert all((minima / name).read_bytes() == held for name, held in left.items())  # nothing was computed again
     record = json.loads((out / "results.json").read_text())
@@ -130,10 +132,11 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
     ):
         ended, told = here(*others)
         assert ended == status and said in " ".join(told.split())
-    certified = run("certify", "--folder", folder, "--samples", 50, cwd=tmp_path)
-    assert certified.returncode in (0, 1), certified.stderr
+    with jax.enable_x64(False):  # as it runs on its own
+        certified, told = here("certify", "--folder", folder, "--samples", 50, cwd=tmp_path)
+    assert certified in (0, 1), told
     record = json.loads((folder / "certificate.json").read_text())
-    assert record["is_ode"] == (certified.returncode == 0) and ("not an ODE" in certified.stdout) != record["is_ode"]
+    assert record["is_ode"] == (certified == 0) and ("not an ODE" in told) != record["is_ode"]
     assert (folder / "certificate.png").read_bytes()[:4] == b"\x89PNG"
 
 
