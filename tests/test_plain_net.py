@@ -265,7 +265,8 @@ class TestGlue:
         glued = plain_net.glue(flows, widths, cutoff=1e-9, solve=solve)
         x = y = points(2, 5)
         for flow, width in zip(flows, widths, strict=True):
-            y = flow(jnp.pad(y, [(0, 0), (0, max(0, width - y.shape[1]))])[:, :width])
+            fine = flow.with_solve(nf.FixedGrid(nf.RK4(), steps=200))
+            y = fine(jnp.pad(y, [(0, 0), (0, max(0, width - y.shape[1]))])[:, :width])
         np.testing.assert_allclose(glued(x), y, rtol=0, atol=1e-6)
         assert glued.size == 3 and float(glued.layer.t1) == 5
 
