@@ -24,6 +24,7 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
     """
     given = {name: value for name, value in options.items() if value is not None and name != "dimension_numbers"}
     plain = all(set(np.ravel(given.get(name, 1))) == {1} for name in ("lhs_dilation", "rhs_dilation")) and set(strides) == {1}
+    plain = plain and (isinstance(padding, str) or np.min(padding) >= 0) and "preferred_element_type" not in given
     if plain and given.get("feature_group_count", 1) == x.shape[-1] == kernel.shape[-1] > 1:
         return _shifted(x, kernel, padding)
     if given.pop("feature_group_count", 1) != 1 or set(given) - {"lhs_dilation", "rhs_dilation", "precision"}:
@@ -37,10 +38,12 @@ def _shifted(x: Array, kernel: Array, padding: Any) -> Array:
     window = kernel.shape[:-2]
     edges = lax.padtype_to_pads(x.shape[1:-1], window, (1,) * len(window), padding) if isinstance(padding, str) else padding
     space = [n + sum(edge) - k + 1 for n, edge, k in zip(x.shape[1:-1], edges, window, strict=True)]
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    dtype = x.dtype
+    # Sums of many products in bfloat16 would lose what a convolution keeps.
+    x, kernel = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in (jnp.pad(x, ((0, 0), *edges, (0, 0))), kernel))
     taps = itertools.product(*map(range, window))
     parts = (x[:, *(slice(i, i + n) for i, n in zip(tap, space, strict=True))] * kernel[(*tap, 0)] for tap in taps)
-    return functools.reduce(jnp.add, parts)
+    return functools.reduce(jnp.add, parts).astype(dtype)
 
 
 def _frozen(value: Any) -> Any:

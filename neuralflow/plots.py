@@ -335,6 +335,8 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
 def shares(found: Mapping[str, Mapping[str, operators.Shares]]) -> Figure:
     """Reaction, convection, diffusion and higher derivatives of a network's convolutions in their order, one panel a network:
     name -> (place -> shares)."""
+    if not found or not all(isinstance(s, operators.Shares) for layers in found.values() for s in layers.values()):
+        raise ValueError("shares are given by network and place: {'net': {place: nf.operators.shares(coefficients)}}")
     made, axes = figure(1, len(found), width=4.8 * len(found), height=3.4)
     for axis, (name, layers) in zip(axes.ravel(), found.items(), strict=True):
         parts = np.asarray(list(layers.values()))
@@ -356,7 +358,10 @@ def gradient_paths(networks: Mapping[str, tuple[paths.Branches, Any]], axes: Any
     the output, added up over samples, dashed that of the same branches without their skips. Networks of one depth; into two
     axes, or a new figure.
     """
-    made = None
+    depths = {branches.depth for branches, _ in networks.values()}
+    if len(depths) != 1:
+        raise ValueError(f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}")
+    depth, made = depths.pop(), None
     if axes is None:
         made, axes = figure(1, 2, width=9.6, height=3.4)
     lengths, through = np.ravel(axes)
@@ -371,7 +376,6 @@ def gradient_paths(networks: Mapping[str, tuple[paths.Branches, Any]], axes: Any
             sizes = sizes.reshape(len(sizes), -1).sum(axis=1)
             shown = np.where(sizes > 1e-40 * sizes[-1], sizes / sizes[-1], np.nan)
             through.semilogy(np.linspace(0, 1, len(sizes)), shown, color=colour, linestyle=style, linewidth=1.2)
-    depth = next(iter(networks.values()))[0].depth
     number = np.asarray([c / 2**depth for c in paths.counts(depth)])
     lengths.plot(number, color="0.5", linestyle=":", linewidth=1.2, label="of all paths")
     lengths.set_xlim(-0.5, max(4, min(depth, max(*ends, int(np.flatnonzero(number > 2e-3).max())))) + 0.5)

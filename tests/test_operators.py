@@ -75,6 +75,7 @@ def test_formulas_of_known_kernels():
 
 def test_shares_add_up_and_tell_the_orders_apart():
     assert op.shares(op.to_operator(LAPLACE)) == (0, 0, 1, 0)
+    assert op.shares(np.zeros(3)) == (0, 0, 0, 0)
     assert op.shares(op.to_operator(SOBEL)) == pytest.approx((0, 64 / 68, 0, 4 / 68))
     # Sums of i^2p j^2q / (p! q!)^2 over the offsets: 9, 2 * 6, 2 * 1.5 + 4 and 2 * 1 + 0.25.
     noise = op.shares(op.to_operator(jax.random.normal(jax.random.key(0), (3, 3, 100, 100))))
@@ -93,6 +94,7 @@ def test_a_differential_operator_is_its_equation():
         exact = 0.3 * u - ux + 0.7 * uy - u * (0.1 + 0.4 * 2 + 0.2 * 4)
         errors.append(np.abs(np.asarray(field(jnp.asarray(u)[None, ..., None]))[0, ..., 0] - exact).max())
     np.testing.assert_allclose(slope(errors), 2.0, atol=0.05)
+    assert equation(0.0, 0.3, 0.1, spacing=1 / 256, param_dtype=jnp.float32).formula() == "0.3 ∂x + 0.1 ∂xx"
     assert field.formula() == "0.3 - ∂x + 0.7 ∂y + 0.1 ∂xx + 0.4 ∂xy + 0.2 ∂yy"
 
 
@@ -132,6 +134,9 @@ LIMITS = {
     "convection and much diffusion": (equation(0, V, 0.08), nf.Euler(), DX**2 / (2 * 0.08)),
     "decay": (equation(-4.0, 0, 0), nf.Euler(), 0.5),
     "growth": (equation(4.0, 0, 0), nf.Euler(), np.inf),
+    "growth and decay": (equation(3.0, 0, 1.0, spacing=1.0), nf.Euler(), 2.0),
+    "growth under implicit Euler": (equation(4.0, 0, 0), nf.ImplicitEuler(), np.inf),
+    "hardly any diffusion": (equation(0, 0, 1e-13), nf.Euler(), DX**2 / 2e-13),
     "wave": (op.hyperbolic(2, periodic=True, dimension=1, rngs=nnx.Rngs(0)), nf.schemes.RevNet(), None),
 }
 
@@ -147,8 +152,8 @@ def test_stable_steps_are_the_known_ones(case):
 
 def test_convection_with_little_diffusion_is_bound_by_the_longest_waves():
     # h <= 2 D / v^2: the bound of waves that grow ever longer, so of a finer set of them.
-    field = equation(0, V, 0.02)
-    assert op.stable_step(field, nf.Euler(), 256) == pytest.approx(2 * 0.02 / V**2, rel=1e-3)
+    for d in (2e-2, 1e-3, 1e-4):
+        assert op.stable_step(equation(0, V, d), nf.Euler(), 256) == pytest.approx(2 * d / V**2, rel=1e-3)
 
 
 def test_networks_decay_below_the_limit_and_grow_above_it():
@@ -172,7 +177,9 @@ def test_a_layer_of_unstable_steps_is_refused_with_the_remedy():
     op.check(layer.with_solve(nf.FixedGrid(nf.Euler(), steps=20)))
     assert "nearest to its limit" in str(op.stability(layer.with_solve(nf.FixedGrid(nf.Euler(), steps=40))))
     back = op.stability(nf.NeuralODE(equation(0, 0, D), nf.FixedGrid(nf.Euler(), steps=4)).reverse())
-    assert back.limits[0] > 0  # waves that may grow, may
+    assert back.stable and "Waves grow in the equation itself, at rates up to 20" in back.sentence()
+    coarse = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=16), 0.0, 1.05)
+    assert "take 22 equal steps" in op.stability(coarse).sentence()  # a multiple of the cells
 
 
 def test_parabolic_energy_falls_and_waves_keep_theirs():
@@ -243,6 +250,8 @@ def test_pictures():
     assert [t.get_text() for t in right.get_yticklabels()] == ["1", r"$\partial_y$", r"$\partial_y^2$"]
     assert plots.operator(np.ones(5)).axes[1].get_yticks().size == 0
     bars = plots.shares({"net": {"a": op.Shares(0.5, 0.5, 0, 0), "b": op.Shares(0, 0, 0.25, 0.75)}}).axes[0].patches
+    with pytest.raises(ValueError, match="by network and place"):
+        plots.shares({"net": {"a": np.ones(3)}})
     assert [bar.get_height() for bar in bars] == [0.5, 0, 0.5, 0, 0, 0.25, 0, 0.75]
 
 
@@ -261,16 +270,31 @@ REFUSED = {
     "lengths of other axes": (lambda: op.to_operator(np.ones((3, 3)), (1.0, 2.0, 3.0)), "one for each of 2 axes"),
     "a stencil of too few points": (lambda: op.stencil(3), "derivatives below 3, got 3; take size=5"),
     "a formula of many channels": (lambda: op.formula(np.ones((3, 3, 2, 2))), "one pair of channels"),
-    "shares of nothing": (lambda: op.shares(np.zeros(3)), "not all zero"),
+    "shares of what is not finite": (lambda: op.shares([np.nan, 1, 0]), "finite coefficients"),
+    "a formula of what is not finite": (lambda: op.formula([np.inf, 1, 0]), "finite coefficients"),
+    "too many points": (lambda: op.to_operator(np.ones(17)), "at most 15 points"),
+    "no points": (lambda: op.to_operator(np.ones((3, 0))), "at least one number"),
+    "a stack of kernels": (
+        lambda: op.read(nnx.vmap(lambda key: nnx.Conv(1, 1, (3,), rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 5))),
+        "'Conv': it is a stack of kernels",
+    ),
+    "integers": (lambda: equation(0, 0, D)(jnp.ones((1, 4, 1), int)), "takes floating arrays.*got int"),
+    "an odd number of frequencies": (lambda: op.stable_step(equation(0, 0, D), nf.Euler(), 5), "an even number"),
+    "a potential with a corner": (
+        lambda: op.spectrum(op.parabolic(2, potential=jax.nn.relu, rngs=nnx.Rngs(0))),
+        "no bound between -30 and 30",
+    ),
+    "a seed for keys": (lambda: op.parabolic(2, rngs=0), "rngs must be nnx.Rngs"),
+    "numbers that are not finite": (lambda: op.stable_step(equation(0, 0, np.nan), nf.Euler()), "finite kernel"),
     "coefficients of another shape": (
         lambda: op.DifferentialOperator(1, 1, coefficients=np.ones(6)),
         r"have shape \(6, 1, 1\)",
     ),
-    "neither coefficients nor keys": (lambda: op.DifferentialOperator(1, 1), "takes its coefficients, or rngs"),
+    "neither coefficients nor keys": (lambda: op.DifferentialOperator(1, 1), "takes its coefficients, or rngs.*got rngs=None"),
     "another boundary": (lambda: op.DifferentialOperator(1, 1, boundary="zero", **RGB), "boundary must be one of"),
     "channels that are not there": (
         lambda: op.DifferentialOperator(2, 2, **RGB)(jnp.ones((1, 4, 4, 3))),
-        "2 channels behind them, got shape",
+        "2 channels behind them, got float64 of shape",
     ),
     "a spectrum of something else": (lambda: op.spectrum(nf.fields.MLP(2, hidden=2, rngs=nnx.Rngs(0))), "waves of a MLP"),
     "a spectrum that is no field's": (lambda: op.spectrum(op.DifferentialOperator(2, 3, **RGB)), "from 2 to 3 channels"),

@@ -222,11 +222,42 @@ def test_a_block_has_the_path_integral_of_its_operator():
     assert (float(line.drift[0]), float(line.diffusion[0, 0]), float(line.potential)) == (-0.25, 2.0, -0.5)
 
 
+def test_no_time_leaves_the_start_and_gradients_reach_the_equation():
+    at = jnp.asarray([[0.3], [1.0]])
+    none = paths.feynman_kac(CONSTANT, start, at, 0.0, steps=2, count=10, key=KEY)
+    assert apart(none.mean, start(at)) < 1e-14
+
+    def value(operator, initial=start):
+        return paths.feynman_kac(paths.Equation.of(operator), initial, at, 1.0, steps=1, count=1000, key=KEY).mean[0]
+
+    operator = flat(-0.2, -0.7, 0.3, param_dtype=jnp.float64)
+    slopes = nnx.grad(value)(operator).coefficients[...].ravel()
+    # exp(a T) multiplies all: du/da = T u; the drift moves the start: du/db = T E u_0' exp(a T).
+    assert float(slopes[0]) == pytest.approx(float(value(operator)), rel=1e-12)
+    bent = lambda x: jnp.cos(x[..., 0]) * start(x)
+    assert float(slopes[1]) == pytest.approx(float(value(operator, bent)), rel=1e-12)
+
+
+def test_the_classical_path_over_a_barrier():
+    """V = 5 (x^2 - 1)^2, D = 0.1, from one well to the other in a long time: the instanton's action is 4/3 sqrt(V_0 / D)."""
+    well = paths.Equation(0.1, 0.0, lambda x: 5 * jnp.sum((x**2 - 1) ** 2, -1))
+    found = paths.classical(well, [-1.0], [1.0], 10.0)
+    assert found.action == pytest.approx(4 / 3 * np.sqrt(5 / 0.1), rel=1e-6)
+
+
 def test_same_keys_same_paths():
     run = lambda key: paths.feynman_kac(CONSTANT, start, jnp.zeros((3, 1)), 1.0, steps=2, count=100, key=key).mean
     assert apart(run(KEY), run(KEY)) == 0
     assert apart(run(KEY), run(jax.random.key(1))) > 0
     assert len(set(map(float, run(KEY)))) == 3  # every point draws its own
+
+
+NET = network(4)
+
+
+def flat(*values, **options):
+    """A one-channel operator on a line."""
+    return nf.operators.DifferentialOperator(1, 1, dimension=1, coefficients=np.asarray(values)[:, None, None], **options)
 
 
 def test_a_picture_of_the_gradient():
@@ -243,11 +274,7 @@ def test_a_picture_of_the_gradient():
     assert without[0] < 1e-2 < with_skips[0]
 
 
-NET = network(4)
 ADAPTIVE = nf.NeuralODE(nf.fields.MLP(2, hidden=2, rngs=nnx.Rngs(0)), nf.Adaptive(nf.Tsit5(), 1e-3, 1e-3))
-flat = lambda *values, **options: nf.operators.DifferentialOperator(
-    1, 1, dimension=1, coefficients=np.asarray(values)[:, None, None], **options
-)
 REFUSED = {
     "no diffusion": (lambda: paths.Equation(0.0), "only where the diffusion is positive.*nf.transport"),
     "a block without diffusion": (lambda: paths.Equation.of(flat(0.0, 1.0, 0.0)), "only where the diffusion is positive"),
@@ -257,14 +284,38 @@ REFUSED = {
         lambda: paths.Equation.of(nf.operators.DifferentialOperator(2, 2, rngs=nnx.Rngs(0))),
         "one channel, got an operator from 2 to 2",
     ),
+    "diffusion that is not symmetric": (lambda: paths.Equation([[1.0, 0.5], [0.0, 1.0]]), "finite symmetric matrix"),
+    "no drift": (lambda: paths.Equation(1.0, None), "finite numbers or functions"),
     "points of another dimension": (
         lambda: paths.feynman_kac(CONSTANT, start, jnp.zeros(2), 1.0, steps=1, count=2, key=KEY),
         "have 1 coordinates",
     ),
+    "time backward": (
+        lambda: paths.feynman_kac(CONSTANT, start, jnp.zeros(1), -1.0, steps=1, count=2, key=KEY),
+        "a number from zero on",
+    ),
+    "a start of many numbers": (
+        lambda: paths.feynman_kac(CONSTANT, jnp.sin, jnp.zeros(1), 1.0, steps=1, count=2, key=KEY),
+        r"one number each.*of two points it made \(2, 1\)",
+    ),
+    "a potential of points": (
+        lambda: paths.Equation(0.3, 0.0, lambda x: x**2).action(np.zeros((3, 1)), 1.0),
+        r"the potential maps points of shape \(2, 1\) to \(2,\), got \(2, 1\)",
+    ),
+    "a path of one point": (lambda: CONSTANT.action(np.zeros((1, 1)), 1.0), "at least two points"),
+    "complex values": (lambda: paths.spectral(CONSTANT, 1j * START, PERIOD, 1.0), "real numbers, got complex"),
+    "no equation": (lambda: paths.composed(0.3, START, PERIOD, 1.0, 5), "equation must be a nf.paths.Equation"),
+    "no branches": (lambda: paths.contributions(np.ones((3, 2, 2)), X), "branches must be nf.paths.Branches"),
+    "a guess of one point": (lambda: paths.classical(CONSTANT, [0.0], [1.0], 1.0, guess=[[0.0]]), "at least two"),
+    "one value": (lambda: paths.estimate(jnp.ones(1)), "two values or more"),
     "a grid of other axes": (lambda: paths.composed(CONSTANT, np.ones((4, 4)), 1.0, 1.0, 1), "grid of 1 axes"),
+    "a grid far too coarse": (
+        lambda: paths.composed(paths.Equation(1e-4, dimension=2), np.ones((8, 8)), 6.3, 0.1, 1),
+        "take both fewer steps and more points",
+    ),
     "a grid too coarse": (
         lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 1000),
-        "does not resolve a step.*take 62 steps or fewer, or 257 points",
+        "does not resolve a step.*take 62 steps or fewer or 257 points",
     ),
     "a time of zero": (lambda: paths.composed(CONSTANT, START, PERIOD, 0.0, 5), "time is a positive number"),
     "another convention": (lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 5, "left"), "at must be one of"),
@@ -272,7 +323,7 @@ REFUSED = {
     "ends of another dimension": (lambda: paths.classical(CONSTANT, [0.0, 1.0], [1.0], 1.0), "joins two points"),
     "branches that are not square": (lambda: paths.Branches.of(np.ones((3, 2, 4))), "square matrices"),
     "offsets of another shape": (lambda: paths.Branches.of(np.ones((3, 2, 2)), np.ones(2)), "take offsets of shape"),
-    "a state of another width": (lambda: paths.contributions(NET, jnp.ones(3)), r"real states \(\.\.\., 4\)"),
+    "a state of another width": (lambda: paths.contributions(NET, jnp.ones(3)), r"takes states \(\.\.\., 4\)"),
     "too many sub-paths": (lambda: paths.subpaths(network(30), X), "2\\^30 sub-paths.*sums them by length"),
     "too many paths": (lambda: paths.amplitudes(network(30).kernels(), jnp.ones(5)), "5\\^31 paths"),
     "kernels of many networks": (lambda: paths.sample(np.ones((2, 3, 2, 2)), jnp.ones(2), KEY, 5), "of one network"),

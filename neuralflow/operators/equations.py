@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -56,8 +57,10 @@ class DifferentialOperator(nnx.Module):
         checks.positive("spacing", spacing, "the distance of neighbouring points")
         shape = (len(TERMS[dimension]), inputs, outputs)
         if coefficients is None:
-            if rngs is None:
-                raise TypeError("a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw them")
+            if not isinstance(rngs, nnx.Rngs):
+                raise TypeError(
+                    f"a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw them, got rngs={rngs!r}"
+                )
             sizes = np.sqrt((_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1))))
             scale = 1 / (sizes * math.sqrt(inputs * shape[0]))
             coefficients = jax.random.normal(rngs.params(), shape, param_dtype) * jnp.asarray(scale, param_dtype)[:, None, None]
@@ -77,12 +80,13 @@ class DifferentialOperator(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """The operator on x, of its dtype."""
-        kernel = self.kernel.astype(self.dtype or x.dtype)
-        if x.ndim < self.dimension + 1 or x.shape[-1] != kernel.shape[-2]:
+        inputs = self.coefficients[...].shape[1]
+        if x.ndim < self.dimension + 1 or x.shape[-1] != inputs or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"this operator takes arrays with {self.dimension} axes of space and {kernel.shape[-2]} channels behind them, got "
+                f"this operator takes floating arrays with {self.dimension} axes of space and {inputs} channels behind them, got {x.dtype} of "
                 f"shape {x.shape}"
             )
+        kernel = self.kernel.astype(self.dtype or x.dtype)
         space = x.shape[-1 - self.dimension :]
         y = x.reshape(-1, *space).astype(kernel.dtype)
         edges = ((0, 0), *((1, 1),) * self.dimension, (0, 0))
@@ -94,7 +98,11 @@ class DifferentialOperator(nnx.Module):
 
     def formula(self, source: int = 0, target: int = 0) -> str:
         """What channel `source` adds to the velocity of channel `target`, as "0.1 ∂xx + 0.1 ∂yy"."""
-        return formula(to_operator(self.kernel, self.spacing)[..., source, target])
+        values = np.asarray(self.coefficients[...], float)[:, source, target]
+        written = np.zeros((3,) * self.dimension)
+        for place, value in zip(TERMS[self.dimension], values, strict=True):
+            written[place] = value
+        return formula(written)
 
 
 def _stencils(dimension: int, spacing: float) -> np.ndarray:
@@ -134,11 +142,15 @@ class ConvolutionEnergy(nnx.Module):
     ):
         checks.whole("channels", channels)
         checks.choice("dimension", dimension, (1, 2))
+        checks.whole("kernel", kernel)
+        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        if hidden is not None:
+            checks.whole("hidden", hidden)
         if potential is not None:
             checks.function("potential", potential)
         self.convolution = nnx.Conv(
             channels,
-            hidden or channels,
+            channels if hidden is None else hidden,
             (kernel,) * dimension,
             padding="CIRCULAR" if periodic else "SAME",
             param_dtype=param_dtype,
@@ -192,35 +204,43 @@ def hamiltonian(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian
     return Hamiltonian(Separable(make(), make()))
 
 
-def read(model: nnx.Module) -> dict[str, Array]:
-    """ "What equation is this layer?": the coefficients of every convolution in a model, by its place, as `to_operator` gives them.
+def read(model: nnx.Module) -> dict[str, np.ndarray]:
+    """ "What equation is this layer?": the coefficients of every `nnx.Conv` and `DifferentialOperator` in a model, by its place, as
+    `to_operator` gives them.
 
     With the pixel as the unit of length, a dilation as the distance of the points. A convolution in a DepthVarying stands once for each
-    of its nodes in depth, "field.convs.0 at 0.25"; those of one channel group and of several are taken as they are kept. ValueError, naming
-    the place, for even sizes and for three dimensions.
+    of its nodes in depth, "field.convs.0 at 0.25". ValueError, naming the place, for even sizes, three dimensions, and stacks of kernels.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
-    found: dict[str, Array] = {}
-    _read(model, (), found, "")
-    return found
+    return dict(_read(model, (), "", ()))
 
 
-def _read(node: Any, path: tuple[Any, ...], found: dict[str, Array], at: str) -> None:
-    """Adds the convolutions at a node and below it, in the order of the model's attributes."""
+def _read(node: Any, path: tuple[Any, ...], at: str, above: tuple[Any, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """The convolutions at a node and below it, in the order of the model's attributes; `above` are the nodes on the way."""
+    if any(node is other for other in above):
+        return
     if isinstance(node, DepthVarying):
         for s in node.basis.nodes:
-            _read(node.at(float(s)), path, found, f" at {float(s):.4g}")
+            yield from _read(node.at(float(s)), path, f" at {float(s):.4g}", above)
     elif isinstance(node, nnx.Conv | DifferentialOperator):
-        name = ".".join(map(str, path)) + at
-        dilation = node.kernel_dilation if isinstance(node, nnx.Conv) else 1
+        name = (".".join(map(str, path)) or type(node).__name__) + at
         try:
-            kernel = node.kernel if isinstance(node, DifferentialOperator) else node.kernel[...]
-            found[name or type(node).__name__] = to_operator(kernel, 1.0 if dilation is None else dilation)
+            yield name, _operator(node)
         except ValueError as error:
             raise ValueError(f"the convolution '{name}': {error}") from None
     elif isinstance(node, nnx.Module | nnx.List | nnx.Dict | list | tuple | dict):
         for name, child in _children(node):
-            _read(child, (*path, name), found, at)
+            yield from _read(child, (*path, name), at, (*above, node))
+
+
+def _operator(node: Any) -> np.ndarray:
+    """The coefficients of one convolution."""
+    if isinstance(node, DifferentialOperator):
+        return to_operator(node.kernel)
+    kernel = node.kernel[...]
+    if kernel.ndim != len(node.kernel_size) + 2:
+        raise ValueError(f"it is a stack of kernels, of shape {kernel.shape}; read its parts one by one")
+    return to_operator(kernel, 1.0 if node.kernel_dilation is None else node.kernel_dilation)
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:

@@ -23,7 +23,8 @@ from neuralflow.solve import FixedGrid
 
 # Steps are looked for up to this many times the inverse of the spectral radius.
 _LONGEST = 64.0
-_SLACK = 1e-9
+# What rounding may add to a growth of one, and steps (over the inverse of the radius) that pass by it alone.
+_SLACK, _NONE = 1e-12, 1e-5
 
 
 def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
@@ -59,49 +60,53 @@ def _curvature(energy: Any, frequencies: int) -> float:
         return 1.0
     size = np.linalg.norm(symbol(energy.convolution.kernel[...], frequencies), ord=2, axis=(1, 2)).max()
     places = jnp.linspace(-30.0, 30.0, 6001)
-    bends = np.abs(jax.vmap(jax.grad(jax.grad(energy.potential)))(places))
+    slope = jax.grad(energy.potential)
+    bends = np.abs(jax.vmap(jax.grad(slope))(places))
+    rises = np.abs(np.diff(jax.vmap(slope)(places))) / 0.01
     inside = bends[1500:-1500].max()
-    if not np.isfinite(bends).all() or bends.max() > 1.01 * inside:
+    if not np.isfinite(bends).all() or max(bends.max(), rises.max()) > 1.05 * inside + 1e-3:
         raise ValueError(
-            "the second derivative of the potential has no bound, so no step is stable for all states; take log cosh"
+            "the second derivative of the potential has no bound between -30 and 30, so no step is stable for all states; take a smooth one "
+            "that grows like |x| or x^2, such as log cosh"
         )
     return float(size**2 * inside)
 
 
 def stable_step(field: nnx.Module, scheme: Any, frequencies: int = 32) -> float:
-    """The longest step of a scheme under which no wave of a field grows faster than its own rate allows; depth time.
+    """The longest step of a scheme under which no wave of a field grows that should not; depth time.
 
-    Every step up to it is stable: the growth of a step is at most max(1, exp(h max Re rate)) over the waves of `spectrum`. Zero where no
-    step is, as for pure convection under Euler; infinite past 64 over the largest rate. Schemes of `nf.schemes.analysis.growth`.
+    With every step up to it, a wave that decays or stays does not grow, and one of rate r > 0 grows by 1 / (1 - h Re r) at most (by anything from h Re r = 1 on), which is
+    that of implicit Euler (von Neumann's condition leaves room of O(h)). Zero where no step is stable, as for pure convection under Euler (below
+    1e-5 over the largest rate); infinite past 64 over the largest rate. Schemes of `nf.schemes.analysis.growth`.
     """
     return _stable_step(spectrum(field, frequencies), scheme)
 
 
 def _stable_step(rates: np.ndarray, scheme: Any) -> float:
-    rates = np.unique(np.round(rates, 12))
     radius = float(np.abs(rates).max())
     if not radius:
         return math.inf
+    rates = np.unique(np.round(rates / radius, 12))
     stable = lambda lengths: _growth(rates, scheme, lengths) <= 1 + _SLACK
-    lengths = np.linspace(0, _LONGEST, 257)[1:] / radius
+    lengths = np.linspace(0, _LONGEST, 257)[1:]
     bad = np.flatnonzero(~stable(lengths))
     if not len(bad):
         return math.inf
     low, high = (0.0, *lengths)[bad[0]], lengths[bad[0]]
-    while high - low > 1e-10 / radius:
+    while high > _NONE and high - low > 1e-10 * high:
         between = np.linspace(low, high, 17)
         bad = np.flatnonzero(~stable(between))
         first = int(bad[0]) if len(bad) else len(between) - 1
         low, high = (between[first - 1], between[first]) if first else (low, low)
-    # The slack alone lets a step of this size pass that no slack would.
-    return float(low) if low * radius > 1e-3 else 0.0
+    return float(low) / radius if low > _NONE else 0.0
 
 
 def _growth(rates: np.ndarray, scheme: Any, lengths: Any) -> np.ndarray:
     """The largest growth of a step of every length over the waves, over what their own rates allow."""
-    lengths = np.atleast_1d(lengths)
-    found = analysis.growth(scheme, lengths[:, None] * rates).max(axis=1)
-    return found / np.maximum(1, np.exp(np.minimum(lengths * np.real(rates).max(), 700)))
+    z = np.atleast_1d(lengths)[:, None] * rates
+    rise = np.clip(np.real(z), 0, None)
+    allowed = 1 / np.where(rise < 1, 1 - rise, 1)
+    return np.where(rise < 1, analysis.growth(scheme, z) / allowed, 0).max(axis=1)
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,13 @@ class Stability:
     """The steps of a layer on a partial differential equation, each beside the longest stable one.
 
     `steps` (steps,): lengths in depth time. `limits` (steps,): by `stable_step`, with the weights where each starts. `growth` (steps,): by how
-    much a step multiplies the wave that grows most, over what the equation itself allows; at most 1 is stable.
+    much a step multiplies the wave that grows most, over what the equation itself allows; at most 1 is stable. `rate`: the largest rate at which a wave
+    grows in the equation itself. `cells`: a number of which equal steps are a multiple.
     """
 
     scheme: str
+    rate: float
+    cells: int
     steps: np.ndarray
     limits: np.ndarray
     growth: np.ndarray
@@ -130,15 +138,18 @@ class Stability:
         length, limit = self.steps[worst], self.limits[worst]
         if self.stable:
             bound = "any length" if math.isinf(limit) else f"{limit:.4g}"
-            return f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} allows {bound}."
+            grows = f" Waves grow in the equation itself, at rates up to {self.rate:.4g}." if self.rate > 1e-12 else ""
+            return f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} allows {bound}.{grows}"
         if not limit:
             return (
-                f"Unstable: {self.scheme} has no stable step on this equation, whose waves move and do not decay (growth {self.growth[worst]:.4g} "
-                "a step); take a scheme whose region holds a piece of the imaginary axis (nf.RK4(), or nf.schemes.RevNet() for waves), or add diffusion."
+                f"Unstable: {self.scheme} has no stable step on this equation, some of whose waves move and hardly decay (growth "
+                f"{self.growth[worst]:.6g} a step); take a scheme whose region holds a piece of the imaginary axis (nf.RK4(), or "
+                "nf.schemes.RevNet() for waves), or more diffusion."
             )
+        count = self.cells * math.ceil(self.steps.sum() / limit / self.cells - 1e-9)
         return (
             f"Unstable: step {worst} of {len(self.steps)} is {length:.4g} long where {self.scheme} allows {limit:.4g} (growth {self.growth[worst]:.4g} a "
-            f"step); take {math.ceil(len(self.steps) * length / limit)} equal steps or more, or a scheme with a larger region of stability."
+            f"step); take {count} equal steps or more, or a scheme with a larger region of stability."
         )
 
     def __str__(self) -> str:
@@ -178,7 +189,9 @@ def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
         rates, limit = known[here]
         limits.append(limit)
         growth.append(_growth(rates, solve.scheme, abs(step))[0])
-    return Stability(type(solve.scheme).__name__, np.abs(steps), np.asarray(limits), np.asarray(growth))
+    rate = max(float(np.real(rates).max()) for rates, _ in known.values())
+    cells = math.lcm(*(basis.count for basis in parts.bases))
+    return Stability(type(solve.scheme).__name__, rate, cells, np.abs(steps), np.asarray(limits), np.asarray(growth))
 
 
 def check(layer: NeuralODE) -> None:

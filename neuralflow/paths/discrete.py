@@ -24,6 +24,14 @@ from neuralflow.transport import flat, samples
 _MOST = 2**22
 
 
+def _floating(value: Any) -> Array:
+    """The value as an array of real floating numbers."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError("networks and states are real here, got complex numbers")
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
 class Branches(NamedTuple):
     """The residual network x_{n+1} = x_n + B_n x_n + c_n, n = 0, ..., N - 1.
 
@@ -37,15 +45,16 @@ class Branches(NamedTuple):
     @classmethod
     def of(cls, matrices: Any, offsets: Any = None) -> Branches:
         """Branches of given matrices (N, ..., d, d) and offsets (N, ..., d), zeros by default."""
-        matrices = jnp.asarray(matrices)
+        matrices = _floating(matrices)
         if matrices.ndim < 3 or matrices.shape[-1] != matrices.shape[-2] or not matrices.size:
             raise ValueError(f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}")
-        offsets = jnp.zeros(matrices.shape[:-1], matrices.dtype) if offsets is None else jnp.asarray(offsets)
+        offsets = jnp.zeros(matrices.shape[:-1], matrices.dtype) if offsets is None else _floating(offsets)
         if offsets.shape != matrices.shape[:-1]:
             raise ValueError(
                 f"matrices of shape {matrices.shape} take offsets of shape {matrices.shape[:-1]}, got {offsets.shape}"
             )
-        return cls(matrices, offsets)
+        dtype = jnp.result_type(matrices, offsets)
+        return cls(matrices.astype(dtype), offsets.astype(dtype))
 
     @property
     def depth(self) -> int:
@@ -65,11 +74,17 @@ class Branches(NamedTuple):
         return jnp.eye(d + 1, dtype=block.dtype) + block
 
     def _state(self, x: Any) -> Array:
-        x = jnp.asarray(x)
+        x = _floating(x)
         shape = self.offsets.shape[1:]
-        if x.shape[-1:] != shape[-1:] or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"this network takes real states (..., {shape[-1]}), got {x.dtype} of shape {x.shape}")
+        if x.shape[-1:] != shape[-1:]:
+            raise ValueError(f"this network takes states (..., {shape[-1]}), got shape {x.shape}")
         return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, shape)).astype(jnp.result_type(x, self.matrices))
+
+
+def _checked(branches: Any, x: Any) -> Array:
+    """The state x of a network of branches."""
+    checks.instance("branches", branches, Branches, "nf.paths.Branches, such as nf.paths.linearised(layer, x)")
+    return branches._state(x)
 
 
 def linearised(layer: NeuralODE, x: Any) -> Branches:
@@ -107,7 +122,7 @@ def contributions(branches: Branches, x: Float[Array, "*batch d"]) -> Float[Arra
 
     By dynamic programming over depth, N^2 products with a matrix: any depth.
     """
-    x = branches._state(x)
+    x = _checked(branches, x)
     start = jnp.zeros((branches.depth + 1, *x.shape), x.dtype).at[0].set(x)
 
     def step(parts: Array, branch: Any) -> tuple[Array, None]:
@@ -123,7 +138,7 @@ def gradients(branches: Branches, cotangent: Float[Array, "*batch d"]) -> Float[
 
     `cotangent`: the gradient of the loss at the output. Their sum is the gradient at the input.
     """
-    cotangent = branches._state(cotangent)
+    cotangent = _checked(branches, cotangent)
     start = jnp.zeros((branches.depth + 1, *cotangent.shape), cotangent.dtype).at[0].set(cotangent)
     step = lambda parts, matrix: (parts.at[1:].add(_apply(matrix.mT, parts[:-1])), None)
     return lax.scan(step, start, branches.matrices, reverse=True)[0]
@@ -131,7 +146,7 @@ def gradients(branches: Branches, cotangent: Float[Array, "*batch d"]) -> Float[
 
 def adjoints(branches: Branches, cotangent: Float[Array, "*batch d"], skip: bool = True) -> Float[Array, "depths *batch d"]:
     """dLoss/du_k for the states u_0, ..., u_N along axis 0; without `skip` those of the plain network u_{n+1} = B_n u_n + c_n."""
-    cotangent = branches._state(cotangent)
+    cotangent = _checked(branches, cotangent)
 
     def step(a: Array, matrix: Array) -> tuple[Array, Array]:
         before = _apply(matrix.mT, a)
@@ -156,7 +171,7 @@ def subpaths(branches: Branches, x: Float[Array, "*batch d"]) -> tuple[Int[Array
 
     ValueError for more than 2^22 numbers; `contributions` sums them by length at any depth.
     """
-    x = branches._state(x)
+    x = _checked(branches, x)
     _check_count(2**branches.depth * x.size, f"2^{branches.depth} sub-paths of {x.size} numbers")
     return _expanded(branches, x)
 
@@ -225,17 +240,21 @@ class Estimate(NamedTuple):
 
 def estimate(weights: Float[Array, "count *values"]) -> Estimate:
     """The mean over axis 0 with its standard error."""
+    if jnp.ndim(weights) < 1 or len(weights) < 2:
+        raise ValueError(f"an estimate takes two values or more along axis 0, got shape {jnp.shape(weights)}")
+    weights = _floating(weights)
     return Estimate(weights.mean(axis=0), weights.std(axis=0, ddof=1) / len(weights) ** 0.5)
 
 
 def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
-    kernels, x = jnp.asarray(kernels), jnp.asarray(x)
+    kernels, x = _floating(kernels), _floating(x)
     if kernels.ndim != 3 or kernels.shape[1:] != (*x.shape, *x.shape) or not kernels.size:
         raise ValueError(
             f"paths over coordinates are those of one network, kernels (n, d, d) and a state (d,), got shapes {kernels.shape} and {x.shape}; "
             "a state with offsets has a 1 behind it"
         )
-    return kernels, x
+    dtype = jnp.result_type(kernels, x)
+    return kernels.astype(dtype), x.astype(dtype)
 
 
 def _check_count(count: int, words: str) -> None:
