@@ -11,7 +11,13 @@ from neuralflow.basis import (
     PiecewiseConstant as PiecewiseConstant,
     PiecewiseLinear as PiecewiseLinear,
 )
-from neuralflow.depth import DepthVarying as DepthVarying, independent as independent, smooth as smooth, tied as tied
+from neuralflow.depth import (
+    DepthVarying as DepthVarying,
+    fractional as fractional,
+    independent as independent,
+    smooth as smooth,
+    tied as tied,
+)
 from neuralflow.fields import from_function as from_function
 from neuralflow.layers import NeuralODE as NeuralODE, from_branches as from_branches, to_branches as to_branches
 from neuralflow.schemes import (
@@ -46,6 +52,7 @@ _ROOMS = (
     "plain_net",
     "plots",
     "regularisers",
+    "stochastic",
     "training",
     "transport",
 )

@@ -46,6 +46,30 @@ def smooth(length: float = 0.5) -> Init:
     return mix
 
 
+def fractional(hurst: float) -> Init:
+    """Weights drawn as the increments of a fractional Brownian motion in depth, each of the module's own variance.
+
+    `hurst` in (0, 1]: at 1/2 every node draws its own, at 1 there is one draw for all, between them neighbours are alike over ever longer
+    stretches, below 1/2 they alternate. Covariance (|k + 1|^2H - 2 |k|^2H + |k - 1|^2H) / 2 of nodes k apart, equally spaced (Marion,
+    Fermanian, Biau & Vert, arXiv 2206.06929).
+    """
+    if not isinstance(hurst, int | float) or not 0 < hurst <= 1:
+        raise ValueError(f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}")
+
+    def mix(nodes: np.ndarray) -> np.ndarray:
+        if len(nodes) > 2 and np.ptp(np.diff(nodes)) > 1e-9:
+            raise ValueError(
+                "increments of a fractional Brownian motion are those of equally spaced nodes; take nf.PiecewiseConstant(count)"
+            )
+        if hurst == 1:
+            return tied(nodes)
+        k = np.abs(np.subtract.outer(np.arange(len(nodes)), np.arange(len(nodes)))).astype(float)
+        covariance = ((k + 1) ** (2 * hurst) - 2 * k ** (2 * hurst) + np.abs(k - 1) ** (2 * hurst)) / 2
+        return np.linalg.cholesky(covariance)
+
+    return mix
+
+
 def _check_variables(module: nnx.Module) -> None:
     """Refuses what a solve cannot carry: state other than batch statistics and random streams."""
     for path, node in nnx.iter_graph(module):

@@ -215,7 +215,7 @@ RINGS = (
     ("depth", "convolution", "fields"),
     ("solve",),
     ("layers", "transport", "diffeo", "operators"),
-    ("plain_net", "paths", "regularisers", "deep_limit"),
+    ("plain_net", "paths", "stochastic", "regularisers", "deep_limit"),
     ("data", "models", "checkpoints", "training", "plots"),
     ("cli",),
 )

@@ -1,0 +1,111 @@
+"""Which limit has a deep residual network at initialisation? A map over the Hurst index of its weights and the scaling L^-beta.
+
+    python -m experiments.stochastic.initial
+
+x_{k+1} = x_k + L^-beta f_k(x_k), width 40, depth 1000, f_k a layer of 40 ReLUs whose weights are increments of fractional Brownian motions
+in depth: index 1/2 draws every layer on its own, 1 ties them all (Marion, Fermanian, Biau & Vert, arXiv 2206.06929). Colours:
+|x_L - x_0| / |x_0|, in the mean over points and seeds: little is the identity, much an explosion. The boundary of each index is where the
+ratio is the same at depths 250 and 1000. Writes initial.json and initial.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+import neuralflow as nf
+from neuralflow import plots, report
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.stochastic.initial"
+WIDTH, DEPTHS = 40, (250, 1000)
+HURSTS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+BETAS = tuple(float(b) for b in np.round(np.linspace(0.2, 1.4, 25), 3))
+
+
+def ratios(hurst: float, depth: int, seed: int) -> np.ndarray:
+    """|x_L - x_0| / |x_0| for every beta."""
+    make = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
+    field = nf.DepthVarying(make, nf.PiecewiseConstant(depth), rngs=nnx.Rngs(seed), init=nf.fractional(hurst))
+    x = jax.random.normal(jax.random.key(seed), (32, WIDTH))
+    grid = nf.FixedGrid(nf.Euler(), steps=depth)
+
+    @jax.jit
+    def moved(field: Any, length: Any) -> Any:
+        # Lengths are data: all scalings share one compiled function.
+        y = nf.NeuralODE(field, grid, jnp.zeros(()), length)(x)
+        return jnp.mean(jnp.linalg.norm(y - x, axis=1) / jnp.linalg.norm(x, axis=1))
+
+    return np.asarray([moved(field, jnp.asarray(depth ** (1 - beta), jnp.float32)) for beta in BETAS], float)
+
+
+def boundary(shallow: np.ndarray, deep: np.ndarray) -> float:
+    """The scaling beta where depth does not matter: the last sign change of log(deep / shallow), by interpolation."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log(deep) - np.log(shallow)
+    growth = np.where(np.isfinite(growth), growth, np.inf)
+    k = int(np.flatnonzero(growth > 0).max())
+    if not np.isfinite(growth[k]):
+        return BETAS[k]
+    share = growth[k] / (growth[k] - growth[k + 1])
+    return BETAS[k] + share * (BETAS[k + 1] - BETAS[k])
+
+
+def picture(found: np.ndarray, edges: list[float]) -> Any:
+    """The map at the greater depth, with the boundary."""
+    made, (axis,) = plots.figure(1, 1, width=6.4, height=4.4)
+    shown = np.clip(np.log10(np.where(np.isfinite(found), found, 1e9)), -3, 5)
+    mesh = axis.pcolormesh(HURSTS, BETAS, shown.T, cmap="RdBu_r", vmin=-4, vmax=4, shading="nearest")
+    made.colorbar(mesh, ax=axis, label=r"$\log_{10} \|x_L - x_0\| / \|x_0\|$")
+    axis.plot(HURSTS, edges, color="black", marker="o", markersize=4, label="same at depths 250 and 1000")
+    axis.plot((0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$")
+    for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
+        axis.annotate(text, (h, b), xytext=(-26, -14), textcoords="offset points", fontsize=9)
+    axis.text(0.4, 1.2, "identity", fontsize=10)
+    axis.text(0.85, 0.3, "explosion", fontsize=10)
+    axis.set(
+        xlabel="Hurst index H of the weights",
+        ylabel=r"scaling: $x + L^{-\beta} f_k(x)$",
+        title=f"depth {DEPTHS[1]}, width {WIDTH}",
+    )
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.grid(False)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    began, console = time.perf_counter(), report.console()
+    found: dict[int, np.ndarray] = {}
+    with report.steps(len(DEPTHS) * len(HURSTS), console) as done:
+        for depth in DEPTHS:
+            rows = []
+            for hurst in HURSTS:
+                rows.append(np.exp(np.mean([np.log(ratios(hurst, depth, seed)) for seed in range(given.seeds)], axis=0)))
+                done(f"depth {depth}, Hurst index {hurst}")
+            found[depth] = np.asarray(rows)
+    edges = [boundary(a, b) for a, b in zip(found[DEPTHS[0]], found[DEPTHS[1]], strict=True)]
+    table = Table(title=f"scaling at which depth does not matter, {given.seeds} seeds")
+    for name in ("Hurst index", "boundary beta", "ratio at it, depth 1000"):
+        table.add_column(name, justify="right")
+    for hurst, edge, row in zip(HURSTS, edges, found[DEPTHS[1]], strict=True):
+        table.add_row(f"{hurst:g}", f"{edge:.3f}", f"{np.exp(np.interp(edge, BETAS, np.log(row))):.2g}")
+    console.print(table)
+    result = {"seeds": given.seeds, "width": WIDTH, "hursts": HURSTS, "betas": BETAS, "boundary": edges}
+    result |= {"ratios": {str(depth): rows.tolist() for depth, rows in found.items()}, "seconds": time.perf_counter() - began}
+    report.write(HERE / "initial.json", report.as_json({"command": COMMAND, "result": result}))
+    picture(found[DEPTHS[1]], edges).savefig(HERE / "initial.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Stochastic training as stochastic dynamics: random residual networks, their SDEs, and how fast one comes to the other."""
+
+from neuralflow.stochastic.fields import (
+    Dropout as Dropout,
+    Gaussian as Gaussian,
+    Noise as Noise,
+    RandomField as RandomField,
+    ShakeShake as ShakeShake,
+    StochasticDepth as StochasticDepth,
+    linear as linear,
+)
+from neuralflow.stochastic.moments import (
+    limit_moments as limit_moments,
+    matrices as matrices,
+    network_moments as network_moments,
+)
+from neuralflow.stochastic.networks import (
+    NeuralSDE as NeuralSDE,
+    RandomNetwork as RandomNetwork,
+    difference as difference,
+    expectation as expectation,
+    seeded as seeded,
+)

@@ -1,0 +1,328 @@
+"""Random networks against their laws, their limits, and closed forms."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.linalg import expm
+
+import neuralflow as nf
+from neuralflow import stochastic as st
+
+KEY = jax.random.key(0)
+A = np.asarray([[-0.5, 1.0], [-0.3, -0.2]])
+B = np.asarray([[0.2, -0.4], [0.6, 0.1]])
+START = np.asarray([1.0, -0.5])
+
+
+def linear(matrix):
+    return nf.from_function(lambda a, x: x @ a.T, jnp.asarray(matrix))
+
+
+def depth(survival, **options):
+    return st.StochasticDepth(linear(A), survival, rngs=nnx.Rngs(0), **options)
+
+
+def shake():
+    return st.ShakeShake(linear(A), linear(B), rngs=nnx.Rngs(0))
+
+
+def powers(y):
+    """All products of one, two and three coordinates, (batch, 14)."""
+    two = jnp.einsum("bi,bj->bij", y, y)
+    three = jnp.einsum("bij,bk->bijk", two, y)
+    return jnp.concatenate([y, two.reshape(len(y), -1), three.reshape(len(y), -1)], axis=-1)
+
+
+def flat(moments):
+    return np.concatenate([m.ravel() for m in moments])
+
+
+FIELDS = {
+    "stochastic depth": lambda: depth(0.8),
+    "falling survival": lambda: depth(st.linear(0.5, step=1 / 8)),
+    "shake-shake": shake,
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_moments_of_linear_networks_are_those_of_all_their_outcomes(case):
+    """Two-point laws by writing out every outcome of a few blocks; the uniform one by sampling."""
+    field, steps = FIELDS[case](), 8
+    found = flat(st.network_moments(field, START, steps))
+    if case == "shake-shake":
+        drawn = st.expectation(st.RandomNetwork(field, steps), powers, START, count=100_000, key=KEY)
+        assert (np.abs(np.asarray(drawn.mean) - found) < 4 * np.asarray(drawn.error)).all()
+        return
+    h, total = 1 / steps, 0.0
+    for outcome in np.ndindex(*(2,) * steps):
+        weight, x = 1.0, START
+        for n, alive in enumerate(outcome):
+            p = float(field.probability(n * h))
+            weight *= p if alive else 1 - p
+            x = x + h * p * (A @ x) + h**0.5 * (alive - p) * (A @ x)
+        total = total + weight * np.asarray(powers(x[None]))[0]
+    np.testing.assert_allclose(found, total, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["stochastic depth", "shake-shake"])
+def test_moments_of_the_limit_against_closed_forms(case):
+    """With commuting A and B, X = exp((A - B^2/2) T + B W): E X, and E X (x) X, by the exponentials of matrices."""
+    field = FIELDS[case]()
+    a, b = st.matrices(field, 2)
+    p = 0.8
+    if case == "stochastic depth":
+        np.testing.assert_allclose(a, p * A, atol=1e-14)
+        np.testing.assert_allclose(b, (p * (1 - p)) ** 0.5 * A, atol=1e-14)
+    else:
+        np.testing.assert_allclose(a, (A + B) / 2, atol=1e-14)
+        np.testing.assert_allclose(b, (A - B) / 12**0.5, atol=1e-14)
+    mean, second, third = st.limit_moments(field, START)
+    np.testing.assert_allclose(mean, expm(a) @ START, atol=1e-12)
+    if case == "stochastic depth":
+        # A alone decides: in its eigenvectors X_i = x_i exp((l_i - m_i^2/2) + m_i W), so products have exponents that add up.
+        values, vectors = np.linalg.eig(A)
+        drift, noise = p * values, (p * (1 - p)) ** 0.5 * values
+        y = np.linalg.solve(vectors, START)
+
+        def product(*index):
+            m = noise[list(index)]
+            return np.prod(y[list(index)]) * np.exp(drift[list(index)].sum() + (m.sum() ** 2 - (m**2).sum()) / 2)
+
+        exact = np.einsum("ai,bj,ij->ab", vectors, vectors, [[product(i, j) for j in (0, 1)] for i in (0, 1)])
+        np.testing.assert_allclose(second, exact, atol=1e-12)
+        cubes = np.asarray([[[product(i, j, k) for k in (0, 1)] for j in (0, 1)] for i in (0, 1)])
+        np.testing.assert_allclose(third, np.einsum("ai,bj,ck,ijk->abc", vectors, vectors, vectors, cubes), atol=1e-12)
+
+
+def orders(field, steps):
+    limit = st.limit_moments(field, START)
+    errors = [[np.abs(m - e).max() for m, e in zip(st.network_moments(field, START, n), limit, strict=True)] for n in steps]
+    return -np.diff(np.log2(errors), axis=0)
+
+
+def test_weak_orders():
+    """First and second moments 1 at any p; the third 1 at p = 1/2, and towards 1/2 at p = 0.8 (measured in the notes)."""
+    np.testing.assert_allclose(orders(depth(0.5), (64, 128, 256)), 1.0, atol=0.1)
+    np.testing.assert_allclose(orders(shake(), (64, 128, 256)), 1.0, atol=0.1)
+    found = orders(depth(0.8), (64, 128, 256, 512))
+    np.testing.assert_allclose(found[:, :2], 1.0, atol=0.1)
+    np.testing.assert_allclose(found[:, 2], 0.5, atol=0.05)
+
+
+def test_a_brownian_motion_for_every_coordinate_has_another_covariance():
+    """The falsifier: dX_i = a_i dt + b_i dB_i keeps the mean and gets E X X' wrong, which sampling and closed form both see."""
+    field = depth(0.5)
+    a, b = st.matrices(field, 2)
+    shared = st.limit_moments(field, START)
+    one = np.eye(2)
+    apart = np.zeros((4, 4))
+    for i in range(2):  # only the diagonal of E X X' has a quadratic variation
+        row = np.zeros((2, 2))
+        row[i] = b[i]
+        apart += np.kron(row, row)
+    wrong = (expm(np.kron(a, one) + np.kron(one, a) + apart) @ np.kron(START, START)).reshape(2, 2)
+    assert abs(wrong - shared[1])[0, 1] > 0.02
+    outer = lambda y: jnp.einsum("bi,bj->bij", y, y)
+    for model in (st.RandomNetwork(field, 64), st.NeuralSDE(field, 64, diffrax.ItoMilstein())):
+        found = st.expectation(model, outer, START, count=40_000, key=KEY)
+        gap = lambda exact: np.abs(np.asarray(found.mean) - exact)[0, 1] / float(found.error[0, 1])
+        assert gap(shared[1]) < 4 < 20 < gap(wrong)
+
+
+class Bent(nnx.Module):
+    """A nonlinear field with weights that vary with depth."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+
+    def __call__(self, x):
+        return jnp.tanh(self.dense(x)) - x
+
+
+def bent(kind=st.StochasticDepth, **options):
+    field = nf.DepthVarying(Bent, nf.PiecewiseConstant(4), rngs=nnx.Rngs(1))
+    return kind(field, rngs=nnx.Rngs(0), **options)
+
+
+def test_weak_error_of_a_nonlinear_field_falls_with_depth():
+    """On common random numbers with Euler and Maruyama's scheme, so that the laws' difference shows through the noise."""
+    errors, wave = [], lambda y: jnp.cos(4 * jnp.sum(y, -1))
+    for steps in (4, 16):
+        field = bent(survival=0.5)
+        one, two = st.RandomNetwork(field, steps), st.RandomNetwork(st.Gaussian(field), steps)
+        found = st.difference(one, two, wave, START, count=100_000, key=KEY)
+        alone = st.expectation(one, wave, START, count=100_000, key=KEY)
+        assert float(found.error) < 0.9 * 2**0.5 * float(alone.error)  # less than from draws of their own
+        errors.append((abs(float(found.mean)), float(found.error)))
+    assert errors[0][0] > 20 * errors[0][1]
+    assert errors[1][0] < 0.2 * errors[0][0]
+
+
+@pytest.mark.parametrize("scheme", [diffrax.ItoMilstein(), diffrax.EulerHeun()], ids=lambda s: type(s).__name__)
+def test_sdes_have_the_moments_of_the_limit(scheme):
+    field = shake()
+    found = st.expectation(st.NeuralSDE(field, 64, scheme), powers, START, count=20_000, key=KEY)
+    assert (np.abs(np.asarray(found.mean) - flat(st.limit_moments(field, START))) < 4 * np.asarray(found.error) + 0.01).all()
+
+
+def test_milstein_paths_are_of_order_one_and_euler_paths_are_not():
+    """One key is one Brownian path, however many steps look at it."""
+    field, x = shake(), jnp.broadcast_to(START, (2000, 2))
+    run = lambda scheme, steps: st.NeuralSDE(field, steps, scheme).sample(x, KEY)
+    fine = run(diffrax.ItoMilstein(), 256)
+    error = lambda scheme, steps: float(jnp.mean(jnp.abs(run(scheme, steps) - fine)))
+    coarse, finer = error(diffrax.ItoMilstein(), 4), error(diffrax.ItoMilstein(), 16)
+    assert np.log(coarse / finer) / np.log(4) == pytest.approx(1.0, abs=0.15)
+    assert error(diffrax.Euler(), 16) > 1.5 * finer
+
+
+def test_dropout_has_a_brownian_motion_for_every_coordinate():
+    field = bent(st.Dropout, survival=0.7)
+    network = st.expectation(st.RandomNetwork(field, 64), powers, START, count=40_000, key=KEY)
+    limit = st.expectation(st.NeuralSDE(field, 64), powers, START, count=40_000, key=jax.random.key(1))
+    assert (np.abs(np.asarray(network.mean - limit.mean)) / np.hypot(network.error, limit.error)).max() < 4.5
+
+
+def test_injected_noise_has_its_covariance():
+    scale, steps = 0.3, 16
+    field = st.Noise(linear(A), scale, rngs=nnx.Rngs(0))
+    found = st.expectation(st.RandomNetwork(field, steps), powers, START, count=100_000, key=KEY)
+    block = np.eye(2) + A / steps
+    mean, covariance = START, np.zeros((2, 2))
+    for _ in range(steps):
+        mean, covariance = block @ mean, block @ covariance @ block.T + scale**2 / steps * np.eye(2)
+    exact = np.concatenate([mean, (covariance + np.outer(mean, mean)).ravel()])
+    assert (np.abs(np.asarray(found.mean[:6]) - exact) < 4 * np.asarray(found.error[:6])).all()
+
+
+def test_keys_decide_and_evaluation_draws_nothing():
+    network = st.RandomNetwork(bent(survival=0.7), 8)
+    x = jax.random.normal(KEY, (8, 2))
+    one = network.sample(x, KEY)
+    assert (one == network.sample(x, KEY)).all()
+    assert (one == jax.jit(lambda x: network.sample(x, KEY))(x)).all()
+    assert (one != network.sample(x, jax.random.key(1))).any()
+    keys = jax.random.split(KEY, 3)
+    both = jax.vmap(lambda key: network.sample(x, key))(keys)
+    assert (both == jnp.stack([network.sample(x, key) for key in keys])).all()
+    assert (network(x) != network(x)).any()  # a call draws anew
+    network.eval()
+    before = jax.tree.leaves(nnx.state(network, nnx.RngState))
+    mean = network(x)
+    assert (mean == network(x)).all()
+    assert all((a == b).all() for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.RngState)), strict=True))
+    field = network.layer.field.field
+    expected = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(x)  # p f, walked for a time of one
+    assert float(jnp.abs(mean - expected).max()) < 1e-14
+    assert (network.sample(x, KEY) == one).all()
+
+
+def test_steps_and_samples_draw_their_own():
+    ones = nf.from_function(lambda p, x: jnp.ones_like(x))
+    for per, own in (("sample", True), ("batch", False)):
+        field = st.StochasticDepth(ones, 0.5, per=per, rngs=nnx.Rngs(0))
+        network = st.RandomNetwork(field, 16, t1=16.0)
+        alive = np.diff(np.asarray(st.seeded(network, KEY).layer.trajectory(jnp.zeros((64, 3)))), axis=0)
+        assert set(np.unique(alive.round(12))) == {0.0, 1.0}  # with steps of one a block is there or not
+        assert (alive == alive[..., :1]).all()  # one draw for all coordinates
+        assert len(np.unique(alive[:, :, 0].T, axis=0)) == (64 if own else 1)
+        assert 0 < alive[:, 0, 0].sum() < 16
+
+
+def test_an_lm_network_with_stochastic_depth_keeps_its_two_steps():
+    """X_{n+1} = (2 + g) X_n - (1 + g) X_{n-1} + eta f(X_n), g = -1 - k: the branch is dropped, the two steps stay."""
+    field = depth(0.5, per="batch")
+    network = st.RandomNetwork(field, 10, nf.schemes.LMResNet(-0.3), t1=10.0)
+    x = jnp.asarray([START])
+    path = np.asarray(st.seeded(network, KEY).layer.trajectory(x))[:, 0]
+    g = -1 + 0.3
+    etas = [(path[1] - path[0]) / (A @ path[0])]
+    etas += [(path[n + 1] - (2 + g) * path[n] + (1 + g) * path[n - 1]) / (A @ path[n]) for n in range(1, 10)]
+    etas = np.asarray(etas)
+    np.testing.assert_allclose(etas, np.broadcast_to(etas[:, :1].round(), (10, 2)), atol=1e-8)
+    assert set(etas.round().ravel()) == {0.0, 1.0}
+
+
+def test_a_block_that_is_left_out_leaves_its_statistics():
+    class Normed(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(2, momentum=0.5, param_dtype=jnp.float64, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(x).astype(x.dtype)
+
+    inner = nf.DepthVarying(Normed, nf.PiecewiseConstant(8), rngs=nnx.Rngs(0))
+    network = st.RandomNetwork(st.StochasticDepth(inner, 0.5, per="batch", rngs=nnx.Rngs(0)), 8, t1=8.0, memory="full")
+    x = jax.random.normal(KEY, (16, 2)) + 1.0
+    path = nnx.clone(network).layer.trajectory(x)
+    network(x)
+    moved = np.abs(np.diff(np.asarray(path), axis=0)).max((1, 2)) > 0
+    touched = np.abs(np.asarray(inner.stack.norm.mean[...])).max(1) > 0
+    assert 0 < moved.sum() < 8
+    assert (moved == touched).all()
+    gradient = nnx.grad(lambda network: jnp.sum(network(x) ** 2))(network)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_fractional_weights_have_their_covariance():
+    nodes = nf.PiecewiseConstant(64).nodes
+    np.testing.assert_allclose(nf.fractional(0.5)(nodes), np.eye(64), atol=1e-12)
+    assert nf.fractional(1.0)(nodes).shape == (64, 1)
+    mix = nf.fractional(0.8)(nodes)
+    np.testing.assert_allclose((mix**2).sum(1), 1.0, atol=1e-12)
+    walk = mix.cumsum(0)
+    # Fractional Brownian motion: variance k^2H.
+    np.testing.assert_allclose((walk**2).sum(1), np.arange(1, 65) ** 1.6, rtol=1e-10)
+    assert (nf.fractional(0.3)(nodes) @ nf.fractional(0.3)(nodes).T)[0, 1] < 0
+
+
+def test_survival_falls_as_published():
+    p = st.linear(0.5, length=4.0, step=1.0)
+    assert [float(p(t)) for t in range(4)] == [0.875, 0.75, 0.625, 0.5]
+
+
+REFUSED = {
+    "a survival of zero": (lambda: depth(0.0), "survival is a probability above zero"),
+    "a survival above one": (lambda: depth(1.5), "probability above zero and up to one, got 1.5"),
+    "another per": (lambda: depth(0.5, per="pixel"), "per must be one of 'sample', 'batch'"),
+    "a function for a field": (lambda: st.StochasticDepth(lambda x: x, rngs=nnx.Rngs(0)), "field must be an nnx.Module"),
+    "noise of no size": (lambda: st.Noise(linear(A), 0.0, rngs=nnx.Rngs(0)), "scale is a positive number"),
+    "a plain field": (lambda: st.RandomNetwork(linear(A), 4), "a random field such as"),
+    "many evaluations a step": (lambda: st.RandomNetwork(depth(0.5), 4, nf.Heun()), "one draw, so one evaluation.*Heun"),
+    "a scheme that is none": (lambda: st.NeuralSDE(depth(0.5), 4, "euler"), "diffrax's Ito or Stratonovich solvers"),
+    "Stratonovich's form of many motions": (
+        lambda: st.NeuralSDE(st.Dropout(linear(A), rngs=nnx.Rngs(0)), 4, diffrax.EulerHeun()),
+        "noise that the coordinates share",
+    ),
+    "an SDE backward": (lambda: st.NeuralSDE(depth(0.5), 4, None, 1.0, 0.0), "runs forward"),
+    "moments of a nonlinear field": (
+        lambda: st.limit_moments(st.StochasticDepth(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)), START),
+        "drift of this StochasticDepth is not linear",
+    ),
+    "moments of many motions": (
+        lambda: st.network_moments(st.Dropout(linear(A), rngs=nnx.Rngs(0)), START, 4),
+        "each has its own in Dropout",
+    ),
+    "moments of many points": (lambda: st.limit_moments(depth(0.5), np.ones((2, 2))), r"one point \(d,\), got shape"),
+    "paths of one draw": (
+        lambda: st.expectation(st.RandomNetwork(depth(0.5, per="batch"), 4), powers, START, count=10, key=KEY),
+        "must draw for each",
+    ),
+    "one path": (lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), powers, START, count=1, key=KEY), "at least 2"),
+    "a Hurst index of zero": (lambda: nf.fractional(0.0), "Hurst index above 0"),
+    "nodes at odd places": (
+        lambda: nf.fractional(0.7)(nf.Legendre(5).nodes),
+        "equally spaced nodes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_sentence(case):
+    call, words = REFUSED[case]
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
