@@ -214,10 +214,12 @@ def test_keys_decide_and_evaluation_draws_nothing():
     mean = network(x)
     assert (mean == network(x)).all()
     assert all((a == b).all() for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.RngState)), strict=True))
-    field = network.layer.field.field
+    field = network.field.field
     expected = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(x)  # p f, walked for a time of one
     assert float(jnp.abs(mean - expected).max()) < 1e-14
     assert (network.sample(x, KEY) == one).all()
+    other = st.RandomNetwork(network.field, 16)  # the same field on other steps leaves the first as it was
+    assert (network.sample(x, KEY) == one).all() and (other.sample(x, KEY) != one).any()
 
 
 def test_steps_and_samples_draw_their_own():
@@ -291,6 +293,7 @@ REFUSED = {
     "a function for a field": (lambda: st.StochasticDepth(lambda x: x, rngs=nnx.Rngs(0)), "field must be an nnx.Module"),
     "noise of no size": (lambda: st.Noise(linear(A), 0.0, rngs=nnx.Rngs(0)), "scale is a positive number"),
     "a plain field": (lambda: st.RandomNetwork(linear(A), 4), "a random field such as"),
+    "a network backward": (lambda: st.RandomNetwork(depth(0.5), 4, t0=1.0, t1=0.0), "runs forward"),
     "many evaluations a step": (lambda: st.RandomNetwork(depth(0.5), 4, nf.Heun()), "one draw, so one evaluation.*Heun"),
     "a scheme that is none": (lambda: st.NeuralSDE(depth(0.5), 4, "euler"), "diffrax's Ito or Stratonovich solvers"),
     "Stratonovich's form of many motions": (

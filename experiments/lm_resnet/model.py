@@ -53,7 +53,8 @@ class Stage(nnx.Module):
     """Blocks of one width. `entry`: whether the first is a residual step with a projected shortcut."""
 
     def __init__(
-        self, inputs: int, outputs: int, blocks: int, stride: int, model: Model, branch: Callable[..., Branch], dtype: Any, rngs: nnx.Rngs
+        self, inputs: int, outputs: int, blocks: int, stride: int, model: Model, branch: Callable[..., Branch],
+        survival: Callable[[int], Any] | None, dtype: Any, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.entry = stride > 1 or inputs != outputs
         steps = blocks - self.entry
@@ -61,7 +62,10 @@ class Stage(nnx.Module):
             self.shortcut = Branch([inputs, outputs], [1], stride, dtype, rngs)
             self.first = branch(inputs, outputs, stride, rngs)
         make = lambda rngs: branch(outputs, outputs, 1, rngs)
-        field = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=rngs)
+        field: Any = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=rngs)
+        if survival is not None:
+            thinned = nf.stochastic.StochasticDepth(field, survival(int(self.entry)), per="batch", rngs=rngs)
+            field = nf.stochastic.Stepped(thinned, 1.0)
         scheme = nf.Euler()
         if model == "lm":
             # After an entry every step has a state before it; at the start of the network the first has none.
@@ -82,8 +86,9 @@ class Stage(nnx.Module):
 class Network(nnx.Module):
     """Images (batch, height, width, channels), normalised, to logits.
 
-    `depth`: a key of BLOCKS. `width`: channels of the first stage, 16 as published. `dtype`: the arithmetic of the
-    branches (bfloat16, say); the state is float32.
+    `depth`: a key of BLOCKS. `width`: channels of the first stage, 16 as published. `survival`: with stochastic depth, the
+    probability that the last block of a batch is computed; that of block l of L is 1 - l / L (1 - survival), and blocks between stages are always
+    computed. `dtype`: the arithmetic of the branches (bfloat16, say); the state is float32.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Network(nnx.Module):
         classes: int = 10,
         width: int = 16,
         blocks: int | None = None,
+        survival: float | None = None,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -109,8 +115,15 @@ class Network(nnx.Module):
 
         self.stem = nnx.Conv(channels, width, (3, 3), use_bias=False, kernel_init=_INIT, dtype=dtype, rngs=rngs)
         widths = [width, *(expansion * width * m for m in (1, 2, 4))]
+
+        def rule(stage: int) -> Callable[[int], Any] | None:
+            """The survival of a stage's blocks behind so many entries, as a function of its depth time."""
+            if survival is None:
+                return None
+            return lambda entries: nf.stochastic.linear(survival, length=3.0 * count, step=stage * count + entries + 1)
+
         self.stages = nnx.List(
-            Stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2, model, branch, dtype, rngs) for i in range(3)
+            Stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2, model, branch, rule(i), dtype, rngs) for i in range(3)
         )
         self.norm = nnx.BatchNorm(widths[-1], momentum=0.9, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(widths[-1], classes, rngs=rngs)

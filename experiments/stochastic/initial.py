@@ -63,20 +63,22 @@ def picture(found: np.ndarray, edges: list[float]) -> Any:
     """The map at the greater depth, with the boundary."""
     made, (axis,) = plots.figure(1, 1, width=6.4, height=4.4)
     shown = np.clip(np.log10(np.where(np.isfinite(found), found, 1e9)), -3, 5)
-    mesh = axis.pcolormesh(HURSTS, BETAS, shown.T, cmap="RdBu_r", vmin=-4, vmax=4, shading="nearest")
+    fine = np.linspace(HURSTS[0], HURSTS[-1], 141)
+    shown = np.stack([np.interp(fine, HURSTS, column) for column in shown.T])
+    mesh = axis.pcolormesh(fine, BETAS, shown, cmap="RdBu_r", vmin=-4, vmax=4, shading="nearest")
     made.colorbar(mesh, ax=axis, label=r"$\log_{10} \|x_L - x_0\| / \|x_0\|$")
     axis.plot(HURSTS, edges, color="black", marker="o", markersize=4, label="same at depths 250 and 1000")
     axis.plot((0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$")
     for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
         axis.annotate(text, (h, b), xytext=(-26, -14), textcoords="offset points", fontsize=9)
-    axis.text(0.4, 1.2, "identity", fontsize=10)
+    axis.text(0.6, 1.2, "identity", fontsize=10)
     axis.text(0.85, 0.3, "explosion", fontsize=10)
     axis.set(
         xlabel="Hurst index H of the weights",
         ylabel=r"scaling: $x + L^{-\beta} f_k(x)$",
         title=f"depth {DEPTHS[1]}, width {WIDTH}",
     )
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.legend(fontsize=8, loc="upper left")
     axis.grid(False)
     return made
 

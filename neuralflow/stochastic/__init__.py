@@ -6,6 +6,7 @@ from neuralflow.stochastic.fields import (
     Noise as Noise,
     RandomField as RandomField,
     ShakeShake as ShakeShake,
+    Stepped as Stepped,
     StochasticDepth as StochasticDepth,
     linear as linear,
 )

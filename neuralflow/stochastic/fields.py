@@ -25,11 +25,11 @@ Per = Literal["sample", "batch"]
 
 
 class RandomField(nnx.Module, abc.ABC):
-    """A velocity field a(x, t) with noise: in training a(x, t) + b(x, t) z / sqrt(h), in evaluation a(x, t), its expectation.
+    """Drift a(x, t), diffusion b(x, t) and the law of a random branch: on steps of length h the velocity is a + b z / sqrt(h).
 
-    `step`: the length h of the steps it is used on, set by `RandomNetwork`. `per`: one draw for every sample (axis 0 of x), or one for the
-    whole batch. Draws come from the field's own stream, folded with the number of the step; evaluation draws nothing. z is a function
-    of normal numbers, the same for the same keys whatever the law.
+    `per`: one draw for every sample (axis 0 of x), or one for the whole batch. Draws come from the field's own stream, folded with the number of
+    the step; in evaluation the velocity is a, its expectation, and nothing is drawn. z is a function of normal numbers, which are the same for the
+    same keys whatever the law.
     """
 
     shared: bool
@@ -38,7 +38,7 @@ class RandomField(nnx.Module, abc.ABC):
     def __init__(self, per: Per, rngs: nnx.Rngs):
         checks.choice("per", per, ("sample", "batch"))
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
-        self.per, self.step, self.deterministic = per, 1.0, False
+        self.per, self.deterministic = per, False
         self.rngs = rngs.noise.fork()
 
     @abc.abstractmethod
@@ -53,16 +53,10 @@ class RandomField(nnx.Module, abc.ABC):
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Values of z and their weights, exact for the means of polynomials up to degree five."""
 
-    def __call__(self, x: Any, t: Any) -> Any:
-        """Velocity at x, of the shape and dtype of x."""
-        if self.deterministic:
-            return self.parts(x, t)[0]
-        return self.noisy(x, t, self.normals(self.rngs(), x))
-
-    def noisy(self, x: Any, t: Any, normal: Any) -> Any:
+    def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
         """a + b z / sqrt(h), z by the law from normal numbers."""
         drift, diffusion = self.parts(x, t)
-        scaled = lambda a, b, n: a + b * (self.law(n, t) / self.step**0.5).astype(a.dtype)
+        scaled = lambda a, b, n: a + b * (self.law(n, t) / step**0.5).astype(a.dtype)
         return jax.tree.map(scaled, drift, diffusion, normal)
 
     def normals(self, key: Array, x: Any) -> Any:
@@ -76,6 +70,21 @@ class RandomField(nnx.Module, abc.ABC):
     def _shape(self, leaf: Array) -> tuple[int, ...]:
         rest = (1,) * (leaf.ndim - 1) if self.shared else leaf.shape[1:]
         return (leaf.shape[0] if self.per == "sample" else 1, *rest)
+
+
+class Stepped(nnx.Module):
+    """A random field on steps of one length, as a velocity field for a fixed grid of such steps; `RandomNetwork` builds it."""
+
+    def __init__(self, field: RandomField, step: float = 1.0):
+        checks.instance("field", field, RandomField, "a random field such as nf.stochastic.StochasticDepth(...)")
+        checks.positive("step", step, "the length of the steps in depth time")
+        self.field, self.step = field, float(step)
+
+    def __call__(self, x: Any, t: Any) -> Any:
+        """Velocity at x: a draw in training, the expectation in evaluation."""
+        if self.field.deterministic:
+            return self.field.parts(x, t)[0]
+        return self.field.noisy(x, t, self.field.normals(self.field.rngs(), x), self.step)
 
 
 Probability = float | Callable[[Any], Any]
@@ -143,10 +152,10 @@ class StochasticDepth(_Thinned):
     def __init__(self, field: nnx.Module, survival: Probability = 0.8, *, per: Per = "sample", rngs: nnx.Rngs):
         super().__init__(field, survival, per, rngs)
 
-    def noisy(self, x: Any, t: Any, normal: Any) -> Any:
+    def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
         """eta f where h = 1 and the batch shares eta; the general form elsewhere."""
-        if self.per == "sample" or self.step != 1:
-            return super().noisy(x, t, normal)
+        if self.per == "sample" or step != 1:
+            return super().noisy(x, t, normal, step)
         alive = norm.cdf(-jax.tree.leaves(normal)[0].ravel()[0]) < self.probability(t)
         graphdef, statistics, rest = nnx.split(self.field, nnx.BatchStat, ...)
 

@@ -21,7 +21,7 @@ from neuralflow.paths import Estimate
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import FixedGrid
-from neuralflow.stochastic.fields import RandomField
+from neuralflow.stochastic.fields import RandomField, Stepped
 
 _CHUNK = 2**14
 
@@ -40,13 +40,16 @@ class RandomNetwork(nnx.Module):
         checks.instance("field", field, RandomField, "a random field such as nf.stochastic.StochasticDepth(...)")
         checks.whole("steps", steps)
         scheme = Euler() if scheme is None else scheme
-        self.layer = NeuralODE(field, FixedGrid(scheme, steps=steps, memory=memory), t0, t1)
+        grid = FixedGrid(scheme, steps=steps, memory=memory)
         if not is_explicit(scheme) or cost(scheme, steps) != steps:
             raise ValueError(
                 f"a step of a random network has one draw, so one evaluation of its field; {type(scheme).__name__} has others: take nf.Euler() or "
                 "nf.schemes.LMResNet"
             )
-        field.step = abs(float(t1) - float(t0)) / steps
+        if not t0 < t1:
+            raise ValueError(f"a random network runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
+        self.field = field
+        self.layer = NeuralODE(Stepped(field, (t1 - t0) / steps), grid, t0, t1)
 
     def __call__(self, x: Any) -> Any:
         """x at the end of the interval."""
@@ -162,8 +165,7 @@ def _estimate(functionals: tuple[Any, ...], networks: tuple[Any, ...], x: Any, c
         checks.function("functional", functional)
     for network in networks:
         checks.instance("a network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
-        field = network.field if isinstance(network, NeuralSDE) else network.layer.field
-        if field.per != "sample":
+        if network.field.per != "sample":
             raise ValueError(
                 "paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'"
             )
