@@ -17,10 +17,10 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import Network, parameters
+from experiments.seeds import summary
 from neuralflow import plots, report
 
 HERE = Path(__file__).parent
@@ -96,10 +96,10 @@ def main() -> None:
     for name in ("model", "parameters", "mean", "95% interval over seeds"):
         table.add_column(name, justify="left" if name == "model" else "right")
     values = {**last, "lm - resnet": last["lm"] - last["resnet"]}
-    summary = {}
+    found = {}
     for model, errors in values.items():
-        low, high = stats.t.interval(0.95, len(errors) - 1, errors.mean(), stats.sem(errors))
-        summary[model] = {"mean": float(errors.mean()), "interval": [float(low), float(high)]}
+        found[model] = summary(errors)
+        low, high = found[model]["interval"]
         size = str(runs[model][0]["parameters"]) if model in runs else ""
         table.add_row(model, size, f"{errors.mean():.2f}", f"{low:.2f} to {high:.2f}")
     console.print(table)
@@ -110,7 +110,7 @@ def main() -> None:
         "blocks": given.blocks,
         "width": given.width,
     }
-    result |= {"seconds": time.perf_counter() - began, "test error": summary, "runs": runs}
+    result |= {"seconds": time.perf_counter() - began, "test error": found, "runs": runs}
     report.write(HERE / "small.json", report.as_json({"command": COMMAND, "result": result}))
     picture(runs).savefig(HERE / "small.png", dpi=150)
 

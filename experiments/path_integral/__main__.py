@@ -23,10 +23,10 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.table import Table
-from scipy import stats
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, side_by_side
+from experiments.seeds import summary
 from neuralflow import plots, report
 
 HERE = Path(__file__).parent
@@ -96,14 +96,6 @@ def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
         arguments[name] = (params, batch)
     found = side_by_side(functions, arguments, rounds)
     return {name: ratio(measured.runs, found["ResNet"].runs) for name, measured in found.items()}
-
-
-def summary(values: np.ndarray) -> dict[str, Any]:
-    """Mean and 95% interval over seeds (Student)."""
-    low, high = (
-        stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values)) if np.ptp(values) else (values[0],) * 2
-    )
-    return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
 
 
 def main() -> None:

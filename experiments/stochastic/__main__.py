@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from rich.table import Table
-from scipy import stats
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import Model, Network
+from experiments.seeds import summary
 from neuralflow import plots, report
 
 HERE = Path(__file__).parent
@@ -31,14 +31,6 @@ KINDS: tuple[tuple[Model, float | None], ...] = (("resnet", None), ("resnet", 0.
 
 def called(model: str, survival: float | None) -> str:
     return model if survival is None else f"{model}, p = {survival:g}"
-
-
-def summary(values: np.ndarray) -> dict[str, Any]:
-    """Mean and 95% interval over seeds (Student)."""
-    low, high = (
-        stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values)) if np.ptp(values) else (values[0],) * 2
-    )
-    return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
 
 
 def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:

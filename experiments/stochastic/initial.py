@@ -72,7 +72,7 @@ def picture(found: np.ndarray, edges: list[float]) -> Any:
     for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
         axis.annotate(text, (h, b), xytext=(-26, -14), textcoords="offset points", fontsize=9)
     axis.text(0.6, 1.2, "identity", fontsize=10)
-    axis.text(0.85, 0.3, "explosion", fontsize=10)
+    axis.text(0.85, 0.3, "explosion", fontsize=10, color="white")
     axis.set(
         xlabel="Hurst index H of the weights",
         ylabel=r"scaling: $x + L^{-\beta} f_k(x)$",
