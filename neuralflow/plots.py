@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from neuralflow import basis as depth_basis, checks, operators, paths
+from neuralflow import basis as depth_basis, checks, operators, paths, stochastic
 from neuralflow.deep_limit import Certificate, Study, Trained, expected_order, gaps, scaled_error
 from neuralflow.diffeo import jacobian
 from neuralflow.layers import NeuralODE
@@ -384,6 +384,27 @@ def gradient_paths(networks: Mapping[str, tuple[paths.Branches, Any]], axes: Any
     through.set_xlabel("place in depth, k / N")
     through.set_title(r"$\|\partial L / \partial u_k\|$ over that at the output; dashed: no skips", fontsize=10)
     lengths.legend(fontsize=8, frameon=False)
+    return made
+
+
+def weak_errors(found: Mapping[str, stochastic.WeakErrors]) -> Figure:
+    """Errors of random networks against their limit by the number of blocks, with intervals of 95%, on logarithmic axes: name -> errors."""
+    if not found or not all(isinstance(errors, stochastic.WeakErrors) for errors in found.values()):
+        raise ValueError("errors are given by name: {'p = 0.5': nf.stochastic.weak_errors(...)}")
+    made, (axis,) = figure(1, 1, width=5.6, height=3.8)
+    for k, (name, errors) in enumerate(found.items()):
+        mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)
+        low = np.minimum(margin, 0.9 * mean)  # an interval that holds zero has no lower end here
+        label = f"{name}: order {errors.order:.2f} ± {(errors.interval[1] - errors.interval[0]) / 2:.2f}"
+        axis.errorbar(
+            errors.steps, mean, (low, margin), color=_COLOURS[k % 5], marker=_MARKS[k % 5], markersize=4,
+            linewidth=1.2, capsize=2, label=label,
+        )  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="blocks", ylabel="|E F(network) - E F(limit)|")
+    counts = sorted({n for errors in found.values() for n in errors.steps})
+    axis.set_xticks(counts, [str(n) for n in counts])
+    axis.minorticks_off()
+    axis.legend(fontsize=8, frameon=False)
     return made
 
 

@@ -1,10 +1,8 @@
 """float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
-import functools
 import os
 import re
 import socket
-import sys
 import tempfile
 
 import jax
@@ -30,33 +28,31 @@ with install_import_hook("neuralflow", f"{__name__}.shapes"):
 jax.config.update("jax_enable_x64", True)
 
 
-def quickly(draw):
-    """The same draws, compiled as they are written: XLA optimises their integers for a second or two, anew for every shape."""
-
-    @functools.wraps(draw)
-    def drawn(*arguments, **options):
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            return draw(*arguments, **options)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
-
-    return drawn
-
-
-for name in ("normal", "truncated_normal", "uniform", "fold_in", "split"):
-    for module in {jax.random, sys.modules[jax.random.normal.__module__]}:  # the second is what initialisers draw from
-        setattr(module, name, quickly(getattr(module, name)))
-
-
 def pytest_configure(config):
-    """The workers, and the processes that tests start, share what they compile; it goes when the run ends."""
+    """Most of what tests wait for is XLA: its optimisations are left out, but for tests marked `optimised`, and what is compiled is shared by the
+    workers and the processes that tests start, until the run ends. `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do."""
+    config.addinivalue_line("markers", "optimised: compiled as users do, by test_as_users_compile.py in a process of its own")
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", not optimised())
+    if jax.__version_info__ < (0, 11):  # later releases do not know the flag, and end at one that they do not know
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory()
         config.add_cleanup(folder.cleanup)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
+def optimised():
+    return os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+
+
+def pytest_collection_modifyitems(config, items):
+    left = [] if optimised() else [item for item in items if item.get_closest_marker("optimised")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from neuralflow.cli.common import UsageError
 from neuralflow.cli.train import Train, load
 
 # What a command does is the same however hard XLA optimises it, and is sooner done.
-ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
 def command(*arguments):

@@ -178,6 +178,7 @@ def grid(scheme, n, **options):
     return nf.FixedGrid(scheme, steps=n, **options)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(("scheme", "dtype"), [(S.LMResNet, jnp.float32), (S.ConsistentLM, jnp.float64)])
 def test_lm_without_its_k_is_the_resnet_bitwise(scheme, dtype):
     x = jax.random.normal(jax.random.key(3), (5, 4), dtype)

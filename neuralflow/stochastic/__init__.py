@@ -18,7 +18,10 @@ from neuralflow.stochastic.moments import (
 from neuralflow.stochastic.networks import (
     NeuralSDE as NeuralSDE,
     RandomNetwork as RandomNetwork,
-    difference as difference,
-    expectation as expectation,
     seeded as seeded,
+)
+from neuralflow.stochastic.weak import (
+    WeakErrors as WeakErrors,
+    expectation as expectation,
+    weak_errors as weak_errors,
 )

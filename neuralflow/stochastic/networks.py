@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import diffrax
 import jax
@@ -12,18 +11,16 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array, core
+from jax.sharding import NamedSharding, PartitionSpec
 
 from neuralflow import basis as depth_basis, checks
 from neuralflow.depth import Unfolded
 from neuralflow.layers import NeuralODE
-from neuralflow.paths import Estimate
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
-from neuralflow.solve import FixedGrid
+from neuralflow.solve import FixedGrid, Solution, SolveError, Status
 from neuralflow.stochastic.fields import RandomField, Stepped
-
-_CHUNK = 2**14
 
 
 class RandomNetwork(nnx.Module):
@@ -57,6 +54,7 @@ class RandomNetwork(nnx.Module):
 
     def sample(self, x: Any, key: Array) -> Any:
         """x at the end of the interval, with the draws of a key: the same for the same key, whatever has been drawn before."""
+        _check_key(key)
         return seeded(self, key).layer(x)
 
 
@@ -73,12 +71,18 @@ def seeded(module: nnx.Module, key: Array) -> Any:
 class NeuralSDE(nnx.Module):
     """dX = a dt + b dB with drift and diffusion of a random field, in Ito's sense: the limit of its networks as blocks get shorter.
 
-    `scheme`: a diffrax solver for SDEs, on `steps` equal steps: Euler (Euler and Maruyama), diffrax.ItoMilstein(), or one for Stratonovich's
-    form, for which the drift is corrected by -(Db) b / 2 (noise shared by the coordinates only). Brownian paths are virtual Brownian trees:
-    one key gives one path, however many steps look at it.
+    `scheme`: a diffrax solver for SDEs, on `steps` equal steps: Euler (Euler and Maruyama), diffrax.ItoMilstein() (of order one where the
+    coordinates share their noise, or b is constant), or one for Stratonovich's form, for which the drift is corrected by -(Db) b / 2 (shared noise
+    only). In training a call draws a path from the field's stream; after `eval()` it is the drift's Euler network, and draws nothing.
+    `sample(x, key)` draws from a key of yours, in either mode.
+
+    Brownian paths are virtual Brownian trees, resolved to lengths of `resolution` in depth time: half a step unless given. Equal keys
+    and resolutions give equal paths, however many steps look at them.
     """
 
-    def __init__(self, field: RandomField, steps: int, scheme: Any = None, t0: float = 0.0, t1: float = 1.0):
+    def __init__(
+        self, field: RandomField, steps: int, scheme: Any = None, t0: float = 0.0, t1: float = 1.0, *, resolution: Any = None
+    ):
         checks.instance("field", field, RandomField, "a random field such as nf.stochastic.StochasticDepth(...)")
         checks.whole("steps", steps)
         scheme = diffrax.Euler() if scheme is None else scheme
@@ -92,17 +96,66 @@ class NeuralSDE(nnx.Module):
             )
         if not t0 < t1:
             raise ValueError(f"an SDE runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
-        self.field, self.steps, self.scheme, self.t0, self.t1 = field, steps, nnx.data(scheme), float(t0), float(t1)
+        step = (t1 - t0) / steps
+        resolution = step / 2 if resolution is None else resolution
+        checks.positive("resolution", resolution, "the length in depth time to which Brownian paths are known")
+        if resolution > step:
+            raise ValueError(f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}")
+        self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
+        self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
+
+    def __call__(self, x: Any) -> Any:
+        """X(t1) from X(t0) = x (batch, ...): a draw in training, the drift alone in evaluation."""
+        if not self.field.deterministic:
+            return self.sample(x, self.field.rngs())
+        grid = FixedGrid(Euler(), steps=self.steps)
+        return NeuralODE(Stepped(self.field), grid, self.t0, self.t1)(x)
 
     def sample(self, x: Any, key: Array) -> Any:
         """X(t1) from X(t0) = x (batch, ...), one path a sample (with per="batch" one for all)."""
-        leaves = jax.tree.leaves(x)
-        keys = jax.random.split(key, len(leaves[0]))
-        values = Unfolded.values(self.field)
-        axis = 0 if self.field.per == "sample" else None
-        return jax.vmap(self._one, in_axes=(None, 0, axis))(values, x, keys if axis == 0 else key)
+        found = self.solve(x, key)
+        if not isinstance(found.status, core.Tracer) and np.any(found.status):
+            raise SolveError(
+                f"{int(np.count_nonzero(found.status))} of {found.status.size} paths left the range of floating point within {self.steps} steps; "
+                "take more steps, or look at x and at the field's parts(x, t)",
+                Status.NOT_FINITE,
+            )
+        return found.states
 
-    def _one(self, values: Any, x: Any, key: Array) -> Any:
+    def solve(self, x: Any, key: Array, depths: Any = None) -> Solution:
+        """States and status of every sample (batch,), steps and evaluations; never raises for a path that ends in no number.
+
+        `depths` (m,): depth times in order, which are stepped to, for states with a leading axis of m.
+        """
+        _check_key(key)
+        x = jax.tree.map(jnp.asarray, x)
+        _check_batch(x)
+        if depths is not None:
+            depths = tuple(np.asarray(depths, float).ravel().tolist())
+            if not depths or depths[0] < self.t0 or depths[-1] > self.t1 or not (np.diff(depths) > 0).all():
+                raise ValueError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths}")
+        graphdef, state = nnx.split(self)
+        states = _solved((graphdef, depths), (state, x, key))
+        lead = 0 if depths is None else 1
+        finite = [jnp.isfinite(leaf).all(axis=(*range(lead), *range(lead + 1, leaf.ndim))) for leaf in jax.tree.leaves(states)]
+        failed = ~functools.reduce(jnp.logical_and, finite)
+        put = lambda leaf: jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - lead - 1)), jnp.nan, leaf)
+        count = len(self._times(depths)) - 1
+        return Solution(
+            states=jax.tree.map(put, states),
+            depths=jnp.asarray(depths or (self.t1,), float),
+            status=jnp.where(failed, int(Status.NOT_FINITE), int(Status.SUCCESSFUL)),
+            evaluations=jnp.asarray(count * _stages(self.scheme)),
+            accepted=jnp.asarray(count),
+            rejected=jnp.asarray(0),
+        )
+
+    def _times(self, depths: tuple[float, ...] | None) -> np.ndarray:
+        """The edges of the steps."""
+        times = np.linspace(self.t0, self.t1, self.steps + 1)
+        return times if depths is None else np.union1d(times, depths)
+
+    def _one(self, values: Any, x: Any, key: Array, depths: tuple[float, ...] | None) -> Any:
         parts = Unfolded(self.field)
         dtype = jax.tree.leaves(x)[0].dtype
         share = lambda t: (t - self.t0) / (self.t1 - self.t0)
@@ -125,69 +178,54 @@ class NeuralSDE(nnx.Module):
             b = both(t, x, values)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
 
-        t0, t1 = jnp.asarray(self.t0, dtype), jnp.asarray(self.t1, dtype)
-        h = (t1 - t0) / self.steps
+        times = jnp.asarray(self._times(depths), dtype)
         shape = jax.ShapeDtypeStruct((), dtype) if self.field.shared else jax.eval_shape(lambda: x)
         levy = diffrax.SpaceTimeLevyArea if isinstance(self.scheme, diffrax.AbstractSRK) else diffrax.BrownianIncrement
-        path = diffrax.VirtualBrownianTree(t0, t1, tol=h / 2, shape=shape, key=key, levy_area=levy)
+        path = diffrax.VirtualBrownianTree(times[0], times[-1], tol=self.resolution, shape=shape, key=key, levy_area=levy)
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
-        times = diffrax.StepTo(t0 + h * np.arange(self.steps + 1))
         found = diffrax.diffeqsolve(
-            terms, self.scheme, t0, t1, None, x, args=values, stepsize_controller=times, max_steps=self.steps, throw=False
-        )
-        return jax.tree.map(lambda leaf: leaf[-1], found.ys)
-
-
-def expectation(
-    network: RandomNetwork | NeuralSDE, functional: Callable[[Any], Array], x: Any, *, count: int, key: Array
-) -> Estimate:
-    """The mean of a functional of the output over `count` paths from one point x (...), with its standard error.
-
-    `functional`: from outputs (batch, ...) to numbers (batch, *values). Paths are the samples of batches, so the field draws per sample.
-    """
-    return _estimate((functional,), (network,), x, count, key)
-
-
-def difference(
-    one: RandomNetwork, two: RandomNetwork, functional: Callable[[Any], Array], x: Any, *, count: int, key: Array
-) -> Estimate:
-    """The mean of functional(one) - functional(two) on common random numbers, with its standard error.
-
-    Networks of equal steps have the same normal numbers behind their draws. With `two = RandomNetwork(Gaussian(field), steps)`, which is Euler
-    and Maruyama's scheme for the limit, the difference is that of the laws alone.
-    """
-    return _estimate((functional, functional), (one, two), x, count, key)
-
-
-def _estimate(functionals: tuple[Any, ...], networks: tuple[Any, ...], x: Any, count: int, key: Array) -> Estimate:
-    checks.whole("count", count, least=2)
-    for functional in functionals:
-        checks.function("functional", functional)
-    for network in networks:
-        checks.instance("a network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
-        if network.field.per != "sample":
-            raise ValueError(
-                "paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'"
-            )
-    graphdef, state = nnx.split(networks)
-    values = _paths((functionals, graphdef, count), (state, jax.tree.map(jnp.asarray, x), key))
-    return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / count**0.5)
+            terms, self.scheme, times[0], times[-1], None, x, args=values, stepsize_controller=diffrax.StepTo(times),
+            saveat=diffrax.SaveAt(t1=True) if depths is None else diffrax.SaveAt(ts=jnp.asarray(depths, dtype)),
+            max_steps=len(times) - 1, throw=False,
+        )  # fmt: skip
+        return jax.tree.map(lambda leaf: leaf[-1], found.ys) if depths is None else found.ys
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _paths(static: Any, data: Any) -> Array:
-    """The functional, or the difference of two, on every path (count, *values)."""
-    functionals, graphdef, count = static
+def _solved(static: Any, data: Any) -> Any:
+    """States of every sample, with an axis of depths before that of the samples where depths are given."""
+    graphdef, depths = static
     state, x, key = data
-    size = min(count, _CHUNK)
-    batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), x)
+    axis = 0 if depths is None else 1
 
-    def chunk(i: Array) -> Array:
-        here = jax.random.fold_in(key, i)
-        networks = nnx.merge(graphdef, state)
-        outputs = [n.sample(batch, here) for n in networks]
-        first, *rest = [f(y) for f, y in zip(functionals, outputs, strict=True)]
-        return first - rest[0] if rest else first
+    def solved(state: Any, x: Any, key: Array) -> Any:
+        sde = nnx.merge(graphdef, state)
+        own = sde.field.per == "sample"
+        keys = jax.random.split(key, len(jax.tree.leaves(x)[0])) if own else key
+        one = functools.partial(sde._one, Unfolded.values(sde.field), depths=depths)
+        return jax.vmap(one, in_axes=(0, 0 if own else None), out_axes=axis)(x, keys)
 
-    values = lax.map(chunk, jnp.arange(-(-count // size)))
-    return values.reshape(-1, *values.shape[2:])[:count]
+    spread = jax.typeof(jax.tree.leaves(x)[0]).sharding
+    if spread.spec and spread.spec[0] is not None:
+        # diffrax's loop does not know explicit meshes: inside it the compiler spreads the samples.
+        out = NamedSharding(spread.mesh, PartitionSpec(*[None] * axis, spread.spec[0]))
+        return jax.sharding.auto_axes(cast(Any, solved), out_sharding=out)(state, x, key)
+    return solved(state, x, key)
+
+
+def _stages(scheme: Any) -> int:
+    """Evaluations of the field in one step of diffrax's solvers for SDEs."""
+    if isinstance(scheme, diffrax.EulerHeun):
+        return 2
+    return 1 + len(np.ravel(scheme.tableau.c)) if hasattr(scheme, "tableau") else 1
+
+
+def _check_key(key: Any) -> None:
+    array = isinstance(key, jax.Array)
+    if not array or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape == (2,))):
+        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}")
+
+
+def _check_batch(x: Any) -> None:
+    if any(not leaf.ndim for leaf in jax.tree.leaves(x)):
+        raise ValueError("axis 0 of x counts the samples, but x has no axis; add one")

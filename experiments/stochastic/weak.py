@@ -1,0 +1,103 @@
+"""How fast random networks of a nonlinear field come to their limits: weak errors by depth, by sampling, with intervals.
+
+    python -m experiments.stochastic.weak
+
+A field of 16 hidden units in the plane with weights of its own in four parts of depth, float64; the mean of tanh(X_1 - X_2) from one point, a million
+paths for every row. Seconds are those of the second call, without compilation. Writes weak.json and weak.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+import neuralflow as nf
+from neuralflow import plots, report, stochastic
+
+HERE = Path(__file__).parent
+COMMAND = "python -m experiments.stochastic.weak"
+START = np.asarray([1.0, -0.5])
+
+
+def field(seed: int) -> nnx.Module:
+    make = lambda rngs: nf.fields.MLP(2, hidden=16, param_dtype=float, rngs=rngs)
+    return nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(seed))
+
+
+def fields() -> dict[str, Any]:
+    rngs = nnx.Rngs(0)
+    return {
+        "stochastic depth, p = 0.5": stochastic.StochasticDepth(field(0), 0.5, rngs=rngs),
+        "stochastic depth, p = 0.8": stochastic.StochasticDepth(field(0), 0.8, rngs=rngs),
+        "shake-shake": stochastic.ShakeShake(field(0), field(1), rngs=rngs),
+        "dropout, p = 0.8": stochastic.Dropout(field(0), 0.8, rngs=rngs),
+    }
+
+
+def bend(y: Any) -> Any:
+    return jnp.tanh(y[:, 0] - y[:, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paths", type=int, default=1_000_000)
+    given = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    console, steps = report.console(), (8, 16, 32, 64)
+    found: dict[str, stochastic.WeakErrors] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    with report.steps(len(fields()), console) as done:
+        for name, random in fields().items():
+            network = stochastic.RandomNetwork(random, 16)
+            calls = {
+                "errors": lambda key, random=random: stochastic.weak_errors(
+                    random, bend, START, steps=steps, count=given.paths, key=key
+                ),
+                "one network": lambda key, network=network: stochastic.expectation(
+                    network, bend, START, count=given.paths, key=key
+                ),
+            }
+            seconds[name] = {}
+            for what, call in calls.items():
+                call(jax.random.key(1))  # compiles
+                began = time.perf_counter()
+                answer = jax.block_until_ready(call(jax.random.key(0)))
+                seconds[name][what] = time.perf_counter() - began
+                if isinstance(answer, stochastic.WeakErrors):
+                    found[name] = answer
+            done(f"{name}: order {found[name].order:.2f}")
+    table = Table(title=f"weak errors of tanh(X1 - X2), {given.paths} paths")
+    table.add_column("network")
+    for column in (*(f"{n} blocks" for n in steps), "order", "95%", "seconds", "16 blocks alone"):
+        table.add_column(column, justify="right")
+    for name, errors in found.items():
+        cells = [f"{1e3 * m:.2f} ± {1.96e3 * e:.2f}" for m, e in zip(*map(np.asarray, errors.errors), strict=True)]
+        times = [f"{seconds[name][what]:.1f}" for what in ("errors", "one network")]
+        table.add_row(name, *cells, f"{errors.order:.2f}", "{:.2f} to {:.2f}".format(*errors.interval), *times)
+    console.print(table)
+    console.print("errors in thousandths, with 95%")
+    rows = {
+        name: {
+            "errors": np.asarray(errors.errors.mean).tolist(),
+            "standard errors": np.asarray(errors.errors.error).tolist(),
+            "order": errors.order,
+            "interval": errors.interval,
+            "seconds": seconds[name],
+        }
+        for name, errors in found.items()
+    }
+    result = {"paths": given.paths, "steps": steps, "networks": rows}
+    report.write(HERE / "weak.json", report.as_json({"command": COMMAND, "result": result}))
+    plots.weak_errors(found).savefig(HERE / "weak.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""The tests marked `optimised`, where rounding matters, in a process that compiles as users do; conftest.py says how the others are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def test_what_rounds_does_so_as_users_compile():
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "optimised", str(TESTS)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, env=environment, timeout=500)
+    assert found.returncode == 0, found.stdout[-5000:]
