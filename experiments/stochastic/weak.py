@@ -35,8 +35,8 @@ def field(seed: int) -> nnx.Module:
 def fields() -> dict[str, Any]:
     rngs = nnx.Rngs(0)
     return {
-        "stochastic depth, p = 0.5": stochastic.StochasticDepth(field(0), 0.5, rngs=rngs),
-        "stochastic depth, p = 0.8": stochastic.StochasticDepth(field(0), 0.8, rngs=rngs),
+        "depth, p = 0.5": stochastic.StochasticDepth(field(0), 0.5, rngs=rngs),
+        "depth, p = 0.8": stochastic.StochasticDepth(field(0), 0.8, rngs=rngs),
         "shake-shake": stochastic.ShakeShake(field(0), field(1), rngs=rngs),
         "dropout, p = 0.8": stochastic.Dropout(field(0), 0.8, rngs=rngs),
     }
@@ -75,15 +75,15 @@ def main() -> None:
                     found[name] = answer
             done(f"{name}: order {found[name].order:.2f}")
     table = Table(title=f"weak errors of tanh(X1 - X2), {given.paths} paths")
-    table.add_column("network")
-    for column in (*(f"{n} blocks" for n in steps), "order", "95%", "seconds", "16 blocks alone"):
-        table.add_column(column, justify="right")
+    table.add_column("network", no_wrap=True)
+    for column in (*(f"{n} blocks" for n in steps), "±", "order", "seconds", "one"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, errors in found.items():
-        cells = [f"{1e3 * m:.2f} ± {1.96e3 * e:.2f}" for m, e in zip(*map(np.asarray, errors.errors), strict=True)]
-        times = [f"{seconds[name][what]:.1f}" for what in ("errors", "one network")]
-        table.add_row(name, *cells, f"{errors.order:.2f}", "{:.2f} to {:.2f}".format(*errors.interval), *times)
+        cells = [f"{1e3 * value:.2f}" for value in (*np.asarray(errors.errors.mean), 1.96 * float(errors.errors.error.max()))]
+        order = "{:.2f} ({:.2f} to {:.2f})".format(errors.order, *errors.interval)
+        table.add_row(name, *cells, order, *(f"{seconds[name][what]:.1f}" for what in ("errors", "one network")))
     console.print(table)
-    console.print("errors in thousandths, with 95%")
+    console.print("errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for one network of 16")
     rows = {
         name: {
             "errors": np.asarray(errors.errors.mean).tolist(),

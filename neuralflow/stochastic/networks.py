@@ -209,7 +209,7 @@ def _solved(static: Any, data: Any) -> Any:
     if spread.spec and spread.spec[0] is not None:
         # diffrax's loop does not know explicit meshes: inside it the compiler spreads the samples.
         out = NamedSharding(spread.mesh, PartitionSpec(*[None] * axis, spread.spec[0]))
-        return jax.sharding.auto_axes(cast(Any, solved), out_sharding=out)(state, x, key)
+        return cast(Any, jax.sharding.auto_axes)(solved, out_sharding=out)(state, x, key)
     return solved(state, x, key)
 
 
