@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -31,6 +33,13 @@ def instance(name: str, value: Any, kind: Any, example: str) -> None:
     """TypeError for anything but an instance of `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {example}, got {_shown(value)}")
+
+
+def key(value: Any) -> None:
+    """TypeError for anything but one random key."""
+    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and not value.ndim
+    if not typed and not (isinstance(value, jax.Array) and value.dtype == jnp.uint32 and value.shape == (2,)):
+        raise TypeError(f"key must be one random key such as jax.random.key(0), got {_shown(value)}")
 
 
 def function(name: str, value: Any) -> None:

@@ -387,6 +387,10 @@ REFUSED = {
         lambda: st.weak_errors(depth(0.5), bend, START, steps=(8, 4), count=10, key=KEY),
         "two or more numbers of blocks that rise",
     ),
+    "steps without a small common multiple": (
+        lambda: st.weak_errors(depth(0.5), bend, START, steps=(7, 11, 13), count=10, key=KEY),
+        "one path in 1001 parts .* powers of two",
+    ),
     "many numbers a path": (
         lambda: st.weak_errors(depth(0.5), powers, START, steps=(2, 4), count=10, key=KEY),
         r"one number for a path here, .* got values of shape \(14,\)",

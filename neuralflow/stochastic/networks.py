@@ -54,7 +54,7 @@ class RandomNetwork(nnx.Module):
 
     def sample(self, x: Any, key: Array) -> Any:
         """x at the end of the interval, with the draws of a key: the same for the same key, whatever has been drawn before."""
-        _check_key(key)
+        checks.key(key)
         return seeded(self, key).layer(x)
 
 
@@ -127,7 +127,7 @@ class NeuralSDE(nnx.Module):
 
         `depths` (m,): depth times in order, which are stepped to, for states with a leading axis of m.
         """
-        _check_key(key)
+        checks.key(key)
         x = jax.tree.map(jnp.asarray, x)
         _check_batch(x)
         if depths is not None:
@@ -218,12 +218,6 @@ def _stages(scheme: Any) -> int:
     if isinstance(scheme, diffrax.EulerHeun):
         return 2
     return 1 + len(np.ravel(scheme.tableau.c)) if hasattr(scheme, "tableau") else 1
-
-
-def _check_key(key: Any) -> None:
-    array = isinstance(key, jax.Array)
-    if not array or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape == (2,))):
-        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}")
 
 
 def _check_batch(x: Any) -> None:

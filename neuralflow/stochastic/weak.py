@@ -33,7 +33,7 @@ def expectation(
     `functional`: from outputs (batch, ...) to numbers (batch, *values). Paths are the samples of batches, so the field draws per sample.
     """
     checks.instance("network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
-    _check(network.field, functional, count)
+    _check(network.field, functional, count, key)
     graphdef, state = nnx.split(network)
     values = _sampled((functional, graphdef, count), (state, jax.tree.map(jnp.asarray, x), key))
     return _estimate(values, count)
@@ -76,8 +76,13 @@ def weak_errors(
         raise ValueError(f"steps are two or more numbers of blocks that rise, got {tuple(steps)}")
     if not t0 < t1:
         raise ValueError(f"a random network runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
-    _check(field, functional, count)
+    _check(field, functional, count, key)
     base = math.lcm(*steps)
+    if base > 16 * max(steps):
+        raise ValueError(
+            f"one path in {base} parts would have to drive networks of {tuple(steps)} blocks; take numbers with a small common multiple, "
+            "such as powers of two"
+        )
     fine = 2 * base * -(-2 * max(steps) // base)
     graphdef, state = nnx.split(field)
     values = _compared(
@@ -100,9 +105,10 @@ def _order(steps: Sequence[int], values: np.ndarray) -> tuple[float, float]:
         return float(-slope @ np.log(np.abs(mean))), float(_NORMAL * np.sqrt(spread @ covariance @ spread))
 
 
-def _check(field: RandomField, functional: Any, count: int) -> None:
+def _check(field: RandomField, functional: Any, count: int, key: Any) -> None:
     checks.whole("count", count, least=2)
     checks.function("functional", functional)
+    checks.key(key)
     if field.per != "sample":
         raise ValueError("paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'")
 
