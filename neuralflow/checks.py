@@ -42,6 +42,13 @@ def key(value: Any) -> None:
         raise TypeError(f"key must be one random key such as jax.random.key(0), got {_shown(value)}")
 
 
+def forward(what: str, t0: Any, t1: Any) -> None:
+    """ValueError unless t0 and t1 are finite numbers, the second the greater."""
+    numbers = all(isinstance(t, int | float | np.number) and not isinstance(t, bool) and np.isfinite(t) for t in (t0, t1))
+    if not numbers or not t0 < t1:
+        raise ValueError(f"{what} runs forward, from a number t0 to a greater t1, got t0={t0!r}, t1={t1!r}")
+
+
 def function(name: str, value: Any) -> None:
     """TypeError for what cannot be called."""
     if not callable(value):

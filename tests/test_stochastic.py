@@ -98,6 +98,20 @@ def test_moments_of_the_limit_against_closed_forms(case):
         np.testing.assert_allclose(third, np.einsum("ai,bj,ck,ijk->abc", vectors, vectors, vectors, cubes), atol=1e-12)
 
 
+def test_moments_follow_what_varies_along_depth():
+    """The mean of a linear network is its evaluation; that of the limit comes from steps at order one, the moments' own of order two."""
+    timed = nf.from_function(lambda a, x, t: (1 + 3 * t**2) * (x @ a.T), jnp.asarray(A))
+    make = lambda rngs: nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+    for inner in (timed, nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))):
+        for field in (st.StochasticDepth(inner, 0.7, rngs=nnx.Rngs(0)), st.ShakeShake(inner, linear(B), rngs=nnx.Rngs(0))):
+            network = st.RandomNetwork(field, 9)
+            network.eval()
+            found = st.network_moments(field, START, 9)
+            np.testing.assert_allclose(found[0], network(START[None])[0], atol=1e-12)
+            limit = [flat(st.limit_moments(field, START, steps=3 * n)) for n in (4, 8, 16)]
+            assert np.log2(np.abs(limit[0] - limit[1]).max() / np.abs(limit[1] - limit[2]).max()) == pytest.approx(2, abs=0.1)
+
+
 def orders(field, steps):
     limit = st.limit_moments(field, START)
     errors = [[np.abs(m - e).max() for m, e in zip(st.network_moments(field, START, n), limit, strict=True)] for n in steps]
@@ -248,8 +262,11 @@ def test_an_sde_is_a_layer():
     np.testing.assert_allclose(found.states[2], one, atol=1e-15)
     bad = sde.solve(x.at[1].set(jnp.nan), KEY)
     assert [bool(s) for s in bad.status] == [False, True, False, False]
-    with pytest.raises(nf.SolveError, match="1 of 4 paths left the range"):
+    with pytest.raises(nf.SolveError, match="x held 2 values that are not finite"):
         sde.sample(x.at[1].set(jnp.nan), KEY)
+    cubed = st.Noise(nf.from_function(lambda p, x: p * x**3, 1.0), 0.1, rngs=nnx.Rngs(0))
+    with pytest.raises(nf.SolveError, match="1 of 4 paths left the range of floating point within 8 steps"):
+        st.NeuralSDE(cubed, 8).sample(x.at[1].set(1e200), KEY)
     # The derivative along a direction of all weights, against differences.
     graphdef, weights, rest = nnx.split(sde, nnx.Param, ...)
     loss = jax.jit(lambda weights: jnp.sum(nnx.merge(graphdef, weights, rest).sample(x, KEY) ** 2))
@@ -261,6 +278,21 @@ def test_an_sde_is_a_layer():
     network = st.RandomNetwork(field, 8)
     assert (sde(x) == sde(x)).all() and float(jnp.abs(sde(x) - network(x)).max()) < 1e-15
     assert (sde.sample(x, KEY) == one).all()
+
+
+def test_an_sde_of_any_state_steps_to_its_own_edges():
+    """Trees of float32 arrays; depths that are edges of the grid, but for rounding, add no step."""
+    inner = nf.from_function(lambda p, x: jax.tree.map(lambda leaf: -p * leaf, x), jnp.float32(0.5))
+    x = {"a": jnp.ones((3, 2), jnp.float32), "b": jnp.ones((3, 1, 2), jnp.float32)}
+    for field in (st.StochasticDepth(inner, rngs=nnx.Rngs(0)), st.Dropout(inner, rngs=nnx.Rngs(0))):
+        found = st.NeuralSDE(field, 10).solve(x, KEY, [0.1, 0.3, 0.7])
+        assert int(found.accepted) == 10 and found.states["b"].shape == (3, 3, 1, 2)
+        first = found.states["a"]
+        assert (first[..., 0] == first[..., 1]).all() == field.shared
+    noisy = st.Noise(linear(A), 0.3, rngs=nnx.Rngs(0))
+    few, many = (st.NeuralSDE(noisy, steps, diffrax.SRA1(), resolution=1 / 128) for steps in (8, 64))
+    x = jnp.broadcast_to(START, (4, 2))
+    assert float(jnp.abs(few.sample(x, KEY) - many.sample(x, KEY)).max()) < 0.01
 
 
 def test_networks_and_sdes_train():
@@ -356,7 +388,7 @@ REFUSED = {
     "a scheme that is none": (lambda: st.NeuralSDE(depth(0.5), 4, "euler"), "diffrax's Ito or Stratonovich solvers"),
     "Stratonovich's form of many motions": (
         lambda: st.NeuralSDE(st.Dropout(linear(A), rngs=nnx.Rngs(0)), 4, diffrax.EulerHeun()),
-        "noise that the coordinates share",
+        "noise that the coordinates share, or that is constant",
     ),
     "an SDE backward": (lambda: st.NeuralSDE(depth(0.5), 4, None, 1.0, 0.0), "runs forward"),
     "moments of a nonlinear field": (
@@ -367,7 +399,10 @@ REFUSED = {
         lambda: st.network_moments(st.Dropout(linear(A), rngs=nnx.Rngs(0)), START, 4),
         "each has its own in Dropout",
     ),
-    "moments of many points": (lambda: st.limit_moments(depth(0.5), np.ones((2, 2))), r"one point \(d,\), got shape"),
+    "moments of many points": (
+        lambda: st.limit_moments(depth(0.5), np.ones((2, 2))),
+        r"one point \(d,\) of finite numbers, got \[\[1.0",
+    ),
     "paths of one draw": (
         lambda: st.expectation(st.RandomNetwork(depth(0.5, per="batch"), 4), powers, START, count=10, key=KEY),
         "must draw for each",
@@ -395,6 +430,27 @@ REFUSED = {
         lambda: st.weak_errors(depth(0.5), powers, START, steps=(2, 4), count=10, key=KEY),
         r"one number for a path here, .* got values of shape \(14,\)",
     ),
+    "a falling survival on a longer interval": (
+        lambda: st.RandomNetwork(depth(st.linear(0.5)), 4, t1=4.0),
+        "survival is a probability .* at t = 2; nf.stochastic.linear takes the length",
+    ),
+    "random fields in random fields": (lambda: st.Dropout(depth(0.5), rngs=nnx.Rngs(0)), "do not nest"),
+    "a solver for constant noise": (lambda: st.NeuralSDE(depth(0.5), 4, diffrax.SRA1()), "SRA1 solves SDEs of constant noise"),
+    "statistics of one sample": (
+        lambda: st.NeuralSDE(st.StochasticDepth(nnx.BatchNorm(2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)), 4)(jnp.ones((3, 2))),
+        "batch statistics are those of a batch",
+    ),
+    "depths that are none": (lambda: st.NeuralSDE(depth(0.5), 4).solve(START[None], KEY, [jnp.nan]), "depths must rise"),
+    "integers": (lambda: st.NeuralSDE(depth(0.5), 4).sample(jnp.ones((3, 2), int), KEY), "float32 or float64, got int64"),
+    "points that are no numbers": (
+        lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), powers, START * np.nan, count=10, key=KEY),
+        "one point of finite floating numbers",
+    ),
+    "a functional of the batch": (
+        lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), jnp.mean, START, count=10, key=KEY),
+        r"from outputs \(batch, ...\) to an array",
+    ),
+    "moments backward": (lambda: st.network_moments(depth(0.5), START, 4, -1.0), "time is a positive number"),
     "a Hurst index of zero": (lambda: nf.fractional(0.0), "Hurst index above 0"),
     "nodes at odd places": (
         lambda: nf.fractional(0.7)(nf.Legendre(5).nodes),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array, core, lax
 from jax.scipy.stats import norm
 
 from neuralflow import checks
@@ -38,6 +38,8 @@ class RandomField(nnx.Module, abc.ABC):
     def __init__(self, per: Per, rngs: nnx.Rngs):
         checks.choice("per", per, ("sample", "batch"))
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        if not {"noise", "default"} & set(rngs):
+            raise ValueError("rngs has no stream to draw noise from; take nnx.Rngs(seed) or nnx.Rngs(noise=seed)")
         self.per, self.deterministic = per, False
         self.rngs = rngs.noise.fork()
 
@@ -52,6 +54,9 @@ class RandomField(nnx.Module, abc.ABC):
     @abc.abstractmethod
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Values of z and their weights, exact for the means of polynomials up to degree five."""
+
+    def check(self, times: np.ndarray) -> None:
+        """ValueError where the law is none at one of these depth times, those at which steps start."""
 
     def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
         """a + b z / sqrt(h), z by the law from normal numbers."""
@@ -97,11 +102,19 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
     """
     _check_probability("last", last)
     checks.positive("length", length, "that of the interval in depth time")
+    if step:
+        checks.positive("step", step, "the length of a block in depth time, or 0")
     return lambda t: 1 - (t + step) / length * (1 - last)
 
 
+def _check_field(name: str, field: Any) -> None:
+    checks.instance(name, field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
+    if isinstance(field, RandomField):
+        raise TypeError(f"{name} must be a plain field: random ones do not nest, got {type(field).__name__}")
+
+
 def _check_probability(name: str, p: Any) -> None:
-    if not isinstance(p, int | float) or isinstance(p, bool) or not 0 < p <= 1:
+    if not isinstance(p, int | float | np.number) or isinstance(p, bool) or not 0 < p <= 1:
         raise ValueError(f"{name} is a probability above zero and up to one, got {p!r}")
 
 
@@ -110,10 +123,24 @@ class _Thinned(RandomField):
 
     def __init__(self, field: nnx.Module, survival: Probability, per: Per, rngs: nnx.Rngs):
         super().__init__(per, rngs)
-        checks.instance("field", field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
+        _check_field("field", field)
         if not callable(survival):
             _check_probability("survival", survival)
+            survival = float(survival)
         self.field, self.timed, self.survival = field, takes_time(field), survival
+
+    def check(self, times: np.ndarray) -> None:
+        """ValueError where p(t) is no probability above zero."""
+        survival: Any = self.survival
+        for t in times if callable(survival) else ():
+            p: Any = survival(float(t))
+            if isinstance(p, core.Tracer):  # a learned one
+                return
+            if np.ndim(p) or not isinstance(p, int | float | np.number | np.ndarray | Array) or not 0 < p <= 1:
+                raise ValueError(
+                    f"survival is a probability above zero and up to one at every depth time, got {p!r} at t = {t:g}; "
+                    "nf.stochastic.linear takes the length of the interval"
+                )
 
     def velocity(self, x: Any, t: Any) -> Any:
         field: Any = self.field
@@ -204,7 +231,7 @@ class ShakeShake(RandomField):
     def __init__(self, first: nnx.Module, second: nnx.Module, *, per: Per = "sample", rngs: nnx.Rngs):
         super().__init__(per, rngs)
         for name, part in (("first", first), ("second", second)):
-            checks.instance(name, part, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
+            _check_field(name, part)
         self.first, self.second = first, second
         self.timed = takes_time(first), takes_time(second)
 
@@ -229,7 +256,7 @@ class Noise(RandomField):
 
     def __init__(self, field: nnx.Module, scale: float, *, per: Per = "sample", rngs: nnx.Rngs):
         super().__init__(per, rngs)
-        checks.instance("field", field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
+        _check_field("field", field)
         checks.positive("scale", scale, "the standard deviation of the noise in one unit of depth time")
         self.field, self.timed, self.scale = field, takes_time(field), float(scale)
 
@@ -257,6 +284,10 @@ class Gaussian(RandomField):
     def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
         """Those of the field."""
         return self.field.parts(x, t)
+
+    def check(self, times: np.ndarray) -> None:
+        """That of the field."""
+        self.field.check(times)
 
     def law(self, normal: Array, t: Any) -> Array:
         return normal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import expm
 
-from neuralflow import checks
-from neuralflow.stochastic.fields import RandomField
+from neuralflow import basis as depth_basis, checks, grid as grids
+from neuralflow.depth import Unfolded
+from neuralflow.schemes import Euler
+from neuralflow.solve import FixedGrid
+from neuralflow.stochastic.fields import Gaussian, RandomField
 
 Matrices = tuple[np.ndarray, np.ndarray]
 
@@ -20,7 +24,7 @@ Matrices = tuple[np.ndarray, np.ndarray]
 def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
     """A and B of a linear random field on states of d numbers: drift A x and diffusion B x. ValueError where it is not linear.
 
-    Fields with own weights along depth are looked at by `field` at one depth.
+    A field whose weights vary along depth has none of its own; the moments take those of every step.
     """
     points = jnp.concatenate([jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))])
     drift, diffusion = (np.asarray(part, float) for part in field.parts(points, t))
@@ -41,35 +45,55 @@ def network_moments(field: RandomField, x: Float[Any, " d"], steps: int, time: f
     A block is the random matrix I + h A + sqrt(h) z B; the mean of its tensor powers is taken by quadrature over the law of z. Linear fields
     whose noise the coordinates share.
     """
-    x = _start(field, x)
-    checks.whole("steps", steps)
-    h = time / steps
+    x = _start(field, x, time, steps)
+    h, d = time / steps, len(x)
     moments = [functools.reduce(np.multiply.outer, [x] * k).ravel() for k in (1, 2, 3)]
-    timed = callable(getattr(field, "survival", None))
+    at = _along(field, steps, 0.0)
     known: Any = None
     for n in range(steps):
-        if known is None or timed:
-            a, b = matrices(field, len(x), n * h)
-            blocks = [(w, np.eye(len(x)) + h * a + h**0.5 * z * b) for z, w in zip(*field.quadrature(n * h), strict=True)]
+        if known is None or _varies(field):
+            a, b = matrices(at(n), d, n * h)
+            blocks = [(w, np.eye(d) + h * a + h**0.5 * z * b) for z, w in zip(*field.quadrature(n * h), strict=True)]
             known = [sum(w * functools.reduce(np.kron, [m] * k) for w, m in blocks) for k in (1, 2, 3)]
         moments = [matrix @ moment for matrix, moment in zip(known, moments, strict=True)]
-    return [moment.reshape((len(x),) * k) for k, moment in enumerate(moments, 1)]
+    return [moment.reshape((d,) * k) for k, moment in enumerate(moments, 1)]
 
 
 def limit_moments(field: RandomField, x: Float[Any, " d"], time: float = 1.0, *, steps: int = 256) -> list[np.ndarray]:
     """The same of the limit dX = A X dt + B X dB, from the equation of its moments: by exponentials of matrices.
 
-    m_k' = (sum_i A_i + sum_{i<j} B_i B_j) m_k, the index telling on which of k factors a matrix acts. Constant fields exactly; with a survival that
-    varies in time by `steps` exponentials at midpoints, to O(steps^-2).
+    m_k' = (sum_i A_i + sum_{i<j} B_i B_j) m_k, the index telling on which of k factors a matrix acts. Constant fields exactly; what varies
+    in time by `steps` exponentials at midpoints, to O(steps^-2) (for weights in cells, a multiple of their number).
     """
-    x = _start(field, x)
-    timed = callable(getattr(field, "survival", None))
-    count = steps if timed else 1
+    x = _start(field, x, time, steps)
+    count = steps if _varies(field) else 1
     moments = [functools.reduce(np.multiply.outer, [x] * k).ravel() for k in (1, 2, 3)]
+    at = _along(field, count, 0.5)
     for n in range(count):
-        a, b = matrices(field, len(x), (n + 0.5) / count * time)
+        a, b = matrices(at(n), len(x), (n + 0.5) / count * time)
         moments = [expm(time / count * _generator(a, b, k)) @ moment for k, moment in enumerate(moments, 1)]
     return [moment.reshape((len(x),) * k) for k, moment in enumerate(moments, 1)]
+
+
+def _varies(field: RandomField) -> bool:
+    """Whether drift, diffusion or law depend on depth."""
+    inner = field.field if isinstance(field, Gaussian) else field
+    return bool(np.any(getattr(inner, "timed", True)) or callable(getattr(inner, "survival", None)) or Unfolded(field).bases)
+
+
+def _along(field: RandomField, count: int, share: float) -> Callable[[int], Any]:
+    """The field with the weights of the n-th of so many equal steps: where it starts (share 0), or within it."""
+    parts = Unfolded(field)
+    if not parts.bases:
+        return lambda n: field
+    if share:
+        depth = lambda n: np.asarray((n + share) / count)
+        places = lambda n: {b: depth_basis.locate(b, depth(n), "right") for b in parts.bases}
+    else:
+        plan = grids.plan(FixedGrid(Euler(), steps=count).grid, parts.bases)
+        places = lambda n: {b: (p.cell[n], p.enter[n]) for b, p in zip(parts.bases, plan.places, strict=True)}
+    values = Unfolded.values(field)
+    return lambda n: parts.at(values, places(n))
 
 
 def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
@@ -83,13 +107,16 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(total)
 
 
-def _start(field: RandomField, x: Any) -> np.ndarray:
+def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
     checks.instance("field", field, RandomField, "a random field such as nf.stochastic.StochasticDepth(...)")
     if not field.shared:
         raise TypeError(
             f"these moments are those of noise that the coordinates share, and each has its own in {type(field).__name__}"
         )
+    checks.positive("time", time, "the length of the interval in depth time")
+    checks.whole("steps", steps)
+    field.check(np.linspace(0, time, steps + 1)[:-1])
     x = np.asarray(x, float)
-    if x.ndim != 1 or not x.size:
-        raise ValueError(f"moments start from one point (d,), got shape {x.shape}")
+    if x.ndim != 1 or not np.isfinite(x).all() or not x.size:
+        raise ValueError(f"moments start from one point (d,) of finite numbers, got {x.tolist()}")
     return x

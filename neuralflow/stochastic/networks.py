@@ -12,6 +12,7 @@ import lineax as lx
 import numpy as np
 from flax import nnx
 from jax import Array, core
+from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from neuralflow import basis as depth_basis, checks
@@ -20,7 +21,7 @@ from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import FixedGrid, Solution, SolveError, Status
-from neuralflow.stochastic.fields import RandomField, Stepped
+from neuralflow.stochastic.fields import Noise, RandomField, Stepped
 
 
 class RandomNetwork(nnx.Module):
@@ -43,10 +44,10 @@ class RandomNetwork(nnx.Module):
                 f"a step of a random network has one draw, so one evaluation of its field; {type(scheme).__name__} has others: take nf.Euler() or "
                 "nf.schemes.LMResNet"
             )
-        if not t0 < t1:
-            raise ValueError(f"a random network runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
+        checks.forward("a random network", t0, t1)
+        field.check(np.linspace(t0, t1, steps + 1)[:-1])
         self.field = field
-        self.layer = NeuralODE(Stepped(field, (t1 - t0) / steps), grid, t0, t1)
+        self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
 
     def __call__(self, x: Any) -> Any:
         """x at the end of the interval."""
@@ -60,6 +61,7 @@ class RandomNetwork(nnx.Module):
 
 def seeded(module: nnx.Module, key: Array) -> Any:
     """A copy in training mode whose random streams start anew from a key."""
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     graphdef, keys, counts, rest = nnx.split(module, nnx.RngKey, nnx.RngCount, ...)
     leaves, form = jax.tree.flatten(keys)
     folded = [jnp.broadcast_to(jax.random.fold_in(key, i), jnp.shape(leaf)) for i, leaf in enumerate(leaves)]
@@ -77,7 +79,8 @@ class NeuralSDE(nnx.Module):
     `sample(x, key)` draws from a key of yours, in either mode.
 
     Brownian paths are virtual Brownian trees, resolved to lengths of `resolution` in depth time: half a step unless given. Equal keys
-    and resolutions give equal paths, however many steps look at them.
+    and resolutions give equal paths, however many steps look at them (diffrax's stochastic Runge-Kutta solvers, which ask for more than increments, have
+    paths of their own).
     """
 
     def __init__(
@@ -90,12 +93,19 @@ class NeuralSDE(nnx.Module):
             raise TypeError(
                 f"an SDE is solved by diffrax's Ito or Stratonovich solvers, such as diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
             )
-        if isinstance(scheme, diffrax.AbstractStratonovichSolver) and not field.shared:
+        constant = isinstance(field, Noise)
+        if isinstance(scheme, diffrax.AbstractStratonovichSolver) and not field.shared and not constant:
             raise TypeError(
-                "Stratonovich's form is known here for noise that the coordinates share; take an Ito solver such as diffrax.Euler()"
+                "Stratonovich's form is known here for noise that the coordinates share, or that is constant; take an Ito solver such as "
+                "diffrax.Euler()"
             )
-        if not t0 < t1:
-            raise ValueError(f"an SDE runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
+        if isinstance(scheme, diffrax.AbstractSRK) and scheme.tableau.is_additive_noise() and not constant:
+            raise TypeError(
+                f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take diffrax.SlowRK() or diffrax.Heun() for a "
+                f"{type(field).__name__}"
+            )
+        checks.forward("an SDE", t0, t1)
+        field.check(np.linspace(t0, t1, steps + 1)[:-1])
         step = (t1 - t0) / steps
         resolution = step / 2 if resolution is None else resolution
         checks.positive("resolution", resolution, "the length in depth time to which Brownian paths are known")
@@ -115,6 +125,11 @@ class NeuralSDE(nnx.Module):
         """X(t1) from X(t0) = x (batch, ...), one path a sample (with per="batch" one for all)."""
         found = self.solve(x, key)
         if not isinstance(found.status, core.Tracer) and np.any(found.status):
+            bad = sum(int(np.count_nonzero(~np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(x))
+            if bad:
+                raise SolveError(
+                    f"x held {bad} values that are not finite before the first step; mend them first", Status.NOT_FINITE
+                )
             raise SolveError(
                 f"{int(np.count_nonzero(found.status))} of {found.status.size} paths left the range of floating point within {self.steps} steps; "
                 "take more steps, or look at x and at the field's parts(x, t)",
@@ -128,12 +143,13 @@ class NeuralSDE(nnx.Module):
         `depths` (m,): depth times in order, which are stepped to, for states with a leading axis of m.
         """
         checks.key(key)
+        _check_states(x)
+        if not self.field.deterministic and jax.tree.leaves(nnx.state(self.field, nnx.BatchStat)):
+            raise ValueError(
+                "batch statistics are those of a batch, and paths are solved each on its own; call eval() first, or train a RandomNetwork"
+            )
         x = jax.tree.map(jnp.asarray, x)
-        _check_batch(x)
-        if depths is not None:
-            depths = tuple(np.asarray(depths, float).ravel().tolist())
-            if not depths or depths[0] < self.t0 or depths[-1] > self.t1 or not (np.diff(depths) > 0).all():
-                raise ValueError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths}")
+        depths = None if depths is None else self._depths(depths)
         graphdef, state = nnx.split(self)
         states = _solved((graphdef, depths), (state, x, key))
         lead = 0 if depths is None else 1
@@ -150,45 +166,56 @@ class NeuralSDE(nnx.Module):
             rejected=jnp.asarray(0),
         )
 
+    def _depths(self, depths: Any) -> tuple[float, ...]:
+        """Depth times on the grid's own edges where they are meant."""
+        found = np.asarray(depths)
+        if found.dtype.kind not in "fiu" or found.ndim != 1 or not found.size:
+            raise ValueError(f"depths must be depth times (m,), at least one, got {depths!r}")
+        edges = self._times(None)
+        nearest = edges[np.abs(found[:, None] - edges).argmin(axis=1)]
+        found = np.where(np.abs(found - nearest) < 1e-4 * self.steps**-1 * (self.t1 - self.t0), nearest, found)
+        inside = (found >= self.t0) & (found <= self.t1)  # not so for NaN
+        if not inside.all() or not (np.diff(found) > 0).all():
+            raise ValueError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths!r}")
+        return tuple(found.tolist())
+
     def _times(self, depths: tuple[float, ...] | None) -> np.ndarray:
         """The edges of the steps."""
         times = np.linspace(self.t0, self.t1, self.steps + 1)
         return times if depths is None else np.union1d(times, depths)
 
     def _one(self, values: Any, x: Any, key: Array, depths: tuple[float, ...] | None) -> Any:
+        """The path of one sample (...), as a vector of all its numbers."""
         parts = Unfolded(self.field)
-        dtype = jax.tree.leaves(x)[0].dtype
+        start, form = ravel_pytree(x)
+        dtype, ito = start.dtype, isinstance(self.scheme, diffrax.AbstractItoSolver)
         share = lambda t: (t - self.t0) / (self.t1 - self.t0)
 
-        def both(t: Any, x: Any, values: Any) -> tuple[Any, Any]:
+        def both(t: Any, y: Array, values: Any) -> tuple[Array, Array]:
             places = {b: depth_basis.locate_traced(b, share(t), jnp.asarray(b.knots, dtype)) for b in parts.bases}
             module: Any = parts.at(values, places)
-            found = module.parts(jax.tree.map(lambda leaf: leaf[None], x), t)
-            return jax.tree.map(lambda leaf: leaf[0], found)
+            drift, diffusion = module.parts(jax.tree.map(lambda leaf: leaf[None], form(y)), t)
+            return ravel_pytree(drift)[0], ravel_pytree(diffusion)[0]
 
-        def drift(t: Any, x: Any, values: Any) -> Any:
-            if isinstance(self.scheme, diffrax.AbstractItoSolver):
-                return both(t, x, values)[0]
-            across = lambda x: both(t, x, values)[1]
-            a, b = both(t, x, values)
-            bend = jax.jvp(across, (x,), (b,))[1]
-            return jax.tree.map(lambda a, c: a - c / 2, a, bend)
+        def drift(t: Any, y: Array, values: Any) -> Array:
+            a, b = both(t, y, values)
+            return a if ito else a - jax.jvp(lambda y: both(t, y, values)[1], (y,), (b,))[1] / 2
 
-        def diffusion(t: Any, x: Any, values: Any) -> Any:
-            b = both(t, x, values)[1]
+        def diffusion(t: Any, y: Array, values: Any) -> Any:
+            b = both(t, y, values)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
 
         times = jnp.asarray(self._times(depths), dtype)
-        shape = jax.ShapeDtypeStruct((), dtype) if self.field.shared else jax.eval_shape(lambda: x)
+        shape = jax.ShapeDtypeStruct(() if self.field.shared else start.shape, dtype)
         levy = diffrax.SpaceTimeLevyArea if isinstance(self.scheme, diffrax.AbstractSRK) else diffrax.BrownianIncrement
         path = diffrax.VirtualBrownianTree(times[0], times[-1], tol=self.resolution, shape=shape, key=key, levy_area=levy)
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
-        found = diffrax.diffeqsolve(
-            terms, self.scheme, times[0], times[-1], None, x, args=values, stepsize_controller=diffrax.StepTo(times),
+        found: Any = diffrax.diffeqsolve(
+            terms, self.scheme, times[0], times[-1], None, start, args=values, stepsize_controller=diffrax.StepTo(times),
             saveat=diffrax.SaveAt(t1=True) if depths is None else diffrax.SaveAt(ts=jnp.asarray(depths, dtype)),
             max_steps=len(times) - 1, throw=False,
-        )  # fmt: skip
-        return jax.tree.map(lambda leaf: leaf[-1], found.ys) if depths is None else found.ys
+        ).ys  # fmt: skip
+        return form(found[-1]) if depths is None else jax.vmap(form)(found)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -220,6 +247,12 @@ def _stages(scheme: Any) -> int:
     return 1 + len(np.ravel(scheme.tableau.c)) if hasattr(scheme, "tableau") else 1
 
 
-def _check_batch(x: Any) -> None:
-    if any(not leaf.ndim for leaf in jax.tree.leaves(x)):
-        raise ValueError("axis 0 of x counts the samples, but x has no axis; add one")
+def _check_states(x: Any) -> None:
+    leaves = jax.tree.leaves(x)
+    if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):
+        raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+    for leaf in leaves:
+        if leaf.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(f"x must be float32 or float64, got {leaf.dtype}; cast it")
+        if not leaf.ndim:
+            raise ValueError("axis 0 of x counts the samples, but x has no axis; add one")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array, core, lax
 
 from neuralflow import checks
 from neuralflow.layers import NeuralODE
@@ -33,7 +33,7 @@ def expectation(
     `functional`: from outputs (batch, ...) to numbers (batch, *values). Paths are the samples of batches, so the field draws per sample.
     """
     checks.instance("network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
-    _check(network.field, functional, count, key)
+    _check(network.field, functional, x, count, key)
     graphdef, state = nnx.split(network)
     values = _sampled((functional, graphdef, count), (state, jax.tree.map(jnp.asarray, x), key))
     return _estimate(values, count)
@@ -43,7 +43,7 @@ class WeakErrors(NamedTuple):
     """Errors by the number of steps.
 
     `steps` (m,); `errors`: estimates (m,) of E functional(network) - E functional(limit); `order`: the slope of log |error| on -log(steps), each
-    weighed by what is known of it; `interval`: where that lies with 95%, by linear propagation of the sampling error.
+    weighed by what is known of it; `interval`: where that lies with 95%, by linear propagation of the sampling error (NaN where an error is zero).
     """
 
     steps: tuple[int, ...]
@@ -70,13 +70,12 @@ def weak_errors(
     less that in N / 2, N at least four times the most steps; what this leaves is of order N^-2 (Talay and Tubaro's extrapolation).
     """
     checks.instance("field", field, RandomField, "a random field such as nf.stochastic.StochasticDepth(...)")
-    for n in steps:
+    for n in steps if isinstance(steps, Sequence) else (None,):
         checks.whole("each of steps", n)
     if len(steps) < 2 or not (np.diff(steps) > 0).all():
         raise ValueError(f"steps are two or more numbers of blocks that rise, got {tuple(steps)}")
-    if not t0 < t1:
-        raise ValueError(f"a random network runs forward, from t0 to a later t1, got {t0:g} and {t1:g}")
-    _check(field, functional, count, key)
+    checks.forward("a random network", t0, t1)
+    _check(field, functional, x, count, key)
     base = math.lcm(*steps)
     if base > 16 * max(steps):
         raise ValueError(
@@ -84,6 +83,7 @@ def weak_errors(
             "such as powers of two"
         )
     fine = 2 * base * -(-2 * max(steps) // base)
+    field.check(np.linspace(t0, t1, fine + 1)[:-1])
     graphdef, state = nnx.split(field)
     values = _compared(
         (functional, graphdef, count, tuple(steps), fine, float(t0), float(t1)), (state, jax.tree.map(jnp.asarray, x), key)
@@ -97,6 +97,7 @@ def weak_errors(
 def _order(steps: Sequence[int], values: np.ndarray) -> tuple[float, float]:
     """The negative slope of log |mean| on log steps, weighed by relative errors, and half its interval of 95%."""
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
+    covariance = covariance + np.diag((1e-12 * mean) ** 2)  # where nothing is random, all is known alike
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = mean**2 / np.diag(covariance)
         log = np.log(steps) - (weights @ np.log(steps)) / weights.sum()
@@ -105,10 +106,16 @@ def _order(steps: Sequence[int], values: np.ndarray) -> tuple[float, float]:
         return float(-slope @ np.log(np.abs(mean))), float(_NORMAL * np.sqrt(spread @ covariance @ spread))
 
 
-def _check(field: RandomField, functional: Any, count: int, key: Any) -> None:
+def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) -> None:
     checks.whole("count", count, least=2)
     checks.function("functional", functional)
     checks.key(key)
+    for leaf in jax.tree.leaves(x):
+        if isinstance(leaf, core.Tracer):
+            continue
+        values = np.asarray(leaf)
+        if values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise ValueError(f"x is one point of finite floating numbers, got {leaf!r}")
     if field.per != "sample":
         raise ValueError("paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'")
 
@@ -121,7 +128,16 @@ def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) 
     """Values (count, ...) of batches of equal points, made a batch at a time."""
     size = min(count, _CHUNK)
     batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), x)
-    values = lax.map(lambda i: one(batch, jax.random.fold_in(key, i)), jnp.arange(-(-count // size)))
+
+    def checked(i: Array) -> Array:
+        values: Any = one(batch, jax.random.fold_in(key, i))
+        if not isinstance(values, Array) or values.shape[:1] != (size,):
+            raise ValueError(
+                f"the functional goes from outputs (batch, ...) to an array (batch, ...), batch = {size}, got {values!r}"
+            )
+        return values
+
+    values = lax.map(checked, jnp.arange(-(-count // size)))
     return values.reshape(-1, *values.shape[2:])[:count]
 
 
