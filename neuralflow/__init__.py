@@ -5,21 +5,20 @@ from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from neuralflow import fields as fields, schemes as schemes
-from neuralflow.basis import (
+from neuralflow.branches import from_branches as from_branches, to_branches as to_branches
+from neuralflow.depth import (
     CubicSpline as CubicSpline,
+    DepthVarying as DepthVarying,
     Legendre as Legendre,
     PiecewiseConstant as PiecewiseConstant,
     PiecewiseLinear as PiecewiseLinear,
-)
-from neuralflow.depth import (
-    DepthVarying as DepthVarying,
     fractional as fractional,
     independent as independent,
     smooth as smooth,
     tied as tied,
 )
 from neuralflow.fields import from_function as from_function
-from neuralflow.layers import NeuralODE as NeuralODE, from_branches as from_branches, to_branches as to_branches
+from neuralflow.layers import NeuralODE as NeuralODE
 from neuralflow.schemes import (
     RK4 as RK4,
     Bosh3 as Bosh3,
@@ -42,20 +41,7 @@ from neuralflow.solve import (
     Status as Status,
 )
 
-_ROOMS = (
-    "data",
-    "deep_limit",
-    "diffeo",
-    "models",
-    "operators",
-    "paths",
-    "plain_net",
-    "plots",
-    "regularisers",
-    "stochastic",
-    "training",
-    "transport",
-)
+_ROOMS = ("data", "labs", "models", "plots", "regularisers", "statistics", "training", "transport")
 
 
 def __getattr__(name: str) -> _Any:

@@ -12,16 +12,17 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from neuralflow.basis import PiecewiseConstant
 from neuralflow.depth import DepthVarying
+from neuralflow.depth.basis import PiecewiseConstant
 from neuralflow.fields import MLP, ConvBlock
-from neuralflow.layers import NeuralODE, Solve
+from neuralflow.layers import NeuralODE
+from neuralflow.solve import Discretisation
 
 
 class PointClassifier(nnx.Module):
     """Points (batch, d), or flattened images, to logits (batch, classes): a linear lift, a flow of an MLP, a linear head."""
 
-    def __init__(self, inputs: int, classes: int, solve: Solve, *, width: int = 32, cells: int = 4, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, classes: int, solve: Discretisation, *, width: int = 32, cells: int = 4, rngs: nnx.Rngs):
         self.stem = nnx.Linear(inputs, width, rngs=rngs)
         field = DepthVarying(lambda rngs: MLP(width, hidden=2 * width, rngs=rngs), PiecewiseConstant(cells), rngs=rngs)
         self.flow = NeuralODE(field, solve)
@@ -43,7 +44,7 @@ class ImageClassifier(nnx.Module):
         self,
         shape: tuple[int, int, int],
         classes: int,
-        solve: Solve,
+        solve: Discretisation,
         *,
         width: int = 32,
         cells: int = 4,

@@ -1,4 +1,7 @@
-"""Penalties: on weights as functions of depth, with the gradient that belongs to them, and on the motion of a flow."""
+"""Penalties: on weights as functions of depth, with the gradient that belongs to them, and on the motion of a flow.
+
+Those of the motion are rates, which `transport.along` integrates beside the states.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from neuralflow import basis as depth_basis, checks
-from neuralflow.basis import Basis
-from neuralflow.depth import depth_bases
-from neuralflow.diffeo import log_determinant
+from neuralflow import checks
+from neuralflow.depth import Basis, depth_bases
+from neuralflow.depth.basis import sobolev_gram
 from neuralflow.layers import NeuralODE
-from neuralflow.transport import Motion, flat, samples
+from neuralflow.transport import Motion, flat, log_determinant, samples
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
@@ -129,8 +131,7 @@ class _Product:
 
     @property
     def gram(self) -> np.ndarray:
-        start = depth_basis.evaluation(self.basis, np.zeros(1))[0]
-        return depth_basis.stiffness(self.basis) + self.tau * np.outer(start, start)
+        return sobolev_gram(self.basis, self.tau)
 
     def square(self, coefficients: Array) -> Array:
         """The product of a function with itself."""
@@ -162,7 +163,7 @@ def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if not isinstance(tau, int | float) or not tau > 0:
         raise ValueError(f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}")
-    found = depth_bases(model)
-    if not found:
+    bases = depth_bases(model)
+    if not bases:
         raise ValueError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")
-    return {path: _Product(basis, float(tau)) for path, basis in found.items()}
+    return {path: _Product(basis, float(tau)) for path, basis in bases.items()}

@@ -22,12 +22,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from neuralflow import checks
-from neuralflow.depth import Unfolded, raw
-from neuralflow.fields import takes_time
+from neuralflow.depth import FlatField, raw
+from neuralflow.fields import evaluate, takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.solve.system import time_dtype
 
-Given = Literal["start", "end"]
+KnownAt = Literal["start", "end"]
 Push = Callable[[Array], Array]
 
 
@@ -144,11 +144,10 @@ class _Accompanied(nnx.Module):
     """x' = f(x, t), and beside it one number a sample for every rate, q' = rate."""
 
     def __init__(self, field: Any, rates: tuple[Rate, ...], estimator: Divergence, probes: Array | None):
-        self.timed = takes_time(field)
+        takes_time(field)  # refuses what is called in another way
         self.field, self.rates, self.estimator, self.probes = field, rates, estimator, probes
 
     def __call__(self, state: Any, t: Any) -> Any:
-        field: Any = self.field
         x, sums = state
         points, back = flat(x)
         probes = None if self.probes is None else self.probes[...]
@@ -157,13 +156,13 @@ class _Accompanied(nnx.Module):
                 f"random probes belong to samples that are solved together, got probes for {probes.shape[1]} and {len(points)} samples; "
                 "with per_sample=True take Exact()"
             )
-        velocity = lambda p: flat(field(back(p), t) if self.timed else field(back(p)))[0]
+        velocity = lambda p: flat(evaluate(self.field, back(p), t))[0]
         motion = Motion(velocity, points, self.estimator, probes)
         try:
             moved = tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
         except TraceContextError:
             raise ValueError(
-                f"{type(field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
+                f"{type(self.field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
                 "model.eval(), or take a field without batch statistics and Dropout"
             ) from None
         return back(motion.velocity), moved
@@ -188,9 +187,7 @@ def along(
         raise ValueError(f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()")
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
-    both = NeuralODE(field, layer.discretisation, layer.t0, layer.t1)
-    both.backward = layer.backward
-    return both((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
+    return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
 
 
 def samples(x: Any) -> Any:
@@ -221,7 +218,7 @@ def flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
 class _Carried(nnx.Module, abc.ABC):
     """A function of x and t that is known at one end of a layer's interval."""
 
-    def __init__(self, layer: NeuralODE, function: Any, given: Given):
+    def __init__(self, layer: NeuralODE, function: Any, given: KnownAt):
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
         checks.function("the function that is carried", function)
         checks.choice("given", given, ("start", "end"))
@@ -282,7 +279,7 @@ class Transport(_Carried):
     carries initial values along. Call it as u(x, t); t between t0 and t1, an array in any trace for an adaptive layer.
     """
 
-    def __init__(self, layer: NeuralODE, values: Any, given: Given = "end"):
+    def __init__(self, layer: NeuralODE, values: Any, given: KnownAt = "end"):
         super().__init__(layer, values, given)
 
     def __call__(self, x: Any, t: Any) -> Array:
@@ -308,7 +305,7 @@ class Continuity(_Carried):
     ones take a key when called.
     """
 
-    def __init__(self, layer: NeuralODE, log_density: Any, given: Given = "start", divergence: Divergence = Exact()):
+    def __init__(self, layer: NeuralODE, log_density: Any, given: KnownAt = "start", divergence: Divergence = Exact()):
         super().__init__(layer, log_density, given)
         _check_divergence(divergence)
         self.divergence = divergence
@@ -354,6 +351,41 @@ def _check_divergence(divergence: Any) -> None:
 def divergence(motion: Motion) -> Float[Array, "batch"]:
     """div v of every sample, a rate for `along`: its integral is the log-determinant of the flow."""
     return motion.divergence
+
+
+class SlogDet(NamedTuple):
+    """Signs (1, 0 or -1) and logarithms of absolute values of determinants."""
+
+    sign: Array
+    log: Array
+
+
+def block_determinants(layer: NeuralODE, x: Any) -> SlogDet:
+    """det D block of every step at every sample, (steps, batch) each: a block of sign -1 or 0 folds there. Fixed grids only."""
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    return layer.per_step(samples(x), _determinant)
+
+
+def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
+    points, back = flat(x)
+    push = lambda unit: jax.jvp(lambda p: flat(block(back(p)))[0], (points,), (jnp.broadcast_to(unit, points.shape),))[1]
+    columns = jax.vmap(push)(jnp.eye(points.shape[1], dtype=points.dtype))
+    return SlogDet(*jnp.linalg.slogdet(jnp.moveaxis(columns, 0, -1)))
+
+
+def log_determinant(layer: NeuralODE, x: Any) -> SlogDet:
+    """det D layer at every sample, (batch,) each.
+
+    On a fixed grid it is that of the map as it is computed: the sum of log |det (I + h DV)| over its blocks, with the product of
+    their signs. Of an adaptive layer it is the integral of the divergence, to which the sum comes with O(h). On any layer that
+    integral is `along(layer, x, divergence)`.
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    if not layer.discretisation.planned:
+        total = along(layer, x, divergence)[1][0]
+        return SlogDet(jnp.ones_like(total), total)
+    sign, log = block_determinants(layer, x)
+    return SlogDet(jnp.prod(sign, axis=0), jnp.sum(log, axis=0))
 
 
 class Distribution(Protocol):
@@ -429,7 +461,7 @@ def _stencil(layer: NeuralODE, t: float, step: float) -> tuple[np.ndarray, np.nd
     """Five depth times around t in its cell of depth, and their weights in the derivative at t."""
     t0, t1 = (float(raw(end)) for end in (layer.t0, layer.t1))
     first, last = ((float(end) - t0) / (t1 - t0) for end in layer.ends)
-    knots = np.unique(np.concatenate([[0.0, 1.0], *(basis.knots for basis in Unfolded(layer.field).bases)]))
+    knots = np.unique(np.concatenate([[0.0, 1.0], *(basis.knots for basis in FlatField(layer.field).bases)]))
     knots = np.array([first, *knots[(knots > first) & (knots < last)], last])
     share = (float(t) - t0) / (t1 - t0)
     cell = np.clip(np.searchsorted(knots, share, "right") - 1, 0, len(knots) - 2)

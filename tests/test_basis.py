@@ -1,10 +1,15 @@
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings, strategies as st
 
-from neuralflow import basis as B
-from neuralflow.basis import CubicSpline, Legendre, PiecewiseConstant, PiecewiseLinear
+import neuralflow as nf
+from neuralflow.depth import basis as B
+from neuralflow.depth.basis import CubicSpline, Legendre, PiecewiseConstant, PiecewiseLinear
 
 UNEVEN = (0.0, 0.1, 0.35, 0.8, 1.0)
 BASES = [
@@ -30,11 +35,11 @@ def test_mass_and_stiffness_are_the_integrals(basis):
     assert np.isclose(coefficients @ B.mass(basis) @ coefficients, np.mean(values**2), rtol=2e-4)
     if basis.smoothness < 0:
         with pytest.raises(ValueError, match="no H1 seminorm"):
-            B.stiffness(basis)
+            basis.stiffness()
         assert not B.derivative(basis, depth[:8]).any()
         return
     slopes = (B.evaluation(basis, depth + 1e-6) - B.evaluation(basis, depth - 1e-6)) @ coefficients / 2e-6
-    assert np.isclose(coefficients @ B.stiffness(basis) @ coefficients, np.mean(slopes**2), rtol=1e-3)
+    assert np.isclose(coefficients @ basis.stiffness() @ coefficients, np.mean(slopes**2), rtol=1e-3)
     inside = np.linspace(0.01, 0.99, 8)
     near = (B.evaluation(basis, inside + 1e-6) - B.evaluation(basis, inside - 1e-6)) / 2e-6
     assert np.allclose(B.derivative(basis, inside), near, atol=1e-6)
@@ -134,3 +139,70 @@ def test_refining_cells_copies_bits():
 def test_bad_input(call, said):
     with pytest.raises((ValueError, TypeError), match=said):
         call()
+
+
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_half_a_basis_lies_in_it(basis):
+    half = basis.halved()
+    assert type(half) is type(basis) and half.size <= basis.size
+    if basis.count % 2 == 0 or basis.hierarchical:
+        assert B.contains(basis, half)
+
+
+@pytest.mark.parametrize("basis", [basis for basis in BASES if basis.smoothness >= 0], ids=str)
+def test_the_gram_matrix_of_the_penalty_is_its_value(basis):
+    coefficients = np.random.default_rng(0).standard_normal(basis.size)
+    start = B.evaluation(basis, 0.0)[0] @ coefficients
+    want = 2.0 * coefficients @ basis.stiffness() @ coefficients + 0.3 * start**2
+    assert np.isclose(coefficients @ B.sobolev_gram(basis, 0.3, 2.0) @ coefficients, want, rtol=1e-12)
+
+
+@dataclass(frozen=True)
+class QuadraticSpline(B.Basis):
+    """A basis as a user would write it: quadratic B-splines on equal cells."""
+
+    cells: int
+    smoothness = 1
+    nodal = False
+    degree = 2
+    size = property(lambda self: self.cells + 2)
+    nodes = property(lambda self: np.asarray([0.0, *(np.arange(self.cells) + 0.5) / self.cells, 1.0]))
+
+    def shape(self, s):
+        return np.stack([(1 - s) ** 2, -2 * s**2 + 2 * s + 1, s**2]) / 2
+
+    def slope(self, cell, s):
+        return self.cells * np.stack([s - 1, 1 - 2 * s, s])
+
+    def stiffness(self):
+        raise NotImplementedError
+
+    def halved(self):
+        return QuadraticSpline(self.cells // 2)
+
+    def window(self, coefficients, cell):
+        return tuple(coefficients[cell + k] for k in range(3))
+
+    def combine(self, window, s):
+        return ((1 - s) ** 2 * window[0] + (1 + 2 * s - 2 * s**2) * window[1] + s**2 * window[2]) / 2
+
+
+def test_a_basis_of_ones_own_needs_its_shape_functions_only():
+    basis, depth = QuadraticSpline(4), np.linspace(0, 1, 9)
+    line = B.refinement(PiecewiseLinear(1), basis) @ np.asarray([1.0, 3.0])
+    assert np.allclose(B.evaluation(basis, depth) @ line, 1 + 2 * depth, atol=1e-12)
+    assert np.allclose(B.derivative(basis, depth) @ line, 2.0, atol=1e-12)
+    assert np.isclose(line @ B.mass(basis) @ line, 13 / 3)
+    make = lambda rngs: nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+    field = nf.DepthVarying(make, basis, rngs=nnx.Rngs(0))
+    x = y = jnp.ones((3, 2))
+    for k in range(8):
+        y = y + field.at(k / 8)(y) / 8
+    assert np.allclose(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8))(x), y, atol=1e-12)
+    slopes = [
+        jax.grad(
+            lambda x, gradient=gradient: nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-8, 1e-8, gradient=gradient))(x).sum()
+        )(x)
+        for gradient in ("steps", "direct")
+    ]
+    assert np.allclose(*slopes, atol=1e-9)

@@ -13,7 +13,7 @@ import pytest
 
 from neuralflow import cli, data
 from neuralflow.cli.common import UsageError
-from neuralflow.cli.train import Train, load
+from neuralflow.cli.train import Train, dataset
 
 # What a command does is the same however hard XLA optimises it, and is sooner done.
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -113,8 +113,8 @@ def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, 
 
 
 def test_info_and_help(tmp_path, here):
-    found = run("info", cwd=tmp_path)
-    assert found.returncode == 0 and "jax " in found.stdout and "extra experiments: installed" in found.stdout
+    process = run("info", cwd=tmp_path)
+    assert process.returncode == 0 and "jax " in process.stdout and "extra experiments: installed" in process.stdout
     status, told = here("deep-limit", "--help")
     assert status == 0 and "1810.11741" in told and "--depths" in told
 
@@ -143,7 +143,7 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
 def test_a_set_without_images_and_labels_is_refused(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_, **__: {"text_length": np.zeros(3), "label": np.zeros(3)})
     with pytest.raises(UsageError, match="imdb has the features text_length, label; a classifier needs image and label"):
-        load(dataclasses.replace(Train(), data="imdb"), "train")
+        dataset(dataclasses.replace(Train(), data="imdb"), "train")
 
 
 def test_two_processes_train_as_one(tmp_path, free_address, here):
@@ -168,14 +168,14 @@ def test_two_processes_train_as_one(tmp_path, free_address, here):
 
 def test_nobody_reads_on(tmp_path):
     options = " ".join(command("train", "--data", "moons", "--width", 8, "--epochs", 40, "--out", tmp_path / "run"))
-    found = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f"{options} | head -1; exit ${{PIPESTATUS[0]}}"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert found.returncode == 141 and found.stdout.startswith("epoch 1/40") and "Traceback" not in found.stderr
+    assert process.returncode == 141 and process.stdout.startswith("epoch 1/40") and "Traceback" not in process.stderr
 
 
 def test_options_of_a_run_that_never_began_are_forgotten(tmp_path, here):

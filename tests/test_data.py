@@ -22,13 +22,13 @@ GENERATED = (data.moons, data.circles, data.spirals, data.annuli, data.gaussians
 @settings(deadline=None, max_examples=20)
 @given(count=strategies.integers(8, 300), seed=strategies.integers(0, 2**32))
 def test_generated_sets_are_even_seeded_and_float32(make, count, seed):
-    found = make(count, seed=seed)
-    assert found["x"].shape == (count, 2) and found["x"].dtype == np.float32 and found["y"].dtype == np.int32
-    sizes = np.bincount(found["y"])
+    arrays = make(count, seed=seed)
+    assert arrays["x"].shape == (count, 2) and arrays["x"].dtype == np.float32 and arrays["y"].dtype == np.int32
+    sizes = np.bincount(arrays["y"])
     assert sizes.max() - sizes.min() <= 1
     again, other = make(count, seed=seed), make(count, seed=seed + 1)
-    assert (found["x"] == again["x"]).all() and (found["y"] == again["y"]).all()
-    assert (found["x"] != other["x"]).any()
+    assert (arrays["x"] == again["x"]).all() and (arrays["y"] == again["y"]).all()
+    assert (arrays["x"] != other["x"]).any()
 
 
 def test_generated_sets_lie_where_they_should():
@@ -91,15 +91,15 @@ def test_augmentation_moves_and_mirrors_by_its_key():
 
 @real
 def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path):
-    found = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
-    assert found["image"].shape == (300, 28, 28, 1) and found["image"].dtype == np.uint8 and found["label"].dtype == np.int32
+    arrays = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
+    assert arrays["image"].shape == (300, 28, 28, 1) and arrays["image"].dtype == np.uint8 and arrays["label"].dtype == np.int32
     (place,) = tmp_path.iterdir()
     marked = np.load(place / "label.npy") + 1
     np.save(place / "label.npy", marked)
     assert (data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)["label"] == marked).all()  # from the cache
     (place / "image.npy").write_bytes(b"damaged")
     again = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
-    assert all((again[key] == found[key]).all() for key in found)
+    assert all((again[key] == arrays[key]).all() for key in arrays)
     (place / "label.npy").unlink()
     assert set(data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)) == {"image", "label"}
     both = data.load("cifar10", "train[:10]+test[10:20]", data_dir=TFDS, cache=False)

@@ -33,8 +33,8 @@ def test_time_is_told_by_the_second_parameter():
 def test_fields_keep_shape_and_dtype_and_use_time_where_asked(field):
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4), jnp.float32)
     for time in (False, True):
-        made = field(time, nnx.Rngs(0))
-        early, late = made(x, 0.0), made(x, 0.9)
+        module = field(time, nnx.Rngs(0))
+        early, late = module(x, 0.0), module(x, 0.9)
         assert early.shape == x.shape and early.dtype == x.dtype
         assert bool((early == late).all()) is not time
     with pytest.raises(ValueError, match=r"needs f\(x, t\)"):

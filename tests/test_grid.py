@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from neuralflow import grid as G
-from neuralflow.basis import Legendre, PiecewiseConstant, PiecewiseLinear
+from neuralflow.depth import grid as G
+from neuralflow.depth.basis import Legendre, PiecewiseConstant, PiecewiseLinear
 
 
 def test_uniform_plans_are_right_for_every_number_of_steps_to_1024():
@@ -13,7 +13,7 @@ def test_uniform_plans_are_right_for_every_number_of_steps_to_1024():
         grid = G.uniform(steps)
         assert np.allclose(grid.shares.sum(), 1, atol=1e-13)
         for cells in {1, steps, *(c for c in (2, 3, 7) if steps % c == 0)}:
-            where = G.place(grid, cells)
+            where = G.locate_steps(grid, cells)
             k = np.arange(steps)
             per_cell = steps // cells
             assert (where.cell == k // per_cell).all()
@@ -24,7 +24,7 @@ def test_uniform_plans_are_right_for_every_number_of_steps_to_1024():
 
 def test_given_times_equal_to_a_uniform_grid_give_the_same_plan_for_every_number_to_1024():
     for steps in range(1, 1025):
-        same = G.place(G.given(np.arange(steps + 1) / steps), steps)
+        same = G.locate_steps(G.uneven(np.arange(steps + 1) / steps), steps)
         assert (same.cell == np.arange(steps)).all()
         assert (same.enter == 0).all() and (same.leave == 1).all()
 
@@ -36,7 +36,7 @@ def test_uneven_steps_in_uneven_cells(lengths, data):
     times = edges / edges[-1]
     inner = sorted(data.draw(st.sets(st.integers(1, len(lengths) - 1)))) if len(lengths) > 1 else []
     knots = tuple(times[[0, *inner, len(lengths)]].tolist())
-    where = G.place(G.given(times), knots)
+    where = G.locate_steps(G.uneven(times), knots)
     expected = np.searchsorted([*inner, len(lengths)], np.arange(len(lengths)), "right")
     assert (where.cell == expected).all()
     low, width = np.asarray(knots)[expected], np.diff(knots)[expected]
@@ -47,9 +47,9 @@ def test_uneven_steps_in_uneven_cells(lengths, data):
 
 def test_a_step_across_a_knot_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"step 1 of 3 crosses a knot .* use a multiple of 2 steps"):
-        G.place(G.uniform(3), 2)
+        G.locate_steps(G.uniform(3), 2)
     with pytest.raises(ValueError, match="let the times contain every knot"):
-        G.place(G.given([0, 0.3, 1]), 2)
+        G.locate_steps(G.uneven([0, 0.3, 1]), 2)
 
 
 def test_plan_finds_jumps_and_blocks():
@@ -61,7 +61,7 @@ def test_plan_finds_jumps_and_blocks():
     assert np.flatnonzero(back.jumps).tolist() == [3, 6, 9]
     assert (back.starts == plan.starts[::-1] + 1).all() and (back.lengths == -1).all()
     assert (back.places[2].enter == plan.places[2].leave[::-1]).all()
-    assert G.plan(G.given([0, 0.2, 0.5, 0.6, 0.7, 1]), [PiecewiseConstant(2)]).block == 1
+    assert G.plan(G.uneven([0, 0.2, 0.5, 0.6, 0.7, 1]), [PiecewiseConstant(2)]).block == 1
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_plan_finds_jumps_and_blocks():
         (lambda: G.uniform(0), "at least 1"),
         (lambda: G.uniform(-3), "at least 1"),
         (lambda: G.uniform(2.0), "whole number"),
-        (lambda: G.given([0, 0.6, 0.5, 1]), "strictly increasing"),
-        (lambda: G.given([0, np.nan, 1]), "strictly increasing"),
-        (lambda: G.given([0, 1, 2]), "from 0 to 1"),
+        (lambda: G.uneven([0, 0.6, 0.5, 1]), "strictly increasing"),
+        (lambda: G.uneven([0, np.nan, 1]), "strictly increasing"),
+        (lambda: G.uneven([0, 1, 2]), "from 0 to 1"),
     ],
 )
 def test_bad_input(call, said):

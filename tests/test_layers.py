@@ -1,8 +1,6 @@
-"""The layer among other modules: training, saving, retracing, branches."""
+"""The layer among other modules: training, saving, retracing, its copies and its plan."""
 
 import copy
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +92,8 @@ def test_nothing_is_traced_again_for_new_numbers():
         make(1.0, 1e-4, 1.0)(x)
         first = len(traces)
         for rate, rtol, t1 in ((2.0, 1e-4, 1.0), (1.0, 1e-6, 1.0), (1.0, 1e-4, 2.0), (3.0, 1e-5, 0.5)):
-            made = make(rate, rtol, t1)
-            assert np.allclose(made(2 * x), 2 * np.exp(-rate * t1), atol=0.5)
+            model = make(rate, rtol, t1)
+            assert np.allclose(model(2 * x), 2 * np.exp(-rate * t1), atol=0.5)
         assert len(traces) == first
     # Inside the user's own compiled function arrays are data, as everywhere in NNX.
     step = nnx.jit(lambda m, x: m(x))
@@ -165,83 +163,26 @@ def test_with_solve_shares_the_weights():
     assert layer.discretisation == EULER and other.discretisation.steps == 8
 
 
+def test_with_field_keeps_discretisation_interval_and_direction():
+    layer = nf.NeuralODE(nf.from_function(lambda p, x: x), EULER, 0.5, 2.0).reverse()
+    other = layer.with_field(nf.from_function(lambda p, x: -x))
+    x = jnp.ones((1, 1))
+    assert other.backward and other.discretisation == EULER and other.ends == layer.ends
+    assert np.allclose(other(x), (1 + 1.5 / 4) ** 4, atol=1e-14)
+
+
+def test_the_plan_is_that_of_the_walk():
+    layer = build(nf.FixedGrid(nf.Euler(), steps=8))
+    (cells, shares) = layer.plan.local(0.25)[0]
+    assert cells.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and shares.tolist() == [0.125, 0.625] * 4
+    (cell, share) = layer.reverse().plan.local(0.25, 0)[0]
+    assert (cell, share) == (3, 0.875)
+    with pytest.raises(TypeError, match="no steps of its own"):
+        _ = layer.with_solve(nf.Adaptive(nf.Tsit5())).plan
+
+
 def test_a_learned_interval():
     field = nf.from_function(lambda p, x: -x)
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=20), 0.0, nnx.Param(jnp.asarray(1.0)))
     gradient = nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 1)))))(layer)
     assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-1.0), atol=1e-6)
-
-
-def test_branches_of_a_resnet_make_a_layer_to_the_last_bit():
-    block = jax.jit(lambda branch, x: x + branch(x))
-    for count in (1, 7, 50):
-        branches = [nf.fields.MLP(3, hidden=5, rngs=nnx.Rngs(k)) for k in range(count)]
-        x = jax.random.normal(jax.random.key(0), (4, 3), jnp.float32)
-
-        layer = nf.from_branches(branches)
-        by_block = x
-        for branch in branches:
-            by_block = block(branch, by_block)
-        assert (layer(x) == by_block).all()
-        again = nf.to_branches(layer)
-        assert len(again) == count
-        for one, two in zip(branches, again, strict=True):
-            assert (one(x) == two(x)).all()
-
-
-def test_branches_of_a_timed_field_are_its_blocks():
-    make = lambda rngs: nf.fields.MLP(2, hidden=4, time=True, param_dtype=jnp.float64, rngs=rngs)
-    field = nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))
-    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=6), 0.5, 2.0)
-    x = problem()[0]
-    y = x
-    for branch in nf.to_branches(layer):
-        y = y + 0.25 * branch(y)
-    assert np.allclose(layer(x), y, atol=1e-14)
-
-
-def test_branches_that_do_not_fit_are_refused():
-    mlp = lambda h: nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="module 1 has parameters"):
-        nf.from_branches([mlp(3), mlp(4)])
-    with pytest.raises(ValueError, match="at least one"):
-        nf.from_branches([])
-    with pytest.raises(TypeError, match="Euler is a stack of residual blocks"):
-        nf.to_branches(build(nf.FixedGrid(nf.Heun(), steps=4)))
-
-
-RINGS = (
-    ("checks", "report", "basis", "grid", "schemes"),
-    ("depth", "convolution", "fields"),
-    ("solve",),
-    ("layers", "transport", "diffeo", "operators"),
-    ("plain_net", "paths", "stochastic", "regularisers", "deep_limit"),
-    ("data", "models", "checkpoints", "training", "plots"),
-    ("cli",),
-)
-
-
-def test_rooms_import_lower_rings_or_earlier_rows_only():
-    import ast
-    import pathlib
-
-    order = {name: k for k, name in enumerate(name for ring in RINGS for name in ring)}
-    root = pathlib.Path(nf.__file__).parent
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).with_suffix("").parts
-        if parts[0] in ("__init__", "__main__"):
-            continue
-        assert parts[0] in order, f"{parts[0]} has no ring"
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "neuralflow":
-                tail = (node.module or "").split(".")[1:]
-                names = tail[:1] or [alias.name for alias in node.names]
-            for name in names:
-                assert order[name] <= order[parts[0]], f"{parts[0]} imports {name}"
-
-
-def test_importing_is_light():
-    code = "import sys, neuralflow; print([m for m in ('matplotlib', 'tensorflow_datasets', 'sklearn', 'tyro', 'scipy.optimize') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

@@ -201,10 +201,10 @@ def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
 def test_evaluations_are_counted(name):
     calls = []
     field = nf.from_function(lambda p, x: (jax.debug.callback(lambda: calls.append(1)), -x)[1])
-    found = nf.NeuralODE(field, grid(SCHEMES[name][0](7), 7)).solve(jnp.ones((1, 1)))
-    jax.block_until_ready(found)
+    solution = nf.NeuralODE(field, grid(SCHEMES[name][0](7), 7)).solve(jnp.ones((1, 1)))
+    jax.block_until_ready(solution)
     jax.effects_barrier()
-    assert len(calls) == int(found.evaluations)
+    assert len(calls) == int(solution.evaluations)
 
 
 def test_a_stack_that_goes_on_from_another_takes_the_state_before(worst):
@@ -394,8 +394,8 @@ def test_observed_order_needs_no_reference():
 
 
 def test_pictures_of_regions_and_coefficients():
-    made = plots.stability({"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()}, columns=2)
-    titles = [axis.get_title() for axis in made.axes if axis.get_visible()]
+    figure = plots.stability({"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()}, columns=2)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
     assert titles == ["Euler: decay to 2", "leapfrog: hardly any decay", "trapezoid: any decay"]
     (axis,) = plots.coefficients({"stage 1": [-0.1, -0.2], "stage 2": [0.3, 0.1, 0.0]}).axes
     assert [line.get_xdata().tolist() for line in axis.lines[:2]] == [[1, 2], [1, 2, 3]]
@@ -495,7 +495,7 @@ REFUSED = {
     ),
     "a k that is not a number": (lambda: S.LMResNet(math.nan), "must be finite"),
     "a certificate of coefficients of steps": (
-        lambda: nf.deep_limit.certify(
+        lambda: nf.labs.deep_limit.certify(
             nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(4, rngs=nnx.Rngs(0)), 4)), jnp.ones((9, 4))
         ),
         "belong to its steps",
@@ -548,3 +548,22 @@ def test_what_does_not_apply_is_refused_in_one_sentence(case):
     with pytest.raises((ValueError, TypeError), match=said) as caught:
         call()
     assert "\n" not in str(caught.value).split("\n---")[0]
+
+
+def test_declared_properties_of_schemes():
+    traits = nf.schemes.network.traits
+    assert traits(nf.Heun()) == (0, False, 0, False, 0)
+    assert traits(nf.schemes.adams_bashforth(3))[:2] == (2, True)
+    assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0)
+    assert traits(nf.schemes.LMResNet(0.2).after(jnp.ones(2))) == (1, True, 0, True, 0)
+    assert traits(nf.schemes.RevNet()).statistics == 1
+
+
+def test_the_longest_length_up_to_which_all_is_stable():
+    close = lambda low, high: high - low <= 1e-9
+    longest = lambda stable, largest=10.0: nf.schemes.analysis.longest(stable, largest, scan=100, cuts=8, enough=close)
+    assert longest(lambda z: z <= 3.3) == pytest.approx(3.3, abs=1e-8)
+    assert longest(lambda z: (z <= 2.05) | (z > 4)) == pytest.approx(
+        2.05, abs=1e-8
+    )  # what is stable again beyond does not count
+    assert longest(lambda z: z > 0) == np.inf and longest(lambda z: z < 0) == pytest.approx(0, abs=1e-8)

@@ -18,7 +18,7 @@ from flax import nnx
 
 import neuralflow as nf
 from neuralflow import data, models, training
-from neuralflow.checkpoints import CheckpointError
+from neuralflow.training.checkpoints import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = data.moons(100)
@@ -32,9 +32,9 @@ def linear(seed=0):
     return nnx.Linear(2, 2, rngs=nnx.Rngs(seed))
 
 
-def fit(model, given=POINTS, optimiser=None, loss=models.classification, **options):
+def fit(model, dataset=POINTS, optimiser=None, loss=models.classification, **options):
     options = {"epochs": 3, "batch": 20, "progress": False, **options}
-    return training.fit(model, loss, optimiser or optax.sgd(0.1), given, **options)
+    return training.fit(model, loss, optimiser or optax.sgd(0.1), dataset, **options)
 
 
 def weights(model):
@@ -86,9 +86,9 @@ def test_a_stream_trains_as_its_arrays_do():
     rows = [{name: values[k] for name, values in POINTS.items()} for k in range(100)]
     resident, streamed = linear(), linear()
     fit(resident, batch=7)
-    found = fit(streamed, data.Stream(rows), batch=7)
+    fitted = fit(streamed, data.Stream(rows), batch=7)
     assert equal(resident, streamed)
-    assert (found.history["waiting"] >= 0).all() and (found.history["waiting"] <= 1).all()
+    assert (fitted.history["waiting"] >= 0).all() and (fitted.history["waiting"] <= 1).all()
 
 
 def test_patience_stops_and_best_is_kept(tmp_path):
@@ -133,7 +133,7 @@ def test_the_work_of_nested_layers_is_counted_where_it_can_be():
     layer = nf.NeuralODE(nf.from_function(lambda params, x: -x), nf.FixedGrid(nf.RK4(), steps=3))
 
     def counted(x):
-        from neuralflow.layers import tally
+        from neuralflow.solve.tally import tally
 
         with tally() as work:
             y = layer(layer(x))
@@ -143,8 +143,8 @@ def test_the_work_of_nested_layers_is_counted_where_it_can_be():
 
     x = jnp.ones((2, 1))
     for run in (counted, jax.jit(counted), jax.value_and_grad(counted, has_aux=True)):
-        found = run(x)
-        work = found[0][1] if isinstance(found[0], tuple) else found[1]
+        outputs = run(x)
+        work = outputs[0][1] if isinstance(outputs[0], tuple) else outputs[1]
         assert int(work["evaluations"]) == 24 and int(work["accepted"]) == 6
 
 
@@ -156,10 +156,10 @@ REFUSED = {
     "resume from nowhere": ({"resume": True}, "give folder="),
     "no batch": ({"batch": None}, "batch must be a whole number, got None"),
     "odd seed": ({"seed": -1}, "seed must be at least 0"),
-    "no data": ({"given": {}}, "data is a dict of arrays by name"),
-    "empty": ({"given": {"x": POINTS["x"][:0]}}, "data holds no samples"),
-    "lists": ({"given": {"x": [[1.0, 2.0]], "y": [0]}}, "must be an array of numbers, got a list; make one"),
-    "numbered": ({"given": {0: POINTS["x"]}}, r"got the keys \[0\]"),
+    "no data": ({"dataset": {}}, "data is a dict of arrays by name"),
+    "empty": ({"dataset": {"x": POINTS["x"][:0]}}, "data holds no samples"),
+    "lists": ({"dataset": {"x": [[1.0, 2.0]], "y": [0]}}, "must be an array of numbers, got a list; make one"),
+    "numbered": ({"dataset": {0: POINTS["x"]}}, r"got the keys \[0\]"),
     "streamed validation": ({"validation": data.Stream([POINTS])}, "validation is a dict of arrays; read a stream's"),
     "other validation": ({"validation": {"x": np.ones((5, 3)), "y": POINTS["y"][:5]}}, "dot_general"),
     "rate": ({"optimiser": 1e-3}, "an optax transformation such as"),
@@ -169,9 +169,9 @@ REFUSED = {
     "augment's return": ({"augment": lambda batch, key: None}, "must return a batch"),
     "unmade augment": ({"augment": data.augment_images}, "shift must be a whole number"),
     "folder": ({"folder": 3}, "folder must be a path"),
-    "lengths": ({"given": {"x": POINTS["x"], "y": POINTS["y"][:50]}}, "one length, got {'x': 100, 'y': 50}"),
-    "words": ({"given": {"x": POINTS["x"], "id": np.asarray(["a"] * 100)}}, r"data\['id'\] must be an array of numbers"),
-    "a number": ({"given": {"x": np.float32(1)}}, "leading axis"),
+    "lengths": ({"dataset": {"x": POINTS["x"], "y": POINTS["y"][:50]}}, "one length, got {'x': 100, 'y': 50}"),
+    "words": ({"dataset": {"x": POINTS["x"], "id": np.asarray(["a"] * 100)}}, r"data\['id'\] must be an array of numbers"),
+    "a number": ({"dataset": {"x": np.float32(1)}}, "leading axis"),
     "loss of every sample": ({"loss": lambda m, b: m(b["x"])[:, 0]}, r"one real number, got shape \(20,\); take the mean"),
     "no loss": ({"loss": lambda m, b: None}, "one real number, got NoneType"),
     "three losses": ({"loss": lambda m, b: (m(b["x"]).sum(), {}, 3)}, "a number and a dict of further numbers"),
@@ -443,6 +443,6 @@ def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address, mo
         assert len(one[dtype]) == 50 and one[dtype][-1] < one[dtype][0]
         for other in (eight, two):
             assert np.allclose(other[dtype], one[dtype], rtol=tolerance, atol=0)
-    for found in (one, eight, two):
-        assert found["resumed"] == found["float64"][:4]
-        assert np.allclose(found["by depth"], one["float64"][:10], rtol=1e-12, atol=0)
+    for results in (one, eight, two):
+        assert results["resumed"] == results["float64"][:4]
+        assert np.allclose(results["by depth"], one["float64"][:10], rtol=1e-12, atol=0)

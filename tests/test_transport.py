@@ -66,10 +66,10 @@ class TestBetween:
         walk = jax.jit(lambda a, b, x: layer.between(a, b)(x))
         np.testing.assert_allclose(walk(1.2, 2.0, walk(0.5, 1.2, x)), layer(x), rtol=0, atol=1e-9)
         loss = jax.jit(lambda a, b: jnp.sum(jnp.sin(layer.between(a, b)(x))))
-        found = jax.jit(jax.grad(lambda a, b: loss(a, b), argnums=(0, 1)))(0.8, 1.7)
+        gradient = jax.jit(jax.grad(lambda a, b: loss(a, b), argnums=(0, 1)))(0.8, 1.7)
         for k, step in enumerate(1e-4 * np.eye(2)):
             ends = np.array([0.8, 1.7])
-            assert abs((loss(*(ends + step)) - loss(*(ends - step))) / 2e-4 - found[k]) < 1e-6
+            assert abs((loss(*(ends + step)) - loss(*(ends - step))) / 2e-4 - gradient[k]) < 1e-6
 
     def test_new_ends_compile_nothing_and_an_empty_part_is_the_identity(self, mlp, x):
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), TIGHT)
@@ -319,7 +319,7 @@ class TestEstimators:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def found(cls):
+    def jacobians(cls):
         """Traces and squares (keys, 2 points) of one Jacobian a point."""
         matrices = jax.random.normal(jax.random.key(0), (2, 6, 6))
         push = lambda e: jnp.einsum("bij,kbj->kbi", matrices, e)
@@ -336,28 +336,28 @@ class TestEstimators:
             {e: run(e) for e in (Hutchinson(), Hutchinson(3), HutchPlusPlus(1), HutchPlusPlus(2), HutchPlusPlus(6))},
         )
 
-    def test_exact(self, found):
-        matrices, exact, _ = found
+    def test_exact(self, jacobians):
+        matrices, exact, _ = jacobians
         np.testing.assert_allclose(exact.trace, jnp.trace(matrices, axis1=1, axis2=2), rtol=1e-12)
         np.testing.assert_allclose(exact.square, jnp.sum(matrices**2, (1, 2)), rtol=1e-12)
 
-    def test_estimates_have_no_bias(self, found):
+    def test_estimates_have_no_bias(self, jacobians):
         """Means within four standard errors, and these are small."""
-        for estimator, jacobian in found[2].items():
-            for values, want in zip(jacobian, found[1], strict=True):
+        for estimator, jacobian in jacobians[2].items():
+            for values, want in zip(jacobian, jacobians[1], strict=True):
                 error = np.asarray(values).std(0) / np.sqrt(len(self.keys))
                 assert (np.abs(values.mean(0) - want) <= 4 * error + 1e-12).all(), estimator
                 assert (error < 0.02 * (1 + np.abs(want)) * 6).all()
 
-    def test_the_variance_is_the_one_stated(self, found):
-        matrices, _, estimates = found
+    def test_the_variance_is_the_one_stated(self, jacobians):
+        matrices, _, estimates = jacobians
         symmetric = (matrices + jnp.swapaxes(matrices, 1, 2)) / 2
         apart = jnp.sum(symmetric**2, (1, 2)) - jnp.sum(jnp.diagonal(symmetric, axis1=1, axis2=2) ** 2, 1)
         for probes in (1, 3):
             np.testing.assert_allclose(estimates[Hutchinson(probes)].trace.var(0), 2 * apart / probes, rtol=0.1)
 
-    def test_a_full_span_is_exact_and_low_rank_is_seen(self, found):
-        np.testing.assert_allclose(found[2][HutchPlusPlus(6)].trace, np.tile(found[1].trace, (4000, 1)), atol=1e-10)
+    def test_a_full_span_is_exact_and_low_rank_is_seen(self, jacobians):
+        np.testing.assert_allclose(jacobians[2][HutchPlusPlus(6)].trace, np.tile(jacobians[1].trace, (4000, 1)), atol=1e-10)
         a, b = jax.random.normal(jax.random.key(5), (2, 1, 20))
         push = lambda e: jnp.einsum("bi,bj,kbj->kbi", a, b, e)
         points = jnp.zeros((1, 20))

@@ -54,13 +54,13 @@ def routes(t1: float, tolerance: float, dimension: int, hidden: int) -> tuple[di
 
 def compare(t1: float, tolerance: float, dimension: int, hidden: int, batch: int, rounds: int) -> dict[str, Any]:
     """One row: forward, gradient, compile time and memory as ratios to `diffeqsolve`."""
-    found, params = routes(t1, tolerance, dimension, hidden)
+    functions, params = routes(t1, tolerance, dimension, hidden)
     x = jax.random.normal(jax.random.key(0), (batch, dimension))
-    ours, theirs = jax.jit(found.pop("steps"))(params, x)
-    given = dict.fromkeys(found, (params, x))
-    forward = side_by_side(found, given, rounds, compiles=3)
-    grads = {name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in found.items()}
-    backward = side_by_side(grads, given, rounds, compiles=7)
+    ours, theirs = jax.jit(functions.pop("steps"))(params, x)
+    inputs = dict.fromkeys(functions, (params, x))
+    forward = side_by_side(functions, inputs, rounds, compiles=3)
+    grads = {name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in functions.items()}
+    backward = side_by_side(grads, inputs, rounds, compiles=7)
     a, b = backward["neuralflow"], backward["diffeqsolve"]
     return {
         "T, tol, d, hidden, batch": f"{t1:g}, {tolerance:g}, {dimension}, {hidden}, {batch}",

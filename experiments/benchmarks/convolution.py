@@ -38,16 +38,16 @@ def gradient(convolve: Any, layers: int, groups: int) -> Any:
 def compare(size: int, channels: int, batch: int, layers: int, groups: int, rounds: int) -> dict[str, Any]:
     """One row."""
     shapes = ((layers, 3, 3, channels // groups, channels), (batch, size, size, channels))
-    given = tuple(0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
+    arguments = tuple(0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
     functions = {
         "lax": gradient(lax.conv_general_dilated, layers, groups),
         "ours": gradient(nf.fields.convolution, layers, groups),
     }
-    found = side_by_side(functions, dict.fromkeys(functions, given), rounds)
+    measurements = side_by_side(functions, dict.fromkeys(functions, arguments), rounds)
     return {
         "image, channels, batch, layers": f"{size}x{size}, {channels}, {batch}, {layers}",
         "groups": groups,
-        "slower": ratio(found["lax"].runs, found["ours"].runs),
+        "slower": ratio(measurements["lax"].runs, measurements["ours"].runs),
     }
 
 

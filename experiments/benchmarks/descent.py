@@ -23,8 +23,8 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import report
-from neuralflow import deep_limit
-from neuralflow.deep_limit.trained import Residual
+from neuralflow.labs import deep_limit
+from neuralflow.labs.deep_limit.trained import Residual
 
 DIMENSION, HIDDEN, SAMPLES = 16, 32, 100
 
@@ -51,7 +51,7 @@ def eager(depth: int, seed: int, iterations: int) -> tuple[np.ndarray, float]:
             hidden: Any = self.activation(h @ self.W.T / DIMENSION**0.5)
             return h + hidden @ self.V.T / (depth * HIDDEN**0.5)
 
-    x, y = (torch.tensor(np.array(a)) for a in deep_limit.gaussians(seed, SAMPLES, DIMENSION))
+    x, y = (torch.tensor(np.array(a)) for a in deep_limit.gaussian_pairs(seed, SAMPLES, DIMENSION))
     network: Any = torch.nn.Sequential(*(Block(start(seed)) for _ in range(depth)))
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01 * depth)
     began = time.perf_counter()
@@ -67,10 +67,10 @@ def eager(depth: int, seed: int, iterations: int) -> tuple[np.ndarray, float]:
 def compiled(depth: int, seeds: int, iterations: int) -> tuple[np.ndarray, float]:
     """V by seed and layer, and the seconds of the call."""
     began = time.perf_counter()
-    (found,) = deep_limit.descend(
+    (network,) = deep_limit.descend(
         [depth], seeds=seeds, iterations=iterations, dimension=DIMENSION, hidden=HIDDEN, samples=SAMPLES
     )
-    return found.weights["V"], time.perf_counter() - began
+    return network.weights["V"], time.perf_counter() - began
 
 
 def compare(depth: int, seeds: int, iterations: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     pip install torch
     python -m experiments.benchmarks.exponential
 
-Scaling and squaring of a smooth field on 256 x 256 nodes, float32: `nf.diffeo.sampled.exponential`, compiled, against a loop
+Scaling and squaring of a smooth field on 256 x 256 nodes, float32: `nf.labs.diffeo.sampled.exponential`, compiled, against a loop
 over `torch.nn.functional.grid_sample` (bilinear, border padding, aligned corners), eager, on the same cores; forward, and the gradient of
 a sum of squares. Both agree to rounding, which is checked first. Rows over the number of squarings show what one costs.
 """
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measure import ratio, report
-from neuralflow.diffeo import sampled
+from neuralflow.labs.diffeo import sampled
 
 
 def field(size: int) -> np.ndarray:
@@ -81,15 +81,15 @@ def compare(size: int, squarings: int, rounds: int) -> list[dict[str, Any]]:
                 began = time.perf_counter()
                 jax.block_until_ready(run())
                 runs[name].append(time.perf_counter() - began)
-        found = {name: np.asarray(values) for name, values in runs.items()}
+        seconds = {name: np.asarray(values) for name, values in runs.items()}
         rows.append(
             {
                 "what": what,
                 "nodes": f"{size} x {size}",
                 "squarings": squarings,
-                "neuralflow ms": 1e3 * float(np.median(found["mine"])),
-                "PyTorch ms": 1e3 * float(np.median(found["other"])),
-                "PyTorch over neuralflow": ratio(found["other"], found["mine"]),
+                "neuralflow ms": 1e3 * float(np.median(seconds["mine"])),
+                "PyTorch ms": 1e3 * float(np.median(seconds["other"])),
+                "PyTorch over neuralflow": ratio(seconds["other"], seconds["mine"]),
                 "apart": apart,
             }
         )

@@ -69,8 +69,8 @@ def routes(width: int, steps: int, batch: int) -> tuple[dict[str, Callable[..., 
         return run
 
     ours = {memory: layer(memory) for memory in MEMORY}
-    found = {"scan": scan, **ours, "nested scans by hand": nested, "diffeqsolve": solve}
-    return found, (params, jax.random.normal(jax.random.key(0), (batch, width)))
+    functions = {"scan": scan, **ours, "nested scans by hand": nested, "diffeqsolve": solve}
+    return functions, (params, jax.random.normal(jax.random.key(0), (batch, width)))
 
 
 def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,10 +80,10 @@ def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, Any]]:
     """One row per route, ratios to the hand-written scan."""
-    found, arguments = routes(width, steps, batch)
-    given = dict.fromkeys(found, arguments)
-    forward = side_by_side(found, given, rounds)
-    backward = side_by_side({name: gradient(f) for name, f in found.items()}, given, rounds, compiles=3)
+    functions, arguments = routes(width, steps, batch)
+    inputs = dict.fromkeys(functions, arguments)
+    forward = side_by_side(functions, inputs, rounds)
+    backward = side_by_side({name: gradient(f) for name, f in functions.items()}, inputs, rounds, compiles=3)
     base = backward["scan"]
     return [
         {
@@ -95,7 +95,7 @@ def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, A
             "memory": backward[name].memory / base.memory,
             "gradient ms": float(1e3 * jnp.median(jnp.asarray(backward[name].runs))),
         }
-        for name in found
+        for name in functions
     ]
 
 
@@ -103,8 +103,8 @@ def growth(rounds: int) -> list[dict[str, Any]]:
     """Time and compile time of one layer as its depth grows."""
     rows = []
     for steps in LINEAR:
-        found, arguments = routes(16, steps, 32)
-        measured = side_by_side({"remat": gradient(found["remat"])}, {"remat": arguments}, rounds, compiles=3)["remat"]
+        functions, arguments = routes(16, steps, 32)
+        measured = side_by_side({"remat": gradient(functions["remat"])}, {"remat": arguments}, rounds, compiles=3)["remat"]
         milliseconds = 1e3 * float(jnp.median(jnp.asarray(measured.runs)))
         rows.append(
             {"N": steps, "gradient ms": milliseconds, "us a step": 1e3 * milliseconds / steps, "compile s": measured.compile}

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow
-from neuralflow.report import as_json, write
+from neuralflow.files import as_json, write
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,13 @@ def network(scheme: Any, steps: int, memory: str = "full") -> tuple[Callable[...
 
 def costs(rounds: int) -> list[dict[str, Any]]:
     """One row per scheme: time per evaluation of the field against Euler's."""
-    made = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
-    functions = {name: function for name, (function, _) in made.items()}
-    given = {name: arguments for name, (_, arguments) in made.items()}
+    networks = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
+    functions = {name: function for name, (function, _) in networks.items()}
+    inputs = {name: arguments for name, (_, arguments) in networks.items()}
     counts = {name: cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
-    forward = side_by_side(functions, given, rounds)
-    backward = side_by_side({name: gradient(f) for name, f in functions.items()}, given, rounds)
-    each = lambda found, name: np.asarray(found[name].runs) / counts[name]
+    forward = side_by_side(functions, inputs, rounds)
+    backward = side_by_side({name: gradient(f) for name, f in functions.items()}, inputs, rounds)
+    each = lambda measurements, name: np.asarray(measurements[name].runs) / counts[name]
     return [
         {
             "scheme": name,
@@ -81,17 +81,17 @@ def memories(rounds: int) -> list[dict[str, Any]]:
     for scheme_name in ("RevNet", "leapfrog", "Reversible Heun"):
         for steps in DEPTHS:
             modes = ("full", "remat", "reversible")
-            made = {mode: network(SCHEMES[scheme_name], steps, mode) for mode in modes}
-            functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in made.items()}
-            found = side_by_side(functions, {mode: given for mode, (_, given) in made.items()}, rounds)
+            networks = {mode: network(SCHEMES[scheme_name], steps, mode) for mode in modes}
+            functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in networks.items()}
+            measurements = side_by_side(functions, {mode: arguments for mode, (_, arguments) in networks.items()}, rounds)
             rows += [
                 {
                     "scheme": scheme_name,
                     "depth": steps,
                     "memory": mode,
-                    "gradient": ratio(found[mode].runs, found["full"].runs),
-                    "working memory, kB": found[mode].memory / 1000,
-                    "gradient ms": 1e3 * float(np.median(found[mode].runs)),
+                    "gradient": ratio(measurements[mode].runs, measurements["full"].runs),
+                    "working memory, kB": measurements[mode].memory / 1000,
+                    "gradient ms": 1e3 * float(np.median(measurements[mode].runs)),
                 }
                 for mode in modes
             ]

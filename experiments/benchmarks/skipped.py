@@ -34,7 +34,9 @@ def stepping(depth: int, model: Model, width: int, survival: float | None) -> Ca
     @jax.jit
     def step(params: Any, key: Any, batch: Any) -> Any:
         def loss(params: Any) -> Any:
-            return nf.models.classification(nf.stochastic.seeded(nnx.merge(graphdef, params, rest, copy=True), key), batch)[0]
+            return nf.models.classification(
+                nf.labs.stochastic.seeded(nnx.merge(graphdef, params, rest, copy=True), key), batch
+            )[0]
 
         return jax.value_and_grad(loss)(params)
 

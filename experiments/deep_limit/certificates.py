@@ -21,8 +21,9 @@ from rich.console import Console
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from neuralflow import deep_limit, plots, report, training
+from neuralflow import files, training
 from neuralflow.cli.certify import table
+from neuralflow.labs import deep_limit
 from neuralflow.regularisers import depth_energy
 
 WIDTH, PENALTY = 32, 1e-4
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     train, test = (images(split, options.data_dir) for split in ("train", "test"))
-    n, console, record, found = options.depth, Console(), {}, {}
+    n, console, record, certificates = options.depth, Console(), {}, {}
     entrants = {
         "ordinary ResNet": (network(n, nf.independent, float(n)), plain),
         "branches / n, layers of their own": (network(n, nf.independent, 1.0), plain),
@@ -65,17 +66,21 @@ def main() -> None:
         training.fit(model, loss, optax.adam(1e-3), train, epochs=options.epochs, batch=128)
         trained = time.perf_counter() - began
         labels, x = test["y"][:2000], jnp.asarray(test["x"][:2000])
-        found[name] = deep_limit.certify(model, x, score=lambda logits, y=labels: accuracy(logits, y))
+        certificates[name] = deep_limit.certify(model, x, score=lambda logits, y=labels: accuracy(logits, y))
         seconds = {"training": trained, "certificate": time.perf_counter() - began - trained}
-        record[name] = found[name].record() | {"seconds": seconds}
-        console.print(f"[bold]{name}[/bold]: {found[name].sentence()}", highlight=False)
-        console.print(table(found[name]))
+        record[name] = certificates[name].record() | {"seconds": seconds}
+        console.print(f"[bold]{name}[/bold]: {certificates[name].sentence()}", highlight=False)
+        console.print(table(certificates[name]))
     folder = Path(__file__).parent
-    given = {"depth": n, "epochs": options.epochs, "width": WIDTH, "penalty": PENALTY}
-    held = {"command": "python -m experiments.deep_limit.certificates --data-dir FOLDER", "options": given, "networks": record}
-    report.write(folder / "certificates.json", report.as_json(held))
-    made = plots.certificates(found)
-    report.write(folder / "certificates.png", lambda path: made.savefig(path, format="png", dpi=160))
+    settings = {"depth": n, "epochs": options.epochs, "width": WIDTH, "penalty": PENALTY}
+    held = {
+        "command": "python -m experiments.deep_limit.certificates --data-dir FOLDER",
+        "options": settings,
+        "networks": record,
+    }
+    files.write(folder / "certificates.json", files.as_json(held))
+    figure = deep_limit.plots.certificates(certificates)
+    files.write(folder / "certificates.png", lambda path: figure.savefig(path, format="png", dpi=160))
 
 
 if __name__ == "__main__":

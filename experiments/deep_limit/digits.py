@@ -19,7 +19,8 @@ from rich.console import Console
 
 import neuralflow as nf
 from experiments.deep_limit.orders import keep, measure
-from neuralflow import data, deep_limit
+from neuralflow import data
+from neuralflow.labs import deep_limit
 
 PAIRS = ((3, 8), (4, 9), (1, 7), (2, 5), (0, 6))
 
@@ -47,11 +48,11 @@ def main() -> None:
         "tanh(K x + b)": problems,
         "A2 tanh(A1 x + b1) + b2": {name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()},
     }
-    found = {}
+    results = {}
     for kind, chosen in kinds.items():
         console.print(f"[bold]{kind}[/bold]")
-        found[kind] = measure(chosen, options.depths, options.starts, console, falsify=False)
-    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.digits", found)
+        results[kind] = measure(chosen, options.depths, options.starts, console, falsify=False)
+    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.digits", results)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ CLASSES, PIXELS = 10, 784
 
 def images(split: str, folder: Path) -> dict[str, np.ndarray]:
     """x (samples, 784) in [0, 1], float32, and y (samples,)."""
-    found = data.load("mnist", split, data_dir=folder)
-    return {"x": (found["image"].reshape(-1, PIXELS) / 255).astype(np.float32), "y": found["label"]}
+    dataset = data.load("mnist", split, data_dir=folder)
+    return {"x": (dataset["image"].reshape(-1, PIXELS) / 255).astype(np.float32), "y": dataset["label"]}
 
 
 class Network(nnx.Module):

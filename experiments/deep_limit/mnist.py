@@ -26,7 +26,8 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from neuralflow import deep_limit, plots, report
+from neuralflow import files, plots
+from neuralflow.labs import deep_limit
 from neuralflow.regularisers import depth_energy, sobolev
 
 WIDTH, BATCH, COARSE = 32, 128, 4
@@ -49,23 +50,23 @@ def run(depths: list[int], cases: Any, a: float, steps: int, train: Any, test: A
         picked = jax.random.randint(jax.random.fold_in(key, i % a_pass), (BATCH,), 0, len(train["y"]))
         return jax.tree.map(lambda values: values[picked], train)
 
-    def loss(model: Any, given: Any) -> Any:
-        logits = model(given["x"])
-        return cross_entropy(logits, given["y"]) + a * depth_energy(model), logits
+    def loss(model: Any, samples: Any) -> Any:
+        logits = model(samples["x"])
+        return cross_entropy(logits, samples["y"]) + a * depth_energy(model), logits
 
     def optimiser(model: Any, depth: int, case: Any) -> Any:
         schedule = optax.cosine_decay_schedule(1.0, steps)
         rate = lambda count: case["rate"] * schedule(count)
         return optax.chain(sobolev(model), optax.sgd(rate, momentum=0.9))
 
-    found, console = [], Console()
+    networks, console = [], Console()
     for network in deep_limit.train(
         depths, cases, make=make, loss=loss, batch=batch, optimiser=optimiser, steps=steps, data=train, probe=test
     ):
         losses = " ".join(f"{loss:.4f}" for loss in network.losses)
         console.print(f"depth {network.depth}: test losses {losses}", highlight=False)
-        found.append(network)
-    return found
+        networks.append(network)
+    return networks
 
 
 def pick(network: deep_limit.Trained, cases: Any) -> deep_limit.Trained:
@@ -88,15 +89,15 @@ def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
     }
 
 
-def show(title: str, depths: list[int], found: dict[str, Any], console: Console) -> None:
+def show(title: str, depths: list[int], metrics: dict[str, Any], console: Console) -> None:
     """As a table."""
     table = Table(title=title)
-    for head in ("depth", *found["distances"], "test accuracy"):
+    for head in ("depth", *metrics["distances"], "test accuracy"):
         table.add_column(head, justify="right")
     for k, depth in enumerate(depths):
-        gap = [f"{values[k]:.2e}" if k < len(values) else "-" for values in found["distances"].values()]
-        table.add_row(str(depth), *gap, f"{np.mean(found['test accuracy'][k]):.2%}")
-    cells = (f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})" for p in found["orders"].values())
+        gap = [f"{values[k]:.2e}" if k < len(values) else "-" for values in metrics["distances"].values()]
+        table.add_row(str(depth), *gap, f"{np.mean(metrics['test accuracy'][k]):.2%}")
+    cells = (f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})" for p in metrics["orders"].values())
     table.add_row("order", *cells, "", style="bold")
     console.print(table)
 
@@ -105,14 +106,14 @@ def picture(
     depths: list[int], runs: dict[float, dict[str, Any]], rates: list[float], losses: dict[int, list[float | None]]
 ) -> Any:
     """Distances, accuracies and learning rates."""
-    made, (left, middle, right) = plots.figure(1, 3, height=3.6)
+    figure, (left, middle, right) = plots.figure(1, 3, height=3.6)
     n = np.asarray(depths)
-    for k, (rate, found) in enumerate(runs.items()):
-        for style, (name, values) in zip(("-", "--"), list(found["distances"].items())[1:4:2], strict=False):
+    for k, (rate, metrics) in enumerate(runs.items()):
+        for style, (name, values) in zip(("-", "--"), list(metrics["distances"].items())[1:4:2], strict=False):
             left.loglog(
                 n[:-1], values, "os"[k] + style, color=f"C{k}", markersize=4, linewidth=1.2, label=f"{name}, rate {rate:g}"
             )
-        scores = 100 * np.asarray(found["test accuracy"])
+        scores = 100 * np.asarray(metrics["test accuracy"])
         style = {"color": f"C{k}", "marker": "os"[k], "markersize": 4, "linewidth": 1.2, "capsize": 2}
         middle.errorbar(n, scores.mean(axis=1), scores.std(axis=1), label=f"rate {rate:g}", **style)
     first = next(iter(runs.values()))["distances"]["dense.0.kernel"][0]
@@ -141,7 +142,7 @@ def picture(
     right.set_xlabel("learning rate")
     for axis in (left, middle, right):
         axis.legend(fontsize=7, frameon=False)
-    return made
+    return figure
 
 
 def main() -> None:
@@ -175,9 +176,9 @@ def main() -> None:
     means = {network.depth: network.losses.reshape(2, -1).mean(axis=0) for network in searched}
     losses = {depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()}  # None: it diverged
     best = {depth: options.search[int(np.nanargmin(values))] for depth, values in means.items()}
-    for rate, found in runs.items():
+    for rate, metrics in runs.items():
         title = f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over {options.seeds} seeds"
-        show(title, options.depths, found, console)
+        show(title, options.depths, metrics, console)
     console.print(f"Best learning rate: {best}; {spent:.0f} s for all depths, {time.perf_counter() - began:.0f} s in all.")
     record = {
         "command": "python -m experiments.deep_limit.mnist --data-dir FOLDER",
@@ -188,9 +189,9 @@ def main() -> None:
         "seconds": spent,
     }
     folder = Path(__file__).parent
-    report.write(folder / "mnist.json", report.as_json(record))
-    made = picture(options.depths, runs, options.search, losses)
-    report.write(folder / "mnist.png", lambda path: made.savefig(path, format="png", dpi=160))
+    files.write(folder / "mnist.json", files.as_json(record))
+    figure = picture(options.depths, runs, options.search, losses)
+    files.write(folder / "mnist.png", lambda path: figure.savefig(path, format="png", dpi=160))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import deep_limit, report
+from neuralflow import files
+from neuralflow.labs import deep_limit
 
 SCHEMES = {"euler": nf.Euler(), "heun": nf.Heun(), "midpoint": nf.Midpoint()}
 SHOWN = ("energy", "sup", "l2", "tl2", "h1", "recovery", "forward", "residual")
 
 
-def last_pair(found: deep_limit.Study, scheme: str) -> dict[str, float]:
+def last_pair(study: deep_limit.Study, scheme: str) -> dict[str, float]:
     """Orders between the two largest depths."""
-    one, two = found.of(scheme)[-2:]
+    one, two = study.of(scheme)[-2:]
     ratio = np.log2(two.depth / one.depth)
     value = lambda row, what: row.distances.get(what, getattr(row, what, None))
     return {what: float(np.log2(value(one, what) / value(two, what)) / ratio) for what in SHOWN}
@@ -29,15 +30,15 @@ def last_pair(found: deep_limit.Study, scheme: str) -> dict[str, float]:
 def draw(problem: deep_limit.Problem, seed: int, depths: list[int], starts: int, falsify: bool) -> dict[str, Any]:
     """The study of one data set, as plain data."""
     began = time.perf_counter()
-    *_, (_, found) = deep_limit.study(problem, SCHEMES, depths, seed=seed, starts=starts)
-    panels = [panel.sentence() for panel in deep_limit.falsify(problem, found.limit, seed=seed)] if falsify else []
+    *_, (_, study) = deep_limit.study(problem, SCHEMES, depths, seed=seed, starts=starts)
+    panels = [panel.sentence() for panel in deep_limit.falsify(problem, study.limit, seed=seed)] if falsify else []
     return {
-        "energy": found.limit.energy,
-        "optima_apart": None if np.isnan(found.disagreement) else found.disagreement,
-        "energy_against_adaptive": found.limit_error,
-        "basins": found.basins,
-        "curvature": found.curvature,
-        "orders": {scheme: last_pair(found, scheme) for scheme in SCHEMES},
+        "energy": study.limit.energy,
+        "optima_apart": None if np.isnan(study.disagreement) else study.disagreement,
+        "energy_against_adaptive": study.limit_error,
+        "basins": study.basins,
+        "curvature": study.curvature,
+        "orders": {scheme: last_pair(study, scheme) for scheme in SCHEMES},
         "falsifiers": panels,
         "seconds": time.perf_counter() - began,
     }
@@ -49,11 +50,11 @@ def measure(
     """Studies all data sets, prints a table of orders with intervals, and returns everything as plain data."""
     draws = {}
     for seed, (name, problem) in enumerate(problems.items()):
-        draws[name] = found = draw(problem, seed, depths, starts, falsify)
-        met = {where: len(basins) for where, basins in found["basins"].items()}
-        apart = f", optima {found['optima_apart']:.0e} apart" if found["optima_apart"] is not None else ""
-        console.print(f"{name}: basins {met}{apart}, {found['seconds']:.0f} s")
-        for sentence in found["falsifiers"]:
+        draws[name] = study = draw(problem, seed, depths, starts, falsify)
+        met = {where: len(basins) for where, basins in study["basins"].items()}
+        apart = f", optima {study['optima_apart']:.0e} apart" if study["optima_apart"] is not None else ""
+        console.print(f"{name}: basins {met}{apart}, {study['seconds']:.0f} s")
+        for sentence in study["falsifiers"]:
             console.print("  " + sentence, highlight=False)
     table = Table(title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over {len(draws)} data sets")
     for name in ("scheme", *SHOWN):
@@ -68,6 +69,6 @@ def measure(
     return {"depths": depths, "starts": starts, "orders": summary, "draws": draws}
 
 
-def keep(path: Path, command: str, found: Any) -> None:
+def keep(path: Path, command: str, result: Any) -> None:
     """The result beside the script that made it."""
-    report.write(path, report.as_json({"command": command, "result": found}))
+    files.write(path, files.as_json({"command": command, "result": result}))

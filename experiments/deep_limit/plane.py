@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.deep_limit.orders import keep, measure
-from neuralflow import deep_limit
+from neuralflow.labs import deep_limit
 
 
 def points(seed: int) -> deep_limit.Problem:
@@ -35,8 +35,8 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     problems = {f"draw {seed}": points(seed) for seed in range(options.draws)}
     console = Console(width=None if Console().is_terminal else 140)
-    found = measure(problems, options.depths, options.starts, console, falsify=True)
-    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.plane", found)
+    results = measure(problems, options.depths, options.starts, console, falsify=True)
+    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.plane", results)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from neuralflow import deep_limit, plots, report
+from neuralflow import files
+from neuralflow.labs import deep_limit
 
 
-def exponents(found: deep_limit.Scaling) -> dict[str, Any]:
+def exponents(scaling: deep_limit.Scaling) -> dict[str, Any]:
     """Means and intervals over seeds."""
     summary: dict[str, Any] = {}
     for what in ("gaps", "largest", "increment", "variation"):
-        for name, values in getattr(found, what).items():
+        for name, values in getattr(scaling, what).items():
             known = [float(v) for v in values if np.isfinite(v)]
             low, high = deep_limit.interval(known) if len(known) > 2 else (float("nan"), float("nan"))
             summary[f"{what} {name}"] = {"mean": float(np.mean(known)) if known else None, "interval": [low, high]}
@@ -49,21 +50,21 @@ def main() -> None:
     for name, protocol in deep_limit.PROTOCOLS.items():
         began = time.perf_counter()
         series[name] = list(deep_limit.descend(options.depths, seeds=options.seeds, iterations=options.iterations, **protocol))
-        found = deep_limit.scaling(series[name])
-        summary, seconds = exponents(found), time.perf_counter() - began
-        record[name] = {"verdict": found.verdict(), "seconds": seconds, "exponents": summary}
+        scaling = deep_limit.scaling(series[name])
+        summary, seconds = exponents(scaling), time.perf_counter() - began
+        record[name] = {"verdict": scaling.verdict(), "seconds": seconds, "exponents": summary}
         if not table.columns:
             for head in ("protocol", *summary):
                 table.add_column(head, justify="right")
         show = lambda s: "-" if s["mean"] is None else f"{s['mean']:.3f}\n({s['interval'][0]:.3f}, {s['interval'][1]:.3f})"
         table.add_row(name, *map(show, summary.values()))
-        console.print(f"{name}: {found.verdict()} ({seconds:.0f} s)", highlight=False)
+        console.print(f"{name}: {scaling.verdict()} ({seconds:.0f} s)", highlight=False)
     console.print(table)
     folder = Path(__file__).parent
     held = {"command": "python -m experiments.deep_limit.trained", "options": vars(options), "protocols": record}
-    report.write(folder / "trained.json", report.as_json(held))
-    made = plots.trained(series)
-    report.write(folder / "trained.png", lambda path: made.savefig(path, format="png", dpi=160))
+    files.write(folder / "trained.json", files.as_json(held))
+    figure = deep_limit.plots.trained(series)
+    files.write(folder / "trained.png", lambda path: figure.savefig(path, format="png", dpi=160))
 
 
 if __name__ == "__main__":

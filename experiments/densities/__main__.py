@@ -26,7 +26,8 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import report
+from neuralflow import files
+from neuralflow.console import progress, screen
 from neuralflow.transport import NormalisingFlow
 
 HERE = Path(__file__).parent
@@ -40,13 +41,13 @@ def sets(samples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     from sklearn.datasets import load_breast_cancer
 
     board, table = nf.data.checkerboard(2 * samples), np.asarray(load_breast_cancer(return_X_y=True)[0])
-    made = {
+    datasets = {
         "moons": nf.data.moons(samples, noise=0.05)["x"],
         "checkerboard": board["x"][board["y"] == 0],  # the squares of one colour
         "breast cancer": np.log(table[:, [0, 1, 4, 5, 8]]),  # radius, texture, smoothness, compactness, symmetry
     }
     out = {}
-    for name, x in made.items():
+    for name, x in datasets.items():
         order = np.random.default_rng(0).permutation(len(x))
         train, test = (x[part].astype(np.float32) for part in np.array_split(order, [len(x) * 3 // 4]))
         mean, scale = train.mean(0), train.std(0)
@@ -125,24 +126,24 @@ def stepper(value: Callable[[Any, Any], Any], weights: Any, optimiser: Any) -> t
 
 def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, dict[str, Any]]:
     """Trains the models in turns, a stretch each; seconds of every stretch, compilation apart, and the last weights."""
-    found: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = {}
     running = {}
     for name, (value, weights) in models.items():
         run, state = stepper(value, weights, optax.adam(rate))
         began = time.perf_counter()
         program = run.lower(state, rows[:STRETCH]).compile()
-        found[name] = {"compile": time.perf_counter() - began, "stretches": []}
+        runs[name] = {"compile": time.perf_counter() - began, "stretches": []}
         running[name] = program, state
     for start in range(0, len(rows), STRETCH):
         part = rows[start : start + STRETCH]
         for name, (program, state) in running.items():
             began = time.perf_counter()
             state, _ = jax.block_until_ready(program(state, part))
-            found[name]["stretches"].append(time.perf_counter() - began)
+            runs[name]["stretches"].append(time.perf_counter() - began)
             running[name] = program, state
     for name, (_, state) in running.items():
-        found[name]["weights"] = state[0]
-    return found
+        runs[name]["weights"] = state[0]
+    return runs
 
 
 def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
@@ -194,29 +195,29 @@ def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], 
     return {"compile": 0.0, "stretches": stretches, "weights": weights}
 
 
-def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespace, seed: int) -> dict[str, Any]:
+def fit(name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One set, one seed: all models; held-out values and seconds."""
     dimension = train.shape[1]
-    rows = batches(train, given.steps, seed)
-    rate = optax.cosine_decay_schedule(3e-3, given.steps)
+    rows = batches(train, options.steps, seed)
+    rate = optax.cosine_decay_schedule(3e-3, options.steps)
     flow, hand = ours(dimension, seed), ByHand(dimension, seed)
     graph, params, rest = nnx.split(flow, nnx.Param, ...)
     models = {
         "neuralflow": (lambda params, x: -nnx.merge(graph, params, rest).log_prob(x).mean(), params),
         "plain diffrax": (lambda weights, x: -hand.log_prob(weights, x).mean(), hand.weights),
     }
-    found = in_turns(models, rows, rate)
-    nnx.update(flow, found["neuralflow"]["weights"])
-    found["neuralflow"]["weights"] = [(d.kernel.get_value(), d.bias.get_value()) for d in flow.layer.field.dense]  # type: ignore[attr-defined]
+    runs = in_turns(models, rows, rate)
+    nnx.update(flow, runs["neuralflow"]["weights"])
+    runs["neuralflow"]["weights"] = [(d.kernel.get_value(), d.bias.get_value()) for d in flow.layer.field.dense]  # type: ignore[attr-defined]
     torch = (
-        torchdyn(dimension, seed, rows[: given.torch_steps], lambda k: float(np.asarray(rate(k))))
-        if given.torch_steps
+        torchdyn(dimension, seed, rows[: options.torch_steps], lambda k: float(np.asarray(rate(k))))
+        if options.torch_steps
         else None
     )
     if torch is not None:
-        found["torchdyn"] = torch
+        runs["torchdyn"] = torch
     result: dict[str, Any] = {"set": name, "seed": seed}
-    for model, run in found.items():
+    for model, run in runs.items():
         value = held_out(dimension, run["weights"], test)
         steps = len(run["stretches"]) * STRETCH
         result[model] = {
@@ -226,7 +227,7 @@ def fit(name: str, train: np.ndarray, test: np.ndarray, given: argparse.Namespac
             "compile": run["compile"],
             "steps": steps,
         }
-    pairs = np.asarray(found["plain diffrax"]["stretches"]) / np.asarray(found["neuralflow"]["stretches"])
+    pairs = np.asarray(runs["plain diffrax"]["stretches"]) / np.asarray(runs["neuralflow"]["stretches"])
     result["plain diffrax over neuralflow"] = [float(q) for q in np.percentile(pairs, (25, 50, 75))]
     return result
 
@@ -237,19 +238,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--torch-steps", type=int, default=400, help="0 leaves torchdyn out")
     parser.add_argument("--seeds", type=int, default=1)
-    given = parser.parse_args()
-    if given.steps % STRETCH or given.torch_steps % STRETCH or given.steps < STRETCH:
+    options = parser.parse_args()
+    if options.steps % STRETCH or options.torch_steps % STRETCH or options.steps < STRETCH:
         parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
-    console, results = report.console(), []
+    console, results = screen(), []
     table = Table(
         title=f"negative log-likelihood of held-out points (nats), milliseconds a step; batch {BATCH}, tolerance {TOLERANCE:g}"
     )
     for column in ("set", "seed", "model", "nats", "ms a step", "compile, s", "all, s"):
         table.add_column(column, justify="left" if column in ("set", "model") else "right")
-    with report.steps(3 * given.seeds, console) as done:
-        for name, (train, test) in sets(given.samples).items():
-            for seed in range(given.seeds):
-                result = fit(name, train, test, given, seed)
+    with progress(3 * options.seeds, console) as done:
+        for name, (train, test) in sets(options.samples).items():
+            for seed in range(options.seeds):
+                result = fit(name, train, test, options, seed)
                 results.append(result)
                 for model in ("neuralflow", "plain diffrax", "torchdyn"):
                     if model in result:
@@ -259,8 +260,8 @@ def main() -> None:
                 done(f"{name}, seed {seed}")
     console.print(table)
     device = jax.devices()[0]
-    record = {"command": COMMAND, "device": device.device_kind, "steps": given.steps, "batch": BATCH, "tolerance": TOLERANCE}
-    report.write(HERE / "results.json", report.as_json({**record, "results": results}))
+    record = {"command": COMMAND, "device": device.device_kind, "steps": options.steps, "batch": BATCH, "tolerance": TOLERANCE}
+    files.write(HERE / "results.json", files.as_json({**record, "results": results}))
 
 
 if __name__ == "__main__":

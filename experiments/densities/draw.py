@@ -20,7 +20,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.densities.__main__ import HERE, sets
-from neuralflow import plots, report
+from neuralflow import files, plots
 from neuralflow.transport import NormalisingFlow
 
 COMMAND = "python -m experiments.densities.draw"
@@ -40,20 +40,20 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="train on so many fixed steps of RK4, to see what training makes of their errors"
     )
-    given = parser.parse_args()
-    solve = nf.FixedGrid(nf.RK4(), steps=given.steps) if given.steps else nf.Adaptive(nf.Dopri5(), 1e-4, 1e-4)
+    options = parser.parse_args()
+    solve = nf.FixedGrid(nf.RK4(), steps=options.steps) if options.steps else nf.Adaptive(nf.Dopri5(), 1e-4, 1e-4)
     line = np.linspace(*LIMITS, SIZE, dtype=np.float32)
     grid = jnp.asarray(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2))
     shown, record = {}, {}
-    for name, (train, test) in sets(given.samples).items():
+    for name, (train, test) in sets(options.samples).items():
         if train.shape[1] != 2:
             continue
         field = nf.fields.MLP(2, hidden=64, layers=3, time=True, rngs=nnx.Rngs(0))
         base = dist.Normal(jnp.zeros(2), 1.0).to_event(1)
         flow = NormalisingFlow(nf.NeuralODE(field, solve), base)
-        rate = optax.cosine_decay_schedule(5e-3, given.epochs * (len(train) // BATCH))
+        rate = optax.cosine_decay_schedule(5e-3, options.epochs * (len(train) // BATCH))
         began = time.perf_counter()
-        nf.training.fit(flow, loss, optax.adam(rate), {"x": train}, epochs=given.epochs, batch=BATCH)
+        nf.training.fit(flow, loss, optax.adam(rate), {"x": train}, epochs=options.epochs, batch=BATCH)
         seconds = time.perf_counter() - began
         exact = NormalisingFlow(flow.layer.with_solve(nf.Adaptive(nf.Dopri5(), 1e-6, 1e-6)), base)
         density = np.exp(np.asarray(exact.log_prob(grid))).reshape(SIZE, SIZE)
@@ -65,9 +65,9 @@ def main() -> None:
         }
         print(name, record[name], flush=True)
         shown[name] = train[:4000], density, np.asarray(exact.sample(jax.random.key(0), 4000))
-    if given.steps:
+    if options.steps:
         return
-    report.write(HERE / "drawn.json", report.as_json({"command": COMMAND, "epochs": given.epochs, "sets": record}))
+    files.write(HERE / "drawn.json", files.as_json({"command": COMMAND, "epochs": options.epochs, "sets": record}))
     plots.densities(shown, LIMITS).savefig(HERE / "densities.png", dpi=150)
 
 

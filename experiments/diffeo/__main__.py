@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import plots, report
-from neuralflow.diffeo import Bounded, block_determinants, inverse, jacobian
+from neuralflow import files, plots
+from neuralflow.console import progress, screen
+from neuralflow.labs import diffeo
+from neuralflow.labs.diffeo import Bounded, block_determinants, inverse, jacobian
 from neuralflow.regularisers import kinetic_energy
 from neuralflow.transport import along
 
@@ -86,16 +88,16 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
     predict = lambda z: jnp.argmax(model.head(z), axis=-1)
     signs = block_determinants(flow, start).sign
     try:
-        found = jnp.linalg.norm(inverse(flow)(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+        inverse_errors = jnp.linalg.norm(inverse(flow)(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
     except nf.SolveError:
-        found = jnp.full(len(start), jnp.nan)
+        inverse_errors = jnp.full(len(start), jnp.nan)
     back = jnp.linalg.norm(flow.reverse()(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
     finer = flow.with_solve(nf.FixedGrid(nf.Euler(), steps=4 * STEPS))(start)
     return {
         "accuracy, %": 100 * float(jnp.mean(predict(end) == y)),
         "least det": float(jnp.linalg.det(jacobian(flow, start)).min()),
         "folded, %": 100 * float(jnp.mean((signs <= 0).any(axis=0))),
-        "inverse error": float(found.max()),
+        "inverse error": float(inverse_errors.max()),
         "walking back": float(back.max()),
         "changed by steps / 4, %": 100 * float(jnp.mean(predict(finer) != predict(end))),
     }
@@ -104,7 +106,7 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
 def learned(sets: dict[str, Any], epochs: dict[str, int], console: Console) -> tuple[list[dict[str, Any]], list[Network]]:
     """A row for every set, kind and seed, and the spirals' networks of the first seed."""
     rows, drawn = [], []
-    with report.steps(len(sets) * len(KINDS) * SEEDS, console) as done:
+    with progress(len(sets) * len(KINDS) * SEEDS, console) as done:
         for name, (train, test) in sets.items():
             inputs, classes = int(np.prod(train["x"].shape[1:])), int(train["y"].max()) + 1
             for weights, control in KINDS:
@@ -129,9 +131,9 @@ def shown(rows: list[dict[str, Any]]) -> Table:
     for name in ("set", "weights", "control", *names):
         table.add_column(name, justify="left" if name in ("set", "weights", "control") else "right")
     for key in dict.fromkeys((row["set"], row["weights"], row["control"]) for row in rows):
-        found = {n: np.array([r[n] for r in rows if (r["set"], r["weights"], r["control"]) == key]) for n in names}
+        columns = {n: np.array([r[n] for r in rows if (r["set"], r["weights"], r["control"]) == key]) for n in names}
         cells = []
-        for name, values in found.items():
+        for name, values in columns.items():
             if name == "least det":
                 cells.append(f"{values.min():.2g}")
             elif name in ("inverse error", "walking back"):
@@ -167,11 +169,11 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
         (params, _), errors = jax.lax.scan(step, (params, optimiser.init(params)), None, 1000)
         return nnx.merge(graphdef, params, rest), errors[-1]
 
-    with report.steps(2 * count, console) as done:
+    with progress(2 * count, console) as done:
         for bounded in (False, True):
             for seed in range(count):
                 layer, error = trained(jax.random.key(seed + 1), bounded)
-                sign, log = nf.diffeo.log_determinant(layer, points)
+                sign, log = nf.labs.diffeo.log_determinant(layer, points)
                 signs = block_determinants(layer, points).sign
                 row = {"bounded": bounded, "seed": seed, "error": float(error), "least det": float((sign * jnp.exp(log)).min())}
                 rows.append({**row, "folded": float(jnp.mean((signs <= 0).any(axis=0)))})
@@ -181,13 +183,13 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
 
 def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
     """The plane as the four spiral networks leave it."""
-    made, axes = plots.figure(1, len(networks), width=3.1 * len(networks), height=3.5)
+    figure, axes = plots.figure(1, len(networks), width=3.1 * len(networks), height=3.5)
     for axis, model, (weights, control) in zip(axes, networks, KINDS, strict=True):
-        plots.deformed_grid(model.flow, (-1.1, -1.1), (1.1, 1.1), test["x"][:300], test["y"][:300], lines=33, axis=axis)
-        found = next(r for r in rows if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0))
-        title = f"{weights} weights, {'bounded' if control else 'as trained'}\n{found['accuracy, %']:.1f}%, folded {found['folded, %']:.1f}%"
+        diffeo.plots.deformed_grid(model.flow, (-1.1, -1.1), (1.1, 1.1), test["x"][:300], test["y"][:300], lines=33, axis=axis)
+        row = next(r for r in rows if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0))
+        title = f"{weights} weights, {'bounded' if control else 'as trained'}\n{row['accuracy, %']:.1f}%, folded {row['folded, %']:.1f}%"
         axis.set_title(title, fontsize=9)
-    return made
+    return figure
 
 
 def main() -> None:
@@ -195,19 +197,19 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets, for CIFAR-10")
     parser.add_argument("--fields", type=int, default=20, help="random planar fields")
     parser.add_argument("--shorten", type=int, default=1, help="divide the epochs by this, to try it out")
-    given = parser.parse_args()
-    console, began = report.console(), time.perf_counter()
+    options = parser.parse_args()
+    console, began = screen(), time.perf_counter()
     spirals = tuple(nf.data.spirals(1000, turns=1.5, noise=0.01, seed=seed) for seed in (0, 1))
     sets: dict[str, Any] = {"spirals": spirals, "digits": (nf.data.digits("train"), nf.data.digits("test"))}
-    if given.data_dir:
-        sets["CIFAR-10 components"] = components(given.data_dir)
+    if options.data_dir:
+        sets["CIFAR-10 components"] = components(options.data_dir)
     epochs = {
-        name: max(1, n // given.shorten)
+        name: max(1, n // options.shorten)
         for name, n in zip(("spirals", "digits", "CIFAR-10 components"), (200, 30, 15), strict=True)
     }
     rows, drawn = learned(sets, epochs, console)
     console.print(shown(rows))
-    fields = random_fields(given.fields, console)
+    fields = random_fields(options.fields, console)
     for bounded in (False, True):
         part = [row for row in fields if row["bounded"] is bounded]
         least, folding = min(r["least det"] for r in part), sum(r["folded"] > 0 for r in part)
@@ -215,9 +217,9 @@ def main() -> None:
             f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least determinant {least:.2g}"
         )
     record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": rows, "random fields": fields}
-    report.write(HERE / "results.json", report.as_json(record))
-    made = picture(drawn, sets["spirals"][1], rows)
-    report.write(HERE / "grids.png", lambda path: made.savefig(path, format="png", dpi=150))
+    files.write(HERE / "results.json", files.as_json(record))
+    figure = picture(drawn, sets["spirals"][1], rows)
+    files.write(HERE / "grids.png", lambda path: figure.savefig(path, format="png", dpi=150))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m experiments.diffeo.outlines --data-dir FOLDER
 
 Pairs of MNIST digits of one kind. Each outline is the level line of the smoothed image, as 32 points of equal distance along it; the
-second one's first point is the one that fits best. Landmarks are registered by shooting (nf.diffeo.register), and the
+second one's first point is the one that fits best. Landmarks are registered by shooting (nf.labs.diffeo.register), and the
 whole plane goes along. Writes outlines.json and outlines.png beside this file.
 """
 
@@ -21,8 +21,10 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
 import neuralflow as nf
-from neuralflow import plots, report
-from neuralflow.diffeo import Geodesic, jacobian, register
+from neuralflow import files, plots
+from neuralflow.console import progress, screen
+from neuralflow.labs import diffeo
+from neuralflow.labs.diffeo import Geodesic, jacobian, register
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.diffeo.outlines --data-dir FOLDER"
@@ -76,23 +78,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
     parser.add_argument("--digits", type=int, nargs="+", default=[2, 3, 7])
-    given = parser.parse_args()
-    console = report.console()
-    data = nf.data.load("mnist", "test[:200]", data_dir=given.data_dir)
-    rows, made = [], plots.figure(2, len(given.digits), width=3.4 * len(given.digits), height=6.8)
-    with jax.enable_x64(True), report.steps(len(given.digits), console) as done:
-        for column, digit in zip(made[1].T, given.digits, strict=True):
+    options = parser.parse_args()
+    console = screen()
+    data = nf.data.load("mnist", "test[:200]", data_dir=options.data_dir)
+    rows, picture = [], plots.figure(2, len(options.digits), width=3.4 * len(options.digits), height=6.8)
+    with jax.enable_x64(True), progress(len(options.digits), console) as done:
+        for column, digit in zip(picture[1].T, options.digits, strict=True):
             first, second = np.flatnonzero(data["label"] == digit)[:2]
             source = outline(data["image"][first, :, :, 0], COUNT)
             target = aligned(source, outline(data["image"][second, :, :, 0], COUNT))
-            flow, found = registered(source, target)
-            rows.append({"digit": digit, "images": [int(first), int(second)], **found})
-            for axis, map, title in zip(
+            flow, metrics = registered(source, target)
+            rows.append({"digit": digit, "images": [int(first), int(second)], **metrics})
+            for axis, mapping, title in zip(
                 column, (lambda x: x, flow), (f"two {digit}s: from blue to red", "the plane that goes along"), strict=True
             ):
-                plots.deformed_grid(map, (-1, -1), (1, 1), lines=29, axis=axis)
+                diffeo.plots.deformed_grid(mapping, (-1, -1), (1, 1), lines=29, axis=axis)
                 closed = lambda points: np.concatenate([points, points[:1]]).T
-                axis.plot(*closed(np.asarray(map(jnp.asarray(source)))), "o-", color="#20639b", markersize=3, linewidth=1.2)
+                axis.plot(*closed(np.asarray(mapping(jnp.asarray(source)))), "o-", color="#20639b", markersize=3, linewidth=1.2)
                 axis.plot(*closed(target), color="#d1495b", linewidth=1.2)
                 axis.set_title(title, fontsize=10)
             done(f"two {digit}s")
@@ -102,8 +104,8 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
-    report.write(HERE / "outlines.json", report.as_json({"command": COMMAND, "rows": rows}))
-    report.write(HERE / "outlines.png", lambda path: made[0].savefig(path, format="png", dpi=130))
+    files.write(HERE / "outlines.json", files.as_json({"command": COMMAND, "rows": rows}))
+    files.write(HERE / "outlines.png", lambda path: picture[0].savefig(path, format="png", dpi=130))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import BLOCKS, Network, parameters
-from neuralflow import data, plots, report, training
-from neuralflow.checkpoints import CheckpointError
+from neuralflow import data, files, plots, training
+from neuralflow.training.checkpoints import CheckpointError
 
 PUBLISHED = {("resnet", 20): 8.75, ("resnet", 110): 6.37, ("lm", 20): 8.33, ("lm", 56): 6.31, ("lm", 110): 6.16}
 """Test errors on CIFAR-10 in percent: LM as the authors give them, ResNet as He et al. do."""
@@ -53,49 +53,52 @@ def main() -> None:
         parser.error(str(error))
 
 
-def run(given: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Trains, and writes what came of it."""
-    out = given.out or Path("results/lm_resnet") / f"{given.model}-{given.depth}-{given.data}-seed{given.seed}"
-    *cuts, last = recipe.SCHEDULES.get(given.data, (80, 120, 160))
-    epochs = last if given.epochs is None else given.epochs
-    cuts = tuple(max(1, round(cut * epochs / last)) for cut in cuts)
-    part = "" if given.samples is None else f"[:{given.samples}]"
-    train_set = recipe.images(given.data, f"train{part}", given.data_dir)
-    test_set = recipe.images(given.data, "test", given.data_dir)
-    network = Network(
-        given.depth,
-        given.model,
-        channels=train_set["x"].shape[-1],
-        classes=100 if given.data == "cifar100" else 10,
-        dtype=jnp.bfloat16 if given.bfloat16 else None,
-        rngs=nnx.Rngs(given.seed),
+    out = (
+        arguments.out
+        or Path("results/lm_resnet") / f"{arguments.model}-{arguments.depth}-{arguments.data}-seed{arguments.seed}"
     )
-    work = recipe.flops(network, {name: a[: given.batch] for name, a in train_set.items()})
+    *cuts, last = recipe.SCHEDULES.get(arguments.data, (80, 120, 160))
+    epochs = last if arguments.epochs is None else arguments.epochs
+    cuts = tuple(max(1, round(cut * epochs / last)) for cut in cuts)
+    part = "" if arguments.samples is None else f"[:{arguments.samples}]"
+    train_set = recipe.images(arguments.data, f"train{part}", arguments.data_dir)
+    test_set = recipe.images(arguments.data, "test", arguments.data_dir)
+    network = Network(
+        arguments.depth,
+        arguments.model,
+        channels=train_set["x"].shape[-1],
+        classes=100 if arguments.data == "cifar100" else 10,
+        dtype=jnp.bfloat16 if arguments.bfloat16 else None,
+        rngs=nnx.Rngs(arguments.seed),
+    )
+    work = recipe.flops(network, {name: a[: arguments.batch] for name, a in train_set.items()})
     fitted = recipe.train(
-        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=given.rate, batch=given.batch,
-        flip=given.data != "mnist", seed=given.seed, folder=out, resume=given.resume,
+        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=arguments.rate, batch=arguments.batch,
+        flip=arguments.data != "mnist", seed=arguments.seed, folder=out, resume=arguments.resume,
     )  # fmt: skip
     rows = fitted.history.rows
     speed = float(rows[-1]["samples_per_second"])
     result: dict[str, Any] = {
-        "model": given.model,
-        "depth": given.depth,
-        "data": given.data,
+        "model": arguments.model,
+        "depth": arguments.depth,
+        "data": arguments.data,
         "samples": len(train_set["y"]),
         "epochs": epochs,
         "parameters": parameters(network),
         "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
-        "published, percent": PUBLISHED.get((given.model, given.depth)) if given.data == "cifar10" else None,
+        "published, percent": PUBLISHED.get((arguments.model, arguments.depth)) if arguments.data == "cifar10" else None,
         "k": network.learned_k(),
         "images a second": speed,
-        "TFLOP a second": work / given.batch * speed / 1e12,
-        "share of the peak": None if given.peak is None else work / given.batch * speed / 1e12 / given.peak,
+        "TFLOP a second": work / arguments.batch * speed / 1e12,
+        "share of the peak": None if arguments.peak is None else work / arguments.batch * speed / 1e12 / arguments.peak,
         "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{os.cpu_count()} cores",
     }
-    report.write(out / "result.json", report.as_json(result))
+    files.write(out / "result.json", files.as_json(result))
     if result["k"]:
         plots.coefficients({f"stage {i + 1}": k for i, k in enumerate(result["k"])}).savefig(out / "k.png", dpi=150)
-    print(report.as_json({name: value for name, value in result.items() if name != "k"}))
+    print(files.as_json({name: value for name, value in result.items() if name != "k"}))
 
 
 if __name__ == "__main__":

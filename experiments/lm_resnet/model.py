@@ -64,8 +64,8 @@ class Stage(nnx.Module):
         make = lambda rngs: branch(outputs, outputs, 1, rngs)
         field: Any = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=rngs)
         if survival is not None:
-            thinned = nf.stochastic.StochasticDepth(field, survival(int(self.entry)), per="batch", rngs=rngs)
-            field = nf.stochastic.Stepped(thinned, 1.0)
+            thinned = nf.labs.stochastic.StochasticDepth(field, survival(int(self.entry)), per="batch", rngs=rngs)
+            field = nf.labs.stochastic.Stepped(thinned, 1.0)
         scheme = nf.Euler()
         if model == "lm":
             # After an entry every step has a state before it; at the start of the network the first has none.
@@ -120,7 +120,7 @@ class Network(nnx.Module):
             """The survival of a stage's blocks behind so many entries, as a function of its depth time."""
             if survival is None:
                 return None
-            return lambda entries: nf.stochastic.linear(survival, length=3.0 * count, step=stage * count + entries + 1)
+            return lambda entries: nf.labs.stochastic.linear(survival, length=3.0 * count, step=stage * count + entries + 1)
 
         self.stages = nnx.List(
             Stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2, model, branch, rule(i), dtype, rngs) for i in range(3)

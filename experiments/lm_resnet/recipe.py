@@ -28,9 +28,9 @@ SCHEDULES = {"cifar100": (150, 225, 300)}
 
 def images(name: str, split: str, folder: Any) -> dict[str, np.ndarray]:
     """x (samples, height, width, channels), normalised, float32, and y (samples,)."""
-    found = data.load(name, split, data_dir=folder)
+    dataset = data.load(name, split, data_dir=folder)
     mean, deviation = (np.asarray(v, np.float32) for v in STATISTICS[name])
-    return {"x": ((found["image"] / np.float32(255) - mean) / deviation).astype(np.float32), "y": found["label"]}
+    return {"x": ((dataset["image"] / np.float32(255) - mean) / deviation).astype(np.float32), "y": dataset["label"]}
 
 
 def schedule(rate: float, cuts: tuple[int, ...], steps: int) -> optax.Schedule:

@@ -26,8 +26,10 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, side_by_side
-from experiments.seeds import summary
-from neuralflow import plots, report
+from neuralflow import files
+from neuralflow.console import progress, screen
+from neuralflow.labs import operators
+from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.path_integral --data-dir FOLDER"
@@ -45,8 +47,8 @@ def separable(inputs: int, outputs: int, *, rngs: nnx.Rngs, **types: Any) -> nnx
 
 MODELS: dict[str, tuple[Any, int]] = {
     "ResNet": (free, 16),
-    "operators, equal width": (nf.operators.DifferentialOperator, 16),
-    "operators, equal weights": (nf.operators.DifferentialOperator, 20),
+    "operators, equal width": (nf.labs.operators.DifferentialOperator, 16),
+    "operators, equal weights": (nf.labs.operators.DifferentialOperator, 20),
     "separable, equal width": (separable, 16),
     "separable, equal weights": (separable, 44),
 }
@@ -94,8 +96,8 @@ def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
         graphdef, params = nnx.split(Network(kernel, width, channels, rngs=nnx.Rngs(0)))
         functions[name] = jax.grad(lambda p, batch, graphdef=graphdef: loss(nnx.merge(graphdef, p), batch)[0])
         arguments[name] = (params, batch)
-    found = side_by_side(functions, arguments, rounds)
-    return {name: ratio(measured.runs, found["ResNet"].runs) for name, measured in found.items()}
+    measurements = side_by_side(functions, arguments, rounds)
+    return {name: ratio(measured.runs, measurements["ResNet"].runs) for name, measured in measurements.items()}
 
 
 def main() -> None:
@@ -106,56 +108,61 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of a step")
-    given = parser.parse_args()
-    console, began = report.console(), time.perf_counter()
-    result: dict[str, Any] = {"samples": given.samples, "test_samples": given.test_samples, "epochs": given.epochs, "sets": {}}
+    options = parser.parse_args()
+    console, began = screen(), time.perf_counter()
+    result: dict[str, Any] = {
+        "samples": options.samples,
+        "test_samples": options.test_samples,
+        "epochs": options.epochs,
+        "sets": {},
+    }
     layers: dict[str, Any] = {}
-    with report.steps(2 * given.seeds * len(MODELS), console) as done:
+    with progress(2 * options.seeds * len(MODELS), console) as done:
         for name in ("fashion_mnist", "cifar10"):
-            train = images(name, f"train[:{given.samples}]", given.data_dir)
-            test = images(name, f"test[:{given.test_samples}]", given.data_dir)
+            train = images(name, f"train[:{options.samples}]", options.data_dir)
+            test = images(name, f"test[:{options.test_samples}]", options.data_dir)
             size, channels = train["image"].shape[2:]
             errors: dict[str, list[float]] = {model: [] for model in MODELS}
             sizes = {}
-            for seed in range(given.seeds):
+            for seed in range(options.seeds):
                 for model, (kernel, width) in MODELS.items():
                     network = Network(kernel, width, channels, rngs=nnx.Rngs(seed))
-                    rate = optax.cosine_decay_schedule(3e-3, given.epochs * (given.samples // BATCH))
+                    rate = optax.cosine_decay_schedule(3e-3, options.epochs * (options.samples // BATCH))
                     nf.training.fit(
-                        network, loss, optax.adam(rate), train, epochs=given.epochs, batch=BATCH, seed=seed, progress=False
+                        network, loss, optax.adam(rate), train, epochs=options.epochs, batch=BATCH, seed=seed, progress=False
                     )
-                    found = nf.training.evaluate(network, loss, test, batch=500)
-                    errors[model].append(100 * (1 - float(found["accuracy"])))
+                    metrics = nf.training.evaluate(network, loss, test, batch=500)
+                    errors[model].append(100 * (1 - float(metrics["accuracy"])))
                     sizes[model] = weights(network)
                     if model == "ResNet" and seed == 0:
-                        read = nf.operators.read(network.flow)
-                        layers[name] = {place: nf.operators.shares(values) for place, values in read.items()}
+                        read = nf.labs.operators.read(network.flow)
+                        layers[name] = {place: nf.labs.operators.shares(values) for place, values in read.items()}
                     done(f"{name}, seed {seed}, {model}: {errors[model][-1]:.2f}%")
-            values = {model: np.asarray(found) for model, found in errors.items()}
+            values = {model: np.asarray(by_seed) for model, by_seed in errors.items()}
             result["sets"][name] = {
                 model: {
                     "weights": sizes[model],
-                    "error": summary(values[model]),
-                    "less the ResNet's": summary(values[model] - values["ResNet"]),
+                    "error": over_seeds(values[model]),
+                    "less the ResNet's": over_seeds(values[model] - values["ResNet"]),
                     "seeds": errors[model],
                 }
                 for model in MODELS
             }
-            result["sets"][name]["step over the ResNet's"] = step_times(channels, size, given.rounds)
-    for name, found in result["sets"].items():
-        table = Table(title=f"{name}, {given.samples} images, {given.epochs} epochs: test error, percent")
+            result["sets"][name]["step over the ResNet's"] = step_times(channels, size, options.rounds)
+    for name, entry in result["sets"].items():
+        table = Table(title=f"{name}, {options.samples} images, {options.epochs} epochs: test error, percent")
         for column in ("blocks", "weights", "error", "95% over seeds", "less the ResNet's", "95%", "time of a step"):
             table.add_column(column, justify="left" if column == "blocks" else "right")
         for model in MODELS:
-            row, step = found[model], found["step over the ResNet's"][model]
+            row, step = entry[model], entry["step over the ResNet's"][model]
             cells = [f"{row[k]['mean']:.2f}" for k in ("error", "less the ResNet's")]
             spans = ["{:.2f} to {:.2f}".format(*row[k]["interval"]) for k in ("error", "less the ResNet's")]
             table.add_row(model, str(row["weights"]), cells[0], spans[0], cells[1], spans[1], f"{step['median']:.2f}")
         console.print(table)
-    result |= {"shares": {name: {p: s._asdict() for p, s in found.items()} for name, found in layers.items()}}
+    result |= {"shares": {name: {p: s._asdict() for p, s in shares.items()} for name, shares in layers.items()}}
     result |= {"seconds": time.perf_counter() - began}
-    report.write(HERE / "results.json", report.as_json({"command": COMMAND, "result": result}))
-    plots.shares(layers).savefig(HERE / "shares.png", dpi=150)
+    files.write(HERE / "results.json", files.as_json({"command": COMMAND, "result": result}))
+    operators.plots.shares(layers).savefig(HERE / "shares.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import paths, plots, report
+from neuralflow import files, plots
+from neuralflow.console import progress, screen
+from neuralflow.labs import paths
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.path_integral.gradients"
@@ -69,8 +71,8 @@ def looked_at(model: Network, batch: dict[str, Any]) -> tuple[paths.Branches, An
     """The network's branches at the samples, and each sample's gradient of the loss at the flow's end, in float64."""
     start = model.embed(batch["x"].reshape(len(batch["x"]), -1))
     cost = lambda y: jnp.sum(optax.softmax_cross_entropy_with_integer_labels(model.head(y), batch["y"]))
-    found = paths.linearised(model.flow, start), jax.grad(cost)(model.flow(start))
-    return jax.tree.map(lambda a: a.astype(float), found)
+    linearisation = paths.linearised(model.flow, start), jax.grad(cost)(model.flow(start))
+    return jax.tree.map(lambda a: a.astype(float), linearisation)
 
 
 def measured(branches: paths.Branches, cotangent: Any) -> dict[str, Any]:
@@ -91,33 +93,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    began, console = time.perf_counter(), report.console()
+    options = parser.parse_args()
+    began, console = time.perf_counter(), screen()
     jax.config.update("jax_enable_x64", True)  # gradients that grow by 1e30 and more; training stays in float32
     train, test = nf.data.digits("train"), nf.data.digits("test")
     points = {key: jnp.asarray(value[:256]) for key, value in test.items()}
-    made, axes = plots.figure(len(DEPTHS), 2, width=10.5, height=9.5)
+    figure, axes = plots.figure(len(DEPTHS), 2, width=10.5, height=9.5)
     rows = []
-    with report.steps(len(DEPTHS) * len(KINDS), console) as done:
+    with progress(len(DEPTHS) * len(KINDS), console) as done:
         for row, depth in zip(axes, DEPTHS, strict=True):
             drawn = {}
             for kind in KINDS:
-                model = Network(kind, depth, rngs=nnx.Rngs(given.seed))
+                model = Network(kind, depth, rngs=nnx.Rngs(options.seed))
                 record: dict[str, Any] = {"depth": depth, "kind": kind, "before": measured(*looked_at(model, points))}
-                rate = optax.cosine_decay_schedule(2e-3, given.epochs * (len(train["x"]) // 64))
+                rate = optax.cosine_decay_schedule(2e-3, options.epochs * (len(train["x"]) // 64))
                 optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-                nf.training.fit(model, loss, optimiser, train, epochs=given.epochs, batch=64, seed=given.seed, progress=False)
-                found = looked_at(model, points)
-                record["after"] = measured(*found)
+                nf.training.fit(
+                    model, loss, optimiser, train, epochs=options.epochs, batch=64, seed=options.seed, progress=False
+                )
+                linearisation = looked_at(model, points)
+                record["after"] = measured(*linearisation)
                 record["accuracy, %"] = 100 * float(nf.training.evaluate(model, loss, test, batch=64)["accuracy"])
                 if kind != "plain":
-                    drawn[kind] = found
+                    drawn[kind] = linearisation
                 else:
-                    size = np.linalg.norm(np.asarray(paths.adjoints(*found), float), axis=-1).sum(axis=1)
+                    size = np.linalg.norm(np.asarray(paths.adjoints(*linearisation), float), axis=-1).sum(axis=1)
                     row[1].semilogy(np.linspace(0, 1, len(size)), size / size[-1], color="black", linewidth=1.2, label="plain")
                 rows.append(record)
                 done(f"depth {depth}, {kind}: accuracy {record['accuracy, %']:.1f}%")
-            plots.gradient_paths(drawn, row)
+            paths.plots.gradient_paths(drawn, row)
             row[1].legend(fontsize=8, frameon=False)
     table = Table(
         title="gradients at 256 test digits: at the input over at the output, and the share by length of path, trained"
@@ -160,9 +164,9 @@ def main() -> None:
             for part in (r["before"], r["after"]):
                 for key in ("without skips", "mean length", "share up to", "shares"):
                     del part[key]
-    result = {"epochs": given.epochs, "seed": given.seed, "seconds": time.perf_counter() - began, "rows": rows}
-    report.write(HERE / "gradients.json", report.as_json({"command": COMMAND, "result": result}))
-    made.savefig(HERE / "gradients.png", dpi=150)
+    result = {"epochs": options.epochs, "seed": options.seed, "seconds": time.perf_counter() - began, "rows": rows}
+    files.write(HERE / "gradients.json", files.as_json({"command": COMMAND, "result": result}))
+    figure.savefig(HERE / "gradients.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from rich.table import Table
 from scipy.linalg import expm
 
 import neuralflow as nf
-from neuralflow import plain_net, plots, report
+from neuralflow import files, plots
+from neuralflow.console import progress, screen
+from neuralflow.labs import plain_net
 from neuralflow.models import classification
 
 HERE = Path(__file__).parent
@@ -46,47 +48,47 @@ def errors(seed: int) -> dict[str, float]:
     net, narrow = drawn(seed, 64), drawn(seed, 8)
     layers = plain_net.read(net)
     size = plain_net.dimension(layers)
-    found: dict[str, float] = {"decomposition": 0.0}
+    metrics: dict[str, float] = {"decomposition": 0.0}
     for layer in layers:
         row = plain_net.decompose(layer.weight, size)
         padded = np.pad(layer.weight, [(0, size - n) for n in layer.weight.shape])
         gap = np.abs(expm(row.left) @ np.diag(row.scale) @ expm(row.right) - padded).max()
-        found["decomposition"] = max(found["decomposition"], float(gap))
+        metrics["decomposition"] = max(metrics["decomposition"], float(gap))
 
-    def error(made: Any, net: Any) -> float:
+    def error(converted: Any, net: Any) -> float:
         x = np.random.default_rng(seed + 100).normal(size=(200, net[0][0].shape[1]))
         want = x
         for weight, bias, activation in net:
             want = np.asarray(activation(want @ weight.T + bias))
-        return float(np.abs(np.asarray(made(jnp.asarray(x))) - want).max() / max(1.0, np.abs(want).max()))
+        return float(np.abs(np.asarray(converted(jnp.asarray(x))) - want).max() / max(1.0, np.abs(want).max()))
 
     for cutoff in (1e-4, 1e-6, 1e-8):
         flow = plain_net.as_flow(net, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11, max_steps=1 << 15))
-        found[f"flow, cutoff {cutoff:g}"] = error(flow, net)
-    found["ReLU in one block"] = error(plain_net.as_resnet(net), net)
-    found["ReLU in seven blocks"] = error(plain_net.as_resnet(net, steps=7), net)
+        metrics[f"flow, cutoff {cutoff:g}"] = error(flow, net)
+    metrics["ReLU in one block"] = error(plain_net.as_resnet(net), net)
+    metrics["ReLU in seven blocks"] = error(plain_net.as_resnet(net, steps=7), net)
     for horizon in (5.0, 10.0, 20.0):
         relaxed = plain_net.as_resnet(net, activation="relaxed", steps=64, horizon=horizon)
-        found[f"ReLU relaxed, S = {horizon:g}"] = error(relaxed, net)
+        metrics[f"ReLU relaxed, S = {horizon:g}"] = error(relaxed, net)
     for linear, depths in (("euler", (256, 512, 1024)), ("cayley", (64, 128, 256))):
         gaps = [error(plain_net.as_resnet(narrow, linear=linear, steps=n), narrow) for n in depths]  # type: ignore[arg-type]
-        found[f"{linear}, {depths[-1]} steps"] = gaps[-1]
+        metrics[f"{linear}, {depths[-1]} steps"] = gaps[-1]
         flat = max(gaps) < 1e-12
-        found[f"order, {linear}"] = np.nan if flat else float(-np.polyfit(np.log(depths), np.log(gaps), 1)[0])
-    return found
+        metrics[f"order, {linear}"] = np.nan if flat else float(-np.polyfit(np.log(depths), np.log(gaps), 1)[0])
+    return metrics
 
 
 def rows(draws: int, console: Console) -> dict[str, list[float | None]]:
     """All draws, and their table. A draw whose rotations are all the identity (widths of one) has no order."""
-    with report.steps(draws, console) as done:
-        found = []
+    with progress(draws, console) as done:
+        results = []
         for seed in range(draws):
-            found.append(errors(seed))
+            results.append(errors(seed))
             done(f"net {seed}")
     table = Table(title=f"{draws} random ReLU nets of six layers: error relative to the output, or order")
     for name in ("what", "least", "median", "largest"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    series = {name: np.asarray([row[name] for row in found]) for name in found[0]}
+    series = {name: np.asarray([row[name] for row in results]) for name in results[0]}
     for name, values in series.items():
         table.add_row(name, *(f"{f(values):.3g}" for f in (np.nanmin, np.nanmedian, np.nanmax)))
     console.print(table)
@@ -129,10 +131,10 @@ def scratch(refined: plain_net.Embedded, rngs: nnx.Rngs) -> plain_net.Embedded:
     size, count = refined.size, refined.layer.field.basis.count  # type: ignore[attr-defined]
 
     def block(rngs: nnx.Rngs) -> plain_net.Block:
-        made = plain_net.Block(size, kinds, 1)
-        made.inner.set_value(np.sqrt(2 / size) * jax.random.normal(rngs.params(), (size, size)))
-        made.gates.set_value(jnp.ones(len(kinds)))
-        return made
+        module = plain_net.Block(size, kinds, 1)
+        module.inner.set_value(np.sqrt(2 / size) * jax.random.normal(rngs.params(), (size, size)))
+        module.gates.set_value(jnp.ones(len(kinds)))
+        return module
 
     field = nf.DepthVarying(block, nf.PiecewiseConstant(count), rngs=rngs)
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=count), 0.0, float(count))
@@ -179,34 +181,34 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
     table = Table(title="digits: after training, mean over seeds (least to largest)")
     for name in ("network", "test accuracy, percent", "test loss"):
         table.add_column(name, justify="left" if name == "network" else "right")
-    for name, found in runs.items():
-        ends = np.asarray([[100 * run[-1]["validation_accuracy"], run[-1]["validation_loss"]] for run in found])
+    for name, histories in runs.items():
+        ends = np.asarray([[100 * run[-1]["validation_accuracy"], run[-1]["validation_loss"]] for run in histories])
         cells = [f"{m:.3g} ({a:.3g}-{b:.3g})" for m, a, b in zip(ends.mean(0), ends.min(0), ends.max(0), strict=True)]
         table.add_row(name, *cells)
     console.print(table)
     return {"epochs": epochs, "same": same, "runs": runs}
 
 
-def picture(found: dict[str, Any]) -> Any:
+def picture(results: dict[str, Any]) -> Any:
     """Training loss, test loss and test accuracy by epoch, every seed."""
-    made, axes = plots.figure(1, 3, height=3.6)
-    starts = {"plain net": 0, "refined": found["epochs"], "plain net, longer": found["epochs"], "from scratch": 0}
+    figure, axes = plots.figure(1, 3, height=3.6)
+    starts = {"plain net": 0, "refined": results["epochs"], "plain net, longer": results["epochs"], "from scratch": 0}
     titles = {"loss": "training loss", "validation_loss": "test loss", "validation_accuracy": "test accuracy"}
     for axis, (what, title) in zip(axes, titles.items(), strict=True):
-        for (name, runs), colour in zip(found["runs"].items(), ("#555555", "#d1495b", "#c98b2b", "#20639b"), strict=True):
+        for (name, runs), colour in zip(results["runs"].items(), ("#555555", "#d1495b", "#c98b2b", "#20639b"), strict=True):
             for i, run in enumerate(runs):
                 epochs = starts[name] + 1 + np.arange(len(run))
                 axis.plot(
                     epochs, [row[what] for row in run], color=colour, linewidth=1.1, alpha=0.8, label=name if i == 0 else None
                 )
-        axis.axvline(found["epochs"] + 0.5, color="0.7", linewidth=0.8, linestyle=":")
+        axis.axvline(results["epochs"] + 0.5, color="0.7", linewidth=0.8, linestyle=":")
         axis.set(xlabel="epoch")
         axis.set_title(title, fontsize=10)
         if what != "validation_accuracy":
             axis.set_yscale("log")
     axes[2].set_ylim(0.9, 1.0)
     axes[0].legend(fontsize=8, frameon=False)
-    return made
+    return figure
 
 
 def strip() -> Any:
@@ -216,22 +218,22 @@ def strip() -> Any:
     net = [(turn @ np.diag([1.6, 0.6]) @ turn, np.array([0.3, -0.2]), jax.nn.relu)]
     line = np.linspace(-1, 1, 33)
     x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    return plots.motions(plain_net.as_flow(net), x)
+    return plain_net.plots.motions(plain_net.as_flow(net), x)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=30)
-    given = parser.parse_args()
-    console, began = report.console(), time.perf_counter()
+    options = parser.parse_args()
+    console, began = screen(), time.perf_counter()
     with jax.enable_x64(True):
-        measured = rows(given.draws, console)
+        measured = rows(options.draws, console)
         moved = strip()
-    found = digits(given.epochs, console)
-    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": measured, "digits": found}
-    report.write(HERE / "results.json", report.as_json(record))
-    picture(found).savefig(HERE / "digits.png", dpi=150)
+    results = digits(options.epochs, console)
+    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": measured, "digits": results}
+    files.write(HERE / "results.json", files.as_json(record))
+    picture(results).savefig(HERE / "digits.png", dpi=150)
     moved.savefig(HERE / "motions.png", dpi=150)
 
 

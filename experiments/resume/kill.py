@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from neuralflow import report
+from neuralflow import files
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main() -> None:
     outcome = kill(options.kills, options.epochs)
     print(f"killed at steps {outcome.steps}; {outcome.writing} while a checkpoint was being written")
     print("equal bit for bit" if outcome.equal else "NOT equal")
-    report.write(options.out, json.dumps(asdict(outcome)) + "\n")
+    files.write(options.out, json.dumps(asdict(outcome)) + "\n")
     sys.exit(0 if outcome.equal else 1)
 
 

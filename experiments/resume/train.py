@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 import neuralflow as nf
-from neuralflow import data, models, report, training
+from neuralflow import data, files, models, training
 
 
 class Noisy(nnx.Module):
@@ -53,7 +53,7 @@ def main(folder: Path, epochs: int) -> None:
     weights = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes().hex() for path, leaf in _leaves(model)}
     timing = ("seconds", "samples_per_second")
     rows = [{name: value for name, value in row.items() if name not in timing} for row in fitted.history.rows]
-    report.write(folder / "final.json", json.dumps({"weights": weights, "history": rows}))
+    files.write(folder / "final.json", json.dumps({"weights": weights, "history": rows}))
 
 
 def _leaves(model: nnx.Module) -> list[tuple[Any, jax.Array]]:

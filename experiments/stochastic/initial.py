@@ -22,7 +22,8 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import plots, report
+from neuralflow import files, plots
+from neuralflow.console import progress, screen
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.stochastic.initial"
@@ -59,14 +60,14 @@ def boundary(shallow: np.ndarray, deep: np.ndarray) -> float:
     return BETAS[k] + share * (BETAS[k + 1] - BETAS[k])
 
 
-def picture(found: np.ndarray, edges: list[float]) -> Any:
+def picture(change: np.ndarray, edges: list[float]) -> Any:
     """The map at the greater depth, with the boundary."""
-    made, (axis,) = plots.figure(1, 1, width=6.4, height=4.4)
-    shown = np.clip(np.log10(np.where(np.isfinite(found), found, 1e9)), -3, 5)
+    figure, (axis,) = plots.figure(1, 1, width=6.4, height=4.4)
+    shown = np.clip(np.log10(np.where(np.isfinite(change), change, 1e9)), -3, 5)
     fine = np.linspace(HURSTS[0], HURSTS[-1], 141)
     shown = np.stack([np.interp(fine, HURSTS, column) for column in shown.T])
     mesh = axis.pcolormesh(fine, BETAS, shown, cmap="RdBu_r", vmin=-4, vmax=4, shading="nearest")
-    made.colorbar(mesh, ax=axis, label=r"$\log_{10} \|x_L - x_0\| / \|x_0\|$")
+    figure.colorbar(mesh, ax=axis, label=r"$\log_{10} \|x_L - x_0\| / \|x_0\|$")
     axis.plot(HURSTS, edges, color="black", marker="o", markersize=4, label="same at depths 250 and 1000")
     axis.plot((0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$")
     for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
@@ -80,33 +81,33 @@ def picture(found: np.ndarray, edges: list[float]) -> Any:
     )
     axis.legend(fontsize=8, loc="upper left")
     axis.grid(False)
-    return made
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    began, console = time.perf_counter(), report.console()
-    found: dict[int, np.ndarray] = {}
-    with report.steps(len(DEPTHS) * len(HURSTS), console) as done:
+    options = parser.parse_args()
+    began, console = time.perf_counter(), screen()
+    changes: dict[int, np.ndarray] = {}
+    with progress(len(DEPTHS) * len(HURSTS), console) as done:
         for depth in DEPTHS:
             rows = []
             for hurst in HURSTS:
-                rows.append(np.exp(np.mean([np.log(ratios(hurst, depth, seed)) for seed in range(given.seeds)], axis=0)))
+                rows.append(np.exp(np.mean([np.log(ratios(hurst, depth, seed)) for seed in range(options.seeds)], axis=0)))
                 done(f"depth {depth}, Hurst index {hurst}")
-            found[depth] = np.asarray(rows)
-    edges = [boundary(a, b) for a, b in zip(found[DEPTHS[0]], found[DEPTHS[1]], strict=True)]
-    table = Table(title=f"scaling at which depth does not matter, {given.seeds} seeds")
+            changes[depth] = np.asarray(rows)
+    edges = [boundary(a, b) for a, b in zip(changes[DEPTHS[0]], changes[DEPTHS[1]], strict=True)]
+    table = Table(title=f"scaling at which depth does not matter, {options.seeds} seeds")
     for name in ("Hurst index", "boundary beta", "ratio at it, depth 1000"):
         table.add_column(name, justify="right")
-    for hurst, edge, row in zip(HURSTS, edges, found[DEPTHS[1]], strict=True):
+    for hurst, edge, row in zip(HURSTS, edges, changes[DEPTHS[1]], strict=True):
         table.add_row(f"{hurst:g}", f"{edge:.3f}", f"{np.exp(np.interp(edge, BETAS, np.log(row))):.2g}")
     console.print(table)
-    result = {"seeds": given.seeds, "width": WIDTH, "hursts": HURSTS, "betas": BETAS, "boundary": edges}
-    result |= {"ratios": {str(depth): rows.tolist() for depth, rows in found.items()}, "seconds": time.perf_counter() - began}
-    report.write(HERE / "initial.json", report.as_json({"command": COMMAND, "result": result}))
-    picture(found[DEPTHS[1]], edges).savefig(HERE / "initial.png", dpi=150)
+    result = {"seeds": options.seeds, "width": WIDTH, "hursts": HURSTS, "betas": BETAS, "boundary": edges}
+    result |= {"ratios": {str(depth): rows.tolist() for depth, rows in changes.items()}, "seconds": time.perf_counter() - began}
+    files.write(HERE / "initial.json", files.as_json({"command": COMMAND, "result": result}))
+    picture(changes[DEPTHS[1]], edges).savefig(HERE / "initial.png", dpi=150)
 
 
 if __name__ == "__main__":

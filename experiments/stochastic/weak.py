@@ -20,7 +20,9 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import plots, report, stochastic
+from neuralflow import files
+from neuralflow.console import progress, screen
+from neuralflow.labs import stochastic
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.stochastic.weak"
@@ -49,20 +51,20 @@ def bend(y: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paths", type=int, default=1_000_000)
-    given = parser.parse_args()
+    options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    console, steps = report.console(), (8, 16, 32, 64)
-    found: dict[str, stochastic.WeakErrors] = {}
+    console, steps = screen(), (8, 16, 32, 64)
+    weak_errors: dict[str, stochastic.WeakErrors] = {}
     seconds: dict[str, dict[str, float]] = {}
-    with report.steps(len(fields()), console) as done:
+    with progress(len(fields()), console) as done:
         for name, random in fields().items():
             network = stochastic.RandomNetwork(random, 16)
             calls = {
                 "errors": lambda key, random=random: stochastic.weak_errors(
-                    random, bend, START, steps=steps, count=given.paths, key=key
+                    random, bend, START, steps=steps, count=options.paths, key=key
                 ),
                 "one network": lambda key, network=network: stochastic.expectation(
-                    network, bend, START, count=given.paths, key=key
+                    network, bend, START, count=options.paths, key=key
                 ),
             }
             seconds[name] = {}
@@ -72,13 +74,13 @@ def main() -> None:
                 answer = jax.block_until_ready(call(jax.random.key(0)))
                 seconds[name][what] = time.perf_counter() - began
                 if isinstance(answer, stochastic.WeakErrors):
-                    found[name] = answer
-            done(f"{name}: order {found[name].order:.2f}")
-    table = Table(title=f"weak errors of tanh(X1 - X2), {given.paths} paths")
+                    weak_errors[name] = answer
+            done(f"{name}: order {weak_errors[name].order:.2f}")
+    table = Table(title=f"weak errors of tanh(X1 - X2), {options.paths} paths")
     table.add_column("network", no_wrap=True)
     for column in (*(f"{n} blocks" for n in steps), "±", "order", "seconds", "one"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, errors in found.items():
+    for name, errors in weak_errors.items():
         cells = [f"{1e3 * value:.2f}" for value in (*np.asarray(errors.errors.mean), 1.96 * float(errors.errors.error.max()))]
         order = "{:.2f} ({:.2f} to {:.2f})".format(errors.order, *errors.interval)
         table.add_row(name, *cells, order, *(f"{seconds[name][what]:.1f}" for what in ("errors", "one network")))
@@ -92,11 +94,11 @@ def main() -> None:
             "interval": errors.interval,
             "seconds": seconds[name],
         }
-        for name, errors in found.items()
+        for name, errors in weak_errors.items()
     }
-    result = {"paths": given.paths, "steps": steps, "networks": rows}
-    report.write(HERE / "weak.json", report.as_json({"command": COMMAND, "result": result}))
-    plots.weak_errors(found).savefig(HERE / "weak.png", dpi=150)
+    result = {"paths": options.paths, "steps": steps, "networks": rows}
+    files.write(HERE / "weak.json", files.as_json({"command": COMMAND, "result": result}))
+    stochastic.plots.weak_errors(weak_errors).savefig(HERE / "weak.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
         choice = Annotated[options, tyro.conf.subcommand(name)]
         choices = choice if choices is None else choices | choice
     try:
-        given = tyro.cli(choices, prog="neuralflow", description="Continuous-depth networks in JAX.", args=arguments)
-        run = next(run for options, run in commands.values() if isinstance(given, options))
-        status = run(given)
+        command = tyro.cli(choices, prog="neuralflow", description="Continuous-depth networks in JAX.", args=arguments)
+        run = next(run for options, run in commands.values() if isinstance(command, options))
+        status = run(command)
         sys.stdout.flush()
         sys.exit(status)
     except BrokenPipeError:  # `| head`: nobody reads on; what was written so far is kept

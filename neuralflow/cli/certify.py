@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from neuralflow import report
+from neuralflow import files
 from neuralflow.cli.common import UsageError, writable
 from neuralflow.cli.train import Evaluate, restored
+from neuralflow.console import screen
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,30 @@ def run(options: Certify) -> int:
     out = writable(options.folder)
     import jax.numpy as jnp
 
-    from neuralflow import deep_limit, plots
+    from neuralflow.labs import deep_limit
 
     x, labels = (np.asarray(test[name][: options.samples]) for name in ("x", "y"))
-    found = deep_limit.certify(
+    certificate = deep_limit.certify(
         model,
         jnp.asarray(x),
         score=lambda logits: jnp.mean(jnp.argmax(logits, axis=-1) == labels),
     )
-    console = report.console()
-    console.print(table(found))
-    console.print(found.sentence(), highlight=False)
-    report.write(out / "certificate.json", report.as_json(found.record()))
-    picture = plots.certificates({options.folder.name: found})
-    report.write(out / "certificate.png", lambda path: picture.savefig(path, format="png", dpi=160))
-    return 0 if found.is_ode else 1
+    console = screen()
+    console.print(table(certificate))
+    console.print(certificate.sentence(), highlight=False)
+    files.write(out / "certificate.json", files.as_json(certificate.record()))
+    picture = deep_limit.plots.certificates({options.folder.name: certificate})
+    files.write(out / "certificate.png", lambda path: picture.savefig(path, format="png", dpi=160))
+    return 0 if certificate.is_ode else 1
 
 
 def table(certificate: Any) -> Any:
     """The evidence, for the screen."""
     from rich.table import Table
 
-    made = Table(title="Is it an ODE?", title_style="bold")
+    evidence = Table(title="Is it an ODE?", title_style="bold")
     for name in ("evidence", "measured", "bound"):
-        made.add_column(name, justify="left" if name == "evidence" else "right")
+        evidence.add_column(name, justify="left" if name == "evidence" else "right")
     for row in certificate.rows():
-        made.add_row(*row)
-    return made
+        evidence.add_row(*row)
+    return evidence

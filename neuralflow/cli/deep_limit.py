@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import report
+from neuralflow import files
 from neuralflow.cli.common import SCHEMES, UsageError, writable
+from neuralflow.console import progress, screen
 
 SchemeName = Literal["euler", "heun", "midpoint", "rk4"]
 
@@ -61,7 +62,7 @@ def run(options: DeepLimit) -> int:
     jax.config.update("jax_enable_x64", True)
     from rich.console import Console
 
-    from neuralflow import deep_limit, plots
+    from neuralflow.labs import deep_limit
 
     chosen = {name: SCHEMES[name]() for name in dict.fromkeys(options.schemes)}
     depths = sorted(set(options.depths))
@@ -71,32 +72,35 @@ def run(options: DeepLimit) -> int:
         problem = deep_limit.thorpe_van_gennip(data["x"], data["y"])
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from None
-    console = report.console()
+    console = screen()
     console.print(
         f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; {' '.join(chosen)} at depths {' '.join(map(str, depths))}"
     )
-    found = None
-    with report.steps(1 + len(chosen) * len(depths), console) as advance:
+    study = None
+    with progress(1 + len(chosen) * len(depths), console) as advance:
         kept = _kept(options, out)
-        for what, found in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
+        for what, study in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
             advance(what)
-            report.write(out / "results.json", report.as_json(_record(options, found, chosen)))
-    assert found is not None
-    tables = _table(found, chosen), _further(found, chosen)
+            files.write(out / "results.json", files.as_json(_record(options, study, chosen)))
+    assert study is not None
+    tables = _table(study, chosen), _further(study, chosen)
     plain = Console(width=118, record=True, file=io.StringIO())
     for table in tables:
         console.print(table)
         plain.print(table)
-    report.write(out / "table.txt", plain.export_text())
-    for name, picture in (("deep-limit", plots.deep_limit(found)), ("further", plots.further(found, chosen))):
-        report.write(out / f"{name}.png", lambda path, picture=picture: picture.savefig(path, format="png", dpi=160))
-    agreed, sentences = deep_limit.verdict(found, chosen)
-    for sentence in (*_about(found), *sentences):
+    files.write(out / "table.txt", plain.export_text())
+    for name, picture in (
+        ("deep-limit", deep_limit.plots.convergence(study)),
+        ("further", deep_limit.plots.further(study, chosen)),
+    ):
+        files.write(out / f"{name}.png", lambda path, picture=picture: picture.savefig(path, format="png", dpi=160))
+    agreed, sentences = deep_limit.verdict(study, chosen)
+    for sentence in (*_about(study), *sentences):
         console.print(sentence, highlight=False)
     if agreed is not None:
         console.print(f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold")
     if options.falsify:
-        agreed = _falsified(problem, found, options.seed, out, console) and agreed
+        agreed = _falsified(problem, study, options.seed, out, console) and agreed
     if options.trained:
         _descended(out, console)
     console.print(f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
@@ -106,28 +110,28 @@ def run(options: DeepLimit) -> int:
 def _load(name: str) -> Any:
     from neuralflow import data
 
-    found = data.digits_pair() if name == "digits" else data.from_file(Path(name))
-    if not np.isin(found["y"], (0, 1)).all() or len(np.unique(found["y"])) < 2:
-        raise ValueError(f"y must hold samples of the classes 0 and 1, got {np.unique(found['y'])[:5].tolist()}")
-    return found
+    arrays = data.digits_pair() if name == "digits" else data.from_file(Path(name))
+    if not np.isin(arrays["y"], (0, 1)).all() or len(np.unique(arrays["y"])) < 2:
+        raise ValueError(f"y must hold samples of the classes 0 and 1, got {np.unique(arrays['y'])[:5].tolist()}")
+    return arrays
 
 
 def _kept(options: DeepLimit, out: Path) -> Any:
     """The minimisers on disk; those of another run are refused, or cleared where nobody wants to resume."""
-    from neuralflow.deep_limit import Folder
+    from neuralflow.labs.deep_limit import Folder
 
     kept, identity = Folder(out / "minima"), {"data": options.data, "seed": options.seed}
-    given = out / "minima" / "of.json"
+    identity_file = out / "minima" / "of.json"
     if not options.resume:
         for path in kept.folder.glob("*.npz"):
             path.unlink()
-    elif len(kept) and _read(given) != identity:
+    elif len(kept) and _read(identity_file) != identity:
         raise UsageError(
             f"{options.out} holds minimisers of other options than --data {options.data} --seed {options.seed}; "
             "give the same ones, another --out, or leave --resume out to begin anew"
         )
-    given.parent.mkdir(parents=True, exist_ok=True)
-    report.write(given, json.dumps(identity) + "\n")
+    identity_file.parent.mkdir(parents=True, exist_ok=True)
+    files.write(identity_file, json.dumps(identity) + "\n")
     return kept
 
 
@@ -139,73 +143,73 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _falsified(problem: Any, found: Any, seed: int, out: Path, console: Any) -> bool:
+def _falsified(problem: Any, study: Any, seed: int, out: Path, console: Any) -> bool:
     """Prints and writes the panel; whether it came out as it must."""
-    from neuralflow.deep_limit import falsify, kinked
+    from neuralflow.labs.deep_limit import falsify, kinked
 
     panels = []
-    with report.steps(8, console) as advance:
-        for panel in falsify(problem, found.limit, seed=seed):
+    with progress(8, console) as advance:
+        for panel in falsify(problem, study.limit, seed=seed):
             panels.append(panel)
             advance(panel.name)
         agreed = [panel.converges for panel in panels] == [True] + [False] * 6
-        panels.append(kinked(problem, found.limit, seed=seed))
+        panels.append(kinked(problem, study.limit, seed=seed))
         advance(panels[-1].name)
     for panel in panels:
         console.print(panel.sentence(), highlight=False)
     rows = [
         {"name": p.name, "converges": p.converges, "order": p.order, "to_limit": p.to_limit, "apart": p.apart} for p in panels
     ]
-    report.write(out / "falsifiers.json", report.as_json(rows))
+    files.write(out / "falsifiers.json", files.as_json(rows))
     return agreed
 
 
 def _descended(out: Path, console: Any) -> None:
     """Trains by plain descent, prints the verdicts, writes trained.json and trained.png."""
-    from neuralflow import deep_limit, plots
+    from neuralflow.labs import deep_limit
 
     depths, series, record = (16, 32, 64, 128, 256), {}, {}
-    with report.steps(len(depths) * len(deep_limit.PROTOCOLS), console) as advance:
+    with progress(len(depths) * len(deep_limit.PROTOCOLS), console) as advance:
         for name, protocol in deep_limit.PROTOCOLS.items():
             series[name] = []
             for network in deep_limit.descend(depths, seeds=2, **protocol):
                 series[name].append(network)
                 advance(f"{name}, depth {network.depth}")
     for name, networks in series.items():
-        found = deep_limit.scaling(networks)
-        console.print(f"{name}: {found.verdict()}.", highlight=False)
-        means = {what: {k: float(np.mean(p)) for k, p in exponents.items()} for what, exponents in vars(found).items()}
-        record[name] = {"verdict": found.verdict(), "exponents": means}
-    report.write(out / "trained.json", report.as_json(record))
-    picture = plots.trained(series)
-    report.write(out / "trained.png", lambda path: picture.savefig(path, format="png", dpi=160))
+        scaling = deep_limit.scaling(networks)
+        console.print(f"{name}: {scaling.verdict()}.", highlight=False)
+        means = {what: {k: float(np.mean(p)) for k, p in exponents.items()} for what, exponents in vars(scaling).items()}
+        record[name] = {"verdict": scaling.verdict(), "exponents": means}
+    files.write(out / "trained.json", files.as_json(record))
+    picture = deep_limit.plots.trained(series)
+    files.write(out / "trained.png", lambda path: picture.savefig(path, format="png", dpi=160))
 
 
-def _about(found: Any) -> list[str]:
+def _about(study: Any) -> list[str]:
     """The limit and the minima, in sentences."""
-    other = "" if np.isnan(found.disagreement) else f", {found.disagreement:.0e} in weights from the boundary-value problem"
-    limit = f"Energy of the limit {found.limit.energy:.10f} ({found.limit_error:.0e} from an adaptive solve{other})."
+    other = "" if np.isnan(study.disagreement) else f", {study.disagreement:.0e} in weights from the boundary-value problem"
+    limit = f"Energy of the limit {study.limit.energy:.10f} ({study.limit_error:.0e} from an adaptive solve{other})."
     met = [
         f"{sum(k for _, k in met)} {where} starts met {len(met)} {'minimum' if len(met) == 1 else 'minima'}"
         + f", the lowest {met[0][1]} times"
-        for where, met in found.basins.items()
+        for where, met in study.basins.items()
     ]
-    branch = " One branch is followed." if max(map(len, found.basins.values())) > 1 else ""
-    return [limit, f"{'; '.join(met)}. Smallest curvature {found.curvature:.3f} (2 without data).{branch}"]
+    branch = " One branch is followed." if max(map(len, study.basins.values())) > 1 else ""
+    return [limit, f"{'; '.join(met)}. Smallest curvature {study.curvature:.3f} (2 without data).{branch}"]
 
 
-def _table(found: Any, chosen: dict[str, Any]) -> Any:
+def _table(study: Any, chosen: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    from neuralflow.deep_limit import expected_order
+    from neuralflow.labs.deep_limit import expected_order
 
     shown = {"energy": "energy gap", "sup": "sup", "l2": "L2", "tl2": "TL2", "h1": "H1"}
     table = Table(title="Distance of the optimal network to the optimal ODE", title_style="bold")
     for name in ("scheme", "depth", *shown.values(), "iterations"):
         table.add_column(name, justify="left" if name == "scheme" else "right")
-    orders = found.orders()
+    orders = study.orders()
     for scheme in orders:
-        rows = [row for row in found.rows if row.scheme == scheme]
+        rows = [row for row in study.rows if row.scheme == scheme]
         for row in rows:
             cells = (f"{row.distances[d]:.3e}" for d in shown)
             table.add_row(scheme, str(row.depth), *cells, str(row.iterations))
@@ -220,25 +224,25 @@ def _order(order: float | None) -> str:
     return "-" if order is None else f"{order:.3f}"
 
 
-def _further(found: Any, chosen: dict[str, Any]) -> Any:
+def _further(study: Any, chosen: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    from neuralflow.deep_limit import expected_order
+    from neuralflow.labs.deep_limit import expected_order
 
     table = Table(title="What else must hold: fitted orders, and the deepest pair n, 2n", title_style="bold")
     heads = ("recovery", "forward", "residual", "prediction", "Richardson at 2n", "plain at 2n", "collapse")
     for name in ("scheme", *heads, "expected order"):
         table.add_column(name, justify="left" if name == "scheme" else "right")
-    for scheme, orders in found.orders().items():
+    for scheme, orders in study.orders().items():
         order = expected_order(chosen[scheme], "sup")
-        pairs, collapse = found.extrapolated(scheme, order), found.collapse(scheme, order)
+        pairs, collapse = study.extrapolated(scheme, order), study.collapse(scheme, order)
         last = (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{collapse[-1][1]:.1%}") if pairs else ("-", "-", "-")
         cells = [_order(orders[what]) for what in ("recovery", "forward", "residual", "prediction")]
         table.add_row(scheme, *cells, *last, str(order))
     return table
 
 
-def _record(options: DeepLimit, found: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    given = {"depths": list(options.depths), "schemes": list(options.schemes), "seed": options.seed, "data": options.data}
+def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str, Any]:
+    settings = {"depths": list(options.depths), "schemes": list(options.schemes), "seed": options.seed, "data": options.data}
     versions = {name: importlib.metadata.version(name) for name in ("neuralflow-jax", "jax", "flax", "diffrax")}
-    return {"command": "neuralflow deep-limit", "options": given, "versions": versions, **found.record(chosen)}
+    return {"command": "neuralflow deep-limit", "options": settings, "versions": versions, **study.record(chosen)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import report
+from neuralflow import files
 from neuralflow.cli.common import SCHEMES, UsageError, writable
 
 ADAPTIVE = ("tsit5", "dopri5")
@@ -104,11 +104,11 @@ def run(options: Train) -> int:
         )
     _join(options)
     from neuralflow import training
-    from neuralflow.checkpoints import CheckpointError
+    from neuralflow.training.checkpoints import CheckpointError
 
     out = writable(options.out)
     try:
-        train, test = (load(options, split) for split in ("train", "test"))
+        train, test = (dataset(options, split) for split in ("train", "test"))
         model = build(options, train)
         _remember(options, train, out)
         steps = options.epochs * (len(train["y"]) // max(1, options.batch))
@@ -155,7 +155,7 @@ def _join(options: Train) -> None:
             raise UsageError("--processes and --process need --coordinator HOST:PORT, the address of process 0, or auto")
         return
     if options.coordinator == "auto":
-        given: tuple[Any, ...] = ()
+        arguments: tuple[Any, ...] = ()
     else:
         if ":" not in options.coordinator or options.processes is None or options.process is None:
             raise UsageError(
@@ -164,9 +164,9 @@ def _join(options: Train) -> None:
             )
         if not 0 <= options.process < options.processes:
             raise UsageError(f"--process must lie between 0 and {options.processes - 1}, got {options.process}")
-        given = (options.coordinator, options.processes, options.process)
+        arguments = (options.coordinator, options.processes, options.process)
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*arguments)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator") from None
 
@@ -176,18 +176,18 @@ def run_evaluate(options: Evaluate) -> int:
     from neuralflow import training
 
     trained, model, test, step = restored(options)
-    found = training.evaluate(model, _loss(trained), test)
-    print(f"{trained.data}, {trained.scheme}, step {step}: loss {found['loss']:.6g}, accuracy {found['accuracy']:.2%}")
+    metrics = training.evaluate(model, _loss(trained), test)
+    print(f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, accuracy {metrics['accuracy']:.2%}")
     return 0
 
 
 def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]:
     """What a folder of `neuralflow train` holds: its options, the model, its test data, the step of the checkpoint."""
     from neuralflow import training
-    from neuralflow.checkpoints import CheckpointError
+    from neuralflow.training.checkpoints import CheckpointError
 
     try:
-        given = json.loads((options.folder / "options.json").read_text())
+        record = json.loads((options.folder / "options.json").read_text())
     except (OSError, ValueError) as error:
         why = (
             "holds no options.json"
@@ -195,23 +195,23 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
             else f"has an options.json that cannot be read ({error})"
         )
         raise UsageError(f"{options.folder} {why}; give the --out folder of neuralflow train") from None
-    if not isinstance(given, dict) or {"classes", "data", "scheme"} - set(given) or given["scheme"] not in SCHEMES:
+    if not isinstance(record, dict) or {"classes", "data", "scheme"} - set(record) or record["scheme"] not in SCHEMES:
         raise UsageError(f"{options.folder}/options.json is not what neuralflow train has written; give its --out folder")
     known = {field.name for field in dataclasses.fields(Train)}
-    values: dict[str, Any] = {name: value for name, value in given.items() if name in known}
+    values: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
     trained = Train(**{**values, **paths})
     changes: dict[str, Any] = {"scheme": options.scheme or trained.scheme, "data_dir": options.data_dir or trained.data_dir}
     trained = dataclasses.replace(trained, **changes, test_split=options.split or trained.test_split)
     try:
-        test = load(trained, "test")
-        model = build(trained, test, given["classes"])
+        test = dataset(trained, "test")
+        model = build(trained, test, record["classes"])
         return trained, model, test, training.restore(options.folder, model, best=options.best)
     except (ValueError, ImportError, OSError, CheckpointError) as error:
         raise UsageError(str(error)) from None
 
 
-def load(options: Train, part: str) -> dict[str, np.ndarray]:
+def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
     """The training or test part of the data: x, y."""
     from neuralflow import data
 
@@ -223,10 +223,10 @@ def load(options: Train, part: str) -> dict[str, np.ndarray]:
             raise UsageError(f"{options.data} is generated, with one training and one test set; leave the split {split!r} out")
         make = getattr(data, options.data)
         return make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
-    found = data.load(options.data, split, data_dir=options.data_dir)
-    if not {"image", "label"} <= set(found):
-        raise UsageError(f"{options.data} has the features {', '.join(found)}; a classifier needs image and label")
-    return {"x": found["image"], "y": found["label"]}
+    features = data.load(options.data, split, data_dir=options.data_dir)
+    if not {"image", "label"} <= set(features):
+        raise UsageError(f"{options.data} has the features {', '.join(features)}; a classifier needs image and label")
+    return {"x": features["image"], "y": features["label"]}
 
 
 def build(options: Train, data: dict[str, np.ndarray], classes: int | None = None) -> Any:
@@ -275,7 +275,7 @@ def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
     elif any((out / "checkpoints").glob("[0-9]*")):
         return  # a training that nobody wants to resume: `fit` refuses, and its options stay as they were
     if jax.process_index() == 0:
-        report.write(out / "options.json", report.as_json(shown))
+        files.write(out / "options.json", files.as_json(shown))
 
 
 def _loss(options: Train) -> Any:

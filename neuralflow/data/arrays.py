@@ -69,7 +69,7 @@ def from_file(path: Path) -> Data:
         if isinstance(held, np.ndarray):
             raise ValueError("one array without names")
         with held:
-            found = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
+            arrays = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; give 'digits' or an .npz file with arrays x and y") from None
     except (OSError, ValueError, EOFError) as error:
@@ -77,6 +77,6 @@ def from_file(path: Path) -> Data:
         raise ValueError(
             f"{path} is not an .npz file of numbers{reason}; write one with np.savez(path, x=..., y=...)"
         ) from None
-    if set(found) != {"x", "y"}:
-        raise ValueError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(found)} of them")
-    return found
+    if set(arrays) != {"x", "y"}:
+        raise ValueError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them")
+    return arrays

@@ -16,21 +16,21 @@ def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
     rng, y = _start(count, 2, seed)
     angle = np.pi * rng.uniform(size=count)
     x = np.where(y == 0, np.stack([np.cos(angle), np.sin(angle)]), np.stack([1 - np.cos(angle), 0.5 - np.sin(angle)]))
-    return _made(x.T - np.array([0.5, 0.25]), y, noise, rng)
+    return _noisy(x.T - np.array([0.5, 0.25]), y, noise, rng)
 
 
 def circles(count: int = 1000, *, noise: float = 0.05, ratio: float = 0.5, seed: int = 0) -> Data:
     """A circle of radius `ratio` (class 1) inside one of radius one (class 0)."""
     rng, y = _start(count, 2, seed)
     angle = 2 * np.pi * rng.uniform(size=count)
-    return _made(_polar(np.where(y == 0, 1.0, ratio), angle), y, noise, rng)
+    return _noisy(_polar(np.where(y == 0, 1.0, ratio), angle), y, noise, rng)
 
 
 def spirals(count: int = 1000, *, noise: float = 0.02, turns: float = 1.0, arms: int = 2, seed: int = 0) -> Data:
     """Interleaved spiral arms, one class each, from the centre outward to radius one."""
     rng, y = _start(count, arms, seed)
     radius = np.sqrt(rng.uniform(0.01, 1, size=count))
-    return _made(_polar(radius, 2 * np.pi * (turns * radius + y / arms)), y, noise, rng)
+    return _noisy(_polar(radius, 2 * np.pi * (turns * radius + y / arms)), y, noise, rng)
 
 
 def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
@@ -41,13 +41,13 @@ def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
     rng, y = _start(count, 2, seed)
     share = rng.uniform(size=count)
     radius = np.sqrt(np.where(y == 1, share / 4, 1 + share * (9 / 4 - 1)))
-    return _made(_polar(radius, 2 * np.pi * rng.uniform(size=count)), y, noise, rng)
+    return _noisy(_polar(radius, 2 * np.pi * rng.uniform(size=count)), y, noise, rng)
 
 
 def gaussians(count: int = 1000, *, noise: float = 0.3, modes: int = 8, radius: float = 2.0, seed: int = 0) -> Data:
     """Gaussians of standard deviation `noise`, one class each, around a circle."""
     rng, y = _start(count, modes, seed)
-    return _made(_polar(np.full(count, radius), 2 * np.pi * y / modes), y, noise, rng)
+    return _noisy(_polar(np.full(count, radius), 2 * np.pi * y / modes), y, noise, rng)
 
 
 def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, seed: int = 0) -> Data:
@@ -58,7 +58,7 @@ def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, see
     column = rng.integers(squares, size=count)
     row = 2 * rng.integers(squares // 2, size=count) + (column + y) % 2
     corner = np.stack([column, row], axis=1)
-    return _made(2 * (corner + rng.uniform(size=(count, 2))) / squares - 1, y, noise, rng)
+    return _noisy(2 * (corner + rng.uniform(size=(count, 2))) / squares - 1, y, noise, rng)
 
 
 def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np.ndarray]:
@@ -75,7 +75,7 @@ def _polar(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _made(x: np.ndarray, y: np.ndarray, noise: float, rng: np.random.Generator) -> Data:
+def _noisy(x: np.ndarray, y: np.ndarray, noise: float, rng: np.random.Generator) -> Data:
     if not noise >= 0:
         raise ValueError(f"noise is a standard deviation >= 0, got {noise}")
     moved = x + noise * rng.standard_normal(x.shape)

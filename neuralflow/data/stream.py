@@ -53,10 +53,10 @@ class Stream:
             raise TypeError(
                 f"an example is a dict of arrays, got a {type(row).__name__}; give transform=, a function to such a dict"
             )
-        made = numeric(row) if self.transform is None else self.transform(row)
-        if not isinstance(made, dict) or not all(hasattr(value, "dtype") for value in made.values()):
-            raise TypeError(f"transform must return a dict of NumPy arrays, got {made!r:.80}")
-        return made
+        arrays = numeric(row) if self.transform is None else self.transform(row)
+        if not isinstance(arrays, dict) or not all(hasattr(value, "dtype") for value in arrays.values()):
+            raise TypeError(f"transform must return a dict of NumPy arrays, got {arrays!r:.80}")
+        return arrays
 
     def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
         """The batches of an epoch from the given one on; the last, smaller one is left out.
@@ -83,12 +83,12 @@ class Stream:
         """The examples of a batch; sources of TFDS read several at once much faster than one by one."""
         several = getattr(self.examples, "__getitems__", None)
         rows = several(chosen) if several else [self.examples[i] for i in chosen]
-        made = [self._transformed(row) for row in rows]
-        like = {key: value.shape for key, value in made[0].items()}
-        for i, row in zip(chosen, made, strict=True):
+        transformed = [self._transformed(row) for row in rows]
+        like = {key: value.shape for key, value in transformed[0].items()}
+        for i, row in zip(chosen, transformed, strict=True):
             if {key: value.shape for key, value in row.items()} != like:
                 shown = {key: value.shape for key, value in row.items()}
                 raise ValueError(
                     f"the examples of a stream must be alike: example {i} has {shown}, example {chosen[0]} {like}; resize them"
                 )
-        return {key: np.stack([row[key] for row in made]) for key in made[0]}
+        return {key: np.stack([row[key] for row in transformed]) for key in transformed[0]}

@@ -35,12 +35,12 @@ def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = 
     folder; False for none). `data_dir` defaults to TFDS's own. Raises DataMissing where the set is not prepared,
     ValueError for an unknown split and for examples of unequal shapes.
     """
-    found = source(name, split, data_dir=data_dir)
-    place = None if cache is False else _cache_folder(cache) / _fingerprint(found, name, split)
+    examples = source(name, split, data_dir=data_dir)
+    place = None if cache is False else _cache_folder(cache) / _fingerprint(examples, name, split)
     kept = None if place is None else _from_cache(place)
     if kept is not None:
         return kept
-    blocks = [_block(found, start) for start in range(0, len(found), _BLOCK)]
+    blocks = [_block(examples, start) for start in range(0, len(examples), _BLOCK)]
     data = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     if place is not None:
         _to_cache(place, data)
@@ -58,18 +58,18 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
 
         logging.getLogger("absl").addFilter(_unasked)
         try:
-            found = tfds.data_source(name, split=split, data_dir=str(folder), download=False)
+            examples = tfds.data_source(name, split=split, data_dir=str(folder), download=False)
         except (ValueError, AssertionError) as error:
             raise ValueError(f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from None
     try:
-        empty = not len(found)
+        empty = not len(examples)
     except ValueError:  # a slice that ends before it begins
         empty = True
     if empty:
         raise ValueError(f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'")
-    if isinstance(found, dict):
-        raise ValueError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(found)}")
-    return found
+    if isinstance(examples, dict):
+        raise ValueError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(examples)}")
+    return examples
 
 
 def prepare(name: str, *, data_dir: Any = None) -> Path:
@@ -104,7 +104,7 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
     return folder / name.split(":")[0]
 
 
-def _data_dir(given: Any) -> Path:
+def _data_dir(folder: Any) -> Path:
     try:
         from tensorflow_datasets.core import constants
     except ImportError as error:
@@ -112,7 +112,7 @@ def _data_dir(given: Any) -> Path:
             f"reading TFDS needs tensorflow-datasets, array_record and pillow ({error}); "
             "install the extra: pip install 'neuralflow-jax[data]'"
         ) from None
-    return Path(constants.DATA_DIR if given is None else given).expanduser()
+    return Path(constants.DATA_DIR if folder is None else folder).expanduser()
 
 
 def _check_prepared(name: str, folder: Path) -> None:
@@ -136,9 +136,9 @@ def _check_prepared(name: str, folder: Path) -> None:
         raise DataMissing(f"{records[-1].parent} is in the format {form}, which only TensorFlow reads; remove it and {remedy}")
 
 
-def _block(found: Any, start: int) -> Data:
-    given = found.__getitems__(range(start, min(start + _BLOCK, len(found))))
-    rows = [numeric(row) for row in given]
+def _block(examples: Any, start: int) -> Data:
+    block = examples.__getitems__(range(start, min(start + _BLOCK, len(examples))))
+    rows = [numeric(row) for row in block]
     arrays = {}
     for key in rows[0]:
         values = [row[key] for row in rows]
@@ -150,18 +150,18 @@ def _block(found: Any, start: int) -> Data:
             )
         arrays[key] = np.stack(values)
     if not arrays:
-        raise ValueError(f"none of the features {', '.join(given[0])} is numeric")
+        raise ValueError(f"none of the features {', '.join(block[0])} is numeric")
     return arrays
 
 
-def _cache_folder(given: Any) -> Path:
+def _cache_folder(folder: Any) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given).expanduser() if given is not None else Path(home).expanduser() / "neuralflow"
+    return Path(folder).expanduser() if folder is not None else Path(home).expanduser() / "neuralflow"
 
 
-def _fingerprint(found: Any, name: str, split: str) -> str:
+def _fingerprint(examples: Any, name: str, split: str) -> str:
     """Names the prepared files and the split: a set that was prepared anew is decoded anew."""
-    folder = Path(found.dataset_info.data_dir)
+    folder = Path(examples.dataset_info.data_dir)
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
     mark = hashlib.sha256(repr((str(folder.resolve()), split, files)).encode()).hexdigest()[:16]
     return f"{name.replace('/', '_').replace(':', '-')}-{mark}"

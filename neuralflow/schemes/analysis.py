@@ -1,4 +1,4 @@
-"""What a scheme does, told from the scheme: order conditions, observed order, modified equation, stability."""
+"""What a scheme does, told from the scheme: order conditions, observed order, modified equation, stability and its limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float, Shaped
 
 from neuralflow import checks
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
-from neuralflow.schemes.network import NetworkScheme, PerStep, is_explicit, one_step, prepared
+from neuralflow.schemes.network import NetworkScheme, PerStep, is_explicit, one_step, prepared, traits
 from neuralflow.schemes.reversible import RevNet, halves
 
 Scheme = diffrax.AbstractSolver
@@ -95,11 +95,12 @@ def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """A and b of a Runge-Kutta scheme; None for others."""
     if isinstance(scheme, diffrax.Euler | diffrax.ImplicitEuler):
         return np.full((1, 1), float(isinstance(scheme, diffrax.ImplicitEuler))), np.ones(1)
-    tableau = getattr(scheme, "tableau", None)
-    return matrices(tableau) if isinstance(tableau, diffrax.ButcherTableau) else None
+    if not isinstance(scheme, diffrax.AbstractRungeKutta) or not isinstance(scheme.tableau, diffrax.ButcherTableau):
+        return None
+    return butcher_matrices(scheme.tableau)
 
 
-def matrices(tableau: diffrax.ButcherTableau) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
+def butcher_matrices(tableau: diffrax.ButcherTableau) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
     """A and b of a Butcher tableau."""
     stages = len(tableau.b_sol)
     a = np.zeros((stages, stages))
@@ -121,11 +122,11 @@ def _trees(nodes: int) -> list[Tree]:
 
 def _grown(tree: Tree) -> list[Tree]:
     """The trees with one more leaf somewhere above the root's own branches."""
-    found = []
+    grown = []
     for i, branch in enumerate(tree):
         rest = tree[:i] + tree[i + 1 :]
-        found += [tuple(sorted((*rest, more))) for more in [tuple(sorted((*branch, ()))), *_grown(branch)]]
-    return found
+        grown += [tuple(sorted((*rest, more))) for more in [tuple(sorted((*branch, ()))), *_grown(branch)]]
+    return grown
 
 
 def _weight(tree: Tree, a: np.ndarray) -> np.ndarray:
@@ -178,7 +179,7 @@ def modified_equation(
             raise ValueError(
                 f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no equation; |k| < 1, or k = 1"
             )
-        found = _modified_multistep(alpha, beta, velocity)
+        terms = _modified_multistep(alpha, beta, velocity)
     else:
         advance = _map_of(scheme, velocity)
         still = advance(jnp.zeros((), x.dtype), x)
@@ -186,8 +187,8 @@ def modified_equation(
             raise ValueError(
                 f"a step of length zero of this {type(scheme).__name__} does not leave the state as it is, so its states follow no equation"
             )
-        found = _modified_one_step(advance)
-    return jax.jit(lambda x: tuple(g(x) for g in found))(x)
+        terms = _modified_one_step(advance)
+    return jax.jit(lambda x: tuple(g(x) for g in terms))(x)
 
 
 def _along(f: Callable[[Any], Any], v: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -200,7 +201,7 @@ def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, An
     name = type(scheme).__name__
     if not is_explicit(scheme):
         raise TypeError(f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions")
-    if isinstance(scheme, NetworkScheme) and scheme.carries:
+    if traits(scheme).carries:
         raise TypeError(f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps")
     if isinstance(scheme, RevNet):
         pairs = diffrax.ODETerm(lambda t, y, args: halves(velocity(jnp.concatenate(y))))
@@ -276,7 +277,7 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     _check(scheme)
     if not is_explicit(scheme):
         raise TypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
-    if getattr(scheme, "before", None) is not None:
+    if traits(scheme).continued:
         raise ValueError(f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone")
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
@@ -290,6 +291,8 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
     terms = diffrax.ODETerm(lambda t, x, args: flip(x))
     memory = None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0.0, 1.0, x, None)
+    if isinstance(scheme, NetworkScheme):
+        memory = scheme.settled(memory)
     leaves, form = jax.tree.flatten((x, memory))
     linear = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves]
     count = sum(linear)
@@ -297,24 +300,19 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     @jax.jit
     @jax.vmap
     def matrix(z: Any) -> Any:
-        def moved(vector: Any) -> Any:
-            entries, rest = iter(vector), iter([_late(leaf) for leaf, used in zip(leaves, linear, strict=True) if not used])
+        def column(vector: Any) -> Any:
+            entries, rest = iter(vector), iter([leaf for leaf, used in zip(leaves, linear, strict=True) if not used])
             x, memory = jax.tree.unflatten(form, [next(entries) if used else next(rest) for used in linear])
-            found = jax.tree.leaves(step(z, x, memory))
-            return jnp.stack([leaf for leaf, used in zip(found, linear, strict=True) if used])
+            moved = jax.tree.leaves(step(z, x, memory))
+            return jnp.stack([leaf for leaf, used in zip(moved, linear, strict=True) if used])
 
-        return jax.vmap(moved)(jnp.eye(count, dtype=complex)).T
+        return jax.vmap(column)(jnp.eye(count, dtype=complex)).T
 
     def matrices_at(z: Any) -> np.ndarray:
         flat = jnp.ravel(jnp.asarray(z, complex))
         return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
 
     return matrices_at
-
-
-def _late(leaf: Array) -> Array:
-    """A count of steps, or a mark of the first, long after the start."""
-    return jnp.zeros_like(leaf) if leaf.dtype == bool else jnp.full_like(leaf, 1000)
 
 
 def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
@@ -351,17 +349,33 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
         raise ValueError(f"largest must be a positive number, got {largest!r}")
     grows = _grower(scheme)
     stable = lambda z: grows(-np.asarray(z, complex)) <= 1 + 1e-9
-    scan = np.linspace(0, largest, 4097)[1:]
-    unstable = np.flatnonzero(~stable(scan))
+    return longest(stable, largest, scan=4096, cuts=64, enough=lambda low, high: high - low <= 1e-9)
+
+
+def longest(
+    stable: Callable[[np.ndarray], np.ndarray],
+    largest: float,
+    *,
+    scan: int,
+    cuts: int,
+    enough: Callable[[float, float], bool],
+) -> float:
+    """The largest z such that all lengths in (0, z] are stable; infinite past `largest`.
+
+    `stable`: from lengths (m,) to booleans (m,). `scan` equal parts of (0, largest] are looked at first; the part in which stability ends
+    is cut into `cuts` again and again, until `enough(low, high)`.
+    """
+    lengths = np.linspace(0, largest, scan + 1)[1:]
+    unstable = np.flatnonzero(~stable(lengths))
     if not len(unstable):
         return math.inf
-    low, high = (0.0, *scan)[unstable[0]], scan[unstable[0]]
-    while high - low > 1e-9:
-        points = np.linspace(low, high, 65)
-        bad = np.flatnonzero(~stable(points))
-        first = int(bad[0]) if len(bad) else 64
-        low, high = (points[first - 1], points[first]) if first else (low, low)
-    return float(low)
+    low, high = (float(end) for end in ((0.0, *lengths)[unstable[0]], lengths[unstable[0]]))
+    while not enough(low, high):
+        between = np.linspace(low, high, cuts + 1)
+        unstable = np.flatnonzero(~stable(between))
+        first = int(unstable[0]) if len(unstable) else cuts
+        low, high = (float(between[first - 1]), float(between[first])) if first else (low, low)
+    return low
 
 
 def _check(scheme: Any) -> None:

@@ -105,10 +105,10 @@ class FractalNet(OneStepScheme):
 
     def order(self, terms):
         """From the coefficients where they are numbers; 0 where they are not consistent, 1 where they are learned."""
-        given = (self.k1, self.k2, self.k3, self.c1, self.c2)
-        if not all(isinstance(c, int | float) for c in given):
+        coefficients = (self.k1, self.k2, self.k3, self.c1, self.c2)
+        if not all(isinstance(c, int | float) for c in coefficients):
             return 1
-        k1, k2, k3, c1, c2 = given
+        k1, k2, k3, c1, c2 = coefficients
         if max(abs(k3 - 1), abs(k1 + k2 - 1), abs(k2 * c1 + c2 - 1)) > 1e-12:
             return 0
         return 2 if abs(c1 * c2 - 0.5) <= 1e-12 else 1

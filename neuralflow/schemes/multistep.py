@@ -101,6 +101,11 @@ class LinearMultistep(NetworkScheme):
         empty = jax.tree.map(jnp.zeros_like, y0)
         return (empty,) * (len(self.alpha) - 1), (empty,) * (len(self.beta) - 1), jnp.zeros((), jnp.int32)
 
+    def settled(self, memory):
+        """With as many steps behind it as it uses."""
+        states, velocities, count = memory
+        return states, velocities, jnp.full_like(count, self.past)
+
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """diffrax's form of a step."""
         states, velocities, count = solver_state
@@ -181,6 +186,16 @@ class _TwoStep(ReversibleScheme):
     def plain(self) -> int:
         """The first, where there is no state before."""
         return int(self.before is None)
+
+    @property
+    def continued(self) -> bool:
+        """Whether there is a state before."""
+        return self.before is not None
+
+    def settled(self, memory):
+        """Past the first step."""
+        before, first = memory
+        return before, jnp.zeros_like(first)
 
     def evaluations(self, steps: int) -> int:
         """One a step."""

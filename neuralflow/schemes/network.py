@@ -1,11 +1,14 @@
-"""What the schemes that come from networks share: diffrax solvers with their own coefficients and their own memory."""
+"""What the schemes that come from networks share: their abstract classes, their coefficients, and what they declare of themselves.
+
+A scheme that uses earlier steps says so here (`past`, `carries`); such schemes stand in `multistep`.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -33,7 +36,8 @@ class NetworkScheme(AbstractSolver):
 
     `past`: earlier steps whose states or velocities it uses, which must be of equal length. `carries`: whether a step
     hands more than its state to the next. `plain`: steps at the start that have no coefficients of their own.
-    `statistics`: which of a step's evaluations of the field updates batch statistics.
+    `continued`: whether it goes on from a state before x. `statistics`: which of a step's evaluations of the field updates
+    batch statistics.
     """
 
     term_structure: ClassVar = ODETerm
@@ -41,15 +45,37 @@ class NetworkScheme(AbstractSolver):
     past: ClassVar[Any] = 0
     carries: ClassVar[Any] = False
     plain: ClassVar[Any] = 0
+    continued: ClassVar[Any] = False
     statistics: ClassVar[int] = 0
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
         """Evaluations of the field in so many steps."""
 
+    def settled(self, memory: Any) -> Any:
+        """A memory as it is long after the start: counts and marks of the first steps are behind it."""
+        return memory
+
     def func(self, terms, t0, y0, args):
         """The velocity."""
         return terms.vf(t0, y0, args)
+
+
+class Traits(NamedTuple):
+    """What a fixed grid must know of a scheme, by the names of `NetworkScheme`; diffrax's own schemes remember nothing."""
+
+    past: int = 0
+    carries: bool = False
+    plain: int = 0
+    continued: bool = False
+    statistics: int = 0
+
+
+def traits(scheme: Any) -> Traits:
+    """The declared properties of any scheme."""
+    if not isinstance(scheme, NetworkScheme):
+        return Traits()
+    return Traits(scheme.past, scheme.carries, scheme.plain, scheme.continued, scheme.statistics)
 
 
 class OneStepScheme(NetworkScheme):
@@ -108,8 +134,8 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolv
     """The scheme with what single steps need: a stage loop open to every derivative, a root finder with tolerances."""
     if isinstance(scheme, diffrax.AbstractRungeKutta) and scheme.scan_kind is None:
         scheme = eqx.tree_at(lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None)
-    finder = getattr(scheme, "root_finder", None)
-    if finder is not None and not isinstance(getattr(finder, "rtol", 0.0), float):  # left to a step size controller
+    if isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(getattr(scheme.root_finder, "rtol", 0.0), float):
+        # Its tolerances are left to a step size controller.
         tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # of which the iteration asks a hundredth
         # Several stages have one Jacobian each, a single one Newton's. diffrax's own choice, VeryChord, gives up soon and
         # counts on an adaptive loop to shorten the step.
@@ -155,9 +181,9 @@ def value(coefficient: Any, like: Any) -> Any:
     return jnp.asarray(raw, jnp.finfo(leaves[0].dtype).dtype)
 
 
-def check_coefficients(**given: Any) -> None:
+def check_coefficients(**coefficients: Any) -> None:
     """TypeError for a coefficient that is neither a number nor an array nor a variable, ValueError for one that is not finite."""
-    for name, coefficient in given.items():
+    for name, coefficient in coefficients.items():
         if isinstance(coefficient, bool) or not isinstance(
             coefficient, int | float | np.generic | np.ndarray | Array | nnx.Variable
         ):

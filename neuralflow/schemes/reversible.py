@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
-from neuralflow.schemes.network import NetworkScheme, ReversibleScheme, amplified, cost, done, is_explicit, one_step, plus
+from neuralflow.schemes.network import ReversibleScheme, amplified, cost, done, is_explicit, one_step, plus, traits
 
 
 def halves(x: Any) -> tuple[Any, Any]:
@@ -110,7 +110,7 @@ class Reversible(ReversibleScheme):
     coupling: float = eqx.field(static=True)
 
     def __init__(self, scheme: Any, coupling: float = 0.999):
-        if not is_explicit(scheme) or (isinstance(scheme, NetworkScheme) and scheme.carries):
+        if not is_explicit(scheme) or traits(scheme).carries:
             raise TypeError(
                 f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: an implicit one is exact to its "
                 "root finder's tolerance only, and one that remembers earlier steps has more to take back"

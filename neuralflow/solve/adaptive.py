@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import diffrax
 import equinox as eqx
@@ -14,22 +16,15 @@ from jax import core, lax
 from jaxtyping import Array
 
 from neuralflow import checks
-from neuralflow.basis import locate_traced
-from neuralflow.depth import Unfolded
+from neuralflow.depth import Basis, FlatField
+from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
+from neuralflow.solve.base import EVERY_STEP, Discretisation, StepMap, out_of_range
 from neuralflow.solve.replay import Record, Replay
-from neuralflow.solve.system import (
-    Solution,
-    Status,
-    System,
-    all_finite,
-    check_scheme,
-    column,
-    time_dtype,
-    where_ok,
-)
+from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
+from neuralflow.solve.system import System, check_scheme, time_dtype
 
-Gradient = Literal["steps", "direct", "continuous"]
+GradientMethod = Literal["steps", "direct", "continuous"]
 
 _NO_STATE = (
     "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one step per cell, "
@@ -37,7 +32,7 @@ _NO_STATE = (
 )
 
 
-class Adaptive(eqx.Module):
+class Adaptive(Discretisation):
     """Adaptive steps: the continuous limit of the same weights.
 
     `scheme`: a diffrax solver with an error estimate. `rtol`, `atol`: tolerances; give arrays to change them inside
@@ -51,11 +46,12 @@ class Adaptive(eqx.Module):
     mode over it; any other order of differentiation is for "direct".
     """
 
+    planned: ClassVar[bool] = False
     scheme: diffrax.AbstractSolver
     rtol: Any
     atol: Any
     max_steps: int = eqx.field(static=True)
-    gradient: Gradient = eqx.field(static=True)
+    gradient: GradientMethod = eqx.field(static=True)
     per_sample: bool = eqx.field(static=True)
     ends: Any
 
@@ -73,8 +69,7 @@ class Adaptive(eqx.Module):
         check_scheme(scheme)
         checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
         name = type(scheme).__name__
-        tableau = getattr(scheme, "tableau", None)
-        if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or (tableau is not None and not tableau.b_error.any()):
+        if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or _is_blind(scheme):
             raise ValueError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
         known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
         if known == [0, 0]:
@@ -91,15 +86,47 @@ class Adaptive(eqx.Module):
         """Whether all of the interval is walked, as far as is known without arrays."""
         return all(isinstance(end, float) for end in self.ends) and self.ends == (0.0, 1.0)
 
-    def part(self, start: Any, stop: Any) -> Adaptive:
-        """The walk between two normalised depths, numbers or arrays."""
-        options: Any = {"max_steps": self.max_steps, "gradient": self.gradient, "per_sample": self.per_sample}
-        return Adaptive(self.scheme, self.rtol, self.atol, ends=(start, stop), **options)
+    def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> NoReturn:
+        """TypeError: its steps are chosen on the way."""
+        raise TypeError("an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))")
+
+    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> NoReturn:
+        """TypeError: there are no steps to solve for their inputs."""
+        raise TypeError("invert() solves the steps of a fixed grid; an adaptive layer has reverse()")
+
+    def per_step(
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
+    ) -> NoReturn:
+        """TypeError: there are no steps of its own."""
+        raise TypeError("an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))")
+
+    def refined(self, parts: int, scheme: Any = None) -> Adaptive:
+        """A tenth of the tolerances for each part beyond the first, down to what the precision knows."""
+        least = 10 * float(jnp.finfo(jnp.result_type(float)).eps)
+        to = lambda tolerance: max(float(np.asarray(tolerance)) * 10.0 ** (1 - parts), least)
+        return replace(self, scheme=scheme or self.scheme, rtol=to(self.rtol), atol=to(self.atol))
+
+    def as_data(self) -> Adaptive:
+        """Tolerances as arrays, and ends unless they are those of the whole interval."""
+        arrays = eqx.tree_at(lambda s: (s.rtol, s.atol), self, (jnp.asarray(self.rtol), jnp.asarray(self.atol)))
+        return arrays if self.whole else eqx.tree_at(lambda s: s.ends, arrays, tuple(map(jnp.asarray, self.ends)))
+
+    def remedy(self, status: Status, accepted: int, rejected: int) -> str:
+        """What to do about a solve that failed."""
+        if status == Status.NOT_FINITE:
+            return out_of_range(self.scheme, accepted)
+        counts, name = f"{accepted} accepted and {rejected} rejected", type(self.scheme).__name__
+        if status == Status.MAX_STEPS:
+            return (
+                f"max_steps={self.max_steps} was reached after {counts} steps of {name}; raise max_steps or the "
+                "tolerances; take an implicit scheme such as nf.Kvaerno3() if the field is stiff, a shorter interval if x grows without bound"
+            )
+        return f"{name} could not go on after {counts} steps; loosen the tolerances or check the field"
 
     def check(self, field: nnx.Module) -> None:
         """Raises for an unknown form of field."""
         takes_time(field)
-        Unfolded(field)
+        FlatField(field)
 
     def integrate(
         self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
@@ -108,17 +135,19 @@ class Adaptive(eqx.Module):
 
         `depths`: depth times to return states at; each is the end of a step.
         """
-        if isinstance(depths, str):
+        if depths is EVERY_STEP:
             raise ValueError(
                 "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
             )
+        if self.per_sample and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
+            raise ValueError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
         dtype = time_dtype(x)
-        values = Unfolded.values(field)
+        values = FlatField.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
         loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE))
-        given = self.ends[::-1] if backward else self.ends
-        moving: Any = np.asarray(given, dtype) if self.whole else jnp.stack([jnp.asarray(end, dtype) for end in given])
+        walked = self.ends[::-1] if backward else self.ends
+        moving: Any = np.asarray(walked, dtype) if self.whole else jnp.stack([jnp.asarray(end, dtype) for end in walked])
         ends = lax.stop_gradient(moving)
         # Zeros, whose derivatives are those of where the walk starts and stops.
         shifts = (moving - ends) * (interval[1] - interval[0])
@@ -221,7 +250,7 @@ class _Loop:
         system = self.system
         moving, fixed = system.split(values)
         cells, where = {}, []
-        for basis in system.parts.bases:
+        for basis in system.flat.bases:
             cell, local = locate_traced(basis, s, jnp.asarray(basis.knots, s.dtype))
             cells[basis] = cell
             where.append(local)
@@ -324,6 +353,12 @@ class _Loop:
             nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
             edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
         return edges
+
+
+def _is_blind(scheme: Any) -> bool:
+    """Whether a Runge-Kutta scheme has an error estimate of zeros: none."""
+    tableau = scheme.tableau if isinstance(scheme, diffrax.AbstractRungeKutta) else None
+    return isinstance(tableau, diffrax.ButcherTableau) and not tableau.b_error.any()
 
 
 def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:

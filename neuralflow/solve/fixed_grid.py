@@ -1,68 +1,30 @@
-"""Fixed grids: a scan over the plan in local time 0 -> h, so that a step knows its layer by an integer."""
+"""Fixed grids: the discretisation is the network. The walk itself stands in `walk`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
-import optimistix as optx
 from flax import nnx
-from jax import core, lax
+from jax import core
 from jaxtyping import Array
 
-from neuralflow import checks, grid as grids
-from neuralflow.basis import Basis
-from neuralflow.depth import Unfolded
+from neuralflow import checks
+from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
-from neuralflow.schemes.network import NetworkScheme, PerStep, ReversibleScheme, cost, is_explicit
-from neuralflow.solve.rewind import Given, rewound
-from neuralflow.solve.system import (
-    At,
-    Solution,
-    Status,
-    System,
-    all_finite,
-    check_scheme,
-    column,
-    time_dtype,
-    where_ok,
-)
-
-Memory = Literal["full", "remat", "two_level", "reversible"]
-Block = Callable[[Any], Any]
-
-# Steps between two-level checkpoints, unrolled: the least time, at a tenth of the memory.
-_CHUNK = 4
+from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
+from neuralflow.solve.base import EVERY_STEP, Discretisation, StepMap, out_of_range
+from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
+from neuralflow.solve.system import check_scheme
+from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
 
 
-def _walk(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int) -> tuple[Any, Any]:
-    """lax.scan with a named choice of what is kept for the backward pass."""
-    if memory == "full":
-        return lax.scan(step, carry, xs, length)
-    if memory == "remat" or length <= chunk:
-        return lax.scan(jax.checkpoint(step, prevent_cse=False), carry, xs, length)
-    whole = length // chunk * chunk
-
-    def inner(carry, xs):
-        return lax.scan(step, carry, xs, chunk, unroll=chunk)
-
-    head = jax.tree.map(lambda a: a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]), xs)
-    carry, ys = lax.scan(jax.checkpoint(inner, prevent_cse=False), carry, head)
-    ys = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
-    if whole == length:
-        return carry, ys
-    tail = jax.tree.map(lambda a: a[whole:], xs)
-    carry, rest = lax.scan(jax.checkpoint(step, prevent_cse=False), carry, tail)
-    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
-
-
-class FixedGrid(eqx.Module):
+class FixedGrid(Discretisation):
     """Fixed steps: the discretisation is the network. Euler's k-th step is the residual block x + h f_k(x), exactly.
 
     `scheme`: a diffrax solver instance. Give `steps`, a number of equal steps, or `times`, normalised depths that
@@ -76,6 +38,7 @@ class FixedGrid(eqx.Module):
     and random keys are folded with the numbers of the step and the evaluation; evaluation uses them on any grid.
     """
 
+    planned: ClassVar[bool] = True
     scheme: diffrax.AbstractSolver
     steps: int | None = eqx.field(static=True)
     times: tuple[float, ...] | None = eqx.field(static=True)
@@ -95,7 +58,7 @@ class FixedGrid(eqx.Module):
         checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
         if (steps is None) == (times is None):
             raise ValueError("a fixed grid takes either steps=... or times=..., exactly one of them")
-        whole = grids.uniform(steps) if times is None else grids.given(times)
+        whole = grids.uniform(steps) if times is None else grids.uneven(times)
         self.scheme = scheme
         self.steps = int(whole.total) if times is None else None
         self.times = None if times is None else tuple(whole.edges.tolist())
@@ -106,74 +69,112 @@ class FixedGrid(eqx.Module):
     @property
     def grid(self) -> grids.Grid:
         """The edges of the steps."""
-        whole = grids.uniform(self.steps) if self.times is None else grids.given(self.times)
+        whole = grids.uniform(self.steps) if self.times is None else grids.uneven(self.times)
         return whole if self.ends == (0, 1) else whole.part(*self.ends)
 
-    def part(self, start: Any, stop: Any) -> FixedGrid:
-        """The walk between two normalised depths, which are numbers: a fixed grid is planned on the host."""
-        return FixedGrid(self.scheme, self.steps, times=self.times, memory=self.memory, ends=(start, stop))
+    def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> grids.Plan:
+        """Its steps against the bases of a field's weights, in the order and direction of the walk; ValueError for a step across a knot."""
+        plan = grids.plan(self.grid, bases)
+        return plan.reversed() if backward else plan
+
+    def refined(self, parts: int, scheme: Any = None) -> FixedGrid:
+        """Every step cut into so many equal parts."""
+        scheme = scheme or self.scheme
+        if self.times is None:
+            return FixedGrid(scheme, steps=parts * self.grid.steps, memory=self.memory)
+        marks = np.arange(parts * (len(self.times) - 1) + 1) / parts
+        return FixedGrid(scheme, times=np.interp(marks, np.arange(len(self.times)), self.times), memory=self.memory)
+
+    def as_data(self) -> FixedGrid:
+        """The grid itself: it is planned on the host, so that another one compiles anew."""
+        return self
+
+    def remedy(self, status: Status, accepted: int, rejected: int) -> str:
+        """What to do about a walk that failed."""
+        if status == Status.NOT_INVERTED:
+            return (
+                "a block has no fixed point that the iteration finds: h times the field's Lipschitz constant is not below "
+                "one; take more steps, or shrink the field"
+            )
+        if status == Status.IMPLICIT_FAILED:
+            return f"the root finder of {type(self.scheme).__name__} did not converge in a step; take more steps"
+        return out_of_range(self.scheme, accepted)
 
     def check(self, field: nnx.Module) -> None:
         """Raises where this grid cannot carry the field: a step across a knot, or an unknown form of field."""
         takes_time(field)
-        grids.plan(self.grid, Unfolded(field).bases)
+        self.plan(FlatField(field).bases)
 
     def integrate(
         self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
     ) -> tuple[Solution, dict[int, Array]]:
         """Carries x through the interval, and the field's new state beside it.
 
-        `depths`: depth times to return states at, the ends and all steps if "steps".
+        `depths`: depth times to return states at, the ends and all edges of steps if EVERY_STEP.
         """
-        if backward and getattr(self.scheme, "before", None) is not None:
+        if backward and traits(self.scheme).continued:
             raise ValueError(
                 f"the state before of {type(self.scheme).__name__} belongs to the start of the interval, so the layer cannot be "
                 "walked backward; give a scheme without it"
             )
-        run = _Run(self, field, x, t0, t1, backward)
-        walked = run.walk(depths is not None)
+        walk = Walk(self.plan, self.scheme, self.memory, field, x, t0, t1, backward)
+        walked = walk.forward(depths is not None)
         final, states = walked.final, walked.states
         status = jnp.where(all_finite(final), Status.SUCCESSFUL, Status.NOT_FINITE)
         if walked.failed is not None:
             status = jnp.where(walked.failed, Status.IMPLICIT_FAILED, status)
             final, states = where_ok(status, final), where_ok(status, states)
         if depths is None:
-            out, at = final, run.end
-        elif isinstance(depths, str):
-            out, at = states, jnp.append(run.starts, run.end)
+            out, at = final, walk.end
+        elif depths is EVERY_STEP:
+            out, at = states, jnp.append(walk.starts, walk.end)
         else:
-            out, at = run.partial_steps(states, depths), depths
-            low, high = jnp.minimum(run.starts[0], run.end), jnp.maximum(run.starts[0], run.end)
+            out, at = walk.partial_steps(states, depths), depths
+            low, high = jnp.minimum(walk.starts[0], walk.end), jnp.maximum(walk.starts[0], walk.end)
             reached = (depths >= low) & (depths <= high)
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
-        count = run.evaluations()
-        return Solution(out, at, status, *(jnp.asarray(n) for n in (count, run.plan.steps, 0))), walked.changes
+        count = walk.evaluations()
+        return Solution(out, at, status, *(jnp.asarray(n) for n in (count, walk.plan.steps, 0))), walked.changes
 
     def per_step(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[Block, Any], Any], *, backward: bool = False
+        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
     ) -> Any:
         """function(block, x_k) of every step, along a new leading axis: `block` takes the states x_k where it starts to its end."""
-        _check_forgets(
+        check_forgets(
             self.scheme, "its steps are no functions of the state alone; take a scheme of single steps such as nf.Euler()"
         )
-        run = _Run(self, field, x, t0, t1, backward, "and its steps are looked at one by one; call model.eval() first")
-        return run.each(function, jax.tree.map(lambda a: a[:-1], run.walk(True).states))
+        walk = Walk(
+            self.plan,
+            self.scheme,
+            self.memory,
+            field,
+            x,
+            t0,
+            t1,
+            backward,
+            "and its steps are looked at one by one; call model.eval() first",
+        )
+        return walk.each(function, jax.tree.map(lambda a: a[:-1], walk.forward(True).states))
 
     def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> Solution:
         """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
-        _check_forgets(self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet")
-        run = _Run(self, field, y, t0, t1, backward, "and invert() leaves it as it is; call model.eval() first")
-        x, failed = run.unwalk()
+        check_forgets(self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet")
+        walk = Walk(
+            self.plan,
+            self.scheme,
+            self.memory,
+            field,
+            y,
+            t0,
+            t1,
+            backward,
+            "and invert() leaves it as it is; call model.eval() first",
+        )
+        x, failed = walk.invert()
         status = jnp.where(failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE))
-        counts = (jnp.asarray(n) for n in (run.evaluations(), run.plan.steps, 0))
-        return Solution(where_ok(status, x), run.starts[0], status, *counts)
-
-
-def _check_forgets(scheme: Any, remedy: str) -> None:
-    """TypeError for a scheme that carries more than the state from step to step."""
-    if isinstance(scheme, NetworkScheme) and scheme.carries:
-        raise TypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
+        counts = (jnp.asarray(n) for n in (walk.evaluations(), walk.plan.steps, 0))
+        return Solution(where_ok(status, x), walk.starts[0], status, *counts)
 
 
 def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
@@ -184,7 +185,7 @@ def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
     if not 0 <= start < stop <= 1:
         raise ValueError(f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}")
     rows = any(isinstance(leaf, PerStep) for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)))
-    if (start, stop) != (0, 1) and (rows or (isinstance(scheme, NetworkScheme) and scheme.past)):
+    if (start, stop) != (0, 1) and (rows or traits(scheme).past):
         raise ValueError(
             f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for steps, so it cannot start or stop "
             "inside the interval; take a scheme of single steps such as nf.Euler()"
@@ -201,261 +202,10 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
                 f'memory="reversible" walks back over the steps, which {name} cannot; take nf.schemes.RevNet(), leapfrog(), '
                 f'or nf.schemes.Reversible({name}()), or memory="two_level"'
             )
-        _check_growth(scheme, steps, np.float64)
-    if isinstance(scheme, NetworkScheme) and scheme.past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
+        check_growth(scheme, steps, np.float64)
+    if traits(scheme).past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
         raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
         if isinstance(leaf, PerStep):
             # A scheme may be given the state before, and with it the need of another row, when it is called.
-            _check_rows(scheme, leaf, steps, {steps, steps - _plain(scheme)})
-
-
-def _plain(scheme: Any) -> int:
-    """Steps at the start that have no coefficients of their own."""
-    return scheme.plain if isinstance(scheme, NetworkScheme) else 0
-
-
-def _check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
-    """ValueError for a coefficient per step that does not have as many rows as the grid asks for."""
-    shape, rows = np.shape(coefficient.get_value()), steps - _plain(scheme)
-    if not shape or shape[0] not in allowed:
-        apart = ", all but the first, which has no state before" if rows < steps else ""
-        raise ValueError(
-            f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first axis must be {rows} on a grid of "
-            f"{steps} steps{apart}"
-        )
-
-
-def _check_growth(scheme: Any, steps: int, dtype: Any) -> None:
-    """ValueError where walking back would lose more than half of the digits."""
-    growth = scheme.growth(steps)
-    if not growth * np.finfo(dtype).eps ** 0.5 < 1:
-        raise ValueError(
-            f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by {growth:.0e}, too much for "
-            f'{np.dtype(dtype).name}; take a coefficient closer to one, fewer steps, or memory="remat"'
-        )
-
-
-class Walked(NamedTuple):
-    """The final state, all states where asked for (steps + 1), whether a step failed (None: none can), new field state."""
-
-    final: Any
-    states: Any
-    failed: Array | None
-    changes: dict[int, Array]
-
-
-class _Run:
-    """One walk over a fixed grid: the plan turned into arrays of the state's dtype."""
-
-    def __init__(
-        self, solve: FixedGrid, field: nnx.Module, x: Any, t0: Any, t1: Any, backward: bool, refusal: str | None = None
-    ):
-        dtype = time_dtype(x)
-        self.x, self.memory = x, solve.memory
-        self.system = System(field, solve.scheme, dtype, refusal)
-        plan = grids.plan(solve.grid, self.system.parts.bases)
-        self.plan = plan.reversed() if backward else plan
-        # Whole numbers over the number of steps: (t1 - t0) / steps is rounded once, as a hand-written h is.
-        total: Any = np.asarray(self.plan.total, dtype)
-        if isinstance(t0, float) and isinstance(t1, float):
-            t0, t1 = np.asarray(t0, dtype), np.asarray(t1, dtype)
-        else:
-            t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-            # Keeps the compiler from multiplying by a rounded reciprocal.
-            total = lax.optimization_barrier(jnp.asarray(total))
-        self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
-        last = self.plan.starts[-1] + self.plan.lengths[-1]
-        known = {0.0: t0, float(self.plan.total): t1}
-        self.end = jnp.asarray(known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total))
-        self.moving, self.fixed = self.system.split(Unfolded.values(field))
-        record: Any = (
-            self.starts if self.system.timed else np.zeros((), dtype),
-            _row(self.plan.lengths, dtype) * (t1 - t0) / total,
-            self._local([p.enter for p in self.plan.places]),
-            self._local([p.leave for p in self.plan.places]),
-            [self._coefficient(leaf, backward) for leaf in self.system.owned],
-            np.arange(self.plan.steps) if any(self.system.parts.streams) else None,
-        )
-        # What differs from step to step is scanned; what the steps share is not.
-        at = At(*jax.tree.map(jnp.asarray, record))
-        scanned = jax.tree.map(lambda a: a.ndim == 1, at)
-        scanned = scanned._replace(coefficients=[isinstance(leaf, PerStep) for leaf in self.system.owned])
-        self.rows, self.shared = eqx.partition(at, scanned)
-
-    def _local(self, ends: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Where steps start or end in the cells of each basis; of no use where weights are constant there."""
-        dtype, bases = self.system.dtype, self.system.parts.bases
-        return tuple(_row(end, dtype) if b.degree > 0 else np.zeros((), dtype) for b, end in zip(bases, ends, strict=True))
-
-    def _coefficient(self, leaf: Any, backward: bool) -> Array:
-        """A scheme's own coefficient: rows, with a zero where the first is missing, or one for all steps."""
-        value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
-        if not isinstance(leaf, PerStep):
-            return value
-        _check_rows(self.system.scheme, leaf, self.plan.steps, {self.plan.steps - _plain(self.system.scheme)})
-        value = value[::-1] if backward else value
-        missing = self.plan.steps - len(value)
-        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value
-
-    def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
-        """The cell of each of these steps, in every basis."""
-        bases = self.system.parts.bases
-        return {basis: place.cell[index] for basis, place in zip(bases, self.plan.places, strict=True)}
-
-    def evaluations(self) -> int:
-        """Calls of the field in a forward walk."""
-        system, steps = self.system, self.plan.steps
-        if is_explicit(system.scheme):
-            return cost(system.scheme, steps)
-        stages, reuses = system.stages()
-        return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
-
-    def jumps(self) -> Any:
-        """Whether a scheme that hands a stage on must evaluate it again: known before the walk where possible."""
-        later = self.plan.jumps[1:]
-        if later.all() or not later.any():
-            return bool(later.any())
-        return jnp.asarray(self.plan.jumps)
-
-    def walk(self, every_step: bool) -> Walked:
-        """Forward, with what the backward pass needs kept by choice."""
-        system, block, steps = self.system, self.plan.block, self.plan.steps
-        first = (self.windows(0), self.fixed, self.steps_at(0))
-        memory = system.initial(self.x, first)
-        if self.memory == "reversible" and not every_step:
-            _check_growth(system.scheme, steps, system.dtype)
-            cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()}
-            given = Given(self.x, memory, self.moving, self.fixed, self.rows, self.shared)
-            x, changes = rewound(system, steps, given, cells)
-            return Walked(x, None, None, self.new_state(changes))
-        jumps = self.jumps()
-        scanned = (self.rows, None if isinstance(jumps, bool) else jumps)
-        windows = system.windows(self.moving, self.cells(np.arange(0, steps, block)))
-
-        def step(windows, carry, here):
-            x, memory, failed = carry
-            at, jump = here
-            args = (windows, self.fixed, eqx.combine(at, self.shared))
-            y, memory, bad, changes = system.step(x, args, memory, jumps if jump is None else jump)
-            return (y, memory, None if bad is None else failed | bad), (y if every_step else None, changes)
-
-        carry = (self.x, memory, jnp.asarray(False) if system.may_fail else None)
-        kept = "remat" if self.memory == "reversible" else self.memory
-        if block == 1:
-            carry, ys = _walk(lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK)
-        else:
-            # A cell's weights enter the outer scan once; its steps are the inner one.
-            inner = "full" if kept == "two_level" and block <= _CHUNK else kept
-            outer = "two_level" if inner != kept else "full"
-
-            def cell(carry, z):
-                return _walk(lambda c, here: step(z[0], c, here), carry, z[1], block, inner, _CHUNK)
-
-            nested = jax.tree.map(lambda a: a.reshape(steps // block, block, *a.shape[1:]), scanned)
-            carry, ys = _walk(cell, carry, (windows, nested), steps // block, outer, max(1, _CHUNK // block))
-            ys = jax.tree.map(lambda a: a.reshape(steps, *a.shape[2:]), ys)
-        (x, _, failed), (states, changes) = carry, ys
-        if every_step:
-            states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), self.x, states)
-        return Walked(x, states, failed, self.new_state(changes))
-
-    def new_state(self, changes: dict[int, Array]) -> dict[int, Array]:
-        """The field's new state from what each step left: statistics of every cell, a stream's count after the last step."""
-        parts, new = self.system.parts, {}
-        for i, rows in changes.items():
-            if not parts.is_statistic(i):
-                new[i] = rows[-1]
-                continue
-            basis, steps = parts.tags[i], self.plan.steps
-            count = 1 if basis is None else basis.count
-            if count != steps:
-                remedy = f"take {count} steps"
-                if basis is None:
-                    remedy = f"put it in a DepthVarying on PiecewiseConstant({steps})"
-                raise ValueError(
-                    f"batch statistics ('{parts.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
-                    f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
-                )
-            new[i] = rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
-        return new
-
-    def windows(self, k: int) -> list[Any]:
-        """The coefficients that are active in step k."""
-        cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.asarray(k)).items()}
-        return self.system.windows(self.moving, cells)
-
-    def steps_at(self, k: Any) -> At:
-        """The record of step k, or of the steps k."""
-        shared = jax.tree.map(lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared)
-        return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
-
-    def partial_steps(self, states: Any, depths: Array) -> Any:
-        """States between the steps: the scheme's own step from the last one, shortened."""
-        _check_forgets(self.system.scheme, "it has no states between them; ask for those at the steps: trajectory(x)")
-        order = jnp.sign(self.end - self.starts[0])
-        k = jnp.clip(jnp.searchsorted(order * self.starts, order * depths, side="right") - 1, 0, self.plan.steps - 1)
-        at = self.steps_at(k)
-        part = depths - self.starts[k]
-        share = part / at.length
-        leave = tuple(jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(at.enter, at.leave, strict=True))
-        at = at._replace(length=part, leave=leave)
-        cells = {basis: jnp.asarray(cell)[k] for basis, cell in self.cells(np.arange(self.plan.steps)).items()}
-        xs = (jax.tree.map(lambda a: a[k], states), self.system.windows(self.moving, cells), at)
-
-        def step(_, z):
-            return None, self.system.single(z[0], (z[1], self.fixed, z[2]))
-
-        ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
-        return jax.tree.map(lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends)
-
-    def each(self, function: Callable[[Block, Any], Any], states: Any) -> Any:
-        """function(block, x) of every step; `states` (steps, ...): where the steps start."""
-        windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
-
-        def step(_, z):
-            x, window, at = z
-            args = (window, self.fixed, eqx.combine(at, self.shared))
-            return None, function(lambda y: self.system.single(y, args), x)
-
-        return lax.scan(step, None, (states, windows, self.rows), self.plan.steps)[1]
-
-    def unwalk(self) -> tuple[Any, Array]:
-        """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
-        system = self.system
-        windows = system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
-        if isinstance(system.scheme, ReversibleScheme):
-            system.initial(self.x, (self.windows(0), self.fixed, self.steps_at(0)))
-
-            def back(y, z):
-                return system.unstep(y, (z[0], self.fixed, eqx.combine(z[1], self.shared)), None)[0], None
-
-            x, _ = lax.scan(back, self.x, (windows, self.rows), self.plan.steps, reverse=True)
-            return x, jnp.asarray(False)
-        eps = float(jnp.finfo(system.dtype).eps)
-        # In JAX's default precision, in which the iteration keeps it; states may have another.
-        norm = lambda error: optx.max_norm(error).astype(float)
-        finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
-        # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
-        adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
-
-        def step(carry, z):
-            y, failed = carry
-
-            def previous(x, args):
-                target, rest = args
-                moved = system.single(x, rest)
-                return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
-
-            args = (y, (z[0], self.fixed, eqx.combine(z[1], self.shared)))
-            found = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint)
-            return (found.value, failed | (found.result != optx.RESULTS.successful)), None
-
-        (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True)
-        return x, failed
-
-
-def _row(values: np.ndarray, dtype: Any) -> np.ndarray:
-    """A quantity of the steps: one number where they share it."""
-    same = len(values) == 1 or bool((values == values[0]).all())
-    return np.asarray(values[0] if same else values, dtype)
+            check_rows(scheme, leaf, steps, {steps, steps - traits(scheme).plain})

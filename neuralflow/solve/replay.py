@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from neuralflow.basis import Basis, locate_traced
-from neuralflow.solve.system import At, System
+from neuralflow.depth.basis import Basis, locate_traced
+from neuralflow.solve.system import Step, System
 
 
 class Record(NamedTuple):
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     count: Array
 
 
-class Gradient(NamedTuple):
+class Cotangents(NamedTuple):
     """Cotangents of depth-varying coefficients, of the other weights and of the interval; None: not wanted."""
 
     moving: Any
@@ -37,18 +37,18 @@ class Gradient(NamedTuple):
     interval: Any
 
 
-def step_at(system: System, interval: Any, start: Array, stop: Array) -> tuple[dict[Basis, Array], At]:
+def step_at(system: System, interval: Any, start: Array, stop: Array) -> tuple[dict[Basis, Array], Step]:
     """The cells and the record of a step between two normalised depths."""
     span = interval[1] - interval[0]
     cells, enter, leave = {}, [], []
-    for basis in system.parts.bases:
+    for basis in system.flat.bases:
         knots = jnp.asarray(basis.knots, start.dtype)
         cell = locate_traced(basis, (start + stop) / 2, knots)[0]
         low, width = knots[cell], knots[cell + 1] - knots[cell]
         cells[basis] = cell
         enter.append((start - low) / width)
         leave.append((stop - low) / width)
-    return cells, At(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave), system.owned)
+    return cells, Step(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave), system.coefficients)
 
 
 class Replay:
@@ -62,7 +62,7 @@ class Replay:
         """Cotangents of the weights, of x and of the interval from those of the states; None where not wanted."""
         x, stops = self.record.x, self.record.stops
         zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
-        gradient = Gradient(
+        gradient = Cotangents(
             zeros(self.moving) if weights else None,
             zeros(self.fixed) if weights else None,
             zeros(self.record.interval) if interval else None,
@@ -108,24 +108,24 @@ class Replay:
 
         def step(i: Array, carry: Any) -> Any:
             y, states = carry
-            cells, at = step_at(self.system, self.record.interval, *self._step(first + i))
+            cells, here = step_at(self.system, self.record.interval, *self._step(first + i))
             put = jax.tree.map(lambda b, a: b.at[i].set(a), states, y)
-            return self.system.again(y, (self.system.windows(self.moving, cells), self.fixed, at)), put
+            return self.system.again(y, (self.system.windows(self.moving, cells), self.fixed, here)), put
 
         y, states = lax.fori_loop(0, length - 1, step, (start, states))
         return jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, y)
 
-    def _pull(self, i: Array, y: Any, adjoint: Any, gradient: Gradient) -> tuple[Any, Gradient]:
+    def _pull(self, i: Array, y: Any, adjoint: Any, gradient: Cotangents) -> tuple[Any, Cotangents]:
         """The adjoint before step i, which started at y, and the gradient with that step's share."""
         system = self.system
         cells, _ = step_at(system, self.record.interval, *self._step(i))
         weights = (system.windows(self.moving, cells), self.fixed)
         interval = self.record.interval
 
-        def step(y: Any, given_weights: Any, given_interval: Any) -> Any:
-            windows, fixed = weights if given_weights is None else given_weights
-            at = step_at(system, interval if given_interval is None else given_interval, *self._step(i))[1]
-            return system.single(y, (windows, fixed, at))
+        def step(y: Any, wanted_weights: Any, wanted_interval: Any) -> Any:
+            windows, fixed = weights if wanted_weights is None else wanted_weights
+            here = step_at(system, interval if wanted_interval is None else wanted_interval, *self._step(i))[1]
+            return system.single(y, (windows, fixed, here))
 
         wanted = (None if gradient.fixed is None else weights, None if gradient.interval is None else interval)
         adjoint, d_weights, d_interval = jax.vjp(step, y, *wanted)[1](adjoint)
@@ -133,9 +133,9 @@ class Replay:
         if d_weights is not None:
             moving = system.scattered(moving, cells, d_weights[0])
             fixed = jax.tree.map(_plus, fixed, d_weights[1])
-        return adjoint, Gradient(moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval))
+        return adjoint, Cotangents(moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval))
 
-    def _values(self, gradient: Gradient) -> list[Any]:
+    def _values(self, gradient: Cotangents) -> list[Any]:
         """The cotangents of the weights in the order of the field's arrays, None for integers."""
         left, right = iter(gradient.moving), iter(gradient.fixed)
         ordered = [next(left if windowed else right) for windowed in self.system.windowed]

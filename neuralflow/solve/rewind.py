@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from neuralflow.solve.system import At, System
+from neuralflow.solve.system import Step, System
 
 
-class Given(NamedTuple):
+class Departure(NamedTuple):
     """What a walk starts from: state and memory, coefficients that vary with depth, other weights, and the steps.
 
     `rows`: what differs from step to step; `shared`: what does not.
@@ -23,59 +23,59 @@ class Given(NamedTuple):
     memory: Any
     moving: Any
     fixed: Any
-    rows: At
-    shared: At
+    rows: Step
+    shared: Step
 
 
-def rewound(system: System, steps: int, given: Given, cells: dict[Any, Array]) -> tuple[Any, dict[int, Array]]:
+def rewound(system: System, steps: int, start: Departure, cells: dict[Any, Array]) -> tuple[Any, dict[int, Array]]:
     """The state after all steps and what each step left in the field's state; the backward pass walks back.
 
     `cells`: the cell of every step, for every basis.
     """
 
-    def record(row: At, shared: At) -> At:
+    def record(row: Step, shared: Step) -> Step:
         return eqx.combine(row, shared)
 
-    def forward(given: Given, cells: Any) -> tuple[Any, Any, dict[int, Array]]:
+    def forward(start: Departure, cells: Any) -> tuple[Any, Any, dict[int, Array]]:
         def step(carry: Any, here: Any) -> Any:
             cell, row = here
-            args = (system.windows(given.moving, cell), given.fixed, record(row, given.shared))
+            args = (system.windows(start.moving, cell), start.fixed, record(row, start.shared))
             stepped = system.step(carry[0], args, carry[1], False)
             return (stepped.x, stepped.memory), stepped.changes
 
-        (x, memory), changes = lax.scan(step, (given.x, given.memory), (cells, given.rows), steps)
+        (x, memory), changes = lax.scan(step, (start.x, start.memory), (cells, start.rows), steps)
         return x, memory, changes
 
     @eqx.filter_custom_vjp
-    def walk(given: Given, cells: Any) -> Any:
-        x, _, changes = forward(given, cells)
+    def walk(start: Departure, cells: Any) -> Any:
+        x, _, changes = forward(start, cells)
         return x, changes
 
     @walk.def_fwd
-    def walk_forward(perturbed, given, cells):
-        x, memory, changes = forward(given, cells)
+    def walk_forward(perturbed, start, cells):
+        x, memory, changes = forward(start, cells)
         return (x, changes), (x, memory)
 
     @walk.def_bwd
-    def walk_back(last, cotangents, perturbed, given, cells):
-        active, held = eqx.partition(given, eqx.is_inexact_array)
+    def walk_back(last, cotangents, perturbed, start, cells):
+        active, held = eqx.partition(start, eqx.is_inexact_array)
         zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
         filled = lambda like, ct: jnp.zeros_like(like) if ct is None else ct
-        ct_x = jax.tree.map(filled, given.x, cotangents[0], is_leaf=lambda leaf: leaf is None)
+        ct_x = jax.tree.map(filled, start.x, cotangents[0], is_leaf=lambda leaf: leaf is None)
 
         def back(carry: Any, here: Any) -> Any:
             (y, after), (ct_y, ct_after), (g_moving, g_fixed, g_shared) = carry
             k, cell, row = here
-            windows = system.windows(given.moving, cell)
-            x, memory = system.unstep(y, (windows, given.fixed, record(row, given.shared)), after)
-            first = lambda start, found: jnp.where(k == 0, start, found)
-            x, memory = jax.tree.map(first, (given.x, given.memory), (x, memory))
+            windows = system.windows(start.moving, cell)
+            x, memory = system.unstep(y, (windows, start.fixed, record(row, start.shared)), after)
+            first = lambda known, walked: jnp.where(k == 0, known, walked)
+            x, memory = jax.tree.map(first, (start.x, start.memory), (x, memory))
             memory, flags = eqx.partition(memory, eqx.is_inexact_array)
             row, counts = eqx.partition(row, eqx.is_inexact_array)
 
             def step(x: Any, memory: Any, windows: Any, fixed: Any, shared: Any, row: Any) -> Any:
-                at = record(eqx.combine(row, counts), eqx.combine(shared, held.shared))
-                args = (windows, eqx.combine(fixed, held.fixed), at)
+                here = record(eqx.combine(row, counts), eqx.combine(shared, held.shared))
+                args = (windows, eqx.combine(fixed, held.fixed), here)
                 stepped = system.step(x, args, eqx.combine(memory, flags), False)
                 return stepped.x, eqx.filter(stepped.memory, eqx.is_inexact_array)
 
@@ -86,11 +86,11 @@ def rewound(system: System, steps: int, given: Given, cells: dict[Any, Array]) -
             return ((x, eqx.combine(memory, flags)), (d_x, d_memory), (g_moving, *sums)), d_row
 
         ct_memory = zeros(eqx.filter(last[1], eqx.is_inexact_array))
-        grown = (zeros(given.moving), zeros(active.fixed), zeros(active.shared))
+        grown = (zeros(start.moving), zeros(active.fixed), zeros(active.shared))
         carry, d_rows = lax.scan(
-            back, (last, (ct_x, ct_memory), grown), (jnp.arange(steps), cells, given.rows), steps, reverse=True
+            back, (last, (ct_x, ct_memory), grown), (jnp.arange(steps), cells, start.rows), steps, reverse=True
         )
         _, (d_x, d_memory), (d_moving, d_fixed, d_shared) = carry
-        return Given(d_x, d_memory, d_moving, d_fixed, d_rows, d_shared)
+        return Departure(d_x, d_memory, d_moving, d_fixed, d_rows, d_shared)
 
-    return walk(given, cells)
+    return walk(start, cells)

@@ -1,65 +1,26 @@
-"""What fixed grids and adaptive solves share: a field and its weights as diffrax sees them, one step, results."""
+"""What fixed grids and adaptive solves share: a field and its weights as diffrax sees them, and one step of a scheme."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from neuralflow.basis import Basis
-from neuralflow.depth import Unfolded
-from neuralflow.fields import takes_time
-from neuralflow.schemes.network import is_explicit, prepared
+from neuralflow.depth import Basis, FlatField
+from neuralflow.fields import evaluate, takes_time
+from neuralflow.schemes.network import is_explicit, prepared, traits
 from neuralflow.schemes.runge_kutta import explicit_step, rolled_step
+from neuralflow.solve.form import split
 
 
-class Status(enum.IntEnum):
-    """How a solve ended. BAD_DEPTHS: depths asked for in a trace lie outside the interval, or out of order."""
-
-    SUCCESSFUL = 0
-    MAX_STEPS = 1
-    NOT_FINITE = 2
-    IMPLICIT_FAILED = 3
-    NOT_INVERTED = 4
-    FAILED = 5
-    BAD_DEPTHS = 6
-
-
-class Solution(NamedTuple):
-    """States and what the solve did.
-
-    `states`: the final state, or with asked depths a leading axis of their length. `depths`: their depth times.
-    `status`, `evaluations` (calls of the field), `accepted`, `rejected` (steps): integers, with a leading batch axis
-    under per-sample control. Failed samples have states of NaN. A stage that a scheme hands on to its next step
-    counts once, and an implicit stage counts once however many iterations its root finder takes.
-    """
-
-    states: PyTree[Array]
-    depths: Array
-    status: Array
-    evaluations: Array
-    accepted: Array
-    rejected: Array
-
-
-class SolveError(RuntimeError):
-    """A solve failed; `status` says how, the message what to do."""
-
-    def __init__(self, message: str, status: Status):
-        super().__init__(message)
-        self.status = status
-
-
-class At(NamedTuple):
-    """One step: depth time at its start, signed length, where it starts and ends in each basis, the scheme's own
+class Step(NamedTuple):
+    """One step: depth time at its start, signed length, where it enters and leaves its cell of each basis, the scheme's own
     coefficients, and its number (None where nobody asks)."""
 
     start: Array
@@ -70,7 +31,7 @@ class At(NamedTuple):
     index: Array | None = None
 
 
-class Stepped(NamedTuple):
+class StepResult(NamedTuple):
     """What a step leaves: the state, the scheme's memory, whether it failed (None: it cannot), the field's new state."""
 
     x: Any
@@ -84,24 +45,22 @@ class System:
 
     def __init__(self, field: nnx.Module, scheme: diffrax.AbstractSolver, dtype: Any, refusal: str | None = None):
         """`refusal`: why the field's state cannot change in this solve, if it cannot."""
-        self.parts = Unfolded(field)
+        self.flat = FlatField(field)
         self.timed = takes_time(field)
         self.name = type(field).__name__
         self.dtype = dtype
         self.scheme = prepared(scheme, dtype)
-        leaves, self._form = jax.tree.flatten(self.scheme, is_leaf=_is_variable)
-        self._leaves = [None if _is_data(leaf) else leaf for leaf in leaves]
         # Variables as they are: PerStep says that a coefficient has a row per step.
-        self.owned = [leaf for leaf in leaves if _is_data(leaf)]
+        self._form, self.coefficients = split(self.scheme)
         self.refusal = refusal or loops_inside(scheme)
         # The evaluations of the step that is being traced, and their numbers where they do not count up.
         self._calls: list[dict[int, Array]] = []
         self._numbers: tuple[int, ...] = ()
         self.explicit: Any = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
-        self.multi = [basis for basis in self.parts.bases if basis.count > 1]
+        self.multi = [basis for basis in self.flat.bases if basis.count > 1]
         # Weights on one cell are the same window at every step: they are handed around whole, not scanned.
-        self.windowed = [tag is not None and tag.count > 1 for tag in self.parts.tags]
+        self.windowed = [basis is not None and basis.count > 1 for basis in self.flat.array_bases]
         # Traced once for all stages of one shape, and written out at each of them: it costs nothing when it runs.
         self.velocity = jax.jit(self._velocity, inline=True)
 
@@ -112,15 +71,15 @@ class System:
 
     def windows(self, moving: Sequence[Any], cells: dict[Basis, Any]) -> list[Any]:
         """The coefficients that are active in the given cells."""
-        return [tag.window(value, cells[tag]) for tag, value in zip(self._moving_tags(), moving, strict=True)]
+        return [basis.window(value, cells[basis]) for basis, value in zip(self._moving_bases(), moving, strict=True)]
 
     def scattered(self, gradients: Sequence[Array], cells: dict[Basis, Any], windows: Sequence[Any]) -> list[Array]:
         """The cotangents of the coefficients with those of their windows in the given cells added in place."""
-        triples = zip(self._moving_tags(), gradients, windows, strict=True)
-        return [_scatter(tag, gradient, cells[tag], window) for tag, gradient, window in triples]
+        triples = zip(self._moving_bases(), gradients, windows, strict=True)
+        return [_scatter(gradient, cells[basis], window) for basis, gradient, window in triples]
 
-    def _moving_tags(self) -> list[Basis]:
-        return [tag for tag, w in zip(self.parts.tags, self.windowed, strict=True) if w and tag is not None]
+    def _moving_bases(self) -> list[Basis]:
+        return [basis for basis, w in zip(self.flat.array_bases, self.windowed, strict=True) if w and basis is not None]
 
     def _velocity(
         self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array, call: Any
@@ -129,55 +88,55 @@ class System:
 
         `call`: the numbers of the step and of the evaluation in it, which every random key is folded with.
         """
-        local = dict(zip(self.parts.bases, where, strict=True))
+        local = dict(zip(self.flat.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
         arrays = []
-        for tag, windowed, stream in zip(self.parts.tags, self.windowed, self.parts.streams, strict=True):
+        for basis, windowed, stream in zip(self.flat.array_bases, self.windowed, self.flat.streams, strict=True):
             value = next(left if windowed else right)
-            if tag is not None:
-                value = tag.combine(value if windowed else tag.window(value, 0), local[tag])
+            if basis is not None:
+                value = basis.combine(value if windowed else basis.window(value, 0), local[basis])
             elif stream and call is not None:
                 value = _folded(value, call)
             arrays.append(value)
-        module: Any = self.parts.module(arrays)
+        module = self.flat.module(arrays)
         try:
-            v = module(x, t) if self.timed else module(x)
+            v = evaluate(module, x, t)
         except Exception as error:
             error.add_note(f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})")
             raise
-        changes = self.parts.changes(module, arrays)
+        changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
-            raise ValueError(f"the field changes its state ('{self.parts.name(min(changes))}') in training, {self.refusal}")
+            raise ValueError(f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}")
         _check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
     def stage(self, share: Any, x: Any, args: Any) -> Any:
         """The velocity at a share of the step, in local depth time; at its end exactly where the step leaves."""
-        windows, fixed, at = args
+        windows, fixed, step = args
         if isinstance(share, float):
-            t = share * at.length
-            where = [b if share == 1 else a + share * (b - a) for a, b in zip(at.enter, at.leave, strict=True)]
+            t = share * step.length
+            where = [b if share == 1 else a + share * (b - a) for a, b in zip(step.enter, step.leave, strict=True)]
         else:
-            t = jnp.where(share == 1, at.length, share * at.length)
+            t = jnp.where(share == 1, step.length, share * step.length)
             share = lax.stop_gradient(share)
-            where = [jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(at.enter, at.leave, strict=True)]
+            where = [jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(step.enter, step.leave, strict=True)]
         number = len(self._calls)
-        call = None if at.index is None else (at.index, self._numbers[number] if self._numbers else number)
-        v, changes = self.velocity(windows, fixed, where, x, at.start + t, call)
+        call = None if step.index is None else (step.index, self._numbers[number] if self._numbers else number)
+        v, changes = self.velocity(windows, fixed, where, x, step.start + t, call)
         self._calls.append(changes)
         return v
 
-    def step(self, x: Any, args: Any, memory: Any, jump: Any) -> Stepped:
+    def step(self, x: Any, args: Any, memory: Any, jump: Any) -> StepResult:
         """One step of the scheme."""
         length = args[2].length
         self._calls, self._numbers = [], ()
         if self.explicit is not None:
             y = explicit_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
-            return Stepped(y, None, None, self._calls[0])
+            return StepResult(y, None, None, self._calls[0])
         scheme, start = self._at_step(args[2]), jnp.zeros_like(length)
         y, _, _, memory, result = scheme.step(self._term(), start, length, x, args, memory, jump)
         failed = jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
-        return Stepped(y, memory, failed, self._calls[getattr(scheme, "statistics", 0)])
+        return StepResult(y, memory, failed, self._calls[traits(scheme).statistics])
 
     def unstep(self, y: Any, args: Any, memory: Any) -> tuple[Any, Any]:
         """State and memory before a step of a reversible scheme."""
@@ -198,10 +157,9 @@ class System:
         """One step that remembers nothing of those before it."""
         return self.step(x, args, self.initial(x, args), False).x
 
-    def _at_step(self, at: At) -> diffrax.AbstractSolver:
+    def _at_step(self, step: Step) -> diffrax.AbstractSolver:
         """The scheme with its coefficients in this step."""
-        own = iter(at.coefficients)
-        return jax.tree.unflatten(self._form, [next(own) if leaf is None else leaf for leaf in self._leaves])
+        return self._form.join(step.coefficients)
 
     def again(self, x: Any, args: Any) -> Any:
         """`single`, compiled as small as can be, where no derivative is taken."""
@@ -243,14 +201,6 @@ def loops_inside(scheme: Any) -> str | None:
     )
 
 
-def _is_variable(leaf: Any) -> bool:
-    return isinstance(leaf, nnx.Variable)
-
-
-def _is_data(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))
-
-
 def check_scheme(scheme: Any) -> None:
     """TypeError for anything but an instance of a diffrax solver."""
     if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
@@ -275,7 +225,7 @@ def _check_velocity(name: str, x: Any, v: Any) -> None:
             )
 
 
-def _scatter(basis: Basis, gradient: Array, cell: Array, window: Any) -> Array:
+def _scatter(gradient: Array, cell: Array, window: Any) -> Array:
     """Adds a window's cotangent to its coefficients in place."""
     parts = window if isinstance(window, tuple) else (window,)
     for offset, part in enumerate(parts):
@@ -290,26 +240,10 @@ def time_dtype(x: Any) -> Any:
         raise ValueError("x holds no array; give at least one")
     dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)}
     if any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves) or len(dtypes) != 1 or dtypes & _SMALL:
-        given = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+        names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
         small = ", and let the field compute in bfloat16 inside if you want its speed" if dtypes & _SMALL else ""
-        raise TypeError(f"x must be float32 or float64 (or complex) throughout, got {given}; cast it{small}")
+        raise TypeError(f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}")
     return dtypes.pop()
 
 
 _SMALL = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
-
-
-def all_finite(tree: Any) -> Array:
-    """Whether every entry of every array is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def column(mask: Array, like: Array) -> Array:
-    """A mask over the first axis, in the shape that selects from `like`."""
-    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
-
-
-def where_ok(status: Array, states: Any) -> Any:
-    """NaN where a solve failed: a finite half-way state would be believed."""
-    bad = (status != Status.SUCCESSFUL) & (status != Status.NOT_FINITE)
-    return jax.tree.map(lambda y: jnp.where(bad, jnp.nan, y), states)

@@ -66,10 +66,10 @@ class Streamed:
         batches = iter(self.stream.batches(self.size, self.seed, epoch, first, share))
         for start in range(first, self.steps, self.ahead):
             began = time.perf_counter()
-            found = [next(batches) for _ in range(min(self.ahead, self.steps - start))]
+            chunk = [next(batches) for _ in range(min(self.ahead, self.steps - start))]
             self.waited += time.perf_counter() - began
-            found += [found[-1]] * (self.ahead - len(found))
-            read = jax.tree.map(lambda *rows: self._put(np.stack(rows)), *found)
+            chunk += [chunk[-1]] * (self.ahead - len(chunk))
+            read = jax.tree.map(lambda *rows: self._put(np.stack(rows)), *chunk)
             yield (read, start), start, min(start + self.ahead, self.steps)
 
     def _put(self, rows: np.ndarray) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from neuralflow import report
+from neuralflow.console import screen
 
 
 class Display(NamedTuple):
@@ -23,7 +23,7 @@ def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
     if not shown:
         yield Display(nothing, nothing)
         return
-    console = report.console()
+    console = screen()
     if not console.is_terminal:
         yield Display(nothing, lambda row, epochs: print(_line(row, epochs), flush=True))
         return

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from neuralflow import checks
 from neuralflow.data import Data
-from neuralflow.layers import tally
+from neuralflow.solve.tally import tally
 from neuralflow.training.batches import Batch, count_devices, count_samples, placed, spread
 
 Loss = Callable[[Any, Batch], Any]
@@ -38,11 +38,11 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
     model = nnx.merge(graphdef, params, rest, copy=True)
     with tally() as work:
         try:
-            found = loss(model, batch)
+            output = loss(model, batch)
         except Exception as error:
             error.add_note(f"while the loss was traced on the batch {_shapes(batch)}")
             raise
-    value, metrics = _loss_and_metrics(found)
+    value, metrics = _loss_and_metrics(output)
     # Sums over an epoch need more digits than half precision has.
     wide = jnp.promote_types(value.dtype, jnp.float32)
     metrics = {name: metric.astype(wide) for name, metric in metrics.items()}
@@ -58,9 +58,9 @@ def _shapes(batch: Any) -> str:
 _OWN = ("loss", "gradient_norm", "evaluations", "accepted", "rejected", "epoch", "seconds", "samples_per_second", "waiting")
 
 
-def _loss_and_metrics(found: Any) -> tuple[Array, dict[str, Array]]:
+def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
     """What a loss returned, checked."""
-    value, metrics = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+    value, metrics = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     if isinstance(value, tuple) or not isinstance(metrics, dict):
         raise TypeError(
             "the loss must return a number, or a number and a dict of further numbers; return loss, {'accuracy': ...}"
@@ -94,11 +94,11 @@ class Evaluation:
 
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
         whole, part = divmod(self.samples, self.batch)
-        found = self.mean(params, rest, self.data, whole, 0)
-        total = {name: float(value) * whole * self.batch for name, value in found.items()}
+        means = self.mean(params, rest, self.data, whole, 0)
+        total = {name: float(value) * whole * self.batch for name, value in means.items()}
         if part:
-            found = self.mean(params, rest, self.data, 0, part)
-            total = {name: total[name] + float(value) * part for name, value in found.items()}
+            means = self.mean(params, rest, self.data, 0, part)
+            total = {name: total[name] + float(value) * part for name, value in means.items()}
         return {name: total[name] / self.samples for name in in_order(total)}
 
     def _mean(self, params: Any, rest: Any, data: Any, whole: int, part: int) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What a training leaves behind: its history, and checkpoints in a folder."""
+"""What a training leaves behind in its folder: its history, and when a checkpoint is due. What one holds: `checkpoints`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-import neuralflow
-from neuralflow import checks, report
-from neuralflow.checkpoints import CheckpointError, Checkpoints
+from neuralflow import checks, files
+from neuralflow.training.checkpoints import CheckpointError, Checkpoints
 
 
 @dataclass
@@ -40,12 +40,12 @@ class History:
 
     def write(self, folder: Path) -> None:
         """history.jsonl and history.csv in the folder."""
-        report.write(folder / "history.jsonl", "".join(_json(row) + "\n" for row in self.rows))
+        files.write(folder / "history.jsonl", "".join(_json(row) + "\n" for row in self.rows))
         text = io.StringIO()
         table = csv.DictWriter(text, self.columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        report.write(folder / "history.csv", text.getvalue())
+        files.write(folder / "history.csv", text.getvalue())
 
 
 def _json(row: dict[str, float]) -> str:
@@ -125,7 +125,12 @@ class Log:
         """A checkpoint, scored where an epoch has just ended."""
         if self.store is None:
             return
-        record = {"version": neuralflow.__version__, "run": self.identity, "where": list(where), "history": self.history.rows}
+        record = {
+            "version": version("neuralflow-jax"),
+            "run": self.identity,
+            "where": list(where),
+            "history": self.history.rows,
+        }
         score = -self._monitored(-1) if where.step == 0 and np.isfinite(self._monitored(-1)) else None
         self.store.save(where.epoch * steps + where.step, state, record, score)
 

@@ -17,10 +17,10 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
 from neuralflow import checks
-from neuralflow.checkpoints import CheckpointError, named
 from neuralflow.data import Data, Stream
 from neuralflow.layers import NeuralODE
 from neuralflow.training.batches import Batch, Resident, Streamed, check_batch, count_samples, put, spec_of
+from neuralflow.training.checkpoints import CheckpointError, named
 from neuralflow.training.display import display
 from neuralflow.training.evaluation import Evaluation, Loss, in_order, measured
 from neuralflow.training.log import History, Log, State, Weights, Where, existing, place
@@ -158,8 +158,8 @@ def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
     if step is None:
         raise CheckpointError(f"{folder} holds no {'scored ' if best else ''}checkpoint; train first: fit(..., folder=...)")
     _, params, rest = nnx.split(model, nnx.Param, ...)
-    found = store.read_arrays(step, Weights(params, rest))
-    nnx.update(model, found.params, found.rest)
+    weights = store.read_arrays(step, Weights(params, rest))
+    nnx.update(model, weights.params, weights.rest)
     store.close()
     return step
 
@@ -246,8 +246,8 @@ class Run:
         """The metrics of the validation data, if there are any."""
         if self.evaluation is None:
             return {}
-        found = self.evaluation(state.params, state.rest)
-        return {f"validation_{name}": value for name, value in found.items()}
+        metrics = self.evaluation(state.params, state.rest)
+        return {f"validation_{name}": value for name, value in metrics.items()}
 
     def finish(self, state: State) -> None:
         """Hands the weights to the caller's model."""

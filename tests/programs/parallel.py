@@ -42,20 +42,20 @@ def train(dtype, epochs, by_depth=False, **options):
 
 def drawn_alike():
     """Whether random networks and their limits give the same bits for samples on many devices as for those on one."""
-    field = nf.stochastic.StochasticDepth(nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    field = nf.labs.stochastic.StochasticDepth(nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
     x, key = jax.random.normal(jax.random.key(0), (64, 2), jnp.float32), jax.random.key(1)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    models = nf.stochastic.RandomNetwork(field, 4), nf.stochastic.NeuralSDE(field, 4)
+    models = nf.labs.stochastic.RandomNetwork(field, 4), nf.labs.stochastic.NeuralSDE(field, 4)
     pairs = [(model.sample(x, key), model.sample(spread, key)) for model in models]
     return all(not two.sharding.is_fully_replicated and np.array_equal(one, two) for one, two in pairs)
 
 
-found = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
+results = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
 train(jnp.float64, 2, folder=folder)
-found["by depth"] = train(jnp.float64, 10, by_depth=True)
-found["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
+results["by depth"] = train(jnp.float64, 10, by_depth=True)
+results["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
 if jax.device_count() == 8:
-    found["drawn alike"] = drawn_alike()
+    results["drawn alike"] = drawn_alike()
 if jax.process_index() == 0:
-    print(json.dumps({"devices": jax.device_count(), **found}))
+    print(json.dumps({"devices": jax.device_count(), **results}))

@@ -1,0 +1,61 @@
+"""What small studies share: part of Fashion-MNIST, the published training in short, and what a run leaves to compare."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from experiments.lm_resnet import recipe
+from experiments.lm_resnet.model import Model, Network
+
+
+class Study(NamedTuple):
+    """Options and data of a study on networks of depth 20."""
+
+    options: argparse.Namespace
+    train_set: dict[str, np.ndarray]
+    test_set: dict[str, np.ndarray]
+
+    @property
+    def title(self) -> str:
+        """What was trained on, for a table."""
+        return f"Fashion-MNIST, {self.options.samples} images, {self.options.epochs} epochs: test error, percent"
+
+    def network(self, model: Model, seed: int, survival: float | None = None) -> Network:
+        """A network with the weights of a seed."""
+        sizes = {"width": self.options.width, "blocks": self.options.blocks}
+        return Network(20, model, channels=1, survival=survival, rngs=nnx.Rngs(seed), **sizes)
+
+    def train(self, network: Network, seed: int) -> dict[str, Any]:
+        """Trains it, the learning rate cut after a half and three quarters of the epochs: by epoch `loss`, test `error` in percent, `seconds`."""
+        epochs = self.options.epochs
+        rows = recipe.train(
+            network,
+            self.train_set,
+            self.test_set,
+            epochs=epochs,
+            cuts=(epochs // 2, epochs * 3 // 4),
+            seed=seed,
+            progress=False,
+        ).history.rows
+        error = [100 * (1 - row["validation_accuracy"]) for row in rows]
+        return {"loss": [row["loss"] for row in rows], "error": error, "seconds": [row["seconds"] for row in rows]}
+
+
+def study(description: str | None, samples: int) -> Study:
+    """The study that a command line asks for, on `samples` images unless it says otherwise."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--test-samples", type=int, default=2_000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=3, help="blocks a stage; 3 is depth 20")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    split = lambda name, count: recipe.images("fashion_mnist", f"{name}[:{count}]", options.data_dir)
+    return Study(options, split("train", options.samples), split("test", options.test_samples))

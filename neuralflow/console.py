@@ -1,0 +1,37 @@
+"""What people see while work goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def screen() -> Any:
+    """A rich console: as wide as the terminal, or 118 columns in a pipe."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 118, soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def progress(total: int, shown: Any = None) -> Iterator[Callable[[str], None]]:
+    """Calls with what was done move a bar in a terminal, and print numbered lines in a pipe."""
+    shown = screen() if shown is None else shown
+    if not shown.is_terminal:
+        done = 0
+
+        def line(what: str) -> None:
+            nonlocal done
+            done += 1
+            print(f"[{done}/{total}] {what}", flush=True)
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=shown, transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+        yield lambda what: bar.update(task, advance=1, description=what)

@@ -1,0 +1,27 @@
+"""Depth: bases, plans of fixed grids, weights that vary with depth, and how they begin.
+
+Everything here speaks of normalised depth s in [0, 1]; a layer owns the interval of depth time that it stands for.
+"""
+
+from neuralflow.depth.basis import (
+    Basis as Basis,
+    CubicSpline as CubicSpline,
+    Legendre as Legendre,
+    PiecewiseConstant as PiecewiseConstant,
+    PiecewiseLinear as PiecewiseLinear,
+    Side as Side,
+)
+from neuralflow.depth.flattened import (
+    FlatField as FlatField,
+    depth_bases as depth_bases,
+    field_at as field_at,
+    field_in_step as field_in_step,
+)
+from neuralflow.depth.initial import (
+    Init as Init,
+    fractional as fractional,
+    independent as independent,
+    smooth as smooth,
+    tied as tied,
+)
+from neuralflow.depth.varying import DepthVarying as DepthVarying, raw as raw

@@ -1,0 +1,158 @@
+"""Pictures of deep limits, of certificates, and of networks trained at many depths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuralflow import plots
+from neuralflow.depth.basis import evaluation
+from neuralflow.labs.deep_limit.certificate import Certificate
+from neuralflow.labs.deep_limit.distances import expected_order, scaled_error
+from neuralflow.labs.deep_limit.sweep import Study
+from neuralflow.labs.deep_limit.trained import Trained, gaps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_TITLES = {
+    "energy": r"energy gap $|E_n - E_\infty|$",
+    "sup": "weights, nodal sup",
+    "l2": r"weights, $L^2$ (piecewise linear)",
+    "tl2": r"weights, $TL^2$",
+    "h1": r"weights, $H^1$ seminorm",
+}
+
+
+def convergence(study: Study, parameter: str = "K") -> Figure:
+    """Five distances against depth, with fitted orders, and weights of growing networks over their limit."""
+    picture, axes = plots.figure(2, 3)
+    panels = axes.ravel()
+    orders = study.orders()
+    for axis, distance in zip(panels, _TITLES, strict=False):
+        for k, name in enumerate(orders):
+            depth = [row.depth for row in study.of(name)]
+            order = orders[name][distance]
+            label = name if order is None else f"{name}, order {order:.2f}"
+            plots.line(axis, k, depth, [row.distances[distance] for row in study.of(name)], label)
+        plots.depth_axis(axis, _TITLES[distance], [row.depth for row in study.of(next(iter(orders)))])
+    _growing(panels[-1], study, parameter)
+    return picture
+
+
+def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
+    """Recovery sequence, convergence at fixed weights, Pontryagin's residuals, Richardson's extrapolation, and the
+    errors of the first scheme's weights times n^p, which fall on one curve."""
+    picture, axes = plots.figure(2, 3)
+    panels = axes.ravel()
+    orders = study.orders()
+    titles = {
+        "recovery": r"recovery $|E_n(\theta^*) - E_\infty|$",
+        "forward": r"predictions with the weights $\theta^*$",
+        "residual": "residual of Pontryagin's equations",
+    }
+    for axis, (what, title) in zip(panels, titles.items(), strict=False):
+        for k, name in enumerate(orders):
+            errors = [getattr(row, what) for row in study.of(name)]
+            order = orders[name][what]
+            label = name if order is None else f"{name}, order {order:.2f}"
+            plots.line(axis, k, [row.depth for row in study.of(name)], errors, label)
+        plots.depth_axis(axis, title, [row.depth for row in study.of(next(iter(orders)))])
+    for k, name in enumerate(orders):
+        pairs = study.extrapolated(name, expected_order(schemes[name], "sup"))
+        if pairs:
+            n, plain, better = np.asarray(pairs).T
+            plots.line(panels[3], k, 2 * n, plain, name)
+            plots.line(panels[3], k, 2 * n, better, f"{name}, extrapolated", linestyle="--")
+            plots.depth_axis(panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int))
+    for axis, name in zip(panels[4:], list(orders)[:2], strict=False):
+        order = expected_order(schemes[name], "sup")
+        minima = [m for (scheme, _), m in study.weights.items() if scheme == name][-4:]
+        curves = [scaled_error(m, study.limit, order) for m in minima]
+        entry = int(np.ptp(curves[-1], axis=0).argmax())
+        for k, (m, curve) in enumerate(zip(minima, curves, strict=True)):
+            shade = 0.25 + 0.75 * (k + 1) / len(minima)
+            n = m.basis.count
+            axis.plot(
+                m.basis.nodes[:-1], curve[:, entry], color=plots.COLOURS[0], alpha=shade, linewidth=1.2, label=f"{n} layers"
+            )
+        power = "" if order == 1 else f"^{order}"
+        axis.set_title(rf"$n{power}(\theta_n - \theta^*)$, {name}", fontsize=10)
+        axis.set_xlabel("depth t")
+        axis.legend(fontsize=8, frameon=False)
+    return picture
+
+
+def certificates(networks: Mapping[str, Certificate]) -> Figure:
+    """Networks' certificates side by side: outputs and gradients as the steps are cut, and weights against their distance
+    in depth, whose slopes are the Hoelder exponents."""
+    picture, (steps, slopes, weights) = plots.figure(1, 3, height=3.9)
+    for k, (name, certificate) in enumerate(networks.items()):
+        if certificate.halving:
+            plots.line(steps, k, (2, 4, 8), certificate.halving, name)
+        errors = certificate.gradients.get("Euler", certificate.gradients["as trained"])
+        plots.line(slopes, k, list(errors), list(errors.values()), name)
+        for smoothness in certificate.smoothness.values():
+            spans = smoothness.spans
+            if spans:
+                plots.line(weights, k, list(spans), list(spans.values()), name)
+                note = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "color": plots.COLOURS[k % 5]}
+                weights.annotate(f"H = {abs(smoothness.hoelder or 0):.2f}", (min(spans), spans[min(spans)]), **note)
+    steps.set_title("change of the outputs", fontsize=10)
+    slopes.set_title("error of the gradient, Euler", fontsize=10)
+    weights.set_title(r"$|\theta(s + r) - \theta(s)|$, relative", fontsize=10)
+    for axis, ticks in ((steps, (2, 4, 8)), (slopes, (1, 2, 4))):
+        axis.set_xlabel("steps cut in")
+        axis.set_xticks(ticks, [str(k) for k in ticks])
+        axis.xaxis.minorticks_off()
+    weights.set_xlabel("distance in depth r")
+    marks = sorted({r for c in networks.values() for s in c.smoothness.values() for r in s.spans})
+    if marks:
+        weights.set_xticks((marks[0], marks[-1]), [f"{r:.3g}" for r in (marks[0], marks[-1])])
+        weights.xaxis.minorticks_off()
+    picture.legend(*slopes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return picture
+
+
+def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
+    """Networks that were trained at several depths, one panel a protocol: distances to the deepest, largest increments."""
+    picture, axes = plots.figure(1, len(series), height=3.6)
+    for axis, (name, networks) in zip(axes, series.items(), strict=True):
+        *shallow, reference = networks
+        depths = np.asarray([network.depth for network in shallow])
+        measured = [gaps(network, reference) for network in shallow]
+        names = [what for what in measured[0] if what != "loss"]
+        for k, what in enumerate(names):
+            plots.line(axis, k, depths, [gap[what].mean() for gap in measured], f"{what}, to {reference.depth} layers")
+        rises = [max(network.increment(weight).mean() for weight in network.weights) for network in networks]
+        plots.line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
+        axis.loglog(depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n")
+        plots.depth_axis(axis, name, depths)
+    return picture
+
+
+def _growing(axis: Any, study: Study, parameter: str) -> None:
+    """One entry of the weights of ever deeper networks, over the limit's."""
+    fine = np.linspace(0, 1, 400)
+    limit = evaluation(study.limit.basis, fine) @ _flat(study.limit.theta[parameter])
+    entry = int(np.ptp(limit, axis=0).argmax())
+    name = study.rows[0].scheme
+    minima = [m for (scheme, _), m in study.weights.items() if scheme == name][:4]
+    for k, minimum in enumerate(minima):
+        nodes = minimum.basis.nodes
+        values = _flat(minimum.theta[parameter])[:, entry]
+        shade = 0.25 + 0.6 * k / max(1, len(minima) - 1)
+        axis.step(
+            nodes, values, where="post", color=plots.COLOURS[0], alpha=shade, linewidth=1.1, label=f"{len(nodes) - 1} layers"
+        )
+    axis.plot(fine, limit[:, entry], color="black", linewidth=1.4, linestyle="--", label="limit")
+    axis.set_title(f"one entry of {parameter}(t), {name}", fontsize=10)
+    axis.set_xlabel("depth t")
+    axis.legend(fontsize=8, frameon=False)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)

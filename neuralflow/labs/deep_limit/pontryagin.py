@@ -1,0 +1,221 @@
+"""The continuum optimum as a two-point boundary-value problem, and how far other solutions are from satisfying it.
+
+Pontryagin's principle for E_infinity (our formulation, for the problem of Thorpe & van Gennip, arXiv 1810.11741), with
+states X_s, adjoints p_s, weights theta and the velocity f(x, t; theta):
+
+    X_s' = f,   p_s' = -(df/dx)^T p_s,   2 a theta'' = sum_s (df/dtheta)^T p_s,
+    X_s(0) = x_s,   p_s(1) = dloss/dX_s(1),   theta'(0) = tau theta(0),   theta'(1) = 0,
+    and loss plus ridge is stationary in the readout.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from neuralflow.depth import DepthVarying, basis as depth_basis, tied
+from neuralflow.depth.basis import Legendre, PiecewiseLinear
+from neuralflow.fields import evaluate
+from neuralflow.labs.deep_limit.minimum import Minimum
+from neuralflow.labs.deep_limit.problem import Problem, Sobolev
+from neuralflow.layers import NeuralODE
+from neuralflow.schemes import RK4
+from neuralflow.solve import FixedGrid
+from neuralflow.solve.collocation import by_columns
+
+
+def pontryagin(problem: Problem, guess: Minimum, *, tolerance: float = 1e-9, terms: int = 24, max_nodes: int = 4000) -> Minimum:
+    """The continuum optimum near a guess, by collocation (`scipy.integrate.solve_bvp`) and not by minimisation.
+
+    `guess`: a minimiser of any E_n on piecewise-linear weights; a rough one will do. Meant for small problems: there are
+    2 samples d + 2 P unknown functions of depth for P weights. `tolerance`: of the collocation's relative residuals.
+    The weights are returned on polynomials of degree < `terms`; `gradient` is the largest residual that is left.
+
+    Raises RuntimeError where the collocation does not converge.
+    """
+    from scipy.integrate import solve_bvp
+
+    system = _system(problem)
+    nodes, states, adjoints, theta = system.path(guess)
+    slope = np.gradient(theta, nodes, axis=0)
+    start = np.concatenate([states.reshape(len(nodes), -1), adjoints.reshape(len(nodes), -1), theta, slope], axis=1)
+    readout = system.flat_readout(guess.readout)
+    jacobian = lambda t, u, r: (by_columns(system.rates_slope, t, u), np.zeros((len(u), len(r), len(t))))
+    edges_slope = lambda left, right, r: tuple(np.asarray(block) for block in system.edges_slope(left, right, r))
+    options = {"tol": tolerance, "bc_tol": 1e-3 * tolerance, "max_nodes": max_nodes}
+    solution = solve_bvp(
+        lambda t, u, r: by_columns(system.rates, t, u),
+        lambda left, right, r: np.asarray(system.edges(left, right, r)),
+        nodes,
+        start.T,
+        readout,
+        fun_jac=jacobian if len(readout) else lambda t, u: by_columns(system.rates_slope, t, u),
+        bc_jac=edges_slope,
+        **options,
+    )
+    if not solution.success:
+        raise RuntimeError(
+            f"the boundary-value problem was not solved ({solution.message}); give a better guess or more max_nodes"
+        )
+    return system.minimum(solution, terms)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What Pontryagin's equations leave of a solution: `weights` (interior nodes, P) at `depths` (interior nodes,), in
+    units of the largest |2 a theta''| that they ask for; `start`, `end` (P,) and `readout` of the boundary conditions."""
+
+    depths: np.ndarray
+    weights: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    readout: np.ndarray
+
+
+def residuals(problem: Problem, minimum: Minimum) -> Residuals:
+    """How far piecewise-linear weights are from the continuum's optimality, along depth: O(1/n) for a minimiser of E_n."""
+    system = _system(problem)
+    nodes, states, adjoints, theta = system.path(minimum)
+    wanted = np.stack([system.push(*at) for at in zip(nodes, states, adjoints, theta, strict=True)]) / (2 * system.weights)
+    widths = np.diff(nodes)[:, None]
+    slopes = np.diff(theta, axis=0) / widths
+    bend = 2 * np.diff(slopes, axis=0) / (widths[:-1] + widths[1:])
+    ends = (
+        np.concatenate([states[0].ravel(), adjoints[0].ravel(), theta[0], slopes[0]]),
+        np.concatenate([states[-1].ravel(), adjoints[-1].ravel(), theta[-1], slopes[-1]]),
+    )
+    left = np.asarray(system.edges(*ends, system.flat_readout(minimum.readout)))
+    # States and adjoints satisfy their conditions by construction; the weights' and the readout's are what is left.
+    p, known = len(system.weights), states[0].size + adjoints[0].size
+    return Residuals(
+        nodes[1:-1],
+        (bend - wanted[1:-1]) / np.abs(wanted).max(),
+        left[known : known + p],
+        left[known + p : known + 2 * p],
+        left[known + 2 * p :],
+    )
+
+
+class _System:
+    """The equations of a problem, with all weights side by side in one vector."""
+
+    def __init__(self, problem: Problem):
+        if not isinstance(problem.penalty, Sobolev) or problem.penalty.power != 1:
+            raise ValueError(
+                f"Pontryagin's equations are those of the penalty Sobolev(tau), this problem has {problem.penalty}"
+            )
+        self.problem, self.tau = problem, problem.penalty.tau
+        self.x, self.y = jnp.asarray(problem.x, float), jnp.asarray(problem.y, float)
+        self.graphdef, state = nnx.split(nnx.eval_shape(problem.layer))
+        flat = nnx.to_flat_state(state)
+        self.structure = jax.tree.structure(state)
+        self.names = [".".join(map(str, path)) for path, _ in flat]
+        self.shapes = [leaf.get_value().shape for _, leaf in flat]
+        self.weights = np.concatenate(
+            [np.full(int(np.prod(s)), problem.weight(n)) for n, s in zip(self.names, self.shapes, strict=True)]
+        )
+        if not (self.weights > 0).all():
+            raise ValueError("Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined")
+        self.empty = {name: np.zeros(shape) for name, shape in problem.readout.items()}
+        self.ridge = np.concatenate(
+            [np.full(np.size(v), problem.ridge[n]) for n, v in sorted(self.empty.items())] or [np.zeros(0)]
+        )
+        _, self.readout = ravel_pytree(self.empty)
+        self.rates = jax.jit(jax.vmap(self._rates))
+        self.rates_slope = jax.jit(jax.vmap(jax.jacfwd(self._rates, argnums=1)))
+        self.edges = jax.jit(self._edges)
+        self.edges_slope = jax.jit(jax.jacfwd(self._edges, argnums=(0, 1, 2)))
+        self.across = jax.jit(self._across)
+        self.back = jax.jit(lambda x, p, *cell: jax.vjp(lambda x: self._across(x, *cell), x)[1](p)[0])
+        self.pull = jax.jit(jax.grad(self._loss))
+        self.push = jax.jit(self.forces)
+
+    def flat_readout(self, readout: dict[str, Any]) -> np.ndarray:
+        """Its parameters in one vector, by name."""
+        return np.concatenate([np.ravel(readout[name]) for name in sorted(self.empty)] or [np.zeros(0)])
+
+    def split(self, u: Any) -> tuple[Any, Any, Any, Any]:
+        """States, adjoints, weights and their slope out of one vector."""
+        n, p = self.x.size, len(self.weights)
+        return u[:n].reshape(self.x.shape), u[n : 2 * n].reshape(self.x.shape), u[2 * n : 2 * n + p], u[2 * n + p :]
+
+    def velocity(self, theta: Array, x: Array, t: Any) -> Array:
+        """f(x, t; theta)."""
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        parts = jnp.split(theta, np.cumsum(sizes)[:-1])
+        leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return evaluate(nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, leaves)), x, t)
+
+    def forces(self, t: Any, x: Array, p: Array, theta: Array) -> Array:
+        """sum_s (df/dtheta)^T p_s, which 2 a theta'' must be."""
+        return jax.vjp(lambda theta: self.velocity(theta, x, t), theta)[1](p)[0]
+
+    def _rates(self, t: Array, u: Array) -> Array:
+        x, p, theta, slope = self.split(u)
+        velocity, pull = jax.vjp(lambda x, theta: self.velocity(theta, x, t), x, theta)
+        by_state, by_weight = pull(p)
+        return jnp.concatenate([velocity.ravel(), -by_state.ravel(), slope, by_weight / (2 * self.weights)])
+
+    def _loss(self, states: Array, readout: Array) -> Array:
+        return self.problem.loss(self.problem.predict(self.readout(readout), states), self.y)
+
+    def _edges(self, left: Array, right: Array, readout: Array) -> Array:
+        x0, _, theta0, slope0 = self.split(left)
+        x1, p1, _, slope1 = self.split(right)
+        by_state, by_readout = jax.grad(self._loss, argnums=(0, 1))(x1, readout)
+        parts = [(x0 - self.x).ravel(), (p1 - by_state).ravel(), slope0 - self.tau * theta0, slope1]
+        return jnp.concatenate([*parts, by_readout + 2 * self.ridge * readout])
+
+    def path(self, minimum: Minimum) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Depths of the nodes, states and adjoints there (nodes, samples, d), and weights (nodes, P)."""
+        basis = minimum.basis
+        if not isinstance(basis, PiecewiseLinear):
+            raise TypeError(f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}")
+        weights = [np.asarray(minimum.theta[name]) for name in self.names]
+        readout = self.flat_readout(minimum.readout)
+        cells = [[w[i : i + 2] for w in weights] for i in range(basis.count)]
+        states = [np.asarray(self.x)]
+        for cell, t0, t1 in zip(cells, basis.nodes, basis.nodes[1:], strict=False):
+            states.append(np.asarray(self.across(states[-1], cell, t0, t1)))
+        adjoints = [np.asarray(self.pull(states[-1], readout))]
+        for k in reversed(range(basis.count)):
+            adjoints.append(np.asarray(self.back(states[k], adjoints[-1], cells[k], basis.nodes[k], basis.nodes[k + 1])))
+        flat = np.concatenate([w.reshape(basis.size, -1) for w in weights], axis=1)
+        return basis.nodes, np.stack(states), np.stack(adjoints[::-1]), flat
+
+    def _across(self, x: Array, weights: list[Array], t0: Array, t1: Array) -> Array:
+        """States at the end of a cell, its weights linear in between: one program for the cells of all depths."""
+        varying = DepthVarying(lambda rngs: self.problem.layer(), PiecewiseLinear(1), rngs=nnx.Rngs(0), init=tied)
+        graphdef, state = nnx.split(varying)
+        field = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), weights))
+        return NeuralODE(field, FixedGrid(RK4(), steps=4, memory="full"), t0, t1)(x)
+
+    def minimum(self, solution: Any, terms: int) -> Minimum:
+        """A solution of the equations as weights on polynomials."""
+        basis, n = Legendre(terms), self.x.size
+        values = solution.sol(basis.nodes).T[:, 2 * n : 2 * n + len(self.weights)]
+        coefficients = depth_basis.interpolation(basis) @ values
+        parts = np.split(coefficients, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1], axis=1)
+        theta = {n: part.reshape(terms, *s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
+        states = self.split(solution.y[:, -1])[0]
+        readout = {name: np.asarray(value) for name, value in self.readout(jnp.asarray(solution.p)).items()}
+        points, weight = np.polynomial.legendre.leggauss(64)
+        slope = solution.sol((points + 1) / 2)[2 * n + len(self.weights) :]
+        start = self.split(solution.y[:, 0])[2]
+        energy = float(self._loss(states, solution.p)) + self.ridge @ np.asarray(solution.p) ** 2
+        energy += self.weights @ (slope**2 @ weight / 2 + self.tau * start**2)
+        prediction = np.asarray(self.problem.predict(self.readout(jnp.asarray(solution.p)), jnp.asarray(states)))
+        return Minimum(
+            float(energy), basis, theta, readout, prediction, float(solution.rms_residuals.max()), int(solution.niter)
+        )
+
+
+_system = functools.lru_cache(maxsize=4)(_System)

@@ -1,0 +1,57 @@
+"""A picture of a map of the plane, and where it folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from neuralflow import checks, plots
+from neuralflow.labs.diffeo.jacobian import jacobian
+
+
+def deformed_grid(
+    mapping: Any,
+    low: Any,
+    high: Any,
+    x: np.ndarray | None = None,
+    y: np.ndarray | None = None,
+    *,
+    lines: int = 25,
+    axis: Any = None,
+) -> Any:
+    """A square grid over the box from `low` to `high` (2,) in the plane as a map (batch, 2) -> (batch, 2) leaves it, filled where
+    the map folds: where its determinant is not positive. Points x (n, 2), with classes y (n,) or of one kind, go along.
+    Returns the figure, or None where it is drawn into `axis`."""
+    checks.function("map", mapping)
+    checks.whole("lines", lines, least=2)
+    picture = None
+    if axis is None:
+        picture, (axis,) = plots.figure(1, 1, width=4.6, height=4.6)
+    each, count = 6, 6 * (lines - 1) + 1
+    ends = zip(np.broadcast_to(low, 2), np.broadcast_to(high, 2), strict=True)
+    box: Any = [np.linspace(a, b, count) for a, b in ends]
+    points = jnp.asarray(np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float))
+    places = np.asarray(mapping(points))
+    if places.shape != points.shape or not np.isfinite(places).all():
+        raise ValueError(f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}")
+    places = places.reshape(count, count, 2)
+    for k in range(0, count, each):
+        for line in (places[k], places[:, k]):
+            axis.plot(*line.T, color="0.55", linewidth=0.6, zorder=1)
+    folded = np.linalg.det(np.asarray(jacobian(mapping, points))).reshape(count, count) <= 0
+    corners = np.stack([places[:-1, :-1], places[1:, :-1], places[1:, 1:], places[:-1, 1:]], axis=-2)
+    folds = corners[folded[:-1, :-1] & folded[1:, 1:]]
+    if len(folds):
+        from matplotlib.collections import PolyCollection
+
+        axis.add_collection(
+            PolyCollection(list(folds), facecolor=plots.COLOURS[1], edgecolor=plots.COLOURS[1], linewidth=0.2, zorder=2)
+        )
+    if x is not None:
+        moved = np.asarray(mapping(jnp.asarray(x)))
+        plots.points_in_plane(axis, moved, np.zeros(len(moved)) if y is None else np.asarray(y))
+    axis.spines[:].set_visible(False)
+    axis.set(aspect="equal", xticks=[], yticks=[])
+    return picture

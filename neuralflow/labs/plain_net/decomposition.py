@@ -1,0 +1,107 @@
+"""A weight matrix as rotation, stretching and rotation, each of which a flow can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import schur
+
+from neuralflow.labs.plain_net.reading import Dense
+
+
+def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
+    """The real skew A (d, d) with exp(A) the given proper rotation, its angles in (-pi, pi].
+
+    From the real Schur form, the eigenvalues -1 taken in pairs as rotations by pi: a general matrix logarithm is complex
+    there. ValueError for what is not orthogonal, and for a reflection, which has no real logarithm.
+    """
+    rotation = np.asarray(rotation, float)
+    if rotation.ndim != 2 or not np.allclose(rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8):
+        raise ValueError(
+            f"a rotation is a square orthogonal matrix, got shape {rotation.shape} with columns that are not orthonormal"
+        )
+    form, basis = schur(rotation, output="real")[:2]
+    generator = np.zeros_like(form)
+    turned: list[int] = []
+    i = 0
+    while i < len(form):
+        if i + 1 < len(form) and form[i + 1, i] != 0:
+            _turn(generator, i, i + 1, np.arctan2(form[i + 1, i] - form[i, i + 1], form[i, i] + form[i + 1, i + 1]))
+            i += 2
+            continue
+        if form[i, i] < 0:
+            turned.append(i)
+        i += 1
+    if len(turned) % 2:
+        raise ValueError(
+            "this orthogonal matrix is a reflection (determinant -1), and no flow of rotations reaches it; flip an axis"
+        )
+    for a, b in zip(turned[::2], turned[1::2], strict=True):
+        _turn(generator, a, b, np.pi)
+    return basis @ generator @ basis.T
+
+
+def _turn(generator: np.ndarray, i: int, j: int, angle: float) -> None:
+    generator[j, i], generator[i, j] = angle, -angle
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """W = exp(left) diag(scale) exp(right) in d dimensions, and what was done for it.
+
+    `rank`; `flipped`: "nothing", "null vectors" or "a matched pair" of singular vectors, to make both factors proper
+    rotations; `angles`: the largest angle of each rotation, right and left, in radians; `added`: dimensions beyond the layer's
+    own larger width.
+    """
+
+    right: np.ndarray
+    scale: np.ndarray
+    left: np.ndarray
+    rank: int
+    flipped: str
+    angles: tuple[float, float]
+    added: int
+
+
+def dimension(layers: Sequence[Dense]) -> int:
+    """The least dimension in which every layer is a flow: the largest width, and one more if a layer of that width has
+    determinant below zero."""
+    most = max(max(layer.weight.shape) for layer in layers)
+    square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
+    return most + any(_rank(np.linalg.svd(w, compute_uv=False)) == most and np.linalg.slogdet(w)[0] < 0 for w in square)
+
+
+def _rank(scale: np.ndarray) -> int:
+    return int((scale > len(scale) * np.finfo(float).eps * scale.max(initial=0)).sum())
+
+
+def decompose(weight: np.ndarray, size: int) -> Decomposition:
+    """A weight (out, in), padded with zeros to (size, size), as rotation, stretching and rotation.
+
+    Singular vectors are flipped where a factor would be a reflection: in the null space, where that changes nothing, or as a
+    pair. ValueError for a weight of full rank and determinant below zero, which needs one dimension more.
+    """
+    out, inputs = weight.shape
+    if size < max(out, inputs):
+        raise ValueError(f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}")
+    padded = np.zeros((size, size))
+    padded[:out, :inputs] = weight
+    u, scale, vt = np.linalg.svd(padded)
+    rank = _rank(scale)
+    scale = np.where(np.arange(size) < rank, scale, 0.0)
+    mirrored = np.linalg.det(u) < 0, np.linalg.det(vt) < 0
+    flipped = "nothing"
+    if rank < size:
+        flipped = "null vectors" if any(mirrored) else flipped
+        u[:, -1] *= -1 if mirrored[0] else 1
+        vt[-1] *= -1 if mirrored[1] else 1
+    elif all(mirrored):
+        flipped = "a matched pair"
+        u[:, -1], vt[-1] = -u[:, -1], -vt[-1]
+    elif any(mirrored):
+        raise ValueError(f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}")
+    right, left = rotation_logarithm(vt), rotation_logarithm(u)
+    angles = float(np.linalg.norm(right, 2)), float(np.linalg.norm(left, 2))
+    return Decomposition(right, scale, left, rank, flipped, angles, size - max(out, inputs))

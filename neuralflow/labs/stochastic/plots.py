@@ -1,0 +1,35 @@
+"""A picture of weak errors by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuralflow import plots
+from neuralflow.labs.stochastic.weak import WeakErrors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
+    """Errors of random networks against their limit by the number of blocks, with intervals of 95%, on logarithmic axes: name -> errors."""
+    if not networks or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
+        raise ValueError("errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}")
+    picture, (axis,) = plots.figure(1, 1, width=5.6, height=3.8)
+    for k, (name, errors) in enumerate(networks.items()):
+        mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)
+        low = np.minimum(margin, 0.9 * mean)  # an interval that holds zero has no lower end here
+        label = f"{name}: order {errors.order:.2f} ± {(errors.interval[1] - errors.interval[0]) / 2:.2f}"
+        axis.errorbar(
+            errors.steps, mean, (low, margin), color=plots.COLOURS[k % 5], marker=plots.MARKS[k % 5], markersize=4,
+            linewidth=1.2, capsize=2, label=label,
+        )  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="blocks", ylabel="|E F(network) - E F(limit)|")
+    counts = sorted({n for errors in networks.values() for n in errors.steps})
+    axis.set_xticks(counts, [str(n) for n in counts])
+    axis.minorticks_off()
+    axis.legend(fontsize=8, frameon=False)
+    return picture

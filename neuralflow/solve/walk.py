@@ -1,0 +1,316 @@
+"""One walk over a fixed grid: a scan over its plan in local time 0 -> h, so that a step knows its layer by an integer.
+
+What the backward pass keeps, the memory modes, is decided here; `rewind` is what one of them does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optimistix as optx
+from flax import nnx
+from jax import lax
+from jaxtyping import Array
+
+from neuralflow.depth import Basis, FlatField
+from neuralflow.depth.grid import Plan
+from neuralflow.schemes.network import PerStep, ReversibleScheme, cost, is_explicit, traits
+from neuralflow.solve.base import StepMap
+from neuralflow.solve.results import column
+from neuralflow.solve.rewind import Departure, rewound
+from neuralflow.solve.system import Step, System, time_dtype
+
+Memory = Literal["full", "remat", "two_level", "reversible"]
+"""What the backward pass keeps: see `FixedGrid`. A new memory mode is a branch of `_scan`, and of `Walk.forward`."""
+
+# Steps between two-level checkpoints, unrolled: the least time, at a tenth of the memory.
+_CHUNK = 4
+
+
+def _scan(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int) -> tuple[Any, Any]:
+    """lax.scan with a named choice of what is kept for the backward pass."""
+    if memory == "full":
+        return lax.scan(step, carry, xs, length)
+    if memory == "remat" or length <= chunk:
+        return lax.scan(jax.checkpoint(step, prevent_cse=False), carry, xs, length)
+    whole = length // chunk * chunk
+
+    def inner(carry, xs):
+        return lax.scan(step, carry, xs, chunk, unroll=chunk)
+
+    head = jax.tree.map(lambda a: a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]), xs)
+    carry, ys = lax.scan(jax.checkpoint(inner, prevent_cse=False), carry, head)
+    ys = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
+    if whole == length:
+        return carry, ys
+    tail = jax.tree.map(lambda a: a[whole:], xs)
+    carry, rest = lax.scan(jax.checkpoint(step, prevent_cse=False), carry, tail)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
+
+
+def check_forgets(scheme: Any, remedy: str) -> None:
+    """TypeError for a scheme that carries more than the state from step to step."""
+    if traits(scheme).carries:
+        raise TypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
+
+
+def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
+    """ValueError for a coefficient per step that does not have as many rows as the grid asks for."""
+    shape, rows = np.shape(coefficient.get_value()), steps - traits(scheme).plain
+    if not shape or shape[0] not in allowed:
+        apart = ", all but the first, which has no state before" if rows < steps else ""
+        raise ValueError(
+            f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first axis must be {rows} on a grid of "
+            f"{steps} steps{apart}"
+        )
+
+
+def check_growth(scheme: Any, steps: int, dtype: Any) -> None:
+    """ValueError where walking back would lose more than half of the digits."""
+    growth = scheme.growth(steps)
+    if not growth * np.finfo(dtype).eps ** 0.5 < 1:
+        raise ValueError(
+            f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by {growth:.0e}, too much for "
+            f'{np.dtype(dtype).name}; take a coefficient closer to one, fewer steps, or memory="remat"'
+        )
+
+
+class Walked(NamedTuple):
+    """The final state, all states where asked for (steps + 1), whether a step failed (None: none can), new field state."""
+
+    final: Any
+    states: Any
+    failed: Array | None
+    changes: dict[int, Array]
+
+
+class Walk:
+    """One walk over a fixed grid: the plan turned into arrays of the state's dtype."""
+
+    def __init__(
+        self,
+        plan: Callable[..., Plan],
+        scheme: diffrax.AbstractSolver,
+        memory: Memory,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        backward: bool,
+        refusal: str | None = None,
+    ):
+        """`plan`: `FixedGrid.plan`. `refusal`: why the field's state cannot change in this walk, if it cannot."""
+        dtype = time_dtype(x)
+        self.x, self.memory = x, memory
+        self.system = System(field, scheme, dtype, refusal)
+        self.plan = plan(self.system.flat.bases, backward=backward)
+        # Whole numbers over the number of steps: (t1 - t0) / steps is rounded once, as a hand-written h is.
+        total: Any = np.asarray(self.plan.total, dtype)
+        if isinstance(t0, float) and isinstance(t1, float):
+            t0, t1 = np.asarray(t0, dtype), np.asarray(t1, dtype)
+        else:
+            t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+            # Keeps the compiler from multiplying by a rounded reciprocal.
+            total = lax.optimization_barrier(jnp.asarray(total))
+        self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
+        last = self.plan.starts[-1] + self.plan.lengths[-1]
+        known = {0.0: t0, float(self.plan.total): t1}
+        self.end = jnp.asarray(known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total))
+        self.moving, self.fixed = self.system.split(FlatField.values(field))
+        record: Any = (
+            self.starts if self.system.timed else np.zeros((), dtype),
+            _row(self.plan.lengths, dtype) * (t1 - t0) / total,
+            self._local([p.enter for p in self.plan.places]),
+            self._local([p.leave for p in self.plan.places]),
+            [self._coefficient(leaf, backward) for leaf in self.system.coefficients],
+            np.arange(self.plan.steps) if any(self.system.flat.streams) else None,
+        )
+        # What differs from step to step is scanned; what the steps share is not.
+        step = Step(*jax.tree.map(jnp.asarray, record))
+        scanned = jax.tree.map(lambda a: a.ndim == 1, step)
+        scanned = scanned._replace(coefficients=[isinstance(leaf, PerStep) for leaf in self.system.coefficients])
+        self.rows, self.shared = eqx.partition(step, scanned)
+
+    def _local(self, ends: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Where steps start or end in the cells of each basis; of no use where weights are constant there."""
+        dtype, bases = self.system.dtype, self.system.flat.bases
+        return tuple(_row(end, dtype) if b.degree > 0 else np.zeros((), dtype) for b, end in zip(bases, ends, strict=True))
+
+    def _coefficient(self, leaf: Any, backward: bool) -> Array:
+        """A scheme's own coefficient: rows, with a zero where the first is missing, or one for all steps."""
+        value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
+        if not isinstance(leaf, PerStep):
+            return value
+        check_rows(self.system.scheme, leaf, self.plan.steps, {self.plan.steps - traits(self.system.scheme).plain})
+        value = value[::-1] if backward else value
+        missing = self.plan.steps - len(value)
+        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value
+
+    def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
+        """The cell of each of these steps, in every basis."""
+        bases = self.system.flat.bases
+        return {basis: place.cell[index] for basis, place in zip(bases, self.plan.places, strict=True)}
+
+    def evaluations(self) -> int:
+        """Calls of the field in a forward walk."""
+        system, steps = self.system, self.plan.steps
+        if is_explicit(system.scheme):
+            return cost(system.scheme, steps)
+        stages, reuses = system.stages()
+        return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
+
+    def jumps(self) -> Any:
+        """Whether a scheme that hands a stage on must evaluate it again: known before the walk where possible."""
+        later = self.plan.jumps[1:]
+        if later.all() or not later.any():
+            return bool(later.any())
+        return jnp.asarray(self.plan.jumps)
+
+    def forward(self, every_step: bool) -> Walked:
+        """Forward, with what the backward pass needs kept by choice."""
+        system, block, steps = self.system, self.plan.block, self.plan.steps
+        first = (self.windows(0), self.fixed, self.steps_at(0))
+        memory = system.initial(self.x, first)
+        if self.memory == "reversible" and not every_step:
+            check_growth(system.scheme, steps, system.dtype)
+            cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()}
+            start = Departure(self.x, memory, self.moving, self.fixed, self.rows, self.shared)
+            x, changes = rewound(system, steps, start, cells)
+            return Walked(x, None, None, self.new_state(changes))
+        jumps = self.jumps()
+        scanned = (self.rows, None if isinstance(jumps, bool) else jumps)
+        windows = system.windows(self.moving, self.cells(np.arange(0, steps, block)))
+
+        def step(windows, carry, here):
+            x, memory, failed = carry
+            row, jump = here
+            args = (windows, self.fixed, eqx.combine(row, self.shared))
+            y, memory, bad, changes = system.step(x, args, memory, jumps if jump is None else jump)
+            return (y, memory, None if bad is None else failed | bad), (y if every_step else None, changes)
+
+        carry = (self.x, memory, jnp.asarray(False) if system.may_fail else None)
+        kept = "remat" if self.memory == "reversible" else self.memory
+        if block == 1:
+            carry, ys = _scan(lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK)
+        else:
+            # A cell's weights enter the outer scan once; its steps are the inner one.
+            inner = "full" if kept == "two_level" and block <= _CHUNK else kept
+            outer = "two_level" if inner != kept else "full"
+
+            def cell(carry, z):
+                return _scan(lambda c, here: step(z[0], c, here), carry, z[1], block, inner, _CHUNK)
+
+            nested = jax.tree.map(lambda a: a.reshape(steps // block, block, *a.shape[1:]), scanned)
+            carry, ys = _scan(cell, carry, (windows, nested), steps // block, outer, max(1, _CHUNK // block))
+            ys = jax.tree.map(lambda a: a.reshape(steps, *a.shape[2:]), ys)
+        (x, _, failed), (states, changes) = carry, ys
+        if every_step:
+            states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), self.x, states)
+        return Walked(x, states, failed, self.new_state(changes))
+
+    def new_state(self, changes: dict[int, Array]) -> dict[int, Array]:
+        """The field's new state from what each step left: statistics of every cell, a stream's count after the last step."""
+        flat, new = self.system.flat, {}
+        for i, rows in changes.items():
+            if not flat.is_statistic(i):
+                new[i] = rows[-1]
+                continue
+            basis, steps = flat.array_bases[i], self.plan.steps
+            count = 1 if basis is None else basis.count
+            if count != steps:
+                remedy = f"take {count} steps"
+                if basis is None:
+                    remedy = f"put it in a DepthVarying on PiecewiseConstant({steps})"
+                raise ValueError(
+                    f"batch statistics ('{flat.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
+                    f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
+                )
+            new[i] = rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
+        return new
+
+    def windows(self, k: int) -> list[Any]:
+        """The coefficients that are active in step k."""
+        cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.asarray(k)).items()}
+        return self.system.windows(self.moving, cells)
+
+    def steps_at(self, k: Any) -> Step:
+        """The record of step k, or of the steps k."""
+        shared = jax.tree.map(lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared)
+        return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
+
+    def partial_steps(self, states: Any, depths: Array) -> Any:
+        """States between the steps: the scheme's own step from the last one, shortened."""
+        check_forgets(self.system.scheme, "it has no states between them; ask for those at the steps: trajectory(x)")
+        order = jnp.sign(self.end - self.starts[0])
+        k = jnp.clip(jnp.searchsorted(order * self.starts, order * depths, side="right") - 1, 0, self.plan.steps - 1)
+        steps = self.steps_at(k)
+        part = depths - self.starts[k]
+        share = part / steps.length
+        leave = tuple(jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(steps.enter, steps.leave, strict=True))
+        steps = steps._replace(length=part, leave=leave)
+        cells = {basis: jnp.asarray(cell)[k] for basis, cell in self.cells(np.arange(self.plan.steps)).items()}
+        xs = (jax.tree.map(lambda a: a[k], states), self.system.windows(self.moving, cells), steps)
+
+        def step(_, z):
+            return None, self.system.single(z[0], (z[1], self.fixed, z[2]))
+
+        ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
+        return jax.tree.map(lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends)
+
+    def each(self, function: Callable[[StepMap, Any], Any], states: Any) -> Any:
+        """function(block, x) of every step; `states` (steps, ...): where the steps start."""
+        windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
+
+        def step(_, z):
+            x, window, row = z
+            args = (window, self.fixed, eqx.combine(row, self.shared))
+            return None, function(lambda y: self.system.single(y, args), x)
+
+        return lax.scan(step, None, (states, windows, self.rows), self.plan.steps)[1]
+
+    def invert(self) -> tuple[Any, Array]:
+        """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
+        system = self.system
+        windows = system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
+        if isinstance(system.scheme, ReversibleScheme):
+            system.initial(self.x, (self.windows(0), self.fixed, self.steps_at(0)))
+
+            def back(y, z):
+                return system.unstep(y, (z[0], self.fixed, eqx.combine(z[1], self.shared)), None)[0], None
+
+            x, _ = lax.scan(back, self.x, (windows, self.rows), self.plan.steps, reverse=True)
+            return x, jnp.asarray(False)
+        eps = float(jnp.finfo(system.dtype).eps)
+        # In JAX's default precision, in which the iteration keeps it; states may have another.
+        norm = lambda error: optx.max_norm(error).astype(float)
+        finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
+        # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
+        adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
+
+        def step(carry, z):
+            y, failed = carry
+
+            def previous(x, args):
+                target, rest = args
+                moved = system.single(x, rest)
+                return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
+
+            args = (y, (z[0], self.fixed, eqx.combine(z[1], self.shared)))
+            root = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint)
+            return (root.value, failed | (root.result != optx.RESULTS.successful)), None
+
+        (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True)
+        return x, failed
+
+
+def _row(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """A quantity of the steps: one number where they share it."""
+    same = len(values) == 1 or bool((values == values[0]).all())
+    return np.asarray(values[0] if same else values, dtype)

@@ -1,0 +1,68 @@
+"""Estimates, intervals and observed orders, on numbers whose answers are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+from scipy import stats
+
+import neuralflow as nf
+from neuralflow.statistics import estimate, fitted_order, interval, over_seeds, weighed_order
+
+
+def test_an_estimate_is_the_mean_with_its_standard_error():
+    values = np.random.default_rng(0).standard_normal((50, 3))
+    mean, error = estimate(values)
+    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(error, stats.sem(values), rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(estimate)(values).error, error, rtol=1e-14)
+    assert nf.statistics.estimate([1, 2, 3]).mean == 2
+    with pytest.raises(ValueError, match="two values or more"):
+        estimate(jnp.ones(1))
+    with pytest.raises(TypeError, match="real numbers, got complex"):
+        estimate(jnp.ones(3) * 1j)
+
+
+def test_intervals():
+    low, high = interval([0.98, 1.0, 1.01, 0.99, 1.02])
+    assert 0.98 < low < 1.0 < high < 1.02
+    assert interval([1.5, 1.5, 1.5]) == (1.5, 1.5)
+    with pytest.raises(ValueError, match="at least three data sets"):
+        interval([1.0, 1.0])
+
+
+def test_a_mean_over_seeds_has_students_interval():
+    values = [1.0, 2.0, 4.0]
+    low, high = over_seeds(values)["interval"]
+    # t of 97.5% with two degrees of freedom is 4.302653; the deviation of these is sqrt(7/3).
+    half = 4.302653 * (7 / 3) ** 0.5 / 3**0.5
+    np.testing.assert_allclose((low, high), (7 / 3 - half, 7 / 3 + half), rtol=1e-6)
+    assert over_seeds([2.0, 2.0])["interval"] == [2.0, 2.0]
+
+
+def test_fitted_orders():
+    assert fitted_order([4, 8], [1, 0.5]) is None
+    assert np.isclose(fitted_order([4, 32, 64, 128], [9.0, 4.0, 1.0, 0.25]), 2.0)
+
+
+@given(order=strategies.floats(0.5, 3.0), size=strategies.floats(1e-3, 1e3))
+@settings(deadline=None, max_examples=25)
+def test_orders_against_a_finite_reference_are_corrected(order, size):
+    depths = [16, 32, 64, 128, 256]
+    errors = [size * abs(n**-order - 256.0**-order) for n in depths]
+    assert np.isclose(fitted_order(depths, errors, least=16, reference=256), order, atol=1e-4)
+    assert fitted_order(depths[:4], errors[:4], least=16) > order + 0.03  # what it would have seemed
+
+
+def test_a_weighed_order_has_an_interval_that_covers():
+    """Means 2 n^-1.5 under noise of their own, a thousand times: the interval of 95% holds the order in about 95%."""
+    steps, rng = (4, 8, 16), np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        values = 2 * np.asarray(steps) ** -1.5 + 0.05 * rng.standard_normal((200, 3)) * (1.0, 2.0, 1.0)
+        order, half = weighed_order(steps, values)
+        inside += abs(order - 1.5) < half
+    assert 0.92 < inside / 400 < 0.98
+    exact = np.broadcast_to(2 * np.asarray(steps) ** -1.5, (5, 3))
+    assert weighed_order(steps, exact)[0] == pytest.approx(1.5, abs=1e-9)
