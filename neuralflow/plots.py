@@ -139,13 +139,14 @@ def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
         axis.scatter(*x[y == label].T, s=7, color=COLOURS[k % 5], edgecolors="white", linewidths=0.3, zorder=3)
 
 
-def line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:
+def depth_line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:
     """One series over depth, in the k-th colour."""
     style = {"color": COLOURS[k % 5], "marker": MARKS[k % 5], "markersize": 4, "linewidth": 1.2}
     axis.loglog(depth, error, linestyle=linestyle, label=label, **style)
 
 
 def depth_axis(axis: Any, title: str, depth: Any) -> None:
+    """Title, legend and ticks of a panel over numbers of layers."""
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("depth n (layers)")
     axis.set_xticks(depth, [str(n) for n in depth], minor=False)

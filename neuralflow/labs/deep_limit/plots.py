@@ -37,7 +37,7 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
             depth = [row.depth for row in study.of(name)]
             order = orders[name][distance]
             label = name if order is None else f"{name}, order {order:.2f}"
-            plots.line(axis, k, depth, [row.distances[distance] for row in study.of(name)], label)
+            plots.depth_line(axis, k, depth, [row.distances[distance] for row in study.of(name)], label)
         plots.depth_axis(axis, _TITLES[distance], [row.depth for row in study.of(next(iter(orders)))])
     _growing(panels[-1], study, parameter)
     return picture
@@ -59,14 +59,14 @@ def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
             errors = [getattr(row, what) for row in study.of(name)]
             order = orders[name][what]
             label = name if order is None else f"{name}, order {order:.2f}"
-            plots.line(axis, k, [row.depth for row in study.of(name)], errors, label)
+            plots.depth_line(axis, k, [row.depth for row in study.of(name)], errors, label)
         plots.depth_axis(axis, title, [row.depth for row in study.of(next(iter(orders)))])
     for k, name in enumerate(orders):
         pairs = study.extrapolated(name, expected_order(schemes[name], "sup"))
         if pairs:
             n, plain, better = np.asarray(pairs).T
-            plots.line(panels[3], k, 2 * n, plain, name)
-            plots.line(panels[3], k, 2 * n, better, f"{name}, extrapolated", linestyle="--")
+            plots.depth_line(panels[3], k, 2 * n, plain, name)
+            plots.depth_line(panels[3], k, 2 * n, better, f"{name}, extrapolated", linestyle="--")
             plots.depth_axis(panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int))
     for axis, name in zip(panels[4:], list(orders)[:2], strict=False):
         order = expected_order(schemes[name], "sup")
@@ -92,13 +92,13 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
     picture, (steps, slopes, weights) = plots.figure(1, 3, height=3.9)
     for k, (name, certificate) in enumerate(networks.items()):
         if certificate.halving:
-            plots.line(steps, k, (2, 4, 8), certificate.halving, name)
+            plots.depth_line(steps, k, (2, 4, 8), certificate.halving, name)
         errors = certificate.gradients.get("Euler", certificate.gradients["as trained"])
-        plots.line(slopes, k, list(errors), list(errors.values()), name)
+        plots.depth_line(slopes, k, list(errors), list(errors.values()), name)
         for smoothness in certificate.smoothness.values():
             spans = smoothness.spans
             if spans:
-                plots.line(weights, k, list(spans), list(spans.values()), name)
+                plots.depth_line(weights, k, list(spans), list(spans.values()), name)
                 note = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "color": plots.COLOURS[k % 5]}
                 weights.annotate(f"H = {abs(smoothness.hoelder or 0):.2f}", (min(spans), spans[min(spans)]), **note)
     steps.set_title("change of the outputs", fontsize=10)
@@ -126,9 +126,9 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
         measured = [gaps(network, reference) for network in shallow]
         names = [what for what in measured[0] if what != "loss"]
         for k, what in enumerate(names):
-            plots.line(axis, k, depths, [gap[what].mean() for gap in measured], f"{what}, to {reference.depth} layers")
+            plots.depth_line(axis, k, depths, [gap[what].mean() for gap in measured], f"{what}, to {reference.depth} layers")
         rises = [max(network.increment(weight).mean() for weight in network.weights) for network in networks]
-        plots.line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
+        plots.depth_line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
         axis.loglog(depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n")
         plots.depth_axis(axis, name, depths)
     return picture

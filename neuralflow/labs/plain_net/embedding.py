@@ -91,6 +91,7 @@ def pulled_back(activation: Activation, x: Float[Array, "*shape"], s: Any) -> Fl
 
 
 def default_solve() -> Adaptive:
+    """Adaptive steps to 1e-8, or to 1e-5 in float32."""
     tolerance = by_precision(1e-8, 1e-5)
     return Adaptive(Tsit5(), tolerance, tolerance, max_steps=1 << 14)
 
@@ -101,6 +102,7 @@ def by_precision(double: float, single: float) -> float:
 
 
 def activation_kinds(layers: Sequence[Dense]) -> tuple[Activation, ...]:
+    """The different activations of a net, in their order; the identity is none."""
     return tuple(dict.fromkeys(layer.activation for layer in layers if layer.activation is not identity))
 
 
@@ -125,4 +127,5 @@ def stacked_along_depth(module: nnx.Module, forms: Sequence[dict[str, Any]]) -> 
 
 
 def zero_padded(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with zeros behind it, up to `size` on every axis."""
     return np.pad(array, [(0, size - n) for n in array.shape])
