@@ -18,7 +18,7 @@ from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
-from neuralflow.solve.failures import raise_on_failure
+from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
 from neuralflow.solve.system import time_dtype
 from neuralflow.solve.tally import count
@@ -212,7 +212,9 @@ class NeuralODE(nnx.Module):
     def _handed_over(self, x: Any, depths: Any) -> tuple[_Program, _Arrays]:
         """Everything a compiled function needs: what is static, and what is data, new numbers of which compile nothing."""
         graphdef, state = nnx.split(self.field)
-        form, numbers = split(self.discretisation.as_data())
+        solve = self.discretisation
+        data = solve.as_data
+        form, numbers = (self.solve_form, list(self.solve_data)) if data is solve else split(data)
         every_step = depths is EVERY_STEP
         program = _Program(graphdef, form, self.backward, every_step, None)
         interval = (raw(self.t0), raw(self.t1))
@@ -220,8 +222,8 @@ class NeuralODE(nnx.Module):
 
     def _checked(self, function: Any, x: Any, depths: Any) -> Solution:
         solution = self._run(function, x, depths)
-        if _concrete((solution, nnx.state(self.field))):
-            raise_on_failure(self.discretisation, self.field, x, solution)
+        if _concrete((solution, nnx.state(self.field))) and np.any(solution.status):
+            raise failure(self.discretisation, self.field, x, solution)
         return solution
 
 

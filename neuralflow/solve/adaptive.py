@@ -106,6 +106,7 @@ class Adaptive(Discretisation):
         to = lambda tolerance: max(float(np.asarray(tolerance)) * 10.0 ** (1 - parts), least)
         return replace(self, scheme=scheme or self.scheme, rtol=to(self.rtol), atol=to(self.atol))
 
+    @property
     def as_data(self) -> Adaptive:
         """Tolerances as arrays, and ends unless they are those of the whole interval."""
         arrays = eqx.tree_at(lambda s: (s.rtol, s.atol), self, (jnp.asarray(self.rtol), jnp.asarray(self.atol)))

@@ -73,6 +73,7 @@ class Discretisation(eqx.Module):
     def refined(self, parts: int, scheme: Any = None) -> Self:
         """The same walk so many times as fine, under another scheme if one is given."""
 
+    @property
     @abc.abstractmethod
     def as_data(self) -> Self:
         """The same with its numbers as arrays, where new ones shall compile nothing anew."""

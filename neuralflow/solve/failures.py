@@ -12,14 +12,11 @@ from neuralflow.solve.base import Discretisation
 from neuralflow.solve.results import Solution, SolveError, Status
 
 
-def raise_on_failure(solve: Discretisation, field: nnx.Module, x: Any, solution: Solution) -> None:
-    """SolveError where a solve of concrete numbers has failed: status, step counts and the remedy in one sentence."""
-    status = np.asarray(solution.status)
-    if not status.any():
-        return
-    worst = Status(int(status.max()))
+def failure(solve: Discretisation, field: nnx.Module, x: Any, solution: Solution) -> SolveError:
+    """The error of a solve of concrete numbers that has failed: status, step counts and the remedy in one sentence."""
+    worst = Status(int(np.max(solution.status)))
     accepted, rejected = int(np.max(solution.accepted)), int(np.max(solution.rejected))
-    raise SolveError(f"the solve failed ({worst.name}): {_remedy(solve, field, worst, x, accepted, rejected)}", worst)
+    return SolveError(f"the solve failed ({worst.name}): {_remedy(solve, field, worst, x, accepted, rejected)}", worst)
 
 
 def _remedy(solve: Discretisation, field: nnx.Module, status: Status, x: Any, accepted: int, rejected: int) -> str:

@@ -85,6 +85,7 @@ class FixedGrid(Discretisation):
         marks = np.arange(parts * (len(self.times) - 1) + 1) / parts
         return FixedGrid(scheme, times=np.interp(marks, np.arange(len(self.times)), self.times), memory=self.memory)
 
+    @property
     def as_data(self) -> FixedGrid:
         """The grid itself: it is planned on the host, so that another one compiles anew."""
         return self
