@@ -14,6 +14,7 @@ from jax import core, lax
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.fields import evaluate, takes_time
@@ -40,9 +41,9 @@ class NeuralODE(nnx.Module):
     def __init__(self, field: nnx.Module, solve: Discretisation, t0: Any = 0.0, t1: Any = 1.0):
         if not isinstance(field, nnx.Module):
             remedy = "wrap it: nf.from_function(f, params)" if callable(field) else "give an nnx.Module with __call__(self, x)"
-            raise TypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
+            raise InputTypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
         if not isinstance(solve, Discretisation):
-            raise TypeError(
+            raise InputTypeError(
                 f"solve is a FixedGrid or an Adaptive, got {solve!r}; for example nf.FixedGrid(nf.Euler(), steps=16)"
             )
         _check_interval(t0, t1)
@@ -98,7 +99,7 @@ class NeuralODE(nnx.Module):
         t0, t1 = raw(self.t0), raw(self.t1)
         if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
             first, last = map(float, self.ends)
-            raise ValueError(
+            raise InputError(
                 f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} and inside, got {start!r} and {stop!r}; "
                 "to walk back, take reverse() of it"
             )
@@ -126,7 +127,7 @@ class NeuralODE(nnx.Module):
         if not _concrete((t, t0, t1)):
             share = jnp.asarray(share, float)
         elif np.ndim(t) or not 0 <= float(share) <= 1:
-            raise ValueError(f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}")
+            raise InputError(f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}")
         time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
         return evaluate(field_at(self.field, share), x, time)
 
@@ -177,14 +178,14 @@ class NeuralODE(nnx.Module):
         if depths is None:
             return None
         if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
-            raise ValueError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
+            raise InputError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
         depths = jnp.asarray(depths, float)
         if _concrete((depths, self.t0, self.t1, self.ends)):
             start, end = map(float, self.ends)
             along = np.asarray(depths if self.backward is (end < start) else -depths)
             inside = (depths >= min(start, end)) & (depths <= max(start, end))  # not so for NaN
             if not (np.diff(along) >= 0).all() or not inside.all():
-                raise ValueError(
+                raise InputError(
                     f"depths must run in the direction of the walk between {start:g} and {end:g}, got {np.asarray(depths)}"
                 )
         return depths
@@ -192,7 +193,7 @@ class NeuralODE(nnx.Module):
     def _run(self, function: Any, x: Any, depths: Any) -> Solution:
         """The solution by one of the compiled functions below, with the field's new state written back."""
         if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-            raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+            raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
         program, arrays = self._handed_over(jax.tree.map(jnp.asarray, x), depths)
         if _staged():
             # What is being compiled already needs no compiled function of its own, and numbers are constants there:
@@ -286,6 +287,6 @@ def _check_interval(t0: Any, t1: Any) -> None:
         return
     start, end = np.asarray(raw(t0)), np.asarray(raw(t1))
     if {start.dtype.kind, end.dtype.kind} - set("fiu") or start.shape or end.shape or not np.isfinite([start, end]).all():
-        raise ValueError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
+        raise InputError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
-        raise ValueError(f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out")
+        raise InputError(f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out")

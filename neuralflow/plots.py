@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 from neuralflow.transport import Transport
@@ -38,7 +39,7 @@ def figure(rows: int, columns: int, width: float = 11.0, height: float = 6.4) ->
 def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
     """The stability regions of schemes in the plane of z = h g, for u' = g u: where no step makes what it carries grow."""
     if not isinstance(schemes, Mapping) or not schemes:
-        raise ValueError(f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}")
+        raise InputError(f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}")
     checks.whole("columns", columns)
     rows = -(-len(schemes) // columns)
     picture, axes = figure(rows, columns, width=2.9 * columns, height=2.9 * rows)

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.depth import Basis, depth_bases
 from neuralflow.depth.basis import sobolev_gram
 from neuralflow.layers import NeuralODE
@@ -106,7 +107,7 @@ def _mapped(chosen: list[_Product | None], function: Callable[[_Product, Array],
     wrong = len(leaves) != len(chosen) or any(p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True))
     if wrong:
         sizes = [p.basis.size for p in chosen if p]
-        raise ValueError(
+        raise InputError(
             f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} coefficients in depth, and is given "
             f"gradients of shapes {[jnp.shape(g) for g in leaves]}; make it anew for the new model"
         )
@@ -162,8 +163,8 @@ def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     """The product of every weight that varies with depth."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if not isinstance(tau, int | float) or not tau > 0:
-        raise ValueError(f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}")
+        raise InputError(f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}")
     bases = depth_bases(model)
     if not bases:
-        raise ValueError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")
+        raise InputError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")
     return {path: _Product(basis, float(tau)) for path, basis in bases.items()}

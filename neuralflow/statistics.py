@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from neuralflow.checks import InputError, InputTypeError
+
 # Depths below this are left out of fitted orders: a wrong limit can look right there.
 ASYMPTOTIC = 32
 _NORMAL = 1.959964  # 95% of a normal distribution, on both sides
@@ -24,10 +26,10 @@ class Estimate(NamedTuple):
 def estimate(values: Float[Any, "count *values"]) -> Estimate:
     """The mean over axis 0 with its standard error. ValueError for fewer than two values, TypeError for complex ones."""
     if np.ndim(values) < 1 or len(values) < 2:
-        raise ValueError(f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}")
+        raise InputError(f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}")
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError("an estimate is that of real numbers, got complex ones; take real and imaginary parts one by one")
+        raise InputTypeError("an estimate is that of real numbers, got complex ones; take real and imaginary parts one by one")
     array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
     return Estimate(array.mean(axis=0), array.std(axis=0, ddof=1) / len(array) ** 0.5)
 
@@ -77,7 +79,7 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
 
     values = np.asarray(orders, float)
     if len(values) < 3:
-        raise ValueError(f"an interval needs at least three data sets, got {len(values)}")
+        raise InputError(f"an interval needs at least three data sets, got {len(values)}")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     limits = bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval

@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, raw
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.layers import NeuralODE
@@ -152,7 +153,7 @@ class _Accompanied(nnx.Module):
         points, back = flat(x)
         probes = None if self.probes is None else self.probes[...]
         if probes is not None and probes.shape[1:] != points.shape:
-            raise ValueError(
+            raise InputError(
                 f"random probes belong to samples that are solved together, got probes for {probes.shape[1]} and {len(points)} samples; "
                 "with per_sample=True take Exact()"
             )
@@ -161,7 +162,7 @@ class _Accompanied(nnx.Module):
         try:
             moved = tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
         except TraceContextError:
-            raise ValueError(
+            raise InputError(
                 f"{type(self.field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
                 "model.eval(), or take a field without batch statistics and Dropout"
             ) from None
@@ -184,7 +185,7 @@ def along(
         checks.function("a rate", rate)
     points, _ = flat(samples(x))
     if key is None and not isinstance(divergence, Exact):
-        raise ValueError(f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()")
+        raise InputError(f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()")
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
     return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
@@ -193,15 +194,15 @@ def along(
 def samples(x: Any) -> Any:
     """x with arrays for leaves; TypeError where they have no axis of samples in common."""
     if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-        raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+        raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     if not shapes or any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
-        raise TypeError(
+        raise InputTypeError(
             f"x has one leading axis of samples and at least one axis of coordinates, got shapes {shapes}; try x[None]"
         )
     if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(x)):
-        raise TypeError(
+        raise InputTypeError(
             "densities and integrals are those of real points, got complex ones; give real and imaginary parts as a pair"
         )
     return x
@@ -223,7 +224,7 @@ class _Carried(nnx.Module, abc.ABC):
         checks.function("the function that is carried", function)
         checks.choice("given", given, ("start", "end"))
         if layer.backward:
-            raise TypeError("give the forward layer, and say by given='start' or 'end' where the function is known")
+            raise InputTypeError("give the forward layer, and say by given='start' or 'end' where the function is known")
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
@@ -236,7 +237,7 @@ class _Carried(nnx.Module, abc.ABC):
         if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
             if not layer.covers(t):
                 t0, t1 = float(start), float(stop)
-                raise ValueError(f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}")
+                raise InputError(f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}")
             if float(t) == float(edge):
                 return None
         return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
@@ -246,7 +247,7 @@ class _Carried(nnx.Module, abc.ABC):
         x = samples(x)
         values, pull = jax.vjp(lambda x: self(x, t), x)
         if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
-            raise ValueError(f"the function that is carried gives a row a sample, got shape {values.shape} for x")
+            raise InputError(f"the function that is carried gives a row a sample, got shape {values.shape} for x")
         if values.ndim == 1:
             return pull(jnp.ones_like(values))[0]
         units = jnp.eye(values[0].size, dtype=values.dtype).reshape(-1, 1, *values.shape[1:])
@@ -256,7 +257,7 @@ class _Carried(nnx.Module, abc.ABC):
     def _material(self, x: Any, t: float, step: float) -> Array:
         """The derivative along the flow, w_t + v . grad w: w_t by differences of fourth order inside t's cell of depth."""
         if not isinstance(step, int | float) or not 0 < step <= 0.25:
-            raise ValueError(f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002")
+            raise InputError(f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002")
         x = samples(x)
         times, weights = _stencil(self.layer, t, step)
         total = sum((w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)), jnp.zeros(()))
@@ -326,7 +327,7 @@ class Continuity(_Carried):
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
         """(log rho)_t + v . grad log rho + div v, zero up to the errors of the solve and of the differences in t."""
         if not isinstance(self.divergence, Exact):
-            raise ValueError(
+            raise InputError(
                 f"the residual of the equation needs the divergence without noise, got {self.divergence}; take Exact()"
             )
         points, back = flat(samples(x))
@@ -337,7 +338,7 @@ class Continuity(_Carried):
 def _each(value: Any, count: int) -> Array:
     """A log-density's values; ValueError where they are not one a sample."""
     if jnp.shape(value) != (count,):
-        raise ValueError(
+        raise InputError(
             f"a log-density gives one number a sample, ({count},), got {jnp.shape(value)}; a distribution over single coordinates "
             "becomes one over points by numpyro's .to_event(1)"
         )
@@ -421,7 +422,7 @@ class NormalisingFlow(nnx.Module):
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
         _check_divergence(divergence)
         if layer.backward:
-            raise TypeError(
+            raise InputTypeError(
                 "a normalising flow takes the layer that walks forward, from data to base; give it without reverse()"
             )
         self.layer, self.divergence = layer, divergence

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from neuralflow import files
+from neuralflow.checks import InputError
 from neuralflow.cli.common import SCHEMES, UsageError, writable
 from neuralflow.console import progress, screen
 
@@ -112,7 +113,7 @@ def _load(name: str) -> Any:
 
     arrays = data.digits_pair() if name == "digits" else data.from_file(Path(name))
     if not np.isin(arrays["y"], (0, 1)).all() or len(np.unique(arrays["y"])) < 2:
-        raise ValueError(f"y must hold samples of the classes 0 and 1, got {np.unique(arrays['y'])[:5].tolist()}")
+        raise InputError(f"y must hold samples of the classes 0 and 1, got {np.unique(arrays['y'])[:5].tolist()}")
     return arrays
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from neuralflow.checks import InputError
+
 Data = dict[str, np.ndarray]
 
 
@@ -30,7 +32,7 @@ def digits(split: str = "train") -> Data:
     order = np.random.default_rng(0).permutation(len(labels))
     edge = len(labels) * 4 // 5
     if split not in ("train", "test"):
-        raise ValueError(f"the digits have the splits 'train' and 'test', got {split!r}")
+        raise InputError(f"the digits have the splits 'train' and 'test', got {split!r}")
     chosen = order[:edge] if split == "train" else order[edge:]
     x = (images[chosen] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     return {"x": x, "y": labels[chosen].astype(np.int32)}
@@ -55,7 +57,7 @@ def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
     x = images[chosen] - images[chosen].mean(axis=0)
     _, scale, axes = np.linalg.svd(x, full_matrices=False)
     if not 1 <= components <= int((scale > 1e-10 * scale[0]).sum()):
-        raise ValueError(f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, got {components}")
+        raise InputError(f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, got {components}")
     # A component's sign is arbitrary: fix it, so that every platform sees the same data.
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     scores = x @ axes[:components].T
@@ -67,16 +69,16 @@ def from_file(path: Path) -> Data:
     try:
         held = np.load(path, allow_pickle=False)
         if isinstance(held, np.ndarray):
-            raise ValueError("one array without names")
+            raise InputError("one array without names")
         with held:
             arrays = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path}; give 'digits' or an .npz file with arrays x and y") from None
+        raise InputError(f"there is no file {path}; give 'digits' or an .npz file with arrays x and y") from None
     except (OSError, ValueError, EOFError) as error:
         reason = "" if "pickle" in str(error) else f" ({error})"
-        raise ValueError(
+        raise InputError(
             f"{path} is not an .npz file of numbers{reason}; write one with np.savez(path, x=..., y=...)"
         ) from None
     if set(arrays) != {"x", "y"}:
-        raise ValueError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them")
+        raise InputError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them")
     return arrays

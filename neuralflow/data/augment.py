@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 
 
 def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict[str, Any], Array], dict[str, Any]]:
@@ -24,7 +25,7 @@ def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict
     def augment(batch: dict[str, Any], key: Array) -> dict[str, Any]:
         x: Any = batch.get(name)
         if jnp.ndim(x) != 4:
-            raise ValueError(
+            raise InputError(
                 f"images are {name!r} (batch, height, width, channels) in a batch, got {', '.join(f'{k} {jnp.shape(v)}' for k, v in batch.items())}"
             )
         where, mirrored = jax.random.split(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.data.arrays import Data
 
 
@@ -53,7 +54,7 @@ def gaussians(count: int = 1000, *, noise: float = 0.3, modes: int = 8, radius: 
 def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, seed: int = 0) -> Data:
     """The squares of a board on [-1, 1]^2, its two colours as classes."""
     if squares < 2 or squares % 2:
-        raise ValueError(f"squares is the even number of squares along a side, got {squares}")
+        raise InputError(f"squares is the even number of squares along a side, got {squares}")
     rng, y = _start(count, 2, seed)
     column = rng.integers(squares, size=count)
     row = 2 * rng.integers(squares // 2, size=count) + (column + y) % 2
@@ -66,7 +67,7 @@ def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np
     checks.whole("the number of classes", classes, least=0)
     checks.whole("seed", seed, least=0)
     if count < classes or classes < 2:
-        raise ValueError(f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes")
+        raise InputError(f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes")
     rng = np.random.default_rng(seed)
     return rng, rng.permutation(np.arange(count) % classes)
 
@@ -77,6 +78,6 @@ def _polar(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _noisy(x: np.ndarray, y: np.ndarray, noise: float, rng: np.random.Generator) -> Data:
     if not noise >= 0:
-        raise ValueError(f"noise is a standard deviation >= 0, got {noise}")
+        raise InputError(f"noise is a standard deviation >= 0, got {noise}")
     moved = x + noise * rng.standard_normal(x.shape)
     return {"x": moved.astype(np.float32), "y": y.astype(np.int32)}

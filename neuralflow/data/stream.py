@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data.arrays import Data, numeric, shuffled
 
 
@@ -30,12 +31,12 @@ class Stream:
         if isinstance(self.examples, (dict, str)) or not (
             hasattr(self.examples, "__len__") and hasattr(self.examples, "__getitem__")
         ):
-            raise TypeError(
+            raise InputTypeError(
                 f"a stream reads a sequence of examples, with len and [i], got a {type(self.examples).__name__}; "
                 "a dict of arrays goes to fit as it is"
             )
         if not len(self.examples):
-            raise ValueError("a stream needs at least one example, got an empty sequence")
+            raise InputError("a stream needs at least one example, got an empty sequence")
         if self.transform is not None:
             checks.function("transform", self.transform)
         checks.whole("threads", self.threads)
@@ -50,12 +51,12 @@ class Stream:
 
     def _transformed(self, row: Any) -> Data:
         if self.transform is None and not isinstance(row, dict):
-            raise TypeError(
+            raise InputTypeError(
                 f"an example is a dict of arrays, got a {type(row).__name__}; give transform=, a function to such a dict"
             )
         arrays = numeric(row) if self.transform is None else self.transform(row)
         if not isinstance(arrays, dict) or not all(hasattr(value, "dtype") for value in arrays.values()):
-            raise TypeError(f"transform must return a dict of NumPy arrays, got {arrays!r:.80}")
+            raise InputTypeError(f"transform must return a dict of NumPy arrays, got {arrays!r:.80}")
         return arrays
 
     def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
@@ -88,7 +89,7 @@ class Stream:
         for i, row in zip(chosen, transformed, strict=True):
             if {key: value.shape for key, value in row.items()} != like:
                 shown = {key: value.shape for key, value in row.items()}
-                raise ValueError(
+                raise InputError(
                     f"the examples of a stream must be alike: example {i} has {shown}, example {chosen[0]} {like}; resize them"
                 )
         return {key: np.stack([row[key] for row in transformed]) for key in transformed[0]}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.data.arrays import Data, numeric
 
 _BLOCK = 1000  # examples decoded at a time: TFDS reads blocks many times faster than single ones
@@ -60,15 +61,15 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
         try:
             examples = tfds.data_source(name, split=split, data_dir=str(folder), download=False)
         except (ValueError, AssertionError) as error:
-            raise ValueError(f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from None
+            raise InputError(f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from None
     try:
         empty = not len(examples)
     except ValueError:  # a slice that ends before it begins
         empty = True
     if empty:
-        raise ValueError(f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'")
+        raise InputError(f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'")
     if isinstance(examples, dict):
-        raise ValueError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(examples)}")
+        raise InputError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(examples)}")
     return examples
 
 
@@ -95,7 +96,7 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
                 f"preparing {name} needs TensorFlow ({error}); install it beside the extra: pip install tensorflow"
             ) from None
         except tfds.core.DatasetNotFoundError:
-            raise ValueError(f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog") from None
+            raise InputError(f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog") from None
         except (ConnectionError, tfds.download.DownloadError, requests.exceptions.RequestException) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConnectionError(
@@ -145,12 +146,12 @@ def _block(examples: Any, start: int) -> Data:
         shapes = {value.shape for value in values}
         if len(shapes) > 1:
             shown = ", ".join(map(str, sorted(shapes)[:3]))
-            raise ValueError(
+            raise InputError(
                 f"the feature {key!r} has examples of unequal shapes ({shown}); read it with data.Stream and resize"
             )
         arrays[key] = np.stack(values)
     if not arrays:
-        raise ValueError(f"none of the features {', '.join(block[0])} is numeric")
+        raise InputError(f"none of the features {', '.join(block[0])} is numeric")
     return arrays
 
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from neuralflow.checks import InputError, InputTypeError
+
 Side = Literal["left", "right"]
 
 
@@ -27,13 +29,13 @@ def _knots(cells: Any) -> int | tuple[float, ...]:
     """A number of equal cells, or the knots of unequal ones, checked and hashable."""
     if isinstance(cells, (int, np.integer)) and not isinstance(cells, bool):
         if cells < 1:
-            raise ValueError(f"a basis needs at least one cell, got {cells}; give cells >= 1")
+            raise InputError(f"a basis needs at least one cell, got {cells}; give cells >= 1")
         return int(cells)
     if not isinstance(cells, (Sequence, np.ndarray)) or isinstance(cells, str):
-        raise TypeError(f"cells is a whole number or a sequence of knots, got {cells!r}")
+        raise InputTypeError(f"cells is a whole number or a sequence of knots, got {cells!r}")
     knots = np.asarray(cells, float)
     if knots.ndim != 1 or len(knots) < 2 or knots[0] != 0 or knots[-1] != 1 or not (np.diff(knots) > 0).all():
-        raise ValueError(
+        raise InputError(
             f"knots must increase strictly from 0 to 1, got {cells!r}; divide depths by the length of the interval"
         )
     return tuple(knots.tolist())
@@ -173,7 +175,7 @@ class PiecewiseConstant(Basis):
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
         """ValueError: functions with jumps have no derivative whose square has an integral."""
-        raise ValueError("piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells")
+        raise InputError("piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells")
 
     def halved(self) -> PiecewiseConstant:
         """Every two neighbouring cells as one."""
@@ -261,7 +263,7 @@ class Legendre(Basis):
 
     def __post_init__(self):
         if not isinstance(self.terms, (int, np.integer)) or isinstance(self.terms, bool) or self.terms < 1:
-            raise ValueError(f"a Legendre basis needs at least one term, got {self.terms!r}; give terms >= 1")
+            raise InputError(f"a Legendre basis needs at least one term, got {self.terms!r}; give terms >= 1")
         object.__setattr__(self, "terms", int(self.terms))
 
     @property
@@ -325,7 +327,7 @@ class CubicSpline(Basis):
 
     def __post_init__(self):
         if not isinstance(self.cells, (int, np.integer)) or isinstance(self.cells, bool):
-            raise TypeError(f"a cubic spline takes a number of equal cells, got {self.cells!r}")
+            raise InputTypeError(f"a cubic spline takes a number of equal cells, got {self.cells!r}")
         object.__setattr__(self, "cells", _knots(self.cells))
 
     @property
@@ -389,7 +391,7 @@ def locate(basis: Basis, depth: np.ndarray, side: Side = "right") -> tuple[np.nd
     """
     depth = np.asarray(depth, float)
     if not ((depth >= 0) & (depth <= 1)).all():
-        raise ValueError(f"a depth must lie in [0, 1], got {depth}; normalise it as (t - t0) / (t1 - t0)")
+        raise InputError(f"a depth must lie in [0, 1], got {depth}; normalise it as (t - t0) / (t1 - t0)")
     knots = basis.knots
     cell = np.clip(np.searchsorted(knots, depth, side) - 1, 0, basis.count - 1)
     return cell, (depth - knots[cell]) / (knots[cell + 1] - knots[cell])
@@ -463,7 +465,7 @@ def contains(finer: Basis, coarser: Basis) -> bool:
 def refinement(coarser: Basis, finer: Basis) -> Float[np.ndarray, "finer coarser"]:
     """Matrix of the exact embedding of `coarser` into `finer`; ValueError where `finer` does not contain it."""
     if not contains(finer, coarser):
-        raise ValueError(
+        raise InputError(
             f"{finer} does not contain {coarser}, so refining would change the weights; use a multiple of the cells, "
             "or project() for the L2-nearest function"
         )

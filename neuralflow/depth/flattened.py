@@ -16,6 +16,7 @@ from flax import nnx
 from jax import core
 from jaxtyping import Array
 
+from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, Side, locate, locate_traced
 from neuralflow.depth.varying import DepthVarying, check_variables, dotted, flatten, raw
 
@@ -94,7 +95,7 @@ class FlatField:
         changed = {i: raw(leaf) for i, (leaf, value) in pairs if raw(leaf) is not value}
         odd += [paths[i] for i in changed if not isinstance(self._kinds[i], nnx.BatchStat | nnx.RngCount)]
         if odd:
-            raise ValueError(
+            raise InputError(
                 f"the field changed its own state ('{dotted(odd[0])}') while it was evaluated, which a solve cannot carry; "
                 "return what it computes instead, or keep such layers around the NeuralODE"
             )

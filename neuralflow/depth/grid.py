@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis
 
 # Given times that differ from a knot by no more than this (of the whole interval) are that knot.
@@ -77,9 +78,9 @@ def uneven(times: Sequence[float] | np.ndarray) -> Grid:
     """Steps between given normalised depths, which increase strictly from 0 to 1."""
     edges = np.asarray(times, float)
     if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-        raise ValueError(f"times must be finite and strictly increasing, at least two of them, got {times!r}")
+        raise InputError(f"times must be finite and strictly increasing, at least two of them, got {times!r}")
     if edges[0] != 0 or edges[-1] != 1:
-        raise ValueError(
+        raise InputError(
             f"times are normalised depths from 0 to 1, got {edges[0]:g} to {edges[-1]:g}; "
             "divide (t - t0) by t1 - t0, and give the layer t0 and t1"
         )
@@ -110,7 +111,7 @@ def locate_steps(grid: Grid, cells: int | tuple[float, ...]) -> Place:
     if len(across):
         count = cells if isinstance(cells, int) else len(cells) - 1
         remedy = f"use a multiple of {count} steps" if grid.is_uniform else "let the times contain every knot"
-        raise ValueError(
+        raise InputError(
             f"step {across[0]} of {grid.steps} crosses a knot of weights with {count} cells; {remedy}, "
             "or bring the weights to the grid with DepthVarying.project()"
         )

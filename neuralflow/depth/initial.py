@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from neuralflow.checks import InputError
+
 Init = Callable[[np.ndarray], np.ndarray]
 """From the depths of the nodes (nodes,) to a matrix (nodes, draws) that mixes independent draws into node values."""
 
@@ -27,7 +29,7 @@ def smooth(length: float = 0.5) -> Init:
     depth. Our formulation of the smooth initialisation of Marion et al. (arXiv 2206.06929).
     """
     if not isinstance(length, int | float) or not length > 0:
-        raise ValueError(f"smooth(length) takes a positive correlation length, got {length!r}")
+        raise InputError(f"smooth(length) takes a positive correlation length, got {length!r}")
 
     def mix(nodes: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh(np.exp(-((nodes[:, None] - nodes) ** 2) / (2 * length**2)))
@@ -46,11 +48,11 @@ def fractional(hurst: float) -> Init:
     Fermanian, Biau & Vert, arXiv 2206.06929).
     """
     if not isinstance(hurst, int | float) or not 0 < hurst <= 1:
-        raise ValueError(f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}")
+        raise InputError(f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}")
 
     def mix(nodes: np.ndarray) -> np.ndarray:
         if len(nodes) > 2 and np.ptp(np.diff(nodes)) > 1e-9:
-            raise ValueError(
+            raise InputError(
                 "increments of a fractional Brownian motion are those of equally spaced nodes; take nf.PiecewiseConstant(count)"
             )
         if hurst == 1:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import Basis, PiecewiseConstant, Side
 from neuralflow.depth.initial import Init, independent, tied
@@ -24,7 +25,7 @@ def check_variables(module: nnx.Module) -> None:
     """Refuses what a solve cannot carry: state other than batch statistics and random streams."""
     for path, node in nnx.iter_graph(module):
         if isinstance(node, (nnx.Cache, nnx.Intermediate)):
-            raise ValueError(
+            raise InputError(
                 f"the field holds mutable state ({type(node).__name__} at '{dotted(path)}'), which a solve cannot carry; "
                 "a field may hold batch statistics (nnx.BatchStat) and random streams, other state stays around it"
             )
@@ -34,7 +35,7 @@ def _check_statistics(basis: Basis, stack: nnx.Module) -> None:
     """Refuses batch statistics where depth has no cells of its own for them."""
     for path, node in nnx.iter_graph(stack):
         if isinstance(node, nnx.BatchStat) and not isinstance(basis, PiecewiseConstant):
-            raise ValueError(
+            raise InputError(
                 f"batch statistics ('{dotted(path)}') belong to the cells of depth, and {basis} has values that reach across "
                 f"them; take nf.PiecewiseConstant({basis.count}), or a norm without state (GroupNorm, LayerNorm)"
             )
@@ -59,7 +60,7 @@ class DepthVarying(nnx.Module):
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent):
         if not callable(make) or isinstance(make, nnx.Module):
-            raise TypeError(
+            raise InputTypeError(
                 f"make must be a function of rngs that builds a module, got a {type(make).__name__}: lambda rngs: ..."
             )
         checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
@@ -68,7 +69,7 @@ class DepthVarying(nnx.Module):
         nodes = np.asarray(basis.nodes)
         mix = np.asarray(init(nodes))
         if mix.ndim != 2 or len(mix) != len(nodes):
-            raise ValueError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
+            raise InputError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
         draws = nnx.vmap(lambda key: _checked_module(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), mix.shape[1]))
         _check_statistics(basis, draws)
         self.basis = basis
@@ -82,7 +83,7 @@ class DepthVarying(nnx.Module):
         shared submodules stay shared; sharing between modules is lost.
         """
         if len(modules) != basis.size:
-            raise ValueError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
+            raise InputError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
         return cls.from_stack(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
 
     @classmethod
@@ -90,7 +91,7 @@ class DepthVarying(nnx.Module):
         """The function of depth whose coefficients are the parameters of `stack`, along a leading axis of basis.size each."""
         sizes = {np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]}
         if sizes - {(basis.size,)}:
-            raise ValueError(f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}")
+            raise InputError(f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}")
         _check_statistics(basis, stack)
         # NNX makes modules by their __init__ alone, so an empty one is filled.
         field = cls(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
@@ -98,7 +99,7 @@ class DepthVarying(nnx.Module):
         return field
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
+        raise InputTypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
 
     def at(self, s: float, side: Side = "right") -> nnx.Module:
         """The plain module at normalised depth s; at a knot `side` names the one-sided limit."""
@@ -129,7 +130,7 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
 
     def coefficients(values: Array) -> Array:
         if not jnp.issubdtype(values.dtype, jnp.inexact):
-            raise TypeError(f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()")
+            raise InputTypeError(f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()")
         if plain:
             return values
         # A draw that is not random (a norm's scale of one, a bias of zero) stays what it is at every depth.
@@ -149,10 +150,10 @@ def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
 
 def _checked_module(module: Any) -> nnx.Module:
     if not isinstance(module, nnx.Module):
-        raise TypeError(f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function")
+        raise InputTypeError(f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function")
     check_variables(module)
     if any(isinstance(node, DepthVarying) for _, node in nnx.iter_graph(module)):
-        raise ValueError("a DepthVarying inside a DepthVarying has no meaning; vary the weights once")
+        raise InputError("a DepthVarying inside a DepthVarying has no meaning; vary the weights once")
     return module
 
 
@@ -171,9 +172,9 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
     want = _shapes(first)
     for k, (other, state) in enumerate(parts):
         if _shapes(state) != want:
-            raise ValueError(f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind")
+            raise InputError(f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind")
         if other != graphdef:
-            raise ValueError(f"module {k} is built differently from module 0; give modules of one class and one set of options")
+            raise InputError(f"module {k} is built differently from module 0; give modules of one class and one set of options")
     return nnx.merge(graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts)))
 
 

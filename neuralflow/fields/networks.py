@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.fields.convolution import convolution
 
 Activation = Callable[[Array], Array]
@@ -21,7 +22,7 @@ Activation = Callable[[Array], Array]
 def _with_time(x: Array, t: Array | float | None) -> Array:
     """x with depth time as one more feature."""
     if t is None:
-        raise ValueError("this field was built with time=True, so it needs f(x, t)")
+        raise InputError("this field was built with time=True, so it needs f(x, t)")
     return jnp.concatenate([x, jnp.broadcast_to(jnp.asarray(t, x.dtype), (*x.shape[:-1], 1))], axis=-1)
 
 
@@ -88,7 +89,7 @@ class ConvBlock(nnx.Module):
         checks.function("activation", activation)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if channels % groups:
-            raise ValueError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
+            raise InputError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
         if not callable(kernel):
@@ -127,7 +128,7 @@ class Antisymmetric(nnx.Module):
         checks.function("activation", activation)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if not damping >= 0:
-            raise ValueError(f"damping must be >= 0, got {damping}: a negative one lets states grow")
+            raise InputError(f"damping must be >= 0, got {damping}: a negative one lets states grow")
         scale = dimension**-0.5
         self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype))
         self.bias = nnx.Param(jnp.zeros(dimension, param_dtype))
@@ -141,6 +142,6 @@ class Antisymmetric(nnx.Module):
         y = x @ (weight - weight.T).T - self.damping * x + self.bias[...]
         if self.drift is not None:
             if t is None:
-                raise ValueError("this field was built with time=True, so it needs f(x, t)")
+                raise InputError("this field was built with time=True, so it needs f(x, t)")
             y = y + jnp.asarray(t, x.dtype) * self.drift[...]
         return self.activation(y).astype(x.dtype)

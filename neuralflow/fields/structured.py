@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.fields.functions import evaluate, takes_time
 from neuralflow.fields.networks import Activation
 from neuralflow.schemes.reversible import halves, joined
@@ -96,7 +97,7 @@ def _slope(energy: Any, x: Any) -> Any:
     value, pull = jax.vjp(energy, x)
     leading = jax.tree.leaves(x)[0].shape
     if not isinstance(value, jax.Array) or value.shape != leading[: value.ndim] or value.ndim >= len(leading):
-        raise ValueError(
+        raise InputError(
             f"an energy gives one number a sample, of the leading shape of x, {leading}; {type(energy).__name__} gave "
             f"{jnp.shape(value)}: sum over the last axis"
         )

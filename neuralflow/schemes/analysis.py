@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, Shaped
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
 from neuralflow.schemes.network import NetworkScheme, PerStep, is_explicit, one_step, prepared, traits
 from neuralflow.schemes.reversible import RevNet, halves
@@ -51,7 +52,7 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
     """
     checks.whole("steps", steps)
     if jnp.ones(()).dtype != jnp.float64:
-        raise ValueError("an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first")
+        raise InputError("an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first")
 
     def velocity(x: Any, t: Any) -> Any:
         return ((1 + t / 2) * x[1], -jnp.sin(x[0]))
@@ -63,7 +64,7 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
         for coarse, fine in itertools.pairwise(ends)
     )
     if not second > 1e-13 or not math.isfinite(first):
-        raise ValueError(
+        raise InputError(
             f"the solutions with {steps}, {2 * steps} and {4 * steps} steps differ by {first:.0e} and {second:.0e}, from which no "
             "order can be told; take fewer steps where that is rounding, more where it is instability"
         )
@@ -153,7 +154,7 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(scheme, _TwoStep) and not isinstance(scheme.k, PerStep) and np.ndim(scheme.k) == 0:
         k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
         return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
-    raise TypeError(
+    raise InputTypeError(
         f"{type(scheme).__name__} is neither a Runge-Kutta nor a linear multi-step scheme with constant coefficients; "
         "look at modified_equation(scheme, velocity, x), or at observed_order(scheme)"
     )
@@ -172,11 +173,11 @@ def modified_equation(
     _check(scheme)
     like = jax.eval_shape(velocity, x)
     if jax.tree.structure(like) != jax.tree.structure(x) or like.shape != x.shape or like.dtype != x.dtype:
-        raise ValueError(f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}")
+        raise InputError(f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}")
     if isinstance(scheme, LinearMultistep | _TwoStep):
         alpha, beta = _coefficients(scheme)
         if isinstance(scheme, _TwoStep) and not (-1 < alpha[1] <= 1):
-            raise ValueError(
+            raise InputError(
                 f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no equation; |k| < 1, or k = 1"
             )
         terms = _modified_multistep(alpha, beta, velocity)
@@ -184,7 +185,7 @@ def modified_equation(
         advance = _map_of(scheme, velocity)
         still = advance(jnp.zeros((), x.dtype), x)
         if not np.allclose(still, x, rtol=1e-9, atol=1e-12):
-            raise ValueError(
+            raise InputError(
                 f"a step of length zero of this {type(scheme).__name__} does not leave the state as it is, so its states follow no equation"
             )
         terms = _modified_one_step(advance)
@@ -200,9 +201,9 @@ def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, An
     """A step as a function of its length and of the state; TypeError for what is no such function."""
     name = type(scheme).__name__
     if not is_explicit(scheme):
-        raise TypeError(f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions")
+        raise InputTypeError(f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions")
     if traits(scheme).carries:
-        raise TypeError(f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps")
+        raise InputTypeError(f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps")
     if isinstance(scheme, RevNet):
         pairs = diffrax.ODETerm(lambda t, y, args: halves(velocity(jnp.concatenate(y))))
         return lambda h, x: jnp.concatenate(scheme.step(pairs, jnp.zeros_like(h), h, halves(x), None, None, False)[0])
@@ -259,7 +260,7 @@ def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[n
             return np.where(below == 0, np.inf, above / below).reshape(np.shape(z))
     matrix = amplification(scheme, z)
     if matrix.shape[-1] != 1:
-        raise TypeError(f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)")
+        raise InputTypeError(f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)")
     return matrix[..., 0, 0]
 
 
@@ -276,9 +277,9 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     """`amplification` of one scheme, compiled once."""
     _check(scheme)
     if not is_explicit(scheme):
-        raise TypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
+        raise InputTypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
     if traits(scheme).continued:
-        raise ValueError(f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone")
+        raise InputError(f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone")
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
 
@@ -335,7 +336,7 @@ def region(
     checks.whole("points", points, least=2)
     for name, ends in (("real", real), ("imaginary", imaginary)):
         if np.shape(ends) != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
-            raise ValueError(f"{name} is an interval of two increasing numbers, got {ends!r}")
+            raise InputError(f"{name} is an interval of two increasing numbers, got {ends!r}")
     x, y = np.linspace(*real, points), np.linspace(*imaginary, points)
     return x, y, growth(scheme, x[None, :] + 1j * y[:, None])
 
@@ -346,7 +347,7 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     By a scan and bisection to 1e-9. LMResNet: 2 (1 - k), for |k| < 1 (our derivation).
     """
     if not isinstance(largest, int | float) or not 0 < largest < math.inf:
-        raise ValueError(f"largest must be a positive number, got {largest!r}")
+        raise InputError(f"largest must be a positive number, got {largest!r}")
     grows = _grower(scheme)
     stable = lambda z: grows(-np.asarray(z, complex)) <= 1 + 1e-9
     return longest(stable, largest, scan=4096, cuts=64, enough=lambda low, high: high - low <= 1e-9)
@@ -380,9 +381,9 @@ def longest(
 
 def _check(scheme: Any) -> None:
     if not isinstance(scheme, diffrax.AbstractSolver):
-        raise TypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+        raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
     leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
     if any(isinstance(leaf, PerStep) for leaf in leaves):
-        raise ValueError(
+        raise InputError(
             f"the coefficients of this {type(scheme).__name__} change from step to step; build one with the numbers of one step"
         )

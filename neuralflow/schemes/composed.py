@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, plus, value
 
 
@@ -174,7 +175,7 @@ class FractalExpansion(OneStepScheme):
 
     def __init__(self, joins: Sequence[Any]):
         if isinstance(joins, int | float | nnx.Variable) or not len(joins):
-            raise ValueError(f"joins is a sequence of at least one weight, one per join, got {joins!r}")
+            raise InputError(f"joins is a sequence of at least one weight, one per join, got {joins!r}")
         check_coefficients(**{f"joins[{i}]": w for i, w in enumerate(joins)})
         self.joins = tuple(joins)
 

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
@@ -51,17 +52,17 @@ class LinearMultistep(NetworkScheme):
         except (TypeError, ValueError):
             a = b = np.zeros(0)
         if a.ndim != 1 or b.ndim != 1 or not len(a) or not len(b) or not np.isfinite(np.concatenate([a, b])).all():
-            raise ValueError(f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}")
+            raise InputError(f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}")
         slope = 1 + a @ np.arange(len(a))
         if abs(a.sum() - 1) > 1e-12 or abs(b.sum() - slope) > 1e-12:
-            raise ValueError(
+            raise InputError(
                 f"a multi-step scheme is consistent where alpha sums to 1 and beta to 1 + sum j alpha_j = {slope:g}; "
                 f"these sum to {a.sum():g} and {b.sum():g}"
             )
         roots = np.roots(np.concatenate([[1], -a]))
         rim = np.abs(roots[:, None] - roots) < 1e-6
         if (np.abs(roots) > 1 + 1e-9).any() or (rim.sum(1)[np.abs(roots) > 1 - 1e-9] > 1).any():
-            raise ValueError(
+            raise InputError(
                 f"the scheme is not zero-stable: the roots of z^p = sum alpha_j z^(p-1-j) have moduli {np.abs(roots)}, "
                 "which must not exceed one, nor repeat there"
             )
@@ -141,7 +142,7 @@ def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
     """The explicit Adams scheme of an order from 1 to 5, started by RK4 (local error h^5)."""
     checks.whole("order", order)
     if order > 5:
-        raise ValueError(f"adams_bashforth goes to order 5, which RK4 can start, got {order}; take Dopri8 for more")
+        raise InputError(f"adams_bashforth goes to order 5, which RK4 can start, got {order}; take Dopri8 for more")
     # The weights integrate polynomials through the last `order` velocities exactly.
     past = -np.arange(order)
     powers = np.arange(order)
@@ -217,7 +218,7 @@ class _TwoStep(ReversibleScheme):
             return y0, jnp.asarray(True)
         kind = lambda tree: jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
         if kind(self.before) != kind(y0):
-            raise ValueError(f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}")
+            raise InputError(f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}")
         return self.before, jnp.asarray(False)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
@@ -290,5 +291,5 @@ def momentum(gamma: float) -> ConsistentLM:
     reversible: walking back multiplies rounding errors by 1 / gamma a step.
     """
     if not isinstance(gamma, int | float) or not 0 < gamma < 1:
-        raise ValueError(f"momentum lies between 0 and 1, got {gamma!r}")
+        raise InputError(f"momentum lies between 0 and 1, got {gamma!r}")
     return ConsistentLM(-float(gamma))

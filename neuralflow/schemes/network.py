@@ -20,6 +20,7 @@ from diffrax import AbstractERK, AbstractSolver, LocalLinearInterpolation, ODETe
 from flax import nnx
 from jaxtyping import Array
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.runge_kutta import explicit_step, used_stages
 
 
@@ -174,7 +175,7 @@ def value(coefficient: Any, like: Any) -> Any:
         return raw
     leaves = jax.tree.leaves(like)
     if raw.ndim and any(raw.shape != leaf.shape[-1:] for leaf in leaves):
-        raise ValueError(
+        raise InputError(
             f"in a step a coefficient is one number or one per channel, {leaves[0].shape[-1:]}, got shape {raw.shape}; "
             "one row per step is a nf.schemes.PerStep"
         )
@@ -187,11 +188,11 @@ def check_coefficients(**coefficients: Any) -> None:
         if isinstance(coefficient, bool) or not isinstance(
             coefficient, int | float | np.generic | np.ndarray | Array | nnx.Variable
         ):
-            raise TypeError(
+            raise InputTypeError(
                 f"the coefficient {name} must be a number, an array or an nnx.Variable (PerStep: one per step), got {coefficient!r}"
             )
         if isinstance(coefficient, int | float) and not math.isfinite(coefficient):
-            raise ValueError(f"the coefficient {name} must be finite, got {coefficient!r}")
+            raise InputError(f"the coefficient {name} must be finite, got {coefficient!r}")
 
 
 def amplified(factor: float, steps: int) -> float:

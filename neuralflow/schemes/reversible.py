@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.network import ReversibleScheme, amplified, cost, done, is_explicit, one_step, plus, traits
 
 
@@ -20,7 +21,7 @@ def halves(x: Any) -> tuple[Any, Any]:
         return x[0], x[1]
     if not isinstance(x, Array) or not x.ndim or x.shape[-1] % 2:
         shape = f"an array of shape {x.shape}" if isinstance(x, Array) else f"a {type(x).__name__}"
-        raise ValueError(f"a state of two halves is a pair, or an array whose last axis is even, got {shape}")
+        raise InputError(f"a state of two halves is a pair, or an array whose last axis is even, got {shape}")
     first, second = jnp.split(x, 2, axis=-1)
     return first, second
 
@@ -69,12 +70,12 @@ class RevNet(ReversibleScheme):
             try:
                 needed = _needs(part, own)
             except Exception as error:
-                raise ValueError(
+                raise InputError(
                     "RevNet takes a field of pairs, (X, Y) -> (F(Y), G(X)), but this one cannot be called on the pair of shapes "
                     f"{jax.tree.map(jnp.shape, (first, second))}; {remedy}"
                 ) from error
             if needed:
-                raise ValueError(
+                raise InputError(
                     f"RevNet takes a field (X, Y) -> (F(Y), G(X)), but the {name} half of this one's velocity needs the {name} "
                     f"half of the state; {remedy}"
                 )
@@ -111,12 +112,12 @@ class Reversible(ReversibleScheme):
 
     def __init__(self, scheme: Any, coupling: float = 0.999):
         if not is_explicit(scheme) or traits(scheme).carries:
-            raise TypeError(
+            raise InputTypeError(
                 f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: an implicit one is exact to its "
                 "root finder's tolerance only, and one that remembers earlier steps has more to take back"
             )
         if isinstance(coupling, bool) or not isinstance(coupling, int | float) or not 0 < coupling <= 1:
-            raise ValueError(f"coupling must lie in (0, 1], got {coupling!r}")
+            raise InputError(f"coupling must lie in (0, 1], got {coupling!r}")
         self.scheme, self.coupling = scheme, float(coupling)
 
     def evaluations(self, steps: int) -> int:

@@ -16,6 +16,7 @@ from jax import core, lax
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
@@ -70,10 +71,10 @@ class Adaptive(Discretisation):
         checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
         name = type(scheme).__name__
         if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or _is_blind(scheme):
-            raise ValueError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
+            raise InputError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
         known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
         if known == [0, 0]:
-            raise ValueError("rtol and atol are both zero, so no step could be accepted; give one a positive value")
+            raise InputError("rtol and atol are both zero, so no step could be accepted; give one a positive value")
         checks.whole("max_steps", max_steps)
         checks.choice("per_sample", per_sample, (True, False))
         self.scheme = scheme
@@ -88,17 +89,17 @@ class Adaptive(Discretisation):
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> NoReturn:
         """TypeError: its steps are chosen on the way."""
-        raise TypeError("an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))")
+        raise InputTypeError("an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))")
 
     def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> NoReturn:
         """TypeError: there are no steps to solve for their inputs."""
-        raise TypeError("invert() solves the steps of a fixed grid; an adaptive layer has reverse()")
+        raise InputTypeError("invert() solves the steps of a fixed grid; an adaptive layer has reverse()")
 
     def per_step(
         self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
     ) -> NoReturn:
         """TypeError: there are no steps of its own."""
-        raise TypeError("an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))")
+        raise InputTypeError("an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))")
 
     def refined(self, parts: int, scheme: Any = None) -> Adaptive:
         """A tenth of the tolerances for each part beyond the first, down to what the precision knows."""
@@ -137,11 +138,11 @@ class Adaptive(Discretisation):
         `depths`: depth times to return states at; each is the end of a step.
         """
         if depths is EVERY_STEP:
-            raise ValueError(
+            raise InputError(
                 "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
             )
         if self.per_sample and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
-            raise ValueError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
+            raise InputError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
         dtype = time_dtype(x)
         values = FlatField.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
@@ -375,7 +376,7 @@ def _check_ends(ends: Any) -> tuple[Any, Any]:
     start, stop = ends
     known = not isinstance(start, core.Tracer) and not isinstance(stop, core.Tracer)
     if known and not 0 <= float(start) <= float(stop) <= 1:
-        raise ValueError(f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}")
+        raise InputError(f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}")
     return start, stop
 
 
@@ -384,7 +385,7 @@ def _check_tolerance(name: str, value: Any) -> float | None:
     if isinstance(value, core.Tracer):
         return None
     if isinstance(value, str | bool) or np.ndim(value) or not 0 <= float(value) < np.inf:
-        raise ValueError(f"{name} must be one finite number >= 0, got {value!r}")
+        raise InputError(f"{name} must be one finite number >= 0, got {value!r}")
     return float(value)
 
 

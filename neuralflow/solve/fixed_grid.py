@@ -15,6 +15,7 @@ from jax import core
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
@@ -57,7 +58,7 @@ class FixedGrid(Discretisation):
         check_scheme(scheme)
         checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
         if (steps is None) == (times is None):
-            raise ValueError("a fixed grid takes either steps=... or times=..., exactly one of them")
+            raise InputError("a fixed grid takes either steps=... or times=..., exactly one of them")
         whole = grids.uniform(steps) if times is None else grids.uneven(times)
         self.scheme = scheme
         self.steps = int(whole.total) if times is None else None
@@ -114,7 +115,7 @@ class FixedGrid(Discretisation):
         `depths`: depth times to return states at, the ends and all edges of steps if EVERY_STEP.
         """
         if backward and traits(self.scheme).continued:
-            raise ValueError(
+            raise InputError(
                 f"the state before of {type(self.scheme).__name__} belongs to the start of the interval, so the layer cannot be "
                 "walked backward; give a scheme without it"
             )
@@ -181,13 +182,13 @@ class FixedGrid(Discretisation):
 def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
     """Where a walk starts and stops; raises for anything but two increasing numbers, and for schemes that cannot be cut."""
     if any(isinstance(end, core.Tracer) for end in ends):
-        raise TypeError("the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive")
+        raise InputTypeError("the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive")
     start, stop = (float(end) for end in ends)
     if not 0 <= start < stop <= 1:
-        raise ValueError(f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}")
+        raise InputError(f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}")
     rows = any(isinstance(leaf, PerStep) for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)))
     if (start, stop) != (0, 1) and (rows or traits(scheme).past):
-        raise ValueError(
+        raise InputError(
             f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for steps, so it cannot start or stop "
             "inside the interval; take a scheme of single steps such as nf.Euler()"
         )
@@ -199,13 +200,13 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
     name, steps = type(scheme).__name__, grid.steps
     if memory == "reversible":
         if not isinstance(scheme, ReversibleScheme):
-            raise ValueError(
+            raise InputError(
                 f'memory="reversible" walks back over the steps, which {name} cannot; take nf.schemes.RevNet(), leapfrog(), '
                 f'or nf.schemes.Reversible({name}()), or memory="two_level"'
             )
         check_growth(scheme, steps, np.float64)
     if traits(scheme).past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
-        raise ValueError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
+        raise InputError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
         if isinstance(leaf, PerStep):
             # A scheme may be given the state before, and with it the need of another row, when it is called.

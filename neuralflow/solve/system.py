@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.schemes.network import is_explicit, prepared, traits
@@ -106,7 +107,7 @@ class System:
             raise
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
-            raise ValueError(f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}")
+            raise InputError(f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}")
         _check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
@@ -204,22 +205,22 @@ def loops_inside(scheme: Any) -> str | None:
 def check_scheme(scheme: Any) -> None:
     """TypeError for anything but an instance of a diffrax solver."""
     if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
-        raise TypeError(f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}")
+        raise InputTypeError(f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}")
     if not isinstance(scheme, diffrax.AbstractSolver):
-        raise TypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+        raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
 
 
 def _check_velocity(name: str, x: Any, v: Any) -> None:
     if jax.tree.structure(x) != jax.tree.structure(v):
-        raise ValueError(
+        raise InputError(
             f"the velocity of {name} must have the structure of x, {jax.tree.structure(x)}, got {jax.tree.structure(v)}"
         )
     for (path, a), b in zip(jax.tree.leaves_with_path(x), jax.tree.leaves(v), strict=True):
         where = f" at {jax.tree_util.keystr(path)}" if path else ""
         if jnp.shape(a) != jnp.shape(b):
-            raise ValueError(f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got {jnp.shape(b)}")
+            raise InputError(f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got {jnp.shape(b)}")
         if jnp.result_type(a) != jnp.result_type(b):
-            raise ValueError(
+            raise InputError(
                 f"the velocity of {name} must have the dtype of x{where}, {jnp.result_type(a)}, got {jnp.result_type(b)}; "
                 "cast x to the parameters' dtype, or the velocity to x.dtype"
             )
@@ -237,12 +238,12 @@ def time_dtype(x: Any) -> Any:
     """The real dtype of the state, float32 at least."""
     leaves = jax.tree.leaves(x)
     if not leaves:
-        raise ValueError("x holds no array; give at least one")
+        raise InputError("x holds no array; give at least one")
     dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)}
     if any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves) or len(dtypes) != 1 or dtypes & _SMALL:
         names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
         small = ", and let the field compute in bfloat16 inside if you want its speed" if dtypes & _SMALL else ""
-        raise TypeError(f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}")
+        raise InputTypeError(f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}")
     return dtypes.pop()
 
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.grid import Plan
 from neuralflow.schemes.network import PerStep, ReversibleScheme, cost, is_explicit, traits
@@ -58,7 +59,7 @@ def _scan(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: st
 def check_forgets(scheme: Any, remedy: str) -> None:
     """TypeError for a scheme that carries more than the state from step to step."""
     if traits(scheme).carries:
-        raise TypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
+        raise InputTypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
 
 
 def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
@@ -66,7 +67,7 @@ def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int])
     shape, rows = np.shape(coefficient.get_value()), steps - traits(scheme).plain
     if not shape or shape[0] not in allowed:
         apart = ", all but the first, which has no state before" if rows < steps else ""
-        raise ValueError(
+        raise InputError(
             f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first axis must be {rows} on a grid of "
             f"{steps} steps{apart}"
         )
@@ -76,7 +77,7 @@ def check_growth(scheme: Any, steps: int, dtype: Any) -> None:
     """ValueError where walking back would lose more than half of the digits."""
     growth = scheme.growth(steps)
     if not growth * np.finfo(dtype).eps ** 0.5 < 1:
-        raise ValueError(
+        raise InputError(
             f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by {growth:.0e}, too much for "
             f'{np.dtype(dtype).name}; take a coefficient closer to one, fewer steps, or memory="remat"'
         )
@@ -228,7 +229,7 @@ class Walk:
                 remedy = f"take {count} steps"
                 if basis is None:
                     remedy = f"put it in a DepthVarying on PiecewiseConstant({steps})"
-                raise ValueError(
+                raise InputError(
                     f"batch statistics ('{flat.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
                     f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
                 )

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from neuralflow.checks import InputError
 from neuralflow.data import Data, Stream
 from neuralflow.data.arrays import shuffled
 
@@ -124,30 +125,30 @@ def count_samples(data: Any, name: str = "data") -> int:
     """The common length of a data set's arrays; ValueError for what is none."""
     if not isinstance(data, dict):
         also = ", or a Stream" if name == "data" else "; read a stream's examples with nf.data.load or stack them"
-        raise ValueError(f"{name} is a dict of arrays{also}, got a {type(data).__name__}")
+        raise InputError(f"{name} is a dict of arrays{also}, got a {type(data).__name__}")
     if not data or not all(isinstance(key, str) for key in data):
-        raise ValueError(f"{name} is a dict of arrays by name, such as x and y, got the keys {list(data)}")
+        raise InputError(f"{name} is a dict of arrays by name, such as x and y, got the keys {list(data)}")
     lengths = {}
     for key, values in data.items():
         if not hasattr(values, "dtype") or not (
             np.dtype(values.dtype).kind in "biufc" or jnp.issubdtype(values.dtype, jnp.inexact)
         ):
             shown = getattr(values, "dtype", f"a {type(values).__name__}")
-            raise ValueError(f"{name}[{key!r}] must be an array of numbers, got {shown}; make one with np.asarray")
+            raise InputError(f"{name}[{key!r}] must be an array of numbers, got {shown}; make one with np.asarray")
         if not np.ndim(values):
-            raise ValueError(f"{name}[{key!r}] must have a leading axis of samples, got one number")
+            raise InputError(f"{name}[{key!r}] must have a leading axis of samples, got one number")
         lengths[key] = len(values)
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"the arrays of {name} must have one length, got {lengths}")
+        raise InputError(f"the arrays of {name} must have one length, got {lengths}")
     if not next(iter(lengths.values())):
-        raise ValueError(f"{name} holds no samples; its arrays have length 0")
+        raise InputError(f"{name} holds no samples; its arrays have length 0")
     return next(iter(lengths.values()))
 
 
 def check_batch(samples: int, batch: int, mesh: Mesh | None) -> None:
     """ValueError for a batch that the samples or the devices do not allow."""
     if batch > samples:
-        raise ValueError(f"batch={batch} is more than the {samples} samples there are; give batch={samples} or less")
+        raise InputError(f"batch={batch} is more than the {samples} samples there are; give batch={samples} or less")
     devices = count_devices(mesh)
     if batch % devices:
-        raise ValueError(f"batch={batch} cannot be spread over {devices} devices; give a multiple of {devices}")
+        raise InputError(f"batch={batch} cannot be spread over {devices} devices; give a multiple of {devices}")

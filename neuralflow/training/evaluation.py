@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data
 from neuralflow.solve.tally import tally
 from neuralflow.training.batches import Batch, count_devices, count_samples, placed, spread
@@ -62,19 +63,19 @@ def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
     """What a loss returned, checked."""
     value, metrics = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     if isinstance(value, tuple) or not isinstance(metrics, dict):
-        raise TypeError(
+        raise InputTypeError(
             "the loss must return a number, or a number and a dict of further numbers; return loss, {'accuracy': ...}"
         )
     for name, metric in {"loss": value, **metrics}.items():
         if not isinstance(metric, (int, float, np.ndarray, np.generic, Array)) or jnp.shape(metric) != ():
             shown = f"shape {jnp.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
             what = "the loss" if name == "loss" else f"the metric {name!r}"
-            raise ValueError(f"{what} must be one real number, got {shown}; take the mean")
+            raise InputError(f"{what} must be one real number, got {shown}; take the mean")
     taken = [name for name in metrics if name in _OWN or not isinstance(name, str) or name.startswith("validation_")]
     if taken:
-        raise ValueError(f"the metric {taken[0]!r} has a name that the history uses itself; give it another")
+        raise InputError(f"the metric {taken[0]!r} has a name that the history uses itself; give it another")
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise ValueError(f"the loss must be a real number that has a gradient, got {jnp.result_type(value)}")
+        raise InputError(f"the loss must be a real number that has a gradient, got {jnp.result_type(value)}")
     return jnp.asarray(value), {name: jnp.asarray(metric) for name, metric in metrics.items()}
 
 

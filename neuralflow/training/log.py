@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from neuralflow import checks, files
+from neuralflow.checks import InputError
 from neuralflow.training.checkpoints import CheckpointError, Checkpoints
 
 
@@ -95,7 +96,7 @@ class Log:
         self.lock: Any = None
         if self.folder is None:
             if resume:
-                raise ValueError("resume goes on from the checkpoints of a folder; give folder=...")
+                raise InputError("resume goes on from the checkpoints of a folder; give folder=...")
             return
         # Before orbax clears away what it takes for the remains of a training that was killed.
         self.lock = _alone(self.folder) if jax.process_index() == 0 else None

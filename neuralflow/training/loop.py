@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data, Stream
 from neuralflow.layers import NeuralODE
 from neuralflow.training.batches import Batch, Resident, Streamed, check_batch, count_samples, put, spec_of
@@ -100,7 +101,7 @@ def fit(
     if augment is not None:
         checks.function("augment", augment)
     if patience is not None and validation is None:
-        raise ValueError("patience waits for the validation loss to fall; give validation data, or leave patience out")
+        raise InputError("patience waits for the validation loss to fall; give validation data, or leave patience out")
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
@@ -191,9 +192,9 @@ class Run:
         trained.train()
         self.graphdef, self.params, self.rest = nnx.split(trained, nnx.Param, ...)
         if not jax.tree.leaves(self.params):
-            raise ValueError(f"{type(model).__name__} has no parameters (nnx.Param) to train")
+            raise InputError(f"{type(model).__name__} has no parameters (nnx.Param) to train")
         if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(self.params)):
-            raise ValueError(
+            raise InputError(
                 f"{type(model).__name__} has parameters (nnx.Param) that are whole numbers; hold them as nnx.Variable"
             )
         self.counts = any(isinstance(node, NeuralODE) for _, node in nnx.iter_graph(model))
@@ -283,7 +284,7 @@ class Run:
         if self.augment is not None:
             batch = self.augment(batch, key)
             if not isinstance(batch, dict):
-                raise TypeError(f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}")
+                raise InputTypeError(f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}")
         objective = lambda params: measured(self.graphdef, self.loss, params, state.rest, batch, self.counts)
         (value, (metrics, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         _check_structure(state.rest, rest)
@@ -304,7 +305,7 @@ def _check_structure(before: Any, after: Any) -> None:
             if named(before).get(name) is None or named(after).get(name) is None
         ]
         which = f" ({', '.join(changed[:3])})" if changed else ""
-        raise ValueError(
+        raise InputError(
             f"a call of the loss changed which variables the model has, or their shapes{which}; create them before training"
         )
 

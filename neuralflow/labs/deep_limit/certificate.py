@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, depth_bases
 from neuralflow.depth.basis import evaluation
 from neuralflow.layers import NeuralODE
@@ -168,12 +169,12 @@ def certify(
     layers = {".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)}
     for name, layer in layers.items():
         if any(map(_is_row, jax.tree.leaves(layer.discretisation, is_leaf=_is_row))):
-            raise TypeError(
+            raise InputTypeError(
                 f"a certificate cuts steps, and the coefficients of {type(layer.discretisation.scheme).__name__} in {name or 'the layer'} "
                 "belong to its steps; certify its weights under another scheme: layer.with_solve(nf.FixedGrid(nf.Euler(), ...))"
             )
     if not layers:
-        raise ValueError(
+        raise InputError(
             f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet become one by nf.from_branches"
         )
     stacks = {
@@ -184,12 +185,12 @@ def certify(
     walk = _walker(model, x, list(layers.values()))
     base = walk(_AS_TRAINED).outputs
     if not np.isfinite(base).all():
-        raise ValueError("the model's outputs are not finite; look at the inputs and at the weights")
+        raise InputError("the model's outputs are not finite; look at the inputs and at the weights")
     if len(base) < 2:
-        raise ValueError(f"a verdict needs several samples, some hundred, got {len(base)}")
+        raise InputError(f"a verdict needs several samples, some hundred, got {len(base)}")
     size = float(np.sqrt(np.mean((base - walk(None).outputs) ** 2)))
     if not size > 0:
-        raise ValueError("the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first")
+        raise InputError("the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first")
     changes = {**_CHANGES, **({"weights of neighbouring layers averaged": _averaged} if stacks else {})}
     outputs = {what: walk(change).outputs for what, change in changes.items()}
     move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / size, nan=np.inf))
@@ -230,7 +231,7 @@ def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[
     out: Any = jax.eval_shape(lambda x: nnx.merge(graph, state, copy=True)(x), x)  # pyright: ignore[reportCallIssue]
     if not isinstance(out, jax.ShapeDtypeStruct) or not out.ndim:
         shown = jax.tree.map(jnp.shape, out)
-        raise TypeError(
+        raise InputTypeError(
             f"model(x) must be one array with an axis of samples, got {shown}; wrap the model in one that returns it"
         )
     weights = np.random.default_rng(0).standard_normal(out.shape)
@@ -299,7 +300,7 @@ def _without(model: nnx.Module) -> nnx.Module:
 def _scored(score: Callable[[Array], Any], outputs: np.ndarray) -> float:
     value = np.asarray(score(jnp.asarray(outputs)))
     if value.shape or value.dtype.kind not in "fiub" or not np.isfinite(value):
-        raise ValueError(f"score(outputs) must be one finite number, such as an accuracy, got {value}")
+        raise InputError(f"score(outputs) must be one finite number, such as an accuracy, got {value}")
     return float(value)
 
 
@@ -336,7 +337,7 @@ def smoothness(stack: DepthVarying) -> Smoothness:
     """How smooth in depth the weights of a stack are: see `Smoothness`."""
     checks.instance("stack", stack, DepthVarying, "a DepthVarying")
     if stack.basis.size < 2:
-        raise ValueError(f"{stack.basis} has one set of weights for all depths; smoothness needs several")
+        raise InputError(f"{stack.basis} has one set of weights for all depths; smoothness needs several")
     basis, nodes = stack.basis, np.asarray(stack.basis.nodes)
     values = [np.asarray(leaf.get_value()) for _, leaf in nnx.to_flat_state(nnx.split(stack.stack, nnx.Param, ...)[1])]
     curve = np.concatenate([evaluation(basis, nodes) @ v.reshape(len(v), -1) for v in values], axis=1)

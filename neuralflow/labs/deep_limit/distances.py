@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import PiecewiseLinear
 from neuralflow.labs.deep_limit.minimum import Minimum
@@ -37,7 +38,7 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     """How far a minimiser on piecewise-linear weights is from the limit on any basis: see `DISTANCES`."""
     basis = minimum.basis
     if not isinstance(basis, PiecewiseLinear):
-        raise TypeError(f"distances are those of nodal weights on PiecewiseLinear, got {basis}")
+        raise InputTypeError(f"distances are those of nodal weights on PiecewiseLinear, got {basis}")
     nodes, widths = basis.nodes, np.diff(basis.nodes)
     inside, weights = np.polynomial.legendre.leggauss(6)
     depth = nodes[:-1, None] + widths[:, None] * (inside + 1) / 2
@@ -81,7 +82,7 @@ def expected_order(scheme: object, distance: str) -> int:
 def richardson(coarse: Minimum, fine: Minimum, order: int = 1) -> Float[np.ndarray, "nodes parameters"]:
     """Weights extrapolated from depths n and 2n: (2^p theta_2n - theta_n) / (2^p - 1) at the nodes of the coarser."""
     if fine.basis.count != 2 * coarse.basis.count:
-        raise ValueError(f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}")
+        raise InputError(f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}")
     nodes = coarse.basis.nodes
     return (2**order * fine.at(nodes) - coarse.at(nodes)) / (2**order - 1)
 

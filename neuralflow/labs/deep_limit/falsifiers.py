@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.labs.deep_limit.distances import distances
 from neuralflow.labs.deep_limit.minimum import Minimum, minimise, recovery
 from neuralflow.labs.deep_limit.objective import continuum, discrete
@@ -101,12 +102,12 @@ def kinked(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64
 def _check(problem: Problem, limit: Minimum, depths: Sequence[int]) -> tuple[Mapping[str, float], float]:
     """The weights a and tau of a problem of the paper."""
     if sum(n >= ASYMPTOTIC for n in set(depths)) < 2:
-        raise ValueError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
+        raise InputError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
     checks.instance("limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit")
     paper = isinstance(problem.penalty, Sobolev) and isinstance(problem.layer, Perceptrons)
     if not paper or not isinstance(problem.weights, Mapping):
-        raise ValueError("the falsifiers change the problem of the paper; give one of thorpe_van_gennip")
+        raise InputError("the falsifiers change the problem of the paper; give one of thorpe_van_gennip")
     return problem.weights, problem.penalty.tau
 
 

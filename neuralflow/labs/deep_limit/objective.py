@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, tied
 from neuralflow.depth.basis import Basis, Legendre, PiecewiseLinear
 from neuralflow.labs.deep_limit.problem import Problem
@@ -47,7 +48,7 @@ class Objective:
         readout = tuple((name, tuple(shape)) for name, shape in problem.readout.items())
         self.form = _form(problem.layer, problem.predict, problem.loss, readout, basis, solve)
         if isinstance(problem.weights, Mapping) and set(self.form.shapes) != set(problem.weights):
-            raise ValueError(
+            raise InputError(
                 f"weights are given for {sorted(problem.weights)}, the layer has parameters {sorted(self.form.shapes)}"
             )
         gram = problem.penalty(basis)

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, basis as depth_basis, tied
 from neuralflow.depth.basis import Legendre, PiecewiseLinear
 from neuralflow.fields import evaluate
@@ -109,7 +110,7 @@ class _System:
 
     def __init__(self, problem: Problem):
         if not isinstance(problem.penalty, Sobolev) or problem.penalty.power != 1:
-            raise ValueError(
+            raise InputError(
                 f"Pontryagin's equations are those of the penalty Sobolev(tau), this problem has {problem.penalty}"
             )
         self.problem, self.tau = problem, problem.penalty.tau
@@ -123,7 +124,7 @@ class _System:
             [np.full(int(np.prod(s)), problem.weight(n)) for n, s in zip(self.names, self.shapes, strict=True)]
         )
         if not (self.weights > 0).all():
-            raise ValueError("Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined")
+            raise InputError("Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined")
         self.empty = {name: np.zeros(shape) for name, shape in problem.readout.items()}
         self.ridge = np.concatenate(
             [np.full(np.size(v), problem.ridge[n]) for n, v in sorted(self.empty.items())] or [np.zeros(0)]
@@ -178,7 +179,7 @@ class _System:
         """Depths of the nodes, states and adjoints there (nodes, samples, d), and weights (nodes, P)."""
         basis = minimum.basis
         if not isinstance(basis, PiecewiseLinear):
-            raise TypeError(f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}")
+            raise InputTypeError(f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}")
         weights = [np.asarray(minimum.theta[name]) for name in self.names]
         readout = self.flat_readout(minimum.readout)
         cells = [[w[i : i + 2] for w in weights] for i in range(basis.count)]

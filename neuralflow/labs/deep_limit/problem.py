@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, mass, sobolev_gram
 
 Penalty = Callable[[Basis], np.ndarray]
@@ -31,7 +32,7 @@ class Sobolev:
 
     def __post_init__(self):
         if self.tau <= 0:
-            raise ValueError(f"tau must be positive, or constant weights cost nothing and there is no limit; got {self.tau}")
+            raise InputError(f"tau must be positive, or constant weights cost nothing and there is no limit; got {self.tau}")
 
     def __call__(self, basis: Basis) -> np.ndarray:
         """The Gram matrix."""
@@ -109,13 +110,13 @@ def thorpe_van_gennip(
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or not len(x):
-        raise ValueError(f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}")
+        raise InputError(f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("x and y must be finite; clean the data first")
+        raise InputError("x and y must be finite; clean the data first")
     if len(a) != 4:
-        raise ValueError(f"a holds four weights, of K, b, W and c, got {a}")
+        raise InputError(f"a holds four weights, of K, b, W and c, got {a}")
     if min(*a, tau) <= 0:
-        raise ValueError(f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}")
+        raise InputError(f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}")
     return Problem(
         x=x,
         y=y,

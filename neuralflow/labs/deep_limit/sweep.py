@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuralflow import checks, files
+from neuralflow.checks import InputError
 from neuralflow.depth import Legendre, PiecewiseLinear
 from neuralflow.labs.deep_limit.distances import DISTANCES, distances, expected_order, richardson, scaled_error
 from neuralflow.labs.deep_limit.minimum import (
@@ -220,9 +221,9 @@ def study(
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
     checks.whole("starts", starts)
     if not isinstance(schemes, Mapping) or not schemes:
-        raise ValueError(f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}")
+        raise InputError(f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}")
     if not depths or depths[0] < 2 or any(n != int(n) for n in depths):
-        raise ValueError(f"depths must be whole numbers >= 2, got {depths}")
+        raise InputError(f"depths must be whole numbers >= 2, got {depths}")
     kept = {} if kept is None else kept
     first = discrete(problem, next(iter(schemes.values())), depths[0])
     if not {"limit", "start"} <= set(kept) or kept["start"].minimum.basis != first.basis:

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, depth_bases, independent, tied
 from neuralflow.depth.basis import PiecewiseConstant
 from neuralflow.layers import NeuralODE
@@ -103,7 +104,7 @@ def train(
         checks.function(name, function)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise ValueError(f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}")
+        raise InputError(f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}")
     (count,) = lengths.pop()
 
     def one(case: Any, arrays: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
@@ -111,7 +112,7 @@ def train(
         checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
         named = _names(depth_bases(model))
         if not named:
-            raise ValueError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
+            raise InputError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
         checks.instance("what optimiser(...) returns", rule, optax.GradientTransformation, "from optax, such as optax.sgd(0.1)")
@@ -119,7 +120,7 @@ def train(
         def value(params: Any, seen: Any) -> tuple[Array, Array]:
             result = loss(nnx.merge(graphdef, params, rest), seen)
             if not isinstance(result, tuple) or len(result) != 2:
-                raise TypeError("loss(model, batch) must return a scalar and the outputs: return loss, outputs")
+                raise InputTypeError("loss(model, batch) must return a scalar and the outputs: return loss, outputs")
             return result
 
         def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -213,9 +214,9 @@ def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " 
     """How far networks are from deeper ones: every weight (the largest norm over nodes of the difference at equal depth
     k / L), the outputs (root mean square) and the loss."""
     if reference.depth < network.depth:
-        raise ValueError(f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please")
+        raise InputError(f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please")
     if reference.depth % network.depth:
-        raise ValueError(f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}")
+        raise InputError(f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}")
     every = reference.depth // network.depth
     distances = {
         name: np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(axis=1)
@@ -257,7 +258,7 @@ def scaling(networks: Iterable[Trained]) -> Scaling:
     """
     everyone = sorted(networks, key=lambda network: network.depth)
     if len({network.depth for network in everyone}) < max(3, len(everyone)):
-        raise ValueError(f"exponents need three different depths or more, got {[network.depth for network in everyone]}")
+        raise InputError(f"exponents need three different depths or more, got {[network.depth for network in everyone]}")
     *shallow, reference = everyone
     measured = [gaps(network, reference) for network in shallow]
 

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField
 from neuralflow.fields import MLP, from_function
 from neuralflow.layers import NeuralODE
@@ -34,12 +35,12 @@ def exponential(field: nnx.Module, solve: Discretisation, scale: Any = 1.0) -> N
     layer = NeuralODE(field, solve, 0.0, scale)
     varying = [basis for basis in FlatField(field).bases if basis.size > 1]
     if varying:
-        raise ValueError(
+        raise InputError(
             f"only a stationary field has an exponential, but this one's weights vary with depth ({varying[0]}); give field.at(s), "
             "or make it a NeuralODE"
         )
     if isinstance(field, MLP) and field.time:
-        raise ValueError(
+        raise InputError(
             "only a stationary field has an exponential, but this one was built with time=True; make it a NeuralODE"
         )
     return layer
@@ -74,7 +75,7 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
     checks.function("map", mapping)
     checks.whole("terms", terms)
     if back is None and not isinstance(mapping, NeuralODE | Composition | Inverse):
-        raise TypeError("the inverse of a plain function is not known; give it: logarithm(mapping, back)")
+        raise InputTypeError("the inverse of a plain function is not known; give it: logarithm(mapping, back)")
     back = inverse(mapping) if back is None else back
     checks.function("back", back)
     j = np.arange(1, terms + 1)

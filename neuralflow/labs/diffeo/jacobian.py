@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from neuralflow import checks, transport
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.diffeo.flows import Composition, Map
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import SlogDet, flat, samples
@@ -22,7 +23,7 @@ def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
     checks.function("map", mapping)
     points, back = flat(samples(x))
     if not jnp.issubdtype(points.dtype, jnp.floating):
-        raise TypeError(f"a Jacobian is taken at floating points, got {points.dtype}; give x.astype(float)")
+        raise InputTypeError(f"a Jacobian is taken at floating points, got {points.dtype}; give x.astype(float)")
     values, pull = jax.vjp(lambda p: _rows(mapping(back(p)), len(points)), points)
     units = jnp.eye(values.shape[1], dtype=values.dtype)[:, None, :]
     rows = jax.vmap(lambda unit: pull(jnp.broadcast_to(unit, values.shape))[0])(units)
@@ -32,7 +33,7 @@ def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
 def _rows(values: Any, count: int) -> Array:
     """What a map gives, a row a sample."""
     if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(values)):
-        raise ValueError(f"the map must give a value for each of {count} samples, got shapes {jax.tree.map(jnp.shape, values)}")
+        raise InputError(f"the map must give a value for each of {count} samples, got shapes {jax.tree.map(jnp.shape, values)}")
     return flat(jax.tree.map(lambda leaf: leaf.reshape(count, -1), values))[0]
 
 

@@ -19,6 +19,7 @@ from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import raw
 from neuralflow.fields import Hamiltonian
 from neuralflow.labs.diffeo.lipschitz import lipschitz_rule, over_depth
@@ -58,7 +59,7 @@ class KernelField(nnx.Module):
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Velocity at x."""
         if x.shape[-1] != self.centres.shape[-1]:
-            raise ValueError(
+            raise InputError(
                 f"points of {self.centres.shape[-1]} coordinates belong to these centres, got x of shape {x.shape}"
             )
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
@@ -129,7 +130,7 @@ class Geodesic(nnx.Module):
         """Points in the precision of the landmarks."""
         dimension = self.landmarks.shape[1]
         if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
-            raise ValueError(f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}")
+            raise InputError(f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}")
         return jnp.asarray(x, self.landmarks.dtype)
 
     def path(self, depths: Any = None) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
@@ -168,13 +169,13 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     source, target = (_points(name, p).astype(jnp.result_type(float)) for name, p in (("source", source), ("target", target)))
     target = _like("target", target, source, "source")
     if any(isinstance(points, core.Tracer) for points in (source, target)):
-        raise TypeError(
+        raise InputTypeError(
             "register() runs an optimiser of its own and is called outside of transformations; take Geodesic inside"
         )
     gaps = np.linalg.norm(np.asarray(source[:, None] - source), axis=-1) + np.eye(len(source))
     if gaps.min() < 1e-6 * width:
         i, j = np.unravel_index(gaps.argmin(), gaps.shape)
-        raise ValueError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
+        raise InputError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
     checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
     eps = float(jnp.finfo(source.dtype).eps)
@@ -257,15 +258,15 @@ def _root(square: Array) -> Array:
 
 def _points(name: str, value: Any) -> Array:
     if len(np.shape(value)) != 2 or not np.size(value):
-        raise ValueError(f"{name} are points in rows, (n, d), got shape {np.shape(value)}")
+        raise InputError(f"{name} are points in rows, (n, d), got shape {np.shape(value)}")
     value = jnp.asarray(value)
     value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
     if not isinstance(value, core.Tracer) and not bool(jnp.isfinite(value).all()):
-        raise ValueError(f"{name} must be finite")
+        raise InputError(f"{name} must be finite")
     return value
 
 
 def _like(name: str, value: Any, points: Array, other: str) -> Array:
     if jnp.shape(value) != points.shape:
-        raise ValueError(f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}")
+        raise InputError(f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}")
     return jnp.asarray(value, points.dtype)

@@ -19,6 +19,7 @@ from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, FlatField, field_in_step, raw
 from neuralflow.depth.basis import locate
 from neuralflow.depth.flattened import Local
@@ -85,7 +86,7 @@ def lipschitz_rule(module: Any) -> Float[Array, ""]:
         if module is function:
             return jnp.asarray(slope)
     name = getattr(module, "__name__", type(module).__name__)
-    raise TypeError(
+    raise InputTypeError(
         f"no Lipschitz bound of {name} is known; give fields.MLP or another field of those lipschitz() lists, or teach it: "
         f"@nf.labs.diffeo.lipschitz_rule.register on a function of the module"
     )
@@ -104,7 +105,7 @@ def _(module: nnx.Conv) -> Array:
     """
     padding = module.padding if isinstance(module.padding, str) else "SAME"
     if module.feature_group_count != 1 or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL") or module.mask is not None:
-        raise TypeError(
+        raise InputTypeError(
             "the bound of a convolution is known with one group, without a mask, and with padding by zeros or in circles, got "
             f"{module.feature_group_count} groups, padding {padding}, mask {'none' if module.mask is None else 'given'}"
         )
@@ -252,14 +253,14 @@ def check(layer: NeuralODE) -> None:
     """ValueError unless every block of a layer is known to be a diffeomorphism: h Lip(V) < 1, by `bounds`."""
     bound = bounds(layer).residual
     if isinstance(bound, core.Tracer):
-        raise TypeError("check() looks at numbers; call it outside of transformations, or read bounds(layer) inside")
+        raise InputTypeError("check() looks at numbers; call it outside of transformations, or read bounds(layer) inside")
     residual = np.asarray(bound)
     if not np.isfinite(residual).all():
-        raise ValueError("the weights of the layer are not finite, or so large that their bound is not; mend them first")
+        raise InputError("the weights of the layer are not finite, or so large that their bound is not; mend them first")
     if not (residual < 1).all():
         worst = int(residual.argmax())
         more = int(np.ceil(residual.max() * len(residual))) + 1
-        raise ValueError(
+        raise InputError(
             f"block {worst} of {len(residual)} is not known to be a diffeomorphism: its residual part has the Lipschitz bound "
             f"{residual.max():.3g}, and 1 is the limit; take {more} steps or so, or nf.labs.diffeo.Bounded(field, 0.9 * steps)"
         )
@@ -285,7 +286,7 @@ def _tableau(scheme: Any) -> tuple[list[float], list[Any], list[float]]:
     if isinstance(scheme, Euler):
         return [0.0], [()], [1.0]
     if not isinstance(scheme, AbstractERK):
-        raise TypeError(
+        raise InputTypeError(
             f"bounds are known for nf.Euler() and explicit Runge-Kutta schemes, not for {type(scheme).__name__}; take with_solve() first"
         )
     tableau: Any = scheme.tableau
@@ -296,7 +297,7 @@ def _tableau(scheme: Any) -> tuple[list[float], list[Any], list[float]]:
 def _flow_bounds(field: nnx.Module, ends: Any, length: Any) -> Bounds:
     bases = FlatField(field).bases
     if any(basis.degree > 0 for basis in bases):
-        raise TypeError(
+        raise InputTypeError(
             "the bounds of an adaptive layer are known for weights that are constant in cells of depth; put them on "
             "nf.PiecewiseConstant, or ask for those of its fixed grid: layer.with_solve(nf.FixedGrid(...))"
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import checks, plots
+from neuralflow.checks import InputError
 from neuralflow.labs.diffeo.jacobian import jacobian
 
 
@@ -35,7 +36,7 @@ def deformed_grid(
     points = jnp.asarray(np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float))
     places = np.asarray(mapping(points))
     if places.shape != points.shape or not np.isfinite(places).all():
-        raise ValueError(f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}")
+        raise InputError(f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}")
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):

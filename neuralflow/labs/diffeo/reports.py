@@ -12,6 +12,7 @@ from flax import nnx
 from jax import core
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.diffeo.flows import inverse
 from neuralflow.labs.diffeo.jacobian import jacobian
 from neuralflow.labs.diffeo.kernels import norms
@@ -113,9 +114,9 @@ def report(layer: NeuralODE, x: Any) -> Report:
     x = samples(x)
     leaves = [*jax.tree.leaves(x), *jax.tree.leaves(nnx.state(layer))]
     if any(isinstance(leaf, core.Tracer) for leaf in leaves):
-        raise TypeError("report() looks at numbers; call it outside of transformations")
+        raise InputTypeError("report() looks at numbers; call it outside of transformations")
     if not jax.tree.leaves(x)[0].size:
-        raise ValueError(f"a report needs samples, got x of shape {jax.tree.map(jnp.shape, x)}")
+        raise InputError(f"a report needs samples, got x of shape {jax.tree.map(jnp.shape, x)}")
     blocks = block_determinants(layer, x) if layer.discretisation.planned else None
     y = layer(x)
     apart = lambda other: max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True))

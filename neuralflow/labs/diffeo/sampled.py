@@ -20,6 +20,7 @@ from jax import core, lax
 from jaxtyping import Array, Bool, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 
 
@@ -34,7 +35,7 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
     dimension = points.shape[-1]
     shape = np.asarray(values.shape[:dimension])
     if len(shape) < dimension or (shape < 2).any():
-        raise ValueError(
+        raise InputError(
             f"points of {dimension} coordinates need values on a grid of at least two nodes an axis, got {values.shape}"
         )
     points = jnp.clip(points, 0, jnp.asarray(shape - 1, points.dtype))
@@ -58,7 +59,7 @@ def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
     """values at the places to which Id + u takes the nodes: an image (n_1, ..., n_d, *rest) pulled back by the map."""
     shape = _checked(u)
     if jnp.shape(values)[: len(shape)] != shape:
-        raise ValueError(f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}")
+        raise InputError(f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}")
     return interpolate(values, nodes(shape, u.dtype) + u)
 
 
@@ -146,7 +147,7 @@ def _fixed(step: Callable[[Array, Array], Array], start: Array, u: Array) -> tup
 def _finite(u: Array) -> Array:
     """u in JAX's default precision, which optimistix's iterations have for their own numbers; ValueError for NaN."""
     if not isinstance(u, core.Tracer) and not bool(jnp.isfinite(u).all()):
-        raise ValueError("u holds values that are not finite; mend them first")
+        raise InputError("u holds values that are not finite; mend them first")
     return u.astype(jnp.result_type(float))
 
 
@@ -189,7 +190,7 @@ def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int,
     checks.function("map", mapping)
     low, high = np.broadcast_arrays(*(np.asarray(end, float) for end in (low, high)))
     if min(shape) < 2 or low.shape not in ((), (len(shape),)) or not (low < high).all():
-        raise ValueError(
+        raise InputError(
             f"a grid of shape {shape} takes a box of low < high, one number or {len(shape)} each, got {low} and {high}"
         )
     low, high = (np.broadcast_to(end, len(shape)) for end in (low, high))
@@ -197,7 +198,7 @@ def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int,
     width = jnp.asarray((high - low) / (np.asarray(shape) - 1), index.dtype)
     y = mapping((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
     if jnp.shape(y) != (index.size // len(shape), len(shape)):
-        raise ValueError(
+        raise InputError(
             f"the map must take points (batch, {len(shape)}) to such points, got shape {jnp.shape(y)} for {index.size // len(shape)}"
         )
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
@@ -206,12 +207,12 @@ def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int,
 def _checked(u: Array) -> tuple[int, ...]:
     """The grid's shape; ValueError where u has not one vector of d numbers at the nodes of a d-dimensional grid."""
     if not isinstance(u, Array | np.ndarray) or not jnp.issubdtype(u.dtype, jnp.floating):
-        raise TypeError(
+        raise InputTypeError(
             f"a displacement is an array of floating numbers, got {getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
         )
     shape = jnp.shape(u)
     if not shape or len(shape) != shape[-1] + 1 or min(shape[:-1], default=0) < 2:
-        raise ValueError(
+        raise InputError(
             f"a displacement on a grid has shape (n_1, ..., n_d, d), at least two nodes an axis, got {shape}; a batch goes through jax.vmap"
         )
     return shape[:-1]

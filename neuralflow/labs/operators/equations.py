@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying
 from neuralflow.fields import Activation, ConvBlock, Gradient, Hamiltonian, Separable, convolution
 from neuralflow.labs.operators.kernels import formula, stencil, to_operator
@@ -58,14 +59,14 @@ class DifferentialOperator(nnx.Module):
         shape = (len(TERMS[dimension]), inputs, outputs)
         if coefficients is None:
             if not isinstance(rngs, nnx.Rngs):
-                raise TypeError(
+                raise InputTypeError(
                     f"a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw them, got rngs={rngs!r}"
                 )
             sizes = np.sqrt((_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1))))
             scale = 1 / (sizes * math.sqrt(inputs * shape[0]))
             coefficients = jax.random.normal(rngs.params(), shape, param_dtype) * jnp.asarray(scale, param_dtype)[:, None, None]
         elif np.shape(coefficients) != shape:
-            raise ValueError(
+            raise InputError(
                 f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} out have shape {shape}, got "
                 f"{np.shape(coefficients)}"
             )
@@ -82,7 +83,7 @@ class DifferentialOperator(nnx.Module):
         """The operator on x, of its dtype."""
         inputs = self.coefficients[...].shape[1]
         if x.ndim < self.dimension + 1 or x.shape[-1] != inputs or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
+            raise InputError(
                 f"this operator takes floating arrays with {self.dimension} axes of space and {inputs} channels behind them, got {x.dtype} of "
                 f"shape {x.shape}"
             )
@@ -227,7 +228,7 @@ def _read(node: Any, path: tuple[Any, ...], at: str, above: tuple[Any, ...]) -> 
         try:
             yield name, _operator(node)
         except ValueError as error:
-            raise ValueError(f"the convolution '{name}': {error}") from None
+            raise InputError(f"the convolution '{name}': {error}") from None
     elif isinstance(node, nnx.Module | nnx.List | nnx.Dict | list | tuple | dict):
         for name, child in _children(node):
             yield from _read(child, (*path, name), at, (*above, node))
@@ -239,7 +240,7 @@ def _operator(node: Any) -> np.ndarray:
         return to_operator(node.kernel)
     kernel = node.kernel[...]
     if kernel.ndim != len(node.kernel_size) + 2:
-        raise ValueError(f"it is a stack of kernels, of shape {kernel.shape}; read its parts one by one")
+        raise InputError(f"it is a stack of kernels, of shape {kernel.shape}; read its parts one by one")
     return to_operator(kernel, 1.0 if node.kernel_dilation is None else node.kernel_dilation)
 
 

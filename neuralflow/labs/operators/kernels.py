@@ -19,6 +19,7 @@ from jax import core
 from jaxtyping import Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 
 # Here and back again from moments of so many points six digits are left.
 _LARGEST = 15
@@ -33,7 +34,7 @@ def stencil(derivative: int, size: int = 3) -> Float[np.ndarray, " size"]:
     checks.whole("derivative", derivative, least=0)
     _check_size(size)
     if derivative >= size:
-        raise ValueError(
+        raise InputError(
             f"{size} points have stencils of derivatives below {size}, got {derivative}; take size={_odd(derivative)}"
         )
     return math.factorial(derivative) * _lagrange(size)[derivative]
@@ -78,12 +79,12 @@ def formula(coefficients: Any, digits: int = 3) -> str:
     checks.whole("digits", digits)
     values = _array("an array of coefficients", coefficients)
     if values.ndim not in (1, 2):
-        raise ValueError(
+        raise InputError(
             f"a formula is that of one pair of channels, (k,) or (k, k), got coefficients of shape {values.shape}; "
             "take coefficients[..., i, o]"
         )
     if not np.isfinite(values).all():
-        raise ValueError("a formula is that of finite coefficients, got some that are not")
+        raise InputError("a formula is that of finite coefficients, got some that are not")
     values = values[None] if values.ndim == 1 else values
     places = sorted(itertools.product(*map(range, values.shape)), key=lambda place: (sum(place), place))
     terms = [(values[q, p], _derivative(p, q)) for q, p in places if abs(values[q, p]) > 1e-6 * np.abs(values).max()]
@@ -111,7 +112,7 @@ def shares(coefficients: Any) -> Shares:
     order = np.add.reduce(np.indices(values.shape[:axes]))
     sums = values.reshape(*values.shape[:axes], -1).sum(-1)
     if not np.isfinite(sums).all():
-        raise ValueError("shares are those of finite coefficients, got some that are not")
+        raise InputError("shares are those of finite coefficients, got some that are not")
     total = sums.sum() or 1.0
     reaction, convection, diffusion = (float(sums[order == k].sum() / total) for k in range(3))
     return Shares(reaction, convection, diffusion, float(sums[order > 2].sum() / total))
@@ -124,12 +125,12 @@ def symbol(kernel: Any, frequencies: int = 32) -> np.ndarray:
     """
     values = np.asarray(kernel)
     if values.ndim not in (3, 4):
-        raise ValueError(f"the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape {values.shape}")
+        raise InputError(f"the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape {values.shape}")
     checks.whole("frequencies", frequencies, least=2)
     if frequencies % 2:
-        raise ValueError(f"frequencies is an even number, so that the shortest wave is among them, got {frequencies}")
+        raise InputError(f"frequencies is an even number, so that the shortest wave is among them, got {frequencies}")
     if not np.isfinite(values).all():
-        raise ValueError("the symbol is that of a finite kernel, got numbers that are not")
+        raise InputError("the symbol is that of a finite kernel, got numbers that are not")
     turns = 2 * np.pi * np.arange(frequencies) / frequencies
     for axis, size in enumerate(values.shape[:-2]):
         waves = turns[: frequencies // 2 + 1] if axis == 0 else turns
@@ -152,17 +153,17 @@ def _array(name: str, value: Any) -> Any:
     traced = isinstance(value, core.Tracer)
     array = value if traced else np.asarray(value)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} holds real numbers, got {array.dtype}")
+        raise InputTypeError(f"{name} holds real numbers, got {array.dtype}")
     _space(array.shape)
     if not array.size:
-        raise ValueError(f"{name} holds at least one number, got shape {array.shape}")
+        raise InputError(f"{name} holds at least one number, got shape {array.shape}")
     return array.astype(float) if not traced or jnp.issubdtype(array.dtype, jnp.integer) else array
 
 
 def _space(shape: Sequence[int]) -> int:
     """The number of dimensions in space of a kernel of this shape."""
     if not 1 <= len(shape) <= 4:
-        raise ValueError(
+        raise InputError(
             f"a kernel has one or two dimensions, with channels behind them or without, (k,), (k, k), (k, in, out) or (k, k, in, out); "
             f"got shape {tuple(shape)}"
         )
@@ -172,19 +173,19 @@ def _space(shape: Sequence[int]) -> int:
 def _spacings(spacing: Any, axes: int) -> list[float]:
     values = np.broadcast_to(np.asarray(spacing, float), (axes,)) if np.ndim(spacing) == 0 else np.asarray(spacing, float)
     if values.shape != (axes,) or not np.isfinite(values).all() or not (values > 0).all():
-        raise ValueError(f"spacing is a positive length, or one for each of {axes} axes, got {spacing!r}")
+        raise InputError(f"spacing is a positive length, or one for each of {axes} axes, got {spacing!r}")
     return values.tolist()
 
 
 def _check_size(size: Any) -> None:
     checks.whole("the size of a kernel", size)
     if size % 2 == 0:
-        raise ValueError(
+        raise InputError(
             f"a kernel of even size has no point in the middle, so it is no operator at its points: got size {size}; "
             f"take an odd one, or pad it with a row of zeros to {size + 1}"
         )
     if size > _LARGEST:
-        raise ValueError(
+        raise InputError(
             f"the moments of {size} points are lost in the rounding of float64; kernels have at most {_LARGEST} points an axis"
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuralflow import plots
+from neuralflow.checks import InputError
 from neuralflow.labs.operators.kernels import Shares, formula, to_operator
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
     """Reaction, convection, diffusion and higher derivatives of a network's convolutions in their order, one panel a network:
     name -> (place -> shares)."""
     if not networks or not all(isinstance(s, Shares) for layers in networks.values() for s in layers.values()):
-        raise ValueError("shares are given by network and place: {'net': {place: nf.labs.operators.shares(coefficients)}}")
+        raise InputError("shares are given by network and place: {'net': {place: nf.labs.operators.shares(coefficients)}}")
     picture, axes = plots.figure(1, len(networks), width=4.8 * len(networks), height=3.4)
     for axis, (name, layers) in zip(axes.ravel(), networks.items(), strict=True):
         parts = np.asarray(list(layers.values()))

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_in_step, raw
 from neuralflow.fields import Gradient, Hamiltonian, Separable
 from neuralflow.labs.operators.equations import ConvolutionEnergy, DifferentialOperator, KineticEnergy
@@ -38,7 +39,7 @@ def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
     if type(field) is DifferentialOperator:
         waves = symbol(field.kernel, frequencies)
         if waves.shape[1] != waves.shape[2]:
-            raise TypeError(
+            raise InputTypeError(
                 f"an operator from {waves.shape[2]} to {waves.shape[1]} channels is no velocity field; its spectrum is that of a square one"
             )
         return np.linalg.eigvals(waves).ravel()
@@ -49,7 +50,7 @@ def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
         if all(type(part) in (ConvolutionEnergy, KineticEnergy) for part in parts):
             fastest = math.prod(_curvature(part, frequencies) for part in parts) ** 0.5
             return 1j * fastest * np.linspace(0, 1, 65)
-    raise TypeError(
+    raise InputTypeError(
         f"the waves of a {type(field).__name__} are not known; they are of a DifferentialOperator, and of nf.labs.operators.parabolic, hyperbolic "
         "and hamiltonian"
     )
@@ -66,7 +67,7 @@ def _curvature(energy: Any, frequencies: int) -> float:
     rises = np.abs(np.diff(jax.vmap(slope)(places))) / 0.01
     inside = bends[1500:-1500].max()
     if not np.isfinite(bends).all() or max(bends.max(), rises.max()) > 1.05 * inside + 1e-3:
-        raise ValueError(
+        raise InputError(
             "the second derivative of the potential has no bound between -30 and 30, so no step is stable for all states; take a smooth one "
             "that grows like |x| or x^2, such as log cosh"
         )
@@ -163,7 +164,7 @@ def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     scheme = layer.discretisation.scheme
     if not layer.discretisation.planned:
-        raise TypeError(
+        raise InputTypeError(
             "an adaptive layer chooses stable steps by itself; ask a fixed grid: layer.with_solve(nf.FixedGrid(...))"
         )
     plan = layer.plan
@@ -188,4 +189,4 @@ def check(layer: NeuralODE) -> None:
     """ValueError unless every step of a layer is stable on its equation, by `stability`."""
     verdict = stability(layer)
     if not verdict.stable:
-        raise ValueError(verdict.sentence())
+        raise InputError(verdict.sentence())

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import flat, samples
 
@@ -28,7 +29,7 @@ def _floating(value: Any) -> Array:
     """The value as an array of real floating numbers."""
     array = jnp.asarray(value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError("networks and states are real here, got complex numbers")
+        raise InputTypeError("networks and states are real here, got complex numbers")
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
@@ -47,10 +48,10 @@ class Branches(NamedTuple):
         """Branches of given matrices (N, ..., d, d) and offsets (N, ..., d), zeros by default."""
         matrices = _floating(matrices)
         if matrices.ndim < 3 or matrices.shape[-1] != matrices.shape[-2] or not matrices.size:
-            raise ValueError(f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}")
+            raise InputError(f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}")
         offsets = jnp.zeros(matrices.shape[:-1], matrices.dtype) if offsets is None else _floating(offsets)
         if offsets.shape != matrices.shape[:-1]:
-            raise ValueError(
+            raise InputError(
                 f"matrices of shape {matrices.shape} take offsets of shape {matrices.shape[:-1]}, got {offsets.shape}"
             )
         dtype = jnp.result_type(matrices, offsets)
@@ -77,7 +78,7 @@ class Branches(NamedTuple):
         x = _floating(x)
         shape = self.offsets.shape[1:]
         if x.shape[-1:] != shape[-1:]:
-            raise ValueError(f"this network takes states (..., {shape[-1]}), got shape {x.shape}")
+            raise InputError(f"this network takes states (..., {shape[-1]}), got shape {x.shape}")
         return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, shape)).astype(jnp.result_type(x, self.matrices))
 
 
@@ -234,7 +235,7 @@ def sample(kernels: Float[Array, "n d d"], x: Float[Array, " d"], key: Array, co
 def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
     kernels, x = _floating(kernels), _floating(x)
     if kernels.ndim != 3 or kernels.shape[1:] != (*x.shape, *x.shape) or not kernels.size:
-        raise ValueError(
+        raise InputError(
             f"paths over coordinates are those of one network, kernels (n, d, d) and a state (d,), got shapes {kernels.shape} and {x.shape}; "
             "a state with offsets has a 1 behind it"
         )
@@ -244,4 +245,4 @@ def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
 
 def _check_count(count: int, words: str) -> None:
     if count > _MOST:
-        raise ValueError(f"{words} are too many to write out (2^22 numbers at most); contributions() sums them by length")
+        raise InputError(f"{words} are too many to write out (2^22 numbers at most); contributions() sums them by length")

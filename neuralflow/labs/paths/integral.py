@@ -22,6 +22,7 @@ from jax import core, lax
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 from neuralflow.solve.collocation import by_columns
 from neuralflow.statistics import Estimate, estimate
@@ -49,7 +50,7 @@ class Equation(eqx.Module):
         matrix, known = numbers(diffusion), None if callable(drift) else numbers(drift)
         sizes = {*matrix.shape, *(() if known is None else known.shape), *(() if dimension is None else (dimension,))}
         if len(sizes) > 1 or matrix.ndim not in (0, 2):
-            raise ValueError(
+            raise InputError(
                 f"diffusion is a number or (d, d), a constant drift (d,), in dimension d: got shapes {matrix.shape} and "
                 f"{None if known is None else known.shape}, dimension {dimension}"
             )
@@ -60,7 +61,7 @@ class Equation(eqx.Module):
             _check_diffusion(np.asarray(matrix))
         constants = [value for value in (known, None if callable(potential) else numbers(potential)) if value is not None]
         if not traced and not all(np.isfinite(value).all() for value in constants):
-            raise ValueError(f"drift and potential are finite numbers or functions of points, got {drift!r} and {potential!r}")
+            raise InputError(f"drift and potential are finite numbers or functions of points, got {drift!r} and {potential!r}")
         self.drift = drift if known is None else jnp.broadcast_to(jnp.asarray(known), (d,))
         self.diffusion = jnp.asarray(matrix)
         self.potential = potential if callable(potential) else jnp.asarray(numbers(potential))
@@ -73,17 +74,17 @@ class Equation(eqx.Module):
         yy. Of traced ones too, whose gradient it hands on; whether their diffusion is positive is not looked at then.
         """
         if isinstance(coefficients, nnx.Module):
-            raise TypeError(
+            raise InputTypeError(
                 f"an equation is made of numbers, got a {type(coefficients).__name__}; give operator.coefficients[...]"
             )
         values = coefficients if isinstance(coefficients, core.Tracer) else np.asarray(coefficients, float)
         if values.shape[:1] not in ((3,), (6,)) or values.ndim not in (1, 3):
-            raise ValueError(
+            raise InputError(
                 f"an operator of second order has 3 coefficients (1, x, xx) or 6 (1, x, y, xx, xy, yy), (terms,) or (terms, 1, 1), got shape {values.shape}; "
                 "give operator.coefficients[...]"
             )
         if values.shape[1:] not in ((), (1, 1)):
-            raise ValueError(
+            raise InputError(
                 f"a path integral in numbers is that of one channel, got an operator from {values.shape[1]} to {values.shape[2]}; "
                 "with several, paths have matrices for weights"
             )
@@ -97,7 +98,7 @@ class Equation(eqx.Module):
         """x as floating points of this equation."""
         x = jnp.asarray(x)
         if x.shape[-1:] != self.diffusion.shape[:1] or jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise ValueError(
+            raise InputError(
                 f"points of this equation have {self.dimension} coordinates on the last axis, real numbers; got {x.dtype} of shape {x.shape}"
             )
         return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
@@ -129,7 +130,7 @@ class Equation(eqx.Module):
         """
         path = self._points(path)
         if path.ndim < 2 or path.shape[-2] < 2:
-            raise ValueError(f"a path has at least two points, (..., n, {self.dimension}), got shape {path.shape}")
+            raise InputError(f"a path has at least two points, (..., n, {self.dimension}), got shape {path.shape}")
         old, new = path[..., :-1, :], path[..., 1:, :]
         dt = time / (path.shape[-2] - 1)
         return dt * jnp.sum(self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1)
@@ -148,11 +149,11 @@ class Equation(eqx.Module):
 def _check_diffusion(matrix: np.ndarray) -> None:
     """ValueError unless a matrix is symmetric and positive definite."""
     if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
-        raise ValueError(
+        raise InputError(
             f"diffusion is a finite symmetric matrix, got {matrix.tolist()}; take its symmetric part, which is all that D : grad grad sees"
         )
     if np.linalg.eigvalsh(matrix).min() <= 0:
-        raise ValueError(
+        raise InputError(
             f"paths have weights exp(-S) only where the diffusion is positive (definite), got {matrix.tolist()}; without diffusion the solution "
             "runs along characteristics: nf.transport"
         )
@@ -162,7 +163,7 @@ def _at(name: str, term: Any, x: Array, shape: tuple[int, ...]) -> Array:
     """A function's value at points x, or the numbers that stand for it, in a shape."""
     value = jnp.asarray(cast(Any, term)(x)) if callable(term) else term
     if callable(term) and value.ndim and value.shape != shape:
-        raise ValueError(f"the {name} maps points of shape {x.shape} to {shape}, got {value.shape}")
+        raise InputError(f"the {name} maps points of shape {x.shape} to {shape}, got {value.shape}")
     return jnp.broadcast_to(value, shape).astype(x.dtype)
 
 
@@ -181,18 +182,18 @@ def composed(equation: Equation, values: Any, period: float, time: float, steps:
     checks.whole("steps", steps)
     checks.positive("time", time, "the time that passes")
     if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(equation)):
-        raise TypeError(
+        raise InputTypeError(
             "composed() plans its kernel on the host and takes an equation of numbers; feynman_kac takes traced ones"
         )
     if values.size > _MOST_NODES:
-        raise ValueError(f"values stand on a grid of at most {_MOST_NODES} points, got shape {values.shape}")
+        raise InputError(f"values stand on a grid of at most {_MOST_NODES} points, got shape {values.shape}")
     dt = time / steps
     spreads = np.sqrt(2 * dt * np.linalg.eigvalsh(np.asarray(equation.diffusion)))
     spacing = period / min(values.shape)
     if spreads[0] < spacing:
         fewer, finer = math.floor(steps * (spreads[0] / spacing) ** 2), math.ceil(period / spreads[0])
         ways = [f"{fewer} steps or fewer"] * (fewer > 0) + [f"{finer} points an axis"] * (finer**d <= _MOST_NODES)
-        raise ValueError(
+        raise InputError(
             f"the grid does not resolve a step: its kernel is {spreads[0]:.3g} wide, the points are {spacing:.3g} apart; take "
             f"{' or '.join(ways or ['both fewer steps and more points'])}"
         )
@@ -213,9 +214,9 @@ def _grid(equation: Any, values: Any, period: Any) -> Array:
     checks.positive("period", period, "the length after which all repeats")
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
-        raise TypeError("values are real numbers, got complex ones; take real and imaginary parts one by one")
+        raise InputTypeError("values are real numbers, got complex ones; take real and imaginary parts one by one")
     if values.ndim != equation.dimension or not values.size:
-        raise ValueError(f"values stand on a grid of {equation.dimension} axes, got shape {values.shape}")
+        raise InputError(f"values stand on a grid of {equation.dimension} axes, got shape {values.shape}")
     return values.astype(float)
 
 
@@ -234,7 +235,7 @@ def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: Conve
 def spectral(equation: Equation, values: Any, period: float, time: Any) -> Array:
     """u(., time) on a periodic grid by Fourier series: exact where drift and potential are constant, TypeError elsewhere."""
     if callable(equation.drift) or callable(equation.potential):
-        raise TypeError(
+        raise InputTypeError(
             "the Fourier series of the solution is known for constant drift and potential; composed() takes functions"
         )
     values = _grid(equation, values, period)
@@ -265,10 +266,10 @@ def feynman_kac(
     checks.whole("count", count, least=2)
     x = equation._points(x)
     if not isinstance(time, core.Tracer) and not 0 <= float(time) < math.inf:
-        raise ValueError(f"time is what passes, a number from zero on, got {time!r}")
+        raise InputError(f"time is what passes, a number from zero on, got {time!r}")
     values = jax.eval_shape(initial, jax.ShapeDtypeStruct((2, equation.dimension), x.dtype))
     if jnp.shape(values) != (2,):
-        raise ValueError(
+        raise InputError(
             f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two points it made {jnp.shape(values)}"
         )
     return _feynman_kac(equation, initial, x, jnp.asarray(time, x.dtype), int(steps), int(count), key)
@@ -322,7 +323,7 @@ def classical(equation: Equation, start: Any, end: Any, time: float, *, points: 
     d = equation.dimension
     ends = np.asarray(start, float).reshape(-1), np.asarray(end, float).reshape(-1)
     if any(e.shape != (d,) for e in ends):
-        raise ValueError(f"a path of this equation joins two points ({d},), got {start!r} and {end!r}")
+        raise InputError(f"a path of this equation joins two points ({d},), got {start!r} and {end!r}")
     checks.positive("time", time, "the time that passes")
     checks.whole("points", points, least=2)
     energy = lambda x, p: equation.velocity(x) @ p + p @ equation.diffusion @ p - equation.killing(x)
@@ -336,7 +337,7 @@ def classical(equation: Equation, start: Any, end: Any, time: float, *, points: 
 
     line = _rough(equation, ends, time) if guess is None else np.asarray(guess, float)
     if line.ndim != 2 or line.shape[1] != d or len(line) < 2 or not np.isfinite(line).all():
-        raise ValueError(f"a guess is a path of finite points (m, {d}), at least two, got shape {line.shape}")
+        raise InputError(f"a guess is a path of finite points (m, {d}), at least two, got shape {line.shape}")
     times = np.linspace(0, time, len(line))
     rates = np.gradient(line, times, axis=0)
     momenta = (rates - np.asarray(equation.velocity(jnp.asarray(line)))) @ np.linalg.inv(np.asarray(equation.diffusion)) / 2

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from neuralflow import plots
+from neuralflow.checks import InputError
 from neuralflow.labs.paths.discrete import Branches, adjoints, counts, gradients, length_shares
 
 
@@ -20,7 +21,7 @@ def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = Non
     """
     depths = {branches.depth for branches, _ in networks.values()}
     if len(depths) != 1:
-        raise ValueError(f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}")
+        raise InputError(f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}")
     depth, picture = depths.pop(), None
     if axes is None:
         picture, axes = plots.figure(1, 2, width=9.6, height=3.4)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import schur
 
+from neuralflow.checks import InputError
 from neuralflow.labs.plain_net.reading import Dense
 
 
@@ -19,7 +20,7 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
     """
     rotation = np.asarray(rotation, float)
     if rotation.ndim != 2 or not np.allclose(rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8):
-        raise ValueError(
+        raise InputError(
             f"a rotation is a square orthogonal matrix, got shape {rotation.shape} with columns that are not orthonormal"
         )
     form, basis = schur(rotation, output="real")[:2]
@@ -35,7 +36,7 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
             turned.append(i)
         i += 1
     if len(turned) % 2:
-        raise ValueError(
+        raise InputError(
             "this orthogonal matrix is a reflection (determinant -1), and no flow of rotations reaches it; flip an axis"
         )
     for a, b in zip(turned[::2], turned[1::2], strict=True):
@@ -85,7 +86,7 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
     """
     out, inputs = weight.shape
     if size < max(out, inputs):
-        raise ValueError(f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}")
+        raise InputError(f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}")
     padded = np.zeros((size, size))
     padded[:out, :inputs] = weight
     u, scale, vt = np.linalg.svd(padded)
@@ -101,7 +102,7 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         flipped = "a matched pair"
         u[:, -1], vt[-1] = -u[:, -1], -vt[-1]
     elif any(mirrored):
-        raise ValueError(f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}")
+        raise InputError(f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}")
     right, left = rotation_logarithm(vt), rotation_logarithm(u)
     angles = float(np.linalg.norm(right, 2)), float(np.linalg.norm(left, 2))
     return Decomposition(right, scale, left, rank, flipped, angles, size - max(out, inputs))

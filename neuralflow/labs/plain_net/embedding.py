@@ -12,6 +12,7 @@ import optimistix as optx
 from flax import nnx
 from jaxtyping import Array, Float
 
+from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation
 from neuralflow.labs.plain_net.decomposition import Decomposition
@@ -40,7 +41,7 @@ class Embedded(nnx.Module):
     def embed(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch size"]:
         """x with zeros for the dimensions that were added."""
         if x.shape[-1] != self.inputs:
-            raise ValueError(f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}")
+            raise InputError(f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}")
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.size - self.inputs)])
 
     def with_solve(self, solve: Discretisation) -> Embedded:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation, evaluate, takes_time
 from neuralflow.labs.plain_net.decomposition import decompose, dimension
@@ -73,7 +74,7 @@ def as_flow(model: Any, *, cutoff: float | None = None, solve: Discretisation | 
     layers = read(model)
     cutoff = by_precision(1e-6, 1e-4) if cutoff is None else cutoff
     if not isinstance(cutoff, int | float) or not 0 < cutoff < 1:
-        raise ValueError(f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6")
+        raise InputError(f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6")
     size = dimension(layers)
     kinds = activation_kinds(layers)
     report = tuple(decompose(layer.weight, size) for layer in layers)
@@ -136,14 +137,14 @@ def glue(
     its steps there are exact, those of higher order leave a remainder.
     """
     if not len(layers) or len(layers) != len(widths):
-        raise ValueError(
+        raise InputError(
             f"glue takes layers and as many widths, at least one, got {len(layers)} layers and {len(widths)} widths"
         )
     for k, (layer, width) in enumerate(zip(layers, widths, strict=True)):
         checks.instance(f"layer {k}", layer, NeuralODE, "a NeuralODE")
         checks.whole(f"width {k}", width)
         if layer.backward:
-            raise ValueError(f"layer {k} walks backward; give forward layers")
+            raise InputError(f"layer {k} walks backward; give forward layers")
     rows: list[tuple[float, float, float, float]] = []
     for k, layer in enumerate(layers):
         t0, t1 = float(layer.t0), float(layer.t1)
@@ -165,7 +166,7 @@ def _placed(field: nnx.Module, start: int, count: int) -> nnx.Module:
         if not isinstance(node, DepthVarying):
             return node
         if not isinstance(node.basis, PiecewiseConstant):
-            raise ValueError(f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with project()")
+            raise InputError(f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with project()")
         inner = (start + node.basis.knots[1:-1]) / count
         modules = [node.at(s) for s in node.basis.nodes]
         return DepthVarying.from_modules(modules, PiecewiseConstant((0.0, *inner.tolist(), 1.0)))

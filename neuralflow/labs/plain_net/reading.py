@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import Activation
 
 
@@ -35,7 +36,7 @@ def read(model: Any) -> list[Dense]:
     """
     items = model.layers if isinstance(model, nnx.Sequential) else model
     if not isinstance(items, Sequence | nnx.List) or isinstance(items, str) or not len(items):
-        raise TypeError(
+        raise InputTypeError(
             f"a plain net is an nnx.Sequential or a sequence of nnx.Linear and activations, got {type(model).__name__}; "
             "give its layers in their order: [model.inner, jax.nn.relu, model.outer]"
         )
@@ -49,12 +50,12 @@ def read(model: Any) -> list[Dense]:
         elif callable(item) and not isinstance(item, nnx.Module) and layers and layers[-1].activation is identity:
             layers[-1] = layers[-1]._replace(activation=_activation(k, item))
         else:
-            raise TypeError(
+            raise InputTypeError(
                 f"layer {k} of a plain net is an nnx.Linear, an activation behind one, or (W, b, activation), got {type(item).__name__}"
             )
     for k, (a, b) in enumerate(itertools.pairwise(layers)):
         if len(a.weight) != b.weight.shape[1]:
-            raise ValueError(f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes {b.weight.shape[1]}")
+            raise InputError(f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes {b.weight.shape[1]}")
     return layers
 
 
@@ -62,14 +63,14 @@ def _dense(k: int, weight: Any, bias: Any) -> Dense:
     named = ("W", np.asarray(weight), "(out, in)"), ("b", np.asarray(bias), "(out,)")
     for axes, (name, array, form) in zip((2, 1), named, strict=True):
         if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-            raise TypeError(f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points")
+            raise InputTypeError(f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points")
         if array.ndim != axes or not array.size:
-            raise ValueError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
+            raise InputError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
         array = array.astype(float)
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite")
+            raise InputError(f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite")
     if len(np.asarray(bias)) != len(np.asarray(weight)):
-        raise ValueError(f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives {len(np.asarray(weight))}")
+        raise InputError(f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives {len(np.asarray(weight))}")
     return Dense(np.asarray(weight, float), np.asarray(bias, float))
 
 
@@ -81,12 +82,12 @@ def _activation(k: int, activation: Any) -> Activation:
     alone = np.asarray([activation(jnp.asarray([x]))[0] for x in grid[2900:3100:40]])
     name = getattr(activation, "__name__", type(activation).__name__)
     if values.shape != grid.shape or not np.allclose(alone, values[2900:3100:40], rtol=1e-5, atol=1e-6):
-        raise ValueError(
+        raise InputError(
             f"the activation of layer {k}, {name}, is no function of single numbers; take relu, tanh, softplus, ..."
         )
     falls = np.diff(values) < -1e-5 * np.abs(values[1:]).clip(1e-3)
     if falls.any() or not np.isfinite(values).all():
-        raise ValueError(
+        raise InputError(
             f"the activation of layer {k}, {name}, falls near {grid[falls.argmax()]:.3g}, so it is no flow of the line: two points would "
             "meet; take a monotone one (relu, leaky_relu, tanh, sigmoid, softplus)"
         )

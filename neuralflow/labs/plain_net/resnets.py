@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.fields import Activation
 from neuralflow.labs.plain_net.decomposition import Decomposition, decompose, dimension
 from neuralflow.labs.plain_net.embedding import (
@@ -89,11 +90,11 @@ def as_resnet(
     checks.whole("steps", steps)
     points = np.unique(np.asarray(about, float))
     if points.ndim != 1 or not points.size or not np.isfinite(points).all():
-        raise ValueError(f"about is a sequence of finite numbers, at least one, got {about!r}")
+        raise InputError(f"about is a sequence of finite numbers, at least one, got {about!r}")
     if not isinstance(horizon, int | float) or not 0 < horizon < np.inf:
-        raise ValueError(f"horizon is a positive length of depth time, got {horizon!r}")
+        raise InputError(f"horizon is a positive length of depth time, got {horizon!r}")
     if activation == "relaxed" and steps < horizon:
-        raise ValueError(
+        raise InputError(
             f"relaxation over {horizon:g} units of depth time takes at least as many steps, got {steps}; longer ones overshoot"
         )
     kept = linear == "kept"
@@ -143,10 +144,10 @@ def _activated(s: Activation, kind: str, steps: int, horizon: float, points: np.
         return [_linearised(s, k / steps, 1 / steps, points) for k in range(steps)]
     if kind == "relaxed":
         if slopes is None or not np.allclose(slopes, (0, 1)):
-            raise ValueError(f'relaxation comes to rest at s(x) for relu alone, got {name}; take activation="linearised"')
+            raise InputError(f'relaxation comes to rest at s(x) for relu alone, got {name}; take activation="linearised"')
         return [{"inner": -1.0, "outer": horizon / steps} for _ in range(steps)]
     if slopes is None or not np.isclose(slopes[1], 1) or not 0 <= slopes[0] < 1:
-        raise ValueError(f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"')
+        raise InputError(f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"')
     low = slopes[0]
     # s(-x) + low x is (1 - low) relu(-x): what x lacks to s(x), once.
     weights = [1 / (steps + k * (low - 1)) for k in range(steps)]

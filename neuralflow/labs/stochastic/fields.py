@@ -19,6 +19,7 @@ from jax import Array, core, lax
 from jax.scipy.stats import norm
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import evaluate, takes_time
 
 Per = Literal["sample", "batch"]
@@ -41,7 +42,7 @@ class RandomField(nnx.Module, abc.ABC):
         checks.choice("per", per, ("sample", "batch"))
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if not {"noise", "default"} & set(rngs):
-            raise ValueError("rngs has no stream to draw noise from; take nnx.Rngs(seed) or nnx.Rngs(noise=seed)")
+            raise InputError("rngs has no stream to draw noise from; take nnx.Rngs(seed) or nnx.Rngs(noise=seed)")
         self.per, self.deterministic = per, False
         self.rngs = rngs.noise.fork()
 
@@ -117,12 +118,12 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
 def _check_field(name: str, field: Any) -> None:
     checks.instance(name, field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
     if isinstance(field, RandomField):
-        raise TypeError(f"{name} must be a plain field: random ones do not nest, got {type(field).__name__}")
+        raise InputTypeError(f"{name} must be a plain field: random ones do not nest, got {type(field).__name__}")
 
 
 def _check_probability(name: str, p: Any) -> None:
     if not isinstance(p, int | float | np.number) or isinstance(p, bool) or not 0 < p <= 1:
-        raise ValueError(f"{name} is a probability above zero and up to one, got {p!r}")
+        raise InputError(f"{name} is a probability above zero and up to one, got {p!r}")
 
 
 class _Thinned(RandomField):
@@ -150,7 +151,7 @@ class _Thinned(RandomField):
             if isinstance(p, core.Tracer):  # a learned one
                 return
             if np.ndim(p) or not isinstance(p, int | float | np.number | np.ndarray | Array) or not 0 < p <= 1:
-                raise ValueError(
+                raise InputError(
                     f"survival is a probability above zero and up to one at every depth time, got {p!r} at t = {t:g}; "
                     "nf.labs.stochastic.linear takes the length of the interval"
                 )

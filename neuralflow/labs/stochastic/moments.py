@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.linalg import expm
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, field_in_step, grid as grids
 from neuralflow.labs.stochastic.fields import RandomField
 
@@ -30,7 +31,7 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
     for name, values in (("drift", drift), ("diffusion", diffusion)):
         matrix = values[:d].T
         if np.abs(values - np.asarray(points) @ matrix.T).max() > 1e-6 * (1 + np.abs(values).max()):
-            raise ValueError(
+            raise InputError(
                 f"moments are closed for linear fields, and the {name} of this {type(field).__name__} is not linear; use expectation()"
             )
         pair.append(matrix)
@@ -103,7 +104,7 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
     checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
     if not field.shared:
-        raise TypeError(
+        raise InputTypeError(
             f"these moments are those of noise that the coordinates share, and each has its own in {type(field).__name__}"
         )
     checks.positive("time", time, "the length of the interval in depth time")
@@ -111,5 +112,5 @@ def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
     field.check(np.linspace(0, time, steps + 1)[:-1])
     x = np.asarray(x, float)
     if x.ndim != 1 or not np.isfinite(x).all() or not x.size:
-        raise ValueError(f"moments start from one point (d,) of finite numbers, got {x.tolist()}")
+        raise InputError(f"moments start from one point (d,) of finite numbers, got {x.tolist()}")
     return x

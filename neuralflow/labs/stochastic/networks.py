@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import field_at
 from neuralflow.labs.stochastic.fields import RandomField, Stepped
 from neuralflow.layers import NeuralODE
@@ -40,7 +41,7 @@ class RandomNetwork(nnx.Module):
         scheme = Euler() if scheme is None else scheme
         grid = FixedGrid(scheme, steps=steps, memory=memory)
         if not is_explicit(scheme) or cost(scheme, steps) != steps:
-            raise ValueError(
+            raise InputError(
                 f"a step of a random network has one draw, so one evaluation of its field; {type(scheme).__name__} has others: take nf.Euler() or "
                 "nf.schemes.LMResNet"
             )
@@ -90,16 +91,16 @@ class NeuralSDE(nnx.Module):
         checks.whole("steps", steps)
         scheme = diffrax.Euler() if scheme is None else scheme
         if not isinstance(scheme, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
-            raise TypeError(
+            raise InputTypeError(
                 f"an SDE is solved by diffrax's Ito or Stratonovich solvers, such as diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
             )
         if isinstance(scheme, diffrax.AbstractStratonovichSolver) and not field.shared and not field.additive:
-            raise TypeError(
+            raise InputTypeError(
                 "Stratonovich's form is known here for noise that the coordinates share, or that is constant; take an Ito solver such as "
                 "diffrax.Euler()"
             )
         if isinstance(scheme, diffrax.AbstractSRK) and scheme.tableau.is_additive_noise() and not field.additive:
-            raise TypeError(
+            raise InputTypeError(
                 f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take diffrax.SlowRK() or diffrax.Heun() for a "
                 f"{type(field).__name__}"
             )
@@ -109,7 +110,7 @@ class NeuralSDE(nnx.Module):
         resolution = step / 2 if resolution is None else resolution
         checks.positive("resolution", resolution, "the length in depth time to which Brownian paths are known")
         if resolution > step:
-            raise ValueError(f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}")
+            raise InputError(f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}")
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
 
@@ -144,7 +145,7 @@ class NeuralSDE(nnx.Module):
         checks.key(key)
         _check_states(x)
         if not self.field.deterministic and jax.tree.leaves(nnx.state(self.field, nnx.BatchStat)):
-            raise ValueError(
+            raise InputError(
                 "batch statistics are those of a batch, and paths are solved each on its own; call eval() first, or train a RandomNetwork"
             )
         x = jax.tree.map(jnp.asarray, x)
@@ -169,13 +170,13 @@ class NeuralSDE(nnx.Module):
         """Depth times on the grid's own edges where they are meant."""
         times = np.asarray(depths)
         if times.dtype.kind not in "fiu" or times.ndim != 1 or not times.size:
-            raise ValueError(f"depths must be depth times (m,), at least one, got {depths!r}")
+            raise InputError(f"depths must be depth times (m,), at least one, got {depths!r}")
         edges = self._times(None)
         nearest = edges[np.abs(times[:, None] - edges).argmin(axis=1)]
         times = np.where(np.abs(times - nearest) < 1e-4 * self.steps**-1 * (self.t1 - self.t0), nearest, times)
         inside = (times >= self.t0) & (times <= self.t1)  # not so for NaN
         if not inside.all() or not (np.diff(times) > 0).all():
-            raise ValueError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths!r}")
+            raise InputError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths!r}")
         return tuple(times.tolist())
 
     def _times(self, depths: tuple[float, ...] | None) -> np.ndarray:
@@ -249,9 +250,9 @@ def _stages(scheme: Any) -> int:
 def _check_states(x: Any) -> None:
     leaves = jax.tree.leaves(x)
     if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):
-        raise TypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+        raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
     for leaf in leaves:
         if leaf.dtype not in (jnp.float32, jnp.float64):
-            raise TypeError(f"x must be float32 or float64, got {leaf.dtype}; cast it")
+            raise InputTypeError(f"x must be float32 or float64, got {leaf.dtype}; cast it")
         if not leaf.ndim:
-            raise ValueError("axis 0 of x counts the samples, but x has no axis; add one")
+            raise InputError("axis 0 of x counts the samples, but x has no axis; add one")

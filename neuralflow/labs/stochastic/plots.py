@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuralflow import plots
+from neuralflow.checks import InputError
 from neuralflow.labs.stochastic.weak import WeakErrors
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     """Errors of random networks against their limit by the number of blocks, with intervals of 95%, on logarithmic axes: name -> errors."""
     if not networks or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
-        raise ValueError("errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}")
+        raise InputError("errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}")
     picture, (axis,) = plots.figure(1, 1, width=5.6, height=3.8)
     for k, (name, errors) in enumerate(networks.items()):
         mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)

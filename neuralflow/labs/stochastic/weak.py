@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array, core, lax
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.labs.stochastic.fields import Gaussian, RandomField
 from neuralflow.labs.stochastic.networks import NeuralSDE, RandomNetwork
 from neuralflow.layers import NeuralODE
@@ -72,12 +73,12 @@ def weak_errors(
     for n in steps if isinstance(steps, Sequence) else (None,):
         checks.whole("each of steps", n)
     if len(steps) < 2 or not (np.diff(steps) > 0).all():
-        raise ValueError(f"steps are two or more numbers of blocks that rise, got {tuple(steps)}")
+        raise InputError(f"steps are two or more numbers of blocks that rise, got {tuple(steps)}")
     checks.forward("a random network", t0, t1)
     _check(field, functional, x, count, key)
     base = math.lcm(*steps)
     if base > 16 * max(steps):
-        raise ValueError(
+        raise InputError(
             f"one path in {base} parts would have to drive networks of {tuple(steps)} blocks; take numbers with a small common multiple, "
             "such as powers of two"
         )
@@ -88,7 +89,7 @@ def weak_errors(
         (functional, graphdef, count, tuple(steps), fine, float(t0), float(t1)), (state, jax.tree.map(jnp.asarray, x), key)
     )
     if values.ndim != 2:
-        raise ValueError(f"the functional has one number for a path here, (batch,), got values of shape {values.shape[1:-1]}")
+        raise InputError(f"the functional has one number for a path here, (batch,), got values of shape {values.shape[1:-1]}")
     order, margin = weighed_order(steps, np.asarray(values, float))
     return WeakErrors(tuple(steps), estimate(values), order, (order - margin, order + margin))
 
@@ -102,9 +103,9 @@ def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) ->
             continue
         values = np.asarray(leaf)
         if values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise ValueError(f"x is one point of finite floating numbers, got {leaf!r}")
+            raise InputError(f"x is one point of finite floating numbers, got {leaf!r}")
     if field.per != "sample":
-        raise ValueError("paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'")
+        raise InputError("paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'")
 
 
 def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) -> Array:
@@ -115,7 +116,7 @@ def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) 
     def checked(i: Array) -> Array:
         values: Any = one(batch, jax.random.fold_in(key, i))
         if not isinstance(values, Array) or values.shape[:1] != (size,):
-            raise ValueError(
+            raise InputError(
                 f"the functional goes from outputs (batch, ...) to an array (batch, ...), batch = {size}, got {values!r}"
             )
         return values
