@@ -37,15 +37,23 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
 
     Branches of one class and one set of shapes, called as f(x). The interval is [0, N] and Euler's h is one.
     """
-    if (not isinstance(branches, Sequence) and not isinstance(branches, nnx.List)) or not len(branches):
-        raise InputError(f"from_branches takes a sequence of at least one residual branch, got {type(branches).__name__}")
+    if (not isinstance(branches, Sequence) and not isinstance(branches, nnx.List)) or not len(
+        branches
+    ):
+        raise InputError(
+            f"from_branches takes a sequence of at least one residual branch, got {type(branches).__name__}"
+        )
     for k, branch in enumerate(branches):
-        checks.instance(f"branch {k}", branch, nnx.Module, "an nnx.Module; wrap functions with nf.from_function")
+        checks.instance(
+            f"branch {k}", branch, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
+        )
         takes_time(branch)
         try:
             inspect.signature(branch).bind(None)
         except TypeError:
-            raise InputTypeError(f"branch {k} cannot be called as f(x); a residual branch has no other input") from None
+            raise InputTypeError(
+                f"branch {k} cannot be called as f(x); a residual branch has no other input"
+            ) from None
     count = len(branches)
     field = DepthVarying.from_modules(branches, PiecewiseConstant(count))
     return NeuralODE(field, FixedGrid(Euler(), steps=count), 0.0, float(count))
@@ -59,11 +67,15 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     solve = layer.discretisation
     if not solve.planned or not isinstance(solve.scheme, Euler) or layer.backward:
-        raise InputTypeError("only a forward fixed grid with Euler is a stack of residual blocks; use with_solve() first")
+        raise InputTypeError(
+            "only a forward fixed grid with Euler is a stack of residual blocks; use with_solve() first"
+        )
     plan, timed = layer.plan, takes_time(layer.field)
     t0, t1 = jnp.asarray(raw(layer.t0), float), jnp.asarray(raw(layer.t1), float)
     modules = []
     for k in range(plan.steps):
         module = field_in_step(layer.field, plan.local(0.0, k))
-        modules.append(_AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module)
+        modules.append(
+            _AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module
+        )
     return modules

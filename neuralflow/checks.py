@@ -31,7 +31,11 @@ def whole(name: str, value: Any, least: int = 1) -> None:
 
 def positive(name: str, value: Any, remedy: str) -> None:
     """ValueError for anything but a positive finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 < value < np.inf:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.floating)
+        or not 0 < value < np.inf
+    ):
         raise InputError(f"{name} is a positive number, got {value!r}; {remedy}")
 
 
@@ -49,16 +53,29 @@ def instance(name: str, value: Any, kind: Any, example: str) -> None:
 
 def key(value: Any) -> None:
     """TypeError for anything but one random key."""
-    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and not value.ndim
-    if not typed and not (isinstance(value, jax.Array) and value.dtype == jnp.uint32 and value.shape == (2,)):
-        raise InputTypeError(f"key must be one random key such as jax.random.key(0), got {_shown(value)}")
+    typed = (
+        isinstance(value, jax.Array)
+        and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        and not value.ndim
+    )
+    if not typed and not (
+        isinstance(value, jax.Array) and value.dtype == jnp.uint32 and value.shape == (2,)
+    ):
+        raise InputTypeError(
+            f"key must be one random key such as jax.random.key(0), got {_shown(value)}"
+        )
 
 
 def forward(what: str, t0: Any, t1: Any) -> None:
     """ValueError unless t0 and t1 are finite numbers, the second the greater."""
-    numbers = all(isinstance(t, int | float | np.number) and not isinstance(t, bool) and np.isfinite(t) for t in (t0, t1))
+    numbers = all(
+        isinstance(t, int | float | np.number) and not isinstance(t, bool) and np.isfinite(t)
+        for t in (t0, t1)
+    )
     if not numbers or not t0 < t1:
-        raise InputError(f"{what} runs forward, from a number t0 to a greater t1, got t0={t0!r}, t1={t1!r}")
+        raise InputError(
+            f"{what} runs forward, from a number t0 to a greater t1, got t0={t0!r}, t1={t1!r}"
+        )
 
 
 def function(name: str, value: Any) -> None:

@@ -40,7 +40,11 @@ class NeuralODE(nnx.Module):
 
     def __init__(self, field: nnx.Module, solve: Discretisation, t0: Any = 0.0, t1: Any = 1.0):
         if not isinstance(field, nnx.Module):
-            remedy = "wrap it: nf.from_function(f, params)" if callable(field) else "give an nnx.Module with __call__(self, x)"
+            remedy = (
+                "wrap it: nf.from_function(f, params)"
+                if callable(field)
+                else "give an nnx.Module with __call__(self, x)"
+            )
             raise InputTypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
         if not isinstance(solve, Discretisation):
             raise InputTypeError(
@@ -85,8 +89,13 @@ class NeuralODE(nnx.Module):
         """The depth times between which it walks: t0 and t1, or those of `between`, in the order of the interval."""
         t0, t1 = raw(self.t0), raw(self.t1)
         known = {0.0: t0, 1.0: t1}
-        shares = [share if isinstance(share, core.Tracer) else float(share) for share in self.discretisation.ends]
-        start, stop = (known[s] if isinstance(s, float) and s in known else t0 + s * (t1 - t0) for s in shares)
+        shares = [
+            share if isinstance(share, core.Tracer) else float(share)
+            for share in self.discretisation.ends
+        ]
+        start, stop = (
+            known[s] if isinstance(s, float) and s in known else t0 + s * (t1 - t0) for s in shares
+        )
         return start, stop
 
     def between(self, start: Any, stop: Any) -> NeuralODE:
@@ -103,7 +112,10 @@ class NeuralODE(nnx.Module):
                 f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} and inside, got {start!r} and {stop!r}; "
                 "to walk back, take reverse() of it"
             )
-        share = lambda t: (t - t0) / (t1 - t0)
+
+        def share(t):
+            return (t - t0) / (t1 - t0)
+
         return self.with_solve(self.discretisation.part(share(start), share(stop)))
 
     def covers(self, *times: Any) -> bool:
@@ -114,8 +126,16 @@ class NeuralODE(nnx.Module):
         start, stop = map(float, self.ends)
         # Ends of a part are shares of the interval, turned back with a rounding.
         slack = 0.0 if self.discretisation.ends == (0.0, 1.0) else 1e-6
-        shares = (np.asarray(numbers, float) - start) / (stop - start) if stop != start else np.asarray(numbers, float) - start
-        return bool((np.diff(shares) >= 0).all() and (shares >= -slack).all() and (shares <= 1 + slack).all())  # not so for NaN
+        shares = (
+            (np.asarray(numbers, float) - start) / (stop - start)
+            if stop != start
+            else np.asarray(numbers, float) - start
+        )
+        return bool(
+            (np.diff(shares) >= 0).all()
+            and (shares >= -slack).all()
+            and (shares <= 1 + slack).all()
+        )  # not so for NaN
 
     def velocity(self, x: Any, t: Any) -> Any:
         """The field at x and depth time t, with the weights that belong to t; at a jump of theirs, those behind it.
@@ -127,7 +147,9 @@ class NeuralODE(nnx.Module):
         if not _concrete((t, t0, t1)):
             share = jnp.asarray(share, float)
         elif np.ndim(t) or not 0 <= float(share) <= 1:
-            raise InputError(f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}")
+            raise InputError(
+                f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}"
+            )
         time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
         return evaluate(field_at(self.field, share), x, time)
 
@@ -153,7 +175,9 @@ class NeuralODE(nnx.Module):
         Between the edges of a fixed grid the state is the scheme's own step, shortened. An adaptive solve steps to
         every depth it is asked for. Differentiable with respect to the depths.
         """
-        return self._checked(_integrate, x, EVERY_STEP if depths is None else self._depths(depths)).states
+        return self._checked(
+            _integrate, x, EVERY_STEP if depths is None else self._depths(depths)
+        ).states
 
     def invert(self, y: Any) -> Any:
         """The x with layer(x) = y, solved block by block by fixed-point iteration, to rounding.
@@ -178,7 +202,9 @@ class NeuralODE(nnx.Module):
         if depths is None:
             return None
         if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
-            raise InputError(f"depths must be one-dimensional depth times, at least one, got {depths!r}")
+            raise InputError(
+                f"depths must be one-dimensional depth times, at least one, got {depths!r}"
+            )
         depths = jnp.asarray(depths, float)
         if _concrete((depths, self.t0, self.t1, self.ends)):
             start, end = map(float, self.ends)
@@ -193,7 +219,9 @@ class NeuralODE(nnx.Module):
     def _run(self, function: Any, x: Any, depths: Any) -> Solution:
         """The solution by one of the compiled functions below, with the field's new state written back."""
         if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-            raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+            raise InputTypeError(
+                f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
+            )
         program, arrays = self._handed_over(jax.tree.map(jnp.asarray, x), depths)
         if _staged():
             # What is being compiled already needs no compiled function of its own, and numbers are constants there:
@@ -201,7 +229,10 @@ class NeuralODE(nnx.Module):
             function = function.__wrapped__
             if all(isinstance(t, int | float) for t in arrays.interval):
                 t0, t1 = map(float, arrays.interval)
-                program, arrays = program._replace(interval=(t0, t1)), arrays._replace(interval=None)
+                program, arrays = (
+                    program._replace(interval=(t0, t1)),
+                    arrays._replace(interval=None),
+                )
         solution, changes = function(program, arrays)
         if changes:
             variables = FlatField.variables(self.field)
@@ -251,14 +282,20 @@ class _Arrays(NamedTuple):
 def _joined(program: _Program, arrays: _Arrays) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The discretisation, and the arguments of its methods."""
     field, interval = nnx.merge(program.graphdef, arrays.state), program.interval or arrays.interval
-    return program.form.join(arrays.numbers), (field, arrays.x, *interval), {"backward": program.backward}
+    return (
+        program.form.join(arrays.numbers),
+        (field, arrays.x, *interval),
+        {"backward": program.backward},
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
     """The one compiled function behind every layer: the solution, and the field's new state."""
     solve, arguments, options = _joined(program, arrays)
-    return solve.integrate(*arguments, depths=EVERY_STEP if program.every_step else arrays.depths, **options)
+    return solve.integrate(
+        *arguments, depths=EVERY_STEP if program.every_step else arrays.depths, **options
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -286,7 +323,14 @@ def _check_interval(t0: Any, t1: Any) -> None:
     if not _concrete((t0, t1)):
         return
     start, end = np.asarray(raw(t0)), np.asarray(raw(t1))
-    if {start.dtype.kind, end.dtype.kind} - set("fiu") or start.shape or end.shape or not np.isfinite([start, end]).all():
+    if (
+        {start.dtype.kind, end.dtype.kind} - set("fiu")
+        or start.shape
+        or end.shape
+        or not np.isfinite([start, end]).all()
+    ):
         raise InputError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
-        raise InputError(f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out")
+        raise InputError(
+            f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out"
+        )

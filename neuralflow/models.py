@@ -22,9 +22,22 @@ from neuralflow.solve import Discretisation
 class PointClassifier(nnx.Module):
     """Points (batch, d), or flattened images, to logits (batch, classes): a linear lift, a flow of an MLP, a linear head."""
 
-    def __init__(self, inputs: int, classes: int, solve: Discretisation, *, width: int = 32, cells: int = 4, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        solve: Discretisation,
+        *,
+        width: int = 32,
+        cells: int = 4,
+        rngs: nnx.Rngs,
+    ):
         self.stem = nnx.Linear(inputs, width, rngs=rngs)
-        field = DepthVarying(lambda rngs: MLP(width, hidden=2 * width, rngs=rngs), PiecewiseConstant(cells), rngs=rngs)
+        field = DepthVarying(
+            lambda rngs: MLP(width, hidden=2 * width, rngs=rngs),
+            PiecewiseConstant(cells),
+            rngs=rngs,
+        )
         self.flow = NeuralODE(field, solve)
         self.head = nnx.Linear(width, classes, rngs=rngs)
 
@@ -55,14 +68,21 @@ class ImageClassifier(nnx.Module):
         widths = [shape[2]] + [width] * max(1, halvings)
         step = 2 if halvings else 1
         self.stem = nnx.List(
-            nnx.Conv(a, b, (3, 3), strides=step, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)
+            nnx.Conv(a, b, (3, 3), strides=step, dtype=dtype, rngs=rngs)
+            for a, b in itertools.pairwise(widths)
         )
-        field = DepthVarying(lambda rngs: ConvBlock(width, dtype=dtype, rngs=rngs), PiecewiseConstant(cells), rngs=rngs)
+        field = DepthVarying(
+            lambda rngs: ConvBlock(width, dtype=dtype, rngs=rngs),
+            PiecewiseConstant(cells),
+            rngs=rngs,
+        )
         self.flow = NeuralODE(field, solve)
         self.norm = nnx.GroupNorm(width, 4, rngs=rngs)
         self.head = nnx.Linear(width, classes, rngs=rngs)
 
-    def __call__(self, x: Shaped[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Shaped[Array, "batch height width channels"]
+    ) -> Float[Array, "batch classes"]:
         """Logits; whole numbers are taken as pixels of 0 to 255."""
         x = self.stem[0](_scaled(x))
         for conv in self.stem[1:]:
@@ -79,4 +99,6 @@ def classification(model: Any, batch: dict[str, Array]) -> tuple[Array, dict[str
     """Mean cross-entropy of model(batch["x"]) against the labels batch["y"], and the accuracy beside it."""
     logits = model(batch["x"])
     right = jnp.argmax(logits, axis=-1) == batch["y"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {"accuracy": jnp.mean(right)}
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
+        "accuracy": jnp.mean(right)
+    }

@@ -22,12 +22,16 @@ COLOURS = ("#20639b", "#d1495b", "#2e8b57", "#8d6a9f", "#c98b2b")
 MARKS = ("o", "s", "^", "D", "v")
 
 
-def figure(rows: int, columns: int, width: float = 11.0, height: float = 6.4) -> tuple[Figure, np.ndarray]:
+def figure(
+    rows: int, columns: int, width: float = 11.0, height: float = 6.4
+) -> tuple[Figure, np.ndarray]:
     """A figure without a window, with light axes."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib; install the extra: pip install 'neuralflow-jax[experiments]'") from error
+        raise ImportError(
+            "pictures need matplotlib; install the extra: pip install 'neuralflow-jax[experiments]'"
+        ) from error
     picture = Figure(figsize=(width, height), layout="constrained")
     axes = np.atleast_1d(picture.subplots(rows, columns))
     for axis in axes.ravel():
@@ -39,7 +43,9 @@ def figure(rows: int, columns: int, width: float = 11.0, height: float = 6.4) ->
 def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
     """The stability regions of schemes in the plane of z = h g, for u' = g u: where no step makes what it carries grow."""
     if not isinstance(schemes, Mapping) or not schemes:
-        raise InputError(f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}")
+        raise InputError(
+            f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}"
+        )
     checks.whole("columns", columns)
     rows = -(-len(schemes) // columns)
     picture, axes = figure(rows, columns, width=2.9 * columns, height=2.9 * rows)
@@ -56,7 +62,13 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
         axis.plot(np.zeros_like(y), swings, color=COLOURS[0], linewidth=2.5)
         axis.set(aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
         limit = analysis.stability_limit(scheme)
-        decay = "any decay" if np.isinf(limit) else "hardly any decay" if limit < 1e-2 else f"decay to {limit:.3g}"
+        decay = (
+            "any decay"
+            if np.isinf(limit)
+            else "hardly any decay"
+            if limit < 1e-2
+            else f"decay to {limit:.3g}"
+        )
         axis.set_title(f"{name}: {decay}", fontsize=10)
     for axis in axes.ravel()[len(schemes) :]:
         axis.set_visible(False)
@@ -70,7 +82,15 @@ def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figu
     picture, (axis,) = figure(1, 1, width=5.6, height=3.4)
     for k, (label, values) in enumerate(series.items()):
         places = np.arange(1, len(values) + 1)
-        axis.plot(places, values, color=COLOURS[k % 5], marker=MARKS[k % 5], markersize=4, linewidth=1.2, label=label)
+        axis.plot(
+            places,
+            values,
+            color=COLOURS[k % 5],
+            marker=MARKS[k % 5],
+            markersize=4,
+            linewidth=1.2,
+            label=label,
+        )
     axis.axhline(0, color="0.4", linewidth=0.5)
     axis.set_xlabel("row")
     axis.set_ylabel(name)
@@ -79,21 +99,32 @@ def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figu
     return picture
 
 
-def transported(u: Transport, x: np.ndarray, y: np.ndarray, depths: Sequence[float], size: int = 61) -> Figure:
+def transported(
+    u: Transport, x: np.ndarray, y: np.ndarray, depths: Sequence[float], size: int = 61
+) -> Figure:
     """u(., t) of one number in the plane at some depths, on a grid around points x (n, 2), with their classes y (n,), which
     are carried along: at depth t they stand where the flow has taken them."""
     starts = np.asarray(depths, float)
     columns = -(-len(starts) // (1 if len(starts) < 5 else 2))
-    picture, axes = figure(-(-len(starts) // columns), columns, width=2.6 * columns, height=2.6 * -(-len(starts) // columns))
+    picture, axes = figure(
+        -(-len(starts) // columns),
+        columns,
+        width=2.6 * columns,
+        height=2.6 * -(-len(starts) // columns),
+    )
     paths = np.asarray(u.layer.trajectory(jnp.asarray(x), jnp.asarray(starts)))
     low, high = paths.min((0, 1)), paths.max((0, 1))
     edge = 0.15 * (high - low)
     lines = [np.linspace(a, b, size) for a, b in zip(low - edge, high + edge, strict=True)]
     grid = np.stack(np.meshgrid(*lines), axis=-1)
     for axis, t, here in zip(axes.ravel(), starts, paths, strict=False):
-        values = np.asarray(u(jnp.asarray(grid.reshape(-1, 2), x.dtype), float(t))).reshape(size, size)
+        values = np.asarray(u(jnp.asarray(grid.reshape(-1, 2), x.dtype), float(t))).reshape(
+            size, size
+        )
         bound = np.abs(values).max()
-        axis.contourf(*lines, values, levels=np.linspace(-bound, bound, 25), cmap="RdBu_r", alpha=0.75)
+        axis.contourf(
+            *lines, values, levels=np.linspace(-bound, bound, 25), cmap="RdBu_r", alpha=0.75
+        )
         axis.contour(*lines, values, levels=[0.0], colors="black", linewidths=1.0)
         points_in_plane(axis, here, y)
         axis.set_title(f"t = {t:.3g}", fontsize=10)
@@ -109,7 +140,10 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
     paths = np.asarray(layer.trajectory(jnp.asarray(x), jnp.asarray(depths)))
     picture, (plane, along) = figure(1, 2, width=9.5, height=4.2)
     for k, label in enumerate(np.unique(y)):
-        here, style = paths[:, y == label], {"color": COLOURS[k % 5], "linewidth": 0.6, "alpha": 0.5}
+        here, style = (
+            paths[:, y == label],
+            {"color": COLOURS[k % 5], "linewidth": 0.6, "alpha": 0.5},
+        )
         plane.plot(here[..., 0], here[..., 1], **style)
         along.plot(depths, here[..., 0], **style)
     points_in_plane(plane, paths[-1], y)
@@ -119,11 +153,15 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
     return picture
 
 
-def densities(sets: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], limits: tuple[float, float]) -> Figure:
+def densities(
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], limits: tuple[float, float]
+) -> Figure:
     """Points, the density fitted to them and its samples, a row a set: name -> (points (n, 2), density (size, size), samples
     (m, 2)). The density's square grid lies between `limits`, its rows at equal second coordinate."""
     picture, axes = figure(len(sets), 3, width=9.6, height=3.2 * len(sets))
-    for row, (name, (points, density, samples)) in zip(axes.reshape(-1, 3), sets.items(), strict=True):
+    for row, (name, (points, density, samples)) in zip(
+        axes.reshape(-1, 3), sets.items(), strict=True
+    ):
         for axis, drawn in ((row[0], points), (row[2], samples)):
             axis.scatter(*drawn.T, s=1.5, color=COLOURS[0], alpha=0.5, linewidths=0)
         row[1].imshow(density, origin="lower", extent=limits * 2, cmap="viridis")
@@ -137,7 +175,14 @@ def densities(sets: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], lim
 def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
     """Points in the plane in the colours of their classes."""
     for k, label in enumerate(np.unique(y)):
-        axis.scatter(*x[y == label].T, s=7, color=COLOURS[k % 5], edgecolors="white", linewidths=0.3, zorder=3)
+        axis.scatter(
+            *x[y == label].T,
+            s=7,
+            color=COLOURS[k % 5],
+            edgecolors="white",
+            linewidths=0.3,
+            zorder=3,
+        )
 
 
 def depth_line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:

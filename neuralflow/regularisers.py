@@ -33,7 +33,10 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
     """
     products = _products(model, tau)
     params = nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])
-    return sum((products[path].square(leaf.get_value()) for path, leaf in params if path in products), jnp.zeros(()))
+    return sum(
+        (products[path].square(leaf.get_value()) for path, leaf in params if path in products),
+        jnp.zeros(()),
+    )
 
 
 def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation:
@@ -86,7 +89,9 @@ def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
     tolerances for an adaptive layer. Our formulation of the inverse consistency of Rousseau & Fablet (arXiv 1805.09585).
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    return jnp.sum(flat(jax.tree.map(jnp.subtract, layer.reverse()(layer(x)), samples(x)))[0] ** 2, axis=1)
+    return jnp.sum(
+        flat(jax.tree.map(jnp.subtract, layer.reverse()(layer(x)), samples(x)))[0] ** 2, axis=1
+    )
 
 
 def volume_change(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
@@ -102,16 +107,23 @@ def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
     return [products.get(flat[k][0]) for k in jax.tree.leaves(numbered)]
 
 
-def _mapped(chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: Any) -> Any:
+def _mapped(
+    chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: Any
+) -> Any:
     leaves, treedef = jax.tree.flatten(gradient)
-    wrong = len(leaves) != len(chosen) or any(p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True))
+    wrong = len(leaves) != len(chosen) or any(
+        p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True)
+    )
     if wrong:
         sizes = [p.basis.size for p in chosen if p]
         raise InputError(
             f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} coefficients in depth, and is given "
             f"gradients of shapes {[jnp.shape(g) for g in leaves]}; make it anew for the new model"
         )
-    turned = [g if product is None else function(product, g) for g, product in zip(leaves, chosen, strict=True)]
+    turned = [
+        g if product is None else function(product, g)
+        for g, product in zip(leaves, chosen, strict=True)
+    ]
     return jax.tree.unflatten(treedef, turned)
 
 
@@ -163,8 +175,12 @@ def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     """The product of every weight that varies with depth."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if not isinstance(tau, int | float) or not tau > 0:
-        raise InputError(f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}")
+        raise InputError(
+            f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}"
+        )
     bases = depth_bases(model)
     if not bases:
-        raise InputError(f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field")
+        raise InputError(
+            f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field"
+        )
     return {path: _Product(basis, float(tau)) for path, basis in bases.items()}

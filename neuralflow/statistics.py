@@ -26,23 +26,35 @@ class Estimate(NamedTuple):
 def estimate(values: Float[Any, "count *values"]) -> Estimate:
     """The mean over axis 0 with its standard error. ValueError for fewer than two values, TypeError for complex ones."""
     if np.ndim(values) < 1 or len(values) < 2:
-        raise InputError(f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}")
+        raise InputError(
+            f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}"
+        )
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise InputTypeError("an estimate is that of real numbers, got complex ones; take real and imaginary parts one by one")
+        raise InputTypeError(
+            "an estimate is that of real numbers, got complex ones; take real and imaginary parts one by one"
+        )
     array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
     return Estimate(array.mean(axis=0), array.std(axis=0, ddof=1) / len(array) ** 0.5)
 
 
 def fitted_order(
-    depths: Sequence[int], errors: Sequence[float], *, least: int = ASYMPTOTIC, reference: int | None = None
+    depths: Sequence[int],
+    errors: Sequence[float],
+    *,
+    least: int = ASYMPTOTIC,
+    reference: int | None = None,
 ) -> float | None:
     """p of error = C n^-p by least squares in logarithms over depths >= `least`; None for fewer than two of them.
 
     `reference`: where the errors were measured against a network of that depth and not against the limit, the model is
     C |n^-p - reference^-p|: the reference is as far off, in the same direction (our formulation).
     """
-    pairs = [(n, e) for n, e in zip(depths, errors, strict=True) if n >= least and e > 0 and n != reference]
+    pairs = [
+        (n, e)
+        for n, e in zip(depths, errors, strict=True)
+        if n >= least and e > 0 and n != reference
+    ]
     if len(pairs) < 2:
         return None
     n, e = np.asarray(pairs, float).T
@@ -53,7 +65,9 @@ def fitted_order(
     def misfit(p: float) -> float:
         return float(np.var(np.log(e) - np.log(np.abs(n**-p - float(reference) ** -p))))
 
-    best: Any = minimize_scalar(misfit, bounds=(1e-3, 6.0), method="bounded", options={"xatol": 1e-8})
+    best: Any = minimize_scalar(
+        misfit, bounds=(1e-3, 6.0), method="bounded", options={"xatol": 1e-8}
+    )
     return float(best.x)
 
 
@@ -64,13 +78,17 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
     covariance of values that share their samples. NaN where a mean is zero.
     """
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
-    covariance = covariance + np.diag((1e-12 * mean) ** 2)  # where nothing is random, all is known alike
+    covariance = covariance + np.diag(
+        (1e-12 * mean) ** 2
+    )  # where nothing is random, all is known alike
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = mean**2 / np.diag(covariance)
         log = np.log(steps) - (weights @ np.log(steps)) / weights.sum()
         slope = weights * log / (weights @ log**2)
         spread = slope / mean
-        return float(-slope @ np.log(np.abs(mean))), float(_NORMAL * np.sqrt(spread @ covariance @ spread))
+        return float(-slope @ np.log(np.abs(mean))), float(
+            _NORMAL * np.sqrt(spread @ covariance @ spread)
+        )
 
 
 def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -82,7 +100,9 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
         raise InputError(f"an interval needs at least three data sets, got {len(values)}")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    limits = bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
+    limits = bootstrap(
+        (values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)
+    ).confidence_interval
     return float(limits.low), float(limits.high)
 
 
@@ -92,5 +112,9 @@ def over_seeds(values: Any) -> dict[str, Any]:
 
     values = np.asarray(values, float)
     spread = stats.sem(values) if len(values) > 1 else np.nan
-    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), spread) if np.ptp(values) else (values[0], values[0])
+    low, high = (
+        stats.t.interval(0.95, len(values) - 1, values.mean(), spread)
+        if np.ptp(values)
+        else (values[0], values[0])
+    )
     return {"mean": float(values.mean()), "interval": [float(low), float(high)]}

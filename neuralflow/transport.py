@@ -107,7 +107,9 @@ class HutchPlusPlus:
 def _sums(directions: Array, push: Push, count: int) -> Jacobian:
     """Sums of e . J e and |J e|^2 over directions, divided by a count."""
     products = push(directions)
-    return Jacobian(jnp.sum(directions * products, (0, 2)) / count, jnp.sum(products**2, (0, 2)) / count)
+    return Jacobian(
+        jnp.sum(directions * products, (0, 2)) / count, jnp.sum(products**2, (0, 2)) / count
+    )
 
 
 Divergence = Exact | Hutchinson | HutchPlusPlus
@@ -117,8 +119,15 @@ class Motion:
     """What happens at `points` (batch, d) of a field: `velocity` (batch, d), and each sample's `divergence` and squared
     Frobenius norm of the Jacobian, `frobenius` (batch,). Each is computed when it is asked for."""
 
-    def __init__(self, velocity: Callable[[Array], Array], points: Array, estimator: Divergence, probes: Any):
-        self._function, self.points, self._estimator, self._probes = velocity, points, estimator, probes
+    def __init__(
+        self, velocity: Callable[[Array], Array], points: Array, estimator: Divergence, probes: Any
+    ):
+        self._function, self.points, self._estimator, self._probes = (
+            velocity,
+            points,
+            estimator,
+            probes,
+        )
 
     @functools.cached_property
     def velocity(self) -> Array:
@@ -126,7 +135,9 @@ class Motion:
 
     @functools.cached_property
     def _jacobian(self) -> Jacobian:
-        direction = lambda e: jax.jvp(self._function, (self.points,), (e,))[1]
+        def direction(e):
+            return jax.jvp(self._function, (self.points,), (e,))[1]
+
         return self._estimator.jacobian(jax.vmap(direction), self.points, self._probes)
 
     @property
@@ -144,7 +155,9 @@ Rate = Callable[[Motion], Array]
 class _Accompanied(nnx.Module):
     """x' = f(x, t), and beside it one number a sample for every rate, q' = rate."""
 
-    def __init__(self, field: Any, rates: tuple[Rate, ...], estimator: Divergence, probes: Array | None):
+    def __init__(
+        self, field: Any, rates: tuple[Rate, ...], estimator: Divergence, probes: Array | None
+    ):
         takes_time(field)  # refuses what is called in another way
         self.field, self.rates, self.estimator, self.probes = field, rates, estimator, probes
 
@@ -157,10 +170,15 @@ class _Accompanied(nnx.Module):
                 f"random probes belong to samples that are solved together, got probes for {probes.shape[1]} and {len(points)} samples; "
                 "with per_sample=True take Exact()"
             )
-        velocity = lambda p: flat(evaluate(self.field, back(p), t))[0]
+
+        def velocity(p):
+            return flat(evaluate(self.field, back(p), t))[0]
+
         motion = Motion(velocity, points, self.estimator, probes)
         try:
-            moved = tuple(rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True))
+            moved = tuple(
+                rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True)
+            )
         except TraceContextError:
             raise InputError(
                 f"{type(self.field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
@@ -170,7 +188,11 @@ class _Accompanied(nnx.Module):
 
 
 def along(
-    layer: NeuralODE, x: Any, *rates: Rate, divergence: Divergence = Exact(), key: Array | None = None
+    layer: NeuralODE,
+    x: Any,
+    *rates: Rate,
+    divergence: Divergence = Exact(),
+    key: Array | None = None,
 ) -> tuple[Any, tuple[Array, ...]]:
     """x at the end of the layer's walk, and the integral of each rate over depth time along it, (batch,) each.
 
@@ -185,7 +207,9 @@ def along(
         checks.function("a rate", rate)
     points, _ = flat(samples(x))
     if key is None and not isinstance(divergence, Exact):
-        raise InputError(f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()")
+        raise InputError(
+            f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()"
+        )
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
     return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
@@ -194,10 +218,16 @@ def along(
 def samples(x: Any) -> Any:
     """x with arrays for leaves; TypeError where they have no axis of samples in common."""
     if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-        raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+        raise InputTypeError(
+            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
+        )
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
-    if not shapes or any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+    if (
+        not shapes
+        or any(len(shape) < 2 for shape in shapes)
+        or len({shape[0] for shape in shapes}) != 1
+    ):
         raise InputTypeError(
             f"x has one leading axis of samples and at least one axis of coordinates, got shapes {shapes}; try x[None]"
         )
@@ -224,7 +254,9 @@ class _Carried(nnx.Module, abc.ABC):
         checks.function("the function that is carried", function)
         checks.choice("given", given, ("start", "end"))
         if layer.backward:
-            raise InputTypeError("give the forward layer, and say by given='start' or 'end' where the function is known")
+            raise InputTypeError(
+                "give the forward layer, and say by given='start' or 'end' where the function is known"
+            )
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
@@ -237,7 +269,9 @@ class _Carried(nnx.Module, abc.ABC):
         if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
             if not layer.covers(t):
                 t0, t1 = float(start), float(stop)
-                raise InputError(f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}")
+                raise InputError(
+                    f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}"
+                )
             if float(t) == float(edge):
                 return None
         return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
@@ -247,20 +281,29 @@ class _Carried(nnx.Module, abc.ABC):
         x = samples(x)
         values, pull = jax.vjp(lambda x: self(x, t), x)
         if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
-            raise InputError(f"the function that is carried gives a row a sample, got shape {values.shape} for x")
+            raise InputError(
+                f"the function that is carried gives a row a sample, got shape {values.shape} for x"
+            )
         if values.ndim == 1:
             return pull(jnp.ones_like(values))[0]
         units = jnp.eye(values[0].size, dtype=values.dtype).reshape(-1, 1, *values.shape[1:])
         slopes = jax.vmap(lambda unit: pull(jnp.broadcast_to(unit, values.shape))[0])(units)
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(*values.shape, *a.shape[2:]), slopes)
+        return jax.tree.map(
+            lambda a: jnp.moveaxis(a, 0, 1).reshape(*values.shape, *a.shape[2:]), slopes
+        )
 
     def _material(self, x: Any, t: float, step: float) -> Array:
         """The derivative along the flow, w_t + v . grad w: w_t by differences of fourth order inside t's cell of depth."""
         if not isinstance(step, int | float) or not 0 < step <= 0.25:
-            raise InputError(f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002")
+            raise InputError(
+                f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002"
+            )
         x = samples(x)
         times, weights = _stencil(self.layer, t, step)
-        total = sum((w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)), jnp.zeros(()))
+        total = sum(
+            (w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)),
+            jnp.zeros(()),
+        )
         slope, velocity = self.gradient(x, t), self.layer.velocity(x, t)
 
         def advected(g: Array, v: Array) -> Array:
@@ -306,7 +349,13 @@ class Continuity(_Carried):
     ones take a key when called.
     """
 
-    def __init__(self, layer: NeuralODE, log_density: Any, given: KnownAt = "start", divergence: Divergence = Exact()):
+    def __init__(
+        self,
+        layer: NeuralODE,
+        log_density: Any,
+        given: KnownAt = "start",
+        divergence: Divergence = Exact(),
+    ):
         super().__init__(layer, log_density, given)
         _check_divergence(divergence)
         self.divergence = divergence
@@ -315,13 +364,19 @@ class Continuity(_Carried):
         """log rho(x, t); ValueError for a t outside the interval."""
         return self.accompanied(x, t, key=key)[0]
 
-    def accompanied(self, x: Any, t: Any, *rates: Rate, key: Array | None = None) -> tuple[Array, tuple[Array, ...]]:
+    def accompanied(
+        self, x: Any, t: Any, *rates: Rate, key: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
         """log rho(x, t), and the integrals of rates along the walk from t to where the density is known, as `along` gives them."""
         walk = self._walk(t)
         if walk is None:
             count = len(jax.tree.leaves(samples(x))[0])
-            return _each(self.function(x), count), tuple(jnp.zeros(count, time_dtype(x)) for _ in rates)
-        y, (gained, *others) = along(walk, x, divergence, *rates, divergence=self.divergence, key=key)
+            return _each(self.function(x), count), tuple(
+                jnp.zeros(count, time_dtype(x)) for _ in rates
+            )
+        y, (gained, *others) = along(
+            walk, x, divergence, *rates, divergence=self.divergence, key=key
+        )
         return _each(self.function(y), len(gained)) + gained, tuple(others)
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
@@ -346,7 +401,12 @@ def _each(value: Any, count: int) -> Array:
 
 
 def _check_divergence(divergence: Any) -> None:
-    checks.instance("divergence", divergence, Exact | Hutchinson | HutchPlusPlus, "Exact(), Hutchinson() or HutchPlusPlus()")
+    checks.instance(
+        "divergence",
+        divergence,
+        Exact | Hutchinson | HutchPlusPlus,
+        "Exact(), Hutchinson() or HutchPlusPlus()",
+    )
 
 
 def divergence(motion: Motion) -> Float[Array, "batch"]:
@@ -369,7 +429,12 @@ def block_determinants(layer: NeuralODE, x: Any) -> SlogDet:
 
 def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
     points, back = flat(x)
-    push = lambda unit: jax.jvp(lambda p: flat(block(back(p)))[0], (points,), (jnp.broadcast_to(unit, points.shape),))[1]
+
+    def push(unit):
+        return jax.jvp(
+            lambda p: flat(block(back(p)))[0], (points,), (jnp.broadcast_to(unit, points.shape),)
+        )[1]
+
     columns = jax.vmap(push)(jnp.eye(points.shape[1], dtype=points.dtype))
     return SlogDet(*jnp.linalg.slogdet(jnp.moveaxis(columns, 0, -1)))
 
@@ -414,11 +479,20 @@ class NormalisingFlow(nnx.Module):
     nnx.jit, for plain jax.jit draws the same ones each time. Gradients in reverse mode, as the layer's.
     """
 
-    def __init__(self, layer: NeuralODE, base: Distribution, divergence: Divergence = Exact(), *, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        layer: NeuralODE,
+        base: Distribution,
+        divergence: Divergence = Exact(),
+        *,
+        rngs: nnx.Rngs | None = None,
+    ):
         for name in ("log_prob", "sample"):
             checks.function(f"the base distribution's {name}", getattr(base, name, None))
         if not isinstance(divergence, Exact):
-            checks.instance("rngs", rngs, nnx.Rngs, f"nnx.Rngs(seed), from which {divergence} draws its probes")
+            checks.instance(
+                "rngs", rngs, nnx.Rngs, f"nnx.Rngs(seed), from which {divergence} draws its probes"
+            )
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
         _check_divergence(divergence)
         if layer.backward:
@@ -462,7 +536,9 @@ def _stencil(layer: NeuralODE, t: float, step: float) -> tuple[np.ndarray, np.nd
     """Five depth times around t in its cell of depth, and their weights in the derivative at t."""
     t0, t1 = (float(raw(end)) for end in (layer.t0, layer.t1))
     first, last = ((float(end) - t0) / (t1 - t0) for end in layer.ends)
-    knots = np.unique(np.concatenate([[0.0, 1.0], *(basis.knots for basis in FlatField(layer.field).bases)]))
+    knots = np.unique(
+        np.concatenate([[0.0, 1.0], *(basis.knots for basis in FlatField(layer.field).bases)])
+    )
     knots = np.array([first, *knots[(knots > first) & (knots < last)], last])
     share = (float(t) - t0) / (t1 - t0)
     cell = np.clip(np.searchsorted(knots, share, "right") - 1, 0, len(knots) - 2)

@@ -31,10 +31,16 @@ jax.config.update("jax_enable_x64", True)
 def pytest_configure(config):
     """Most of what tests wait for is XLA: its optimisations are left out, but for tests marked `optimised`, and what is compiled is shared by the
     workers and the processes that tests start, until the run ends. `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do."""
-    config.addinivalue_line("markers", "optimised: compiled as users do, by test_as_users_compile.py in a process of its own")
+    config.addinivalue_line(
+        "markers",
+        "optimised: compiled as users do, by test_as_users_compile.py in a process of its own",
+    )
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", not optimised())
-    if jax.__version_info__ < (0, 11):  # later releases do not know the flag, and end at one that they do not know
+    if jax.__version_info__ < (
+        0,
+        11,
+    ):  # later releases do not know the flag, and end at one that they do not know
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory()
@@ -61,7 +67,11 @@ def offline(monkeypatch):
     connect = socket.socket.connect
 
     def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise OSError(f"a test wanted to reach {address}")
         return connect(self, address)
 
@@ -86,7 +96,9 @@ def mlp():
     """Builds a float64 field with depth-varying weights on a basis."""
 
     def build(basis, time=True, dtype=jnp.float64, init=nf.independent, seed=0):
-        make = lambda rngs: nf.fields.MLP(2, hidden=8, time=time, param_dtype=dtype, rngs=rngs)
+        def make(rngs):
+            return nf.fields.MLP(2, hidden=8, time=time, param_dtype=dtype, rngs=rngs)
+
         return nf.DepthVarying(make, basis, rngs=nnx.Rngs(seed), init=init)
 
     return build
@@ -99,6 +111,8 @@ def worst():
     def difference(a, b):
         a, b = jax.tree.leaves(a), jax.tree.leaves(b)
         assert len(a) == len(b) > 0
-        return max(float(np.max(np.abs(np.asarray(p) - np.asarray(q)))) for p, q in zip(a, b, strict=True))
+        return max(
+            float(np.max(np.abs(np.asarray(p) - np.asarray(q)))) for p, q in zip(a, b, strict=True)
+        )
 
     return difference

@@ -11,5 +11,7 @@ TESTS = Path(__file__).parent
 def test_what_rounds_does_so_as_users_compile():
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "optimised", str(TESTS)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, env=environment, timeout=500)
+    process = subprocess.run(
+        command, capture_output=True, text=True, cwd=TESTS.parent, env=environment, timeout=500
+    )
     assert process.returncode == 0, process.stdout[-5000:]

@@ -38,8 +38,14 @@ def test_mass_and_stiffness_are_the_integrals(basis):
             basis.stiffness()
         assert not B.derivative(basis, depth[:8]).any()
         return
-    slopes = (B.evaluation(basis, depth + 1e-6) - B.evaluation(basis, depth - 1e-6)) @ coefficients / 2e-6
-    assert np.isclose(coefficients @ basis.stiffness() @ coefficients, np.mean(slopes**2), rtol=1e-3)
+    slopes = (
+        (B.evaluation(basis, depth + 1e-6) - B.evaluation(basis, depth - 1e-6))
+        @ coefficients
+        / 2e-6
+    )
+    assert np.isclose(
+        coefficients @ basis.stiffness() @ coefficients, np.mean(slopes**2), rtol=1e-3
+    )
     inside = np.linspace(0.01, 0.99, 8)
     near = (B.evaluation(basis, inside + 1e-6) - B.evaluation(basis, inside - 1e-6)) / 2e-6
     assert np.allclose(B.derivative(basis, inside), near, atol=1e-6)
@@ -58,7 +64,10 @@ def test_evaluation_by_matrix_and_by_window_agree(basis, depth, seed):
 def test_knots_are_one_sided():
     steps = PiecewiseConstant(4)
     values = np.arange(4.0)
-    assert (B.evaluation(steps, 0.25, "left") @ values, B.evaluation(steps, 0.25, "right") @ values) == (0.0, 1.0)
+    assert (
+        B.evaluation(steps, 0.25, "left") @ values,
+        B.evaluation(steps, 0.25, "right") @ values,
+    ) == (0.0, 1.0)
     assert B.evaluation(steps, 1.0, "right") @ values == 3.0
     assert B.evaluation(steps, 0.0, "left") @ values == 0.0
 
@@ -110,12 +119,20 @@ def test_splines_have_two_continuous_derivatives():
     for knot in (0.25, 0.5, 0.75):
         values = [B.evaluation(spline, knot, side) @ coefficients for side in ("left", "right")]
         slopes = [B.derivative(spline, knot, side) @ coefficients for side in ("left", "right")]
-        bends = [(B.derivative(spline, knot + e) - B.derivative(spline, knot)) @ coefficients / e for e in (-1e-6, 1e-6)]
+        bends = [
+            (B.derivative(spline, knot + e) - B.derivative(spline, knot)) @ coefficients / e
+            for e in (-1e-6, 1e-6)
+        ]
         assert np.allclose(*values, rtol=0, atol=1e-13)
         assert np.allclose(*slopes, rtol=0, atol=1e-12)
         assert np.allclose(*bends, rtol=0, atol=1e-3)
     smooth = np.sin(3 * spline.nodes)
-    assert np.allclose(B.evaluation(spline, spline.nodes) @ B.interpolation(spline) @ smooth, smooth, rtol=0, atol=1e-12)
+    assert np.allclose(
+        B.evaluation(spline, spline.nodes) @ B.interpolation(spline) @ smooth,
+        smooth,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_refining_cells_copies_bits():
@@ -154,7 +171,9 @@ def test_the_gram_matrix_of_the_penalty_is_its_value(basis):
     coefficients = np.random.default_rng(0).standard_normal(basis.size)
     start = B.evaluation(basis, 0.0)[0] @ coefficients
     want = 2.0 * coefficients @ basis.stiffness() @ coefficients + 0.3 * start**2
-    assert np.isclose(coefficients @ B.sobolev_gram(basis, 0.3, 2.0) @ coefficients, want, rtol=1e-12)
+    assert np.isclose(
+        coefficients @ B.sobolev_gram(basis, 0.3, 2.0) @ coefficients, want, rtol=1e-12
+    )
 
 
 @dataclass(frozen=True)
@@ -166,7 +185,9 @@ class QuadraticSpline(B.Basis):
     nodal = False
     degree = 2
     size = property(lambda self: self.cells + 2)
-    nodes = property(lambda self: np.asarray([0.0, *(np.arange(self.cells) + 0.5) / self.cells, 1.0]))
+    nodes = property(
+        lambda self: np.asarray([0.0, *(np.arange(self.cells) + 0.5) / self.cells, 1.0])
+    )
 
     def shape(self, s):
         return np.stack([(1 - s) ** 2, -2 * s**2 + 2 * s + 1, s**2]) / 2
@@ -184,7 +205,9 @@ class QuadraticSpline(B.Basis):
         return tuple(coefficients[cell + k] for k in range(3))
 
     def combine(self, window, s):
-        return ((1 - s) ** 2 * window[0] + (1 + 2 * s - 2 * s**2) * window[1] + s**2 * window[2]) / 2
+        return (
+            (1 - s) ** 2 * window[0] + (1 + 2 * s - 2 * s**2) * window[1] + s**2 * window[2]
+        ) / 2
 
 
 def test_a_basis_of_ones_own_needs_its_shape_functions_only():
@@ -193,7 +216,10 @@ def test_a_basis_of_ones_own_needs_its_shape_functions_only():
     assert np.allclose(B.evaluation(basis, depth) @ line, 1 + 2 * depth, atol=1e-12)
     assert np.allclose(B.derivative(basis, depth) @ line, 2.0, atol=1e-12)
     assert np.isclose(line @ B.mass(basis) @ line, 13 / 3)
-    make = lambda rngs: nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+
+    def make(rngs):
+        return nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+
     field = nf.DepthVarying(make, basis, rngs=nnx.Rngs(0))
     x = y = jnp.ones((3, 2))
     for k in range(8):
@@ -201,7 +227,9 @@ def test_a_basis_of_ones_own_needs_its_shape_functions_only():
     assert np.allclose(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8))(x), y, atol=1e-12)
     slopes = [
         jax.grad(
-            lambda x, gradient=gradient: nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-8, 1e-8, gradient=gradient))(x).sum()
+            lambda x, gradient=gradient: nf.NeuralODE(
+                field, nf.Adaptive(nf.Tsit5(), 1e-8, 1e-8, gradient=gradient)
+            )(x).sum()
         )(x)
         for gradient in ("steps", "direct")
     ]

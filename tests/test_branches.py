@@ -27,7 +27,9 @@ def test_branches_of_a_resnet_make_a_layer_to_the_last_bit():
 
 
 def test_branches_of_a_timed_field_are_its_blocks():
-    make = lambda rngs: nf.fields.MLP(2, hidden=4, time=True, param_dtype=jnp.float64, rngs=rngs)
+    def make(rngs):
+        return nf.fields.MLP(2, hidden=4, time=True, param_dtype=jnp.float64, rngs=rngs)
+
     field = nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=6), 0.5, 2.0)
     x = jax.random.normal(jax.random.key(0), (64, 2))
@@ -38,7 +40,9 @@ def test_branches_of_a_timed_field_are_its_blocks():
 
 
 def test_branches_that_do_not_fit_are_refused():
-    mlp = lambda h: nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0))
+    def mlp(h):
+        return nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0))
+
     with pytest.raises(ValueError, match="module 1 has parameters"):
         nf.from_branches([mlp(3), mlp(4)])
     with pytest.raises(ValueError, match="at least one"):

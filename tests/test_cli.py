@@ -24,7 +24,9 @@ def command(*arguments):
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300
+    )
 
 
 @pytest.fixture
@@ -45,8 +47,22 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 2))
     np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))
-    options = ("deep-limit", "--depths", 2, 4, "--schemes", "euler", "heun", "--data", "points.npz", "--out", "here/there")
-    began = subprocess.Popen(command(*options), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    options = (
+        "deep-limit",
+        "--depths",
+        2,
+        4,
+        "--schemes",
+        "euler",
+        "heun",
+        "--data",
+        "points.npz",
+        "--out",
+        "here/there",
+    )
+    began = subprocess.Popen(
+        command(*options), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
     out = tmp_path / "here" / "there"
     minima = out / "minima"
     while len(list(minima.glob("euler-*.npz"))) < 2:
@@ -60,8 +76,16 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp
     assert status == 0, told
     assert "[5/5] heun, depth 4" in told
     assert "give at least two depths of 32 or more" in told
-    assert sorted(p.name for p in out.iterdir()) == ["deep-limit.png", "further.png", "minima", "results.json", "table.txt"]
-    assert all((minima / name).read_bytes() == held for name, held in left.items())  # nothing was computed again
+    assert sorted(p.name for p in out.iterdir()) == [
+        "deep-limit.png",
+        "further.png",
+        "minima",
+        "results.json",
+        "table.txt",
+    ]
+    assert all(
+        (minima / name).read_bytes() == held for name, held in left.items()
+    )  # nothing was computed again
     record = json.loads((out / "results.json").read_text())
     whole = record["rows"]
     assert [row["depth"] for row in whole] == [2, 4, 2, 4] and whole[: len(rows)] == rows
@@ -90,14 +114,20 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp
         (("train", "--batch", "0"), "batch must be at least 1"),
         (("train", "--processes", "2"), "need --coordinator HOST:PORT"),
         (("train", "--coordinator", "127.0.0.1:1"), "--processes and --process; or give auto"),
-        (("train", "--coordinator", "a:1", "--processes", "2", "--process", "5"), "between 0 and 1, got 5"),
+        (
+            ("train", "--coordinator", "a:1", "--processes", "2", "--process", "5"),
+            "between 0 and 1, got 5",
+        ),
         (("train", "--coordinator", "auto"), "could not be joined"),
         (("train", "--data", "moons", "--test-split", "train"), "leave the split 'train' out"),
         (("train", "--data", "moons", "--precision", "bfloat16"), "moons has points"),
         (("train", "--test-split", "gibberish"), "the digits have the splits"),
         (("train", "--learning-rate", "0"), "must be positive"),
         (("train", "--data", "moons", "--augment"), "moons has none"),
-        (("train", "--tolerance", "1e-4"), "--tolerance is that of adaptive steps; euler takes --steps 4"),
+        (
+            ("train", "--tolerance", "1e-4"),
+            "--tolerance is that of adaptive steps; euler takes --steps 4",
+        ),
         (("train", "--depth-penalty", "-1"), "must not be negative, got -1"),
         (("evaluate", "--folder", "nowhere"), "--out folder of neuralflow train"),
         (("certify", "--folder", "nowhere"), "--out folder of neuralflow train"),
@@ -114,20 +144,39 @@ def test_bad_input_ends_in_a_sentence_and_status_two(arguments, said, tmp_path, 
 
 def test_info_and_help(tmp_path, here):
     process = run("info", cwd=tmp_path)
-    assert process.returncode == 0 and "jax " in process.stdout and "extra experiments: installed" in process.stdout
+    assert (
+        process.returncode == 0
+        and "jax " in process.stdout
+        and "extra experiments: installed" in process.stdout
+    )
     status, told = here("deep-limit", "--help")
     assert status == 0 and "1810.11741" in told and "--depths" in told
 
 
 def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
     folder = tmp_path / "run"
-    options = ("--data", "moons", "--width", 8, "--steps", 2, "--learning-rate", 0.02, "--out", folder)
+    options = (
+        "--data",
+        "moons",
+        "--width",
+        8,
+        "--steps",
+        2,
+        "--learning-rate",
+        0.02,
+        "--out",
+        folder,
+    )
     first = run("train", *options, "--epochs", 2, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "epoch 2/2: loss" in first.stdout and "Test accuracy" in first.stdout
     for others, status, said in (
         (("train", *options, "--epochs", 2), 2, "go on with resume=True"),
-        (("train", *options, "--epochs", 3, "--resume", "--scheme", "heun"), 2, "was trained with --scheme euler (now heun)"),
+        (
+            ("train", *options, "--epochs", 3, "--resume", "--scheme", "heun"),
+            2,
+            "was trained with --scheme euler (now heun)",
+        ),
         (("evaluate", "--folder", folder, "--scheme", "heun"), 0, "moons, heun, step "),
     ):
         ended, told = here(*others)
@@ -141,18 +190,46 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
 
 
 def test_a_set_without_images_and_labels_is_refused(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_, **__: {"text_length": np.zeros(3), "label": np.zeros(3)})
-    with pytest.raises(UsageError, match="imdb has the features text_length, label; a classifier needs image and label"):
+    monkeypatch.setattr(
+        data, "load", lambda *_, **__: {"text_length": np.zeros(3), "label": np.zeros(3)}
+    )
+    with pytest.raises(
+        UsageError,
+        match="imdb has the features text_length, label; a classifier needs image and label",
+    ):
         dataset(dataclasses.replace(Train(), data="imdb"), "train")
 
 
 def test_two_processes_train_as_one(tmp_path, free_address, here):
-    options = ("train", "--data", "moons", "--width", 8, "--steps", 2, "--epochs", 2, "--batch", 100)
+    options = (
+        "train",
+        "--data",
+        "moons",
+        "--width",
+        8,
+        "--steps",
+        2,
+        "--epochs",
+        2,
+        "--batch",
+        100,
+    )
     status, told = here(*options, "--out", tmp_path / "one")
     assert status == 0, told
-    together = (*options, "--out", tmp_path / "two", "--coordinator", free_address, "--processes", 2)
+    together = (
+        *options,
+        "--out",
+        tmp_path / "two",
+        "--coordinator",
+        free_address,
+        "--processes",
+        2,
+    )
     pair = [
-        subprocess.Popen(command(*together, "--process", k), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for k in (0, 1)
+        subprocess.Popen(
+            command(*together, "--process", k), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        )
+        for k in (0, 1)
     ]
     try:
         told = [process.communicate(timeout=200)[0] for process in pair]
@@ -161,13 +238,20 @@ def test_two_processes_train_as_one(tmp_path, free_address, here):
             process.kill()
     assert [process.returncode for process in pair] == [0, 0]
     assert "Test accuracy" in told[0] and "accuracy" not in told[1]
-    one, two = ([json.loads(line) for line in (tmp_path / k / "history.jsonl").open()] for k in ("one", "two"))
+    one, two = (
+        [json.loads(line) for line in (tmp_path / k / "history.jsonl").open()]
+        for k in ("one", "two")
+    )
     for name in ("loss", "validation_loss"):
-        assert np.allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-5, atol=0)
+        assert np.allclose(
+            [row[name] for row in two], [row[name] for row in one], rtol=1e-5, atol=0
+        )
 
 
 def test_nobody_reads_on(tmp_path):
-    options = " ".join(command("train", "--data", "moons", "--width", 8, "--epochs", 40, "--out", tmp_path / "run"))
+    options = " ".join(
+        command("train", "--data", "moons", "--width", 8, "--epochs", 40, "--out", tmp_path / "run")
+    )
     process = subprocess.run(
         ["bash", "-c", f"{options} | head -1; exit ${{PIPESTATUS[0]}}"],
         env=ENVIRONMENT,
@@ -175,13 +259,22 @@ def test_nobody_reads_on(tmp_path):
         text=True,
         timeout=200,
     )
-    assert process.returncode == 141 and process.stdout.startswith("epoch 1/40") and "Traceback" not in process.stderr
+    assert (
+        process.returncode == 141
+        and process.stdout.startswith("epoch 1/40")
+        and "Traceback" not in process.stderr
+    )
 
 
 def test_options_of_a_run_that_never_began_are_forgotten(tmp_path, here):
     out = tmp_path / "run"
     assert here("train", "--data", "moons", "--batch", 5000, "--width", 64, "--out", out)[0] == 2
-    assert here("train", "--data", "moons", "--batch", 500, "--width", 8, "--epochs", 1, "--out", out)[0] == 0
+    assert (
+        here("train", "--data", "moons", "--batch", 500, "--width", 8, "--epochs", 1, "--out", out)[
+            0
+        ]
+        == 0
+    )
     status, told = here("evaluate", "--folder", out)
     assert status == 0 and "accuracy" in told.splitlines()[-1]
     (out / "options.json").write_text("{}")

@@ -26,19 +26,39 @@ def test_values_and_derivatives_are_those_of_lax(case, worst):
     specs = (f"N{space}C", f"{space}IO", f"N{space}C")
     x = jax.random.normal(jax.random.key(0), (3, *(7, 8, 6)[:n], 4))
     groups = options.get("feature_group_count", 1)
-    kernel = jax.random.normal(jax.random.key(1), (*(3, 3, 3)[:n], 4 // groups, 4 if groups == 4 else 6))
-    ours = lambda x, kernel: convolution(x, kernel, strides, padding, dimension_numbers=specs, **options)
-    plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=specs, **options)
+    kernel = jax.random.normal(
+        jax.random.key(1), (*(3, 3, 3)[:n], 4 // groups, 4 if groups == 4 else 6)
+    )
+
+    def ours(x, kernel):
+        return convolution(x, kernel, strides, padding, dimension_numbers=specs, **options)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=specs, **options
+        )
+
     assert worst(ours(x, kernel), plain(x, kernel)) <= (1e-14 if groups == 4 else 0)
-    gradients = lambda f: jax.grad(lambda *inputs: jnp.sum(f(*inputs) ** 3), argnums=(0, 1))
-    curvature = lambda f: jax.jvp(gradients(f), (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
-    twice = lambda f: jax.grad(lambda *inputs: sum(map(jnp.sum, gradients(f)(*inputs))), argnums=(0, 1))(x, kernel)
+
+    def gradients(f):
+        return jax.grad(lambda *inputs: jnp.sum(f(*inputs) ** 3), argnums=(0, 1))
+
+    def curvature(f):
+        return jax.jvp(gradients(f), (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
+
+    def twice(f):
+        return jax.grad(lambda *inputs: sum(map(jnp.sum, gradients(f)(*inputs))), argnums=(0, 1))(
+            x, kernel
+        )
+
     for derivative in (lambda f: gradients(f)(x, kernel), curvature, twice):
         scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in derivative(plain))
         assert worst(derivative(ours), derivative(plain)) < 1e-13 * scale
 
 
 def test_a_flax_layer_takes_it():
-    build = lambda **options: nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0), **options)
+    def build(**options):
+        return nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0), **options)
+
     x = jnp.ones((2, 5, 5, 2), jnp.float32)
     assert (build(conv_general_dilated=convolution)(x) == build()(x)).all()

@@ -13,7 +13,9 @@ from hypothesis import given, settings, strategies
 from neuralflow import data
 
 TFDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
-real = pytest.mark.skipif(not TFDS.is_dir(), reason="needs the prepared data sets beside the project")
+real = pytest.mark.skipif(
+    not TFDS.is_dir(), reason="needs the prepared data sets beside the project"
+)
 
 GENERATED = (data.moons, data.circles, data.spirals, data.annuli, data.gaussians, data.checkerboard)
 
@@ -23,7 +25,11 @@ GENERATED = (data.moons, data.circles, data.spirals, data.annuli, data.gaussians
 @given(count=strategies.integers(8, 300), seed=strategies.integers(0, 2**32))
 def test_generated_sets_are_even_seeded_and_float32(make, count, seed):
     arrays = make(count, seed=seed)
-    assert arrays["x"].shape == (count, 2) and arrays["x"].dtype == np.float32 and arrays["y"].dtype == np.int32
+    assert (
+        arrays["x"].shape == (count, 2)
+        and arrays["x"].dtype == np.float32
+        and arrays["y"].dtype == np.int32
+    )
     sizes = np.bincount(arrays["y"])
     assert sizes.max() - sizes.min() <= 1
     again, other = make(count, seed=seed), make(count, seed=seed + 1)
@@ -59,8 +65,14 @@ def test_generated_sets_lie_where_they_should():
         (lambda: data.Stream([]), "at least one example"),
         (lambda: data.Stream([{}], threads=0), "threads must be at least 1"),
         (lambda: data.Stream([(1, 2)]).example(0), "an example is a dict of arrays, got a tuple"),
-        (lambda: data.Stream([{"x": 1}], transform=lambda row: None).example(0), "transform must return a dict"),
-        (lambda: list(data.Stream([{"x": np.ones(k)} for k in (1, 2)]).batches(2, 0, 0)), "must be alike: example"),
+        (
+            lambda: data.Stream([{"x": 1}], transform=lambda row: None).example(0),
+            "transform must return a dict",
+        ),
+        (
+            lambda: list(data.Stream([{"x": np.ones(k)} for k in (1, 2)]).batches(2, 0, 0)),
+            "must be alike: example",
+        ),
         (lambda: data.augment_images(shift=-1), "shift must be at least 0"),
         (lambda: data.augment_images()({"x": np.ones((2, 3))}, None), r"got x \(2, 3\)"),
         (lambda: data.load("mnist", ["train", "test"]), "split must be one TFDS split"),
@@ -74,14 +86,25 @@ def test_bad_input(call, said):
 def test_digits_are_split_once_for_all():
     train, test = data.digits("train"), data.digits("test")
     assert train["x"].shape == (1437, 8, 8, 1) and test["x"].shape == (360, 8, 8, 1)
-    assert train["x"].min() == 0 and train["x"].max() == 1 and set(np.unique(test["y"])) == set(range(10))
+    assert (
+        train["x"].min() == 0
+        and train["x"].max() == 1
+        and set(np.unique(test["y"])) == set(range(10))
+    )
 
 
 def test_augmentation_moves_and_mirrors_by_its_key():
-    batch = {"x": jnp.arange(2 * 5 * 5, dtype=jnp.float32).reshape(2, 5, 5, 1) + 1, "y": jnp.arange(2)}
+    batch = {
+        "x": jnp.arange(2 * 5 * 5, dtype=jnp.float32).reshape(2, 5, 5, 1) + 1,
+        "y": jnp.arange(2),
+    }
     augment = jax.jit(data.augment_images(shift=2))
     one, again, other = (augment(batch, jax.random.key(k)) for k in (0, 0, 1))
-    assert (one["x"] == again["x"]).all() and (one["x"] != other["x"]).any() and (one["y"] == batch["y"]).all()
+    assert (
+        (one["x"] == again["x"]).all()
+        and (one["x"] != other["x"]).any()
+        and (one["y"] == batch["y"]).all()
+    )
     still = data.augment_images(shift=0, flip=False)(batch, jax.random.key(0))
     assert (still["x"] == batch["x"]).all()
     mirrored = data.augment_images(shift=0)(batch, jax.random.key(3))["x"]
@@ -92,23 +115,35 @@ def test_augmentation_moves_and_mirrors_by_its_key():
 @real
 def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path):
     arrays = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
-    assert arrays["image"].shape == (300, 28, 28, 1) and arrays["image"].dtype == np.uint8 and arrays["label"].dtype == np.int32
+    assert (
+        arrays["image"].shape == (300, 28, 28, 1)
+        and arrays["image"].dtype == np.uint8
+        and arrays["label"].dtype == np.int32
+    )
     (place,) = tmp_path.iterdir()
     marked = np.load(place / "label.npy") + 1
     np.save(place / "label.npy", marked)
-    assert (data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)["label"] == marked).all()  # from the cache
+    assert (
+        data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)["label"] == marked
+    ).all()  # from the cache
     (place / "image.npy").write_bytes(b"damaged")
     again = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
     assert all((again[key] == arrays[key]).all() for key in arrays)
     (place / "label.npy").unlink()
-    assert set(data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)) == {"image", "label"}
+    assert set(data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)) == {
+        "image",
+        "label",
+    }
     both = data.load("cifar10", "train[:10]+test[10:20]", data_dir=TFDS, cache=False)
     assert both["image"].shape == (20, 32, 32, 3) and set(both) == {"image", "label"}
 
 
 @real
 def test_missing_and_foreign_sets_are_named_with_the_remedy(tmp_path):
-    with pytest.raises(data.DataMissing, match="'kmnist' is not prepared in .*mnist.*neuralflow data prepare kmnist"):
+    with pytest.raises(
+        data.DataMissing,
+        match="'kmnist' is not prepared in .*mnist.*neuralflow data prepare kmnist",
+    ):
         data.load("kmnist", data_dir=TFDS)
     with pytest.raises(ValueError, match="'trian' of mnist cannot be read: Unknown split"):
         data.load("mnist", "trian", data_dir=TFDS)
@@ -128,7 +163,9 @@ def test_missing_and_foreign_sets_are_named_with_the_remedy(tmp_path):
 
 
 def test_preparing_without_a_network_ends_in_a_sentence(tmp_path):
-    with pytest.raises(ConnectionError, match="mnist could not be downloaded .*connect to the network, or copy"):
+    with pytest.raises(
+        ConnectionError, match="mnist could not be downloaded .*connect to the network, or copy"
+    ):
         data.prepare("mnist", data_dir=tmp_path)
 
 

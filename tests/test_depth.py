@@ -20,7 +20,9 @@ class Tied(nnx.Module):
 
 
 def test_independent_nodes_are_ordinary_layers():
-    field = nf.DepthVarying(lambda rngs: nnx.Linear(64, 64, rngs=rngs), nf.PiecewiseConstant(6), rngs=nnx.Rngs(0))
+    field = nf.DepthVarying(
+        lambda rngs: nnx.Linear(64, 64, rngs=rngs), nf.PiecewiseConstant(6), rngs=nnx.Rngs(0)
+    )
     kernel = field.stack.kernel.get_value()
     assert kernel.shape == (6, 64, 64)
     one = nnx.Linear(64, 64, rngs=nnx.Rngs(1)).kernel.get_value()
@@ -29,7 +31,9 @@ def test_independent_nodes_are_ordinary_layers():
 
 
 def test_tied_and_smooth_initialisation():
-    make = lambda rngs: nnx.Linear(64, 64, rngs=rngs)
+    def make(rngs):
+        return nnx.Linear(64, 64, rngs=rngs)
+
     for basis in (nf.PiecewiseConstant(8), nf.PiecewiseLinear(8), nf.Legendre(4)):
         field = nf.DepthVarying(make, basis, rngs=nnx.Rngs(0), init=nf.tied)
         ends = [field.at(s).kernel.get_value() for s in (0.0, 0.37, 1.0)]
@@ -46,7 +50,9 @@ def test_tied_and_smooth_initialisation():
 def test_what_is_not_random_stays_at_every_depth():
     for basis in (nf.PiecewiseLinear(5), nf.Legendre(5)):
         for init in (nf.independent, nf.smooth(0.4)):
-            field = nf.DepthVarying(lambda rngs: nnx.LayerNorm(4, rngs=rngs), basis, rngs=nnx.Rngs(0), init=init)
+            field = nf.DepthVarying(
+                lambda rngs: nnx.LayerNorm(4, rngs=rngs), basis, rngs=nnx.Rngs(0), init=init
+            )
             for s in (0.0, 0.31, 1.0):
                 assert np.allclose(field.at(s).scale.get_value(), 1, atol=1e-6)
 
@@ -77,7 +83,9 @@ def test_from_modules_takes_their_values_at_the_nodes():
 
 
 def test_refine_and_project_carry_the_weights():
-    field = nf.DepthVarying(lambda rngs: nnx.Linear(2, 2, rngs=rngs), nf.PiecewiseConstant(7), rngs=nnx.Rngs(0))
+    field = nf.DepthVarying(
+        lambda rngs: nnx.Linear(2, 2, rngs=rngs), nf.PiecewiseConstant(7), rngs=nnx.Rngs(0)
+    )
     fine = field.refine(nf.PiecewiseConstant(49))
     for s in np.linspace(0, 1, 50):
         assert (fine.at(s).kernel.get_value() == field.at(s).kernel.get_value()).all()
@@ -115,15 +123,21 @@ def test_unfolding_finds_varying_weights_in_a_users_module():
     ("call", "said"),
     [
         (
-            lambda: nf.DepthVarying(lambda rngs: jnp.tanh, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)),
+            lambda: nf.DepthVarying(
+                lambda rngs: jnp.tanh, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)
+            ),
             "must return an nnx.Module",
         ),
         (
-            lambda: nf.DepthVarying(lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseLinear(2), rngs=nnx.Rngs(0)),
+            lambda: nf.DepthVarying(
+                lambda rngs: nnx.BatchNorm(2, rngs=rngs), nf.PiecewiseLinear(2), rngs=nnx.Rngs(0)
+            ),
             "belong to the cells",
         ),
         (
-            lambda: nf.DepthVarying.from_modules([nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)),
+            lambda: nf.DepthVarying.from_modules(
+                [nnx.Linear(2, 2, rngs=nnx.Rngs(0))], nf.PiecewiseConstant(2)
+            ),
             "takes 2 modules",
         ),
         (lambda: nf.smooth(0.0), "positive correlation length, got 0.0"),
@@ -135,21 +149,39 @@ def test_bad_input(call, said):
 
 
 def test_a_field_without_a_depth_says_so():
-    field = nf.DepthVarying(lambda rngs: nnx.Linear(2, 2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
+    field = nf.DepthVarying(
+        lambda rngs: nnx.Linear(2, 2, rngs=rngs), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)
+    )
     with pytest.raises(TypeError, match=r"field\.at\(s\)"):
         field(jnp.ones((1, 2)))
 
 
 def test_bad_construction(mlp):
-    make = lambda rngs: nf.fields.MLP(2, hidden=3, rngs=rngs)
+    def make(rngs):
+        return nf.fields.MLP(2, hidden=3, rngs=rngs)
+
     field = mlp(nf.PiecewiseConstant(4))
     for call, said in (
-        (lambda: nf.DepthVarying(make(nnx.Rngs(0)), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)), "make must be a function"),
+        (
+            lambda: nf.DepthVarying(make(nnx.Rngs(0)), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)),
+            "make must be a function",
+        ),
         (lambda: nf.DepthVarying(make, 4, rngs=nnx.Rngs(0)), "basis must be a depth basis.*got 4"),
-        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant, rngs=nnx.Rngs(0)), "basis must be a depth basis"),
+        (
+            lambda: nf.DepthVarying(make, nf.PiecewiseConstant, rngs=nnx.Rngs(0)),
+            "basis must be a depth basis",
+        ),
         (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=0), "rngs must be nnx.Rngs"),
-        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init="smooth"), "init must be a function"),
-        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=nf.smooth), "correlation length"),
+        (
+            lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init="smooth"),
+            "init must be a function",
+        ),
+        (
+            lambda: nf.DepthVarying(
+                make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=nf.smooth
+            ),
+            "correlation length",
+        ),
         (lambda: field.project(8), "target basis must be a depth basis"),
         (lambda: field.refine(8), "finer basis must be a depth basis"),
         (lambda: field.at(0.5, side="up"), "'left', 'right', got 'up'"),
@@ -159,7 +191,9 @@ def test_bad_construction(mlp):
 
 
 def test_the_field_at_a_depth_and_in_a_step_are_the_plain_module():
-    make = lambda rngs: nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+    def make(rngs):
+        return nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+
     outer = nnx.List(
         nf.DepthVarying(make, basis, rngs=nnx.Rngs(k))
         for k, basis in enumerate((nf.PiecewiseConstant(4), nf.PiecewiseLinear(2)))
@@ -171,7 +205,9 @@ def test_the_field_at_a_depth_and_in_a_step_are_the_plain_module():
         for modules in (field_at(outer, depth), field_in_step(outer, plan.local(0.0, k))):
             assert all((module(x) == y).all() for module, y in zip(modules, want, strict=True))
     left = field_at(outer, 0.25, "left")
-    assert (left[0](x) == outer[0].at(0.25, "left")(x)).all() and not (left[0](x) == outer[0].at(0.25)(x)).all()
+    assert (left[0](x) == outer[0].at(0.25, "left")(x)).all() and not (
+        left[0](x) == outer[0].at(0.25)(x)
+    ).all()
     traced = jax.jit(lambda s: field_at(outer, s)[1](x))(0.3)
     assert np.allclose(traced, outer[1].at(0.3)(x), atol=1e-14)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):

@@ -46,12 +46,16 @@ def test_bfloat16_is_the_fields_own_affair():
     x = jnp.ones((2, 4), jnp.float32)
     y = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))(x)
     assert y.dtype == jnp.float32
-    exact = nf.NeuralODE(nf.fields.MLP(4, hidden=8, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=4))(x)
+    exact = nf.NeuralODE(
+        nf.fields.MLP(4, hidden=8, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=4)
+    )(x)
     assert 0 < jnp.abs(y - exact).max() < 0.05
 
 
 def test_antisymmetric_fields_turn_without_growing():
-    field = nf.fields.Antisymmetric(6, activation=lambda z: z, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    field = nf.fields.Antisymmetric(
+        6, activation=lambda z: z, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+    )
     x = jax.random.normal(jax.random.key(0), (3, 6))
     y = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-10, 1e-10), 0.0, 5.0)(x)
     assert np.allclose(jnp.linalg.norm(y, axis=1), jnp.linalg.norm(x, axis=1), rtol=1e-8)
@@ -59,7 +63,8 @@ def test_antisymmetric_fields_turn_without_growing():
 
 def test_functions_with_parameters_train():
     layer = nf.NeuralODE(
-        nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}), nf.FixedGrid(nf.RK4(), steps=50)
+        nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}),
+        nf.FixedGrid(nf.RK4(), steps=50),
     )
     x = jnp.ones((1, 1))
     assert np.allclose(layer(x), np.exp(-2.0), atol=1e-8)
@@ -68,10 +73,14 @@ def test_functions_with_parameters_train():
 
 
 def test_functions_may_wrap_modules():
-    net = nnx.Sequential(nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+    net = nnx.Sequential(
+        nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+    )
     field = nf.from_function(lambda net, x: net(x), net)
     x = jnp.ones((3, 2), jnp.float32)
-    assert np.allclose(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6)
+    assert np.allclose(
+        nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,14 +102,32 @@ def test_bad_construction():
         nf.fields.ConvBlock(6, groups=4, rngs=nnx.Rngs(0))
     for call, said in (
         (lambda: nf.from_function(3), "from_function takes"),
-        (lambda: nf.from_function(lambda x: -x), r"got <lambda>\(x\); its first parameter holds the parameters"),
+        (
+            lambda: nf.from_function(lambda x: -x),
+            r"got <lambda>\(x\); its first parameter holds the parameters",
+        ),
         (lambda: nf.from_function(lambda params, x, t, z: x), r"got <lambda>\(params, x, t, z\)$"),
-        (lambda: nf.from_function(lambda params, x: x, {"w": "abc"}), "arrays, numbers or NNX modules"),
-        (lambda: nf.fields.MLP(0, hidden=4, rngs=nnx.Rngs(0)), "dimension must be at least 1, got 0"),
-        (lambda: nf.fields.MLP(2, hidden=2.5, rngs=nnx.Rngs(0)), "hidden must be a whole number, got 2.5"),
-        (lambda: nf.fields.MLP(2, hidden=4, activation="tanh", rngs=nnx.Rngs(0)), "activation must be a function"),
+        (
+            lambda: nf.from_function(lambda params, x: x, {"w": "abc"}),
+            "arrays, numbers or NNX modules",
+        ),
+        (
+            lambda: nf.fields.MLP(0, hidden=4, rngs=nnx.Rngs(0)),
+            "dimension must be at least 1, got 0",
+        ),
+        (
+            lambda: nf.fields.MLP(2, hidden=2.5, rngs=nnx.Rngs(0)),
+            "hidden must be a whole number, got 2.5",
+        ),
+        (
+            lambda: nf.fields.MLP(2, hidden=4, activation="tanh", rngs=nnx.Rngs(0)),
+            "activation must be a function",
+        ),
         (lambda: nf.fields.MLP(2, hidden=4, rngs=0), "rngs must be nnx.Rngs"),
-        (lambda: nf.fields.Antisymmetric(2, damping=-1.0, rngs=nnx.Rngs(0)), "damping must be >= 0, got -1.0"),
+        (
+            lambda: nf.fields.Antisymmetric(2, damping=-1.0, rngs=nnx.Rngs(0)),
+            "damping must be >= 0, got -1.0",
+        ),
     ):
         with pytest.raises((TypeError, ValueError), match=said):
             call()
@@ -108,13 +135,21 @@ def test_bad_construction():
 
 def test_an_error_inside_a_field_names_it_and_the_shape_it_saw():
     with pytest.raises(TypeError) as caught:
-        nf.NeuralODE(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2))(jnp.ones((5, 3)))
-    assert any("the field MLP was evaluated on x of shape (5, 3)" in note for note in caught.value.__notes__)
+        nf.NeuralODE(
+            nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2)
+        )(jnp.ones((5, 3)))
+    assert any(
+        "the field MLP was evaluated on x of shape (5, 3)" in note
+        for note in caught.value.__notes__
+    )
 
 
 def test_energies_are_kept_and_descended(worst):
     rngs = nnx.Rngs(0)
-    energy = lambda d: nf.fields.Energy(d, hidden=6, param_dtype=jnp.float64, rngs=rngs)
+
+    def energy(d):
+        return nf.fields.Energy(d, hidden=6, param_dtype=jnp.float64, rngs=rngs)
+
     x = jax.random.normal(jax.random.key(1), (5, 4))
     solve = nf.Adaptive(nf.Tsit5(), 1e-10, 1e-10)
     for h in (energy(4), nf.fields.Separable(energy(2), energy(2))):
@@ -138,4 +173,6 @@ def test_energies_are_kept_and_descended(worst):
 
 def test_an_energy_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="one number a sample"):
-        nf.fields.Gradient(nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)))(jnp.ones((5, 4), jnp.float32))
+        nf.fields.Gradient(nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)))(
+            jnp.ones((5, 4), jnp.float32)
+        )

@@ -46,7 +46,9 @@ def test_uneven_steps_in_uneven_cells(lengths, data):
 
 
 def test_a_step_across_a_knot_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"step 1 of 3 crosses a knot .* use a multiple of 2 steps"):
+    with pytest.raises(
+        ValueError, match=r"step 1 of 3 crosses a knot .* use a multiple of 2 steps"
+    ):
         G.locate_steps(G.uniform(3), 2)
     with pytest.raises(ValueError, match="let the times contain every knot"):
         G.locate_steps(G.uneven([0, 0.3, 1]), 2)

@@ -16,7 +16,9 @@ EULER = nf.FixedGrid(nf.Euler(), steps=4)
 
 def build(solve=EULER):
     field = nf.DepthVarying(
-        lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)
+        lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs),
+        nf.PiecewiseConstant(4),
+        rngs=nnx.Rngs(0),
     )
     return nf.NeuralODE(field, solve)
 
@@ -39,7 +41,9 @@ def loss(model, x, y):
     return jnp.mean((model(x).reshape(-1) - y) ** 2)
 
 
-@pytest.mark.parametrize("solve", [EULER, nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize(
+    "solve", [EULER, nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)], ids=["fixed", "adaptive"]
+)
 def test_trains_under_nnx_jit_inside_a_users_module(solve):
     model = Classifier(solve)
     optimizer = nnx.Optimizer(model, optax.adam(2e-2), wrt=nnx.Param)
@@ -91,7 +95,12 @@ def test_nothing_is_traced_again_for_new_numbers():
     for make in (lambda r, tol, t1: layer(r, tol, t1), lambda r, tol, t1: layer(r, tol, t1, EULER)):
         make(1.0, 1e-4, 1.0)(x)
         first = len(traces)
-        for rate, rtol, t1 in ((2.0, 1e-4, 1.0), (1.0, 1e-6, 1.0), (1.0, 1e-4, 2.0), (3.0, 1e-5, 0.5)):
+        for rate, rtol, t1 in (
+            (2.0, 1e-4, 1.0),
+            (1.0, 1e-6, 1.0),
+            (1.0, 1e-4, 2.0),
+            (3.0, 1e-5, 0.5),
+        ):
             model = make(rate, rtol, t1)
             assert np.allclose(model(2 * x), 2 * np.exp(-rate * t1), atol=0.5)
         assert len(traces) == first
@@ -152,7 +161,9 @@ def test_layers_are_vmapped_as_ensembles():
     members = make(keys)
     together = nnx.vmap(lambda m, x: m(x), in_axes=(0, None))(members, x)
     for k in range(3):
-        alone = nf.NeuralODE(nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=nnx.Rngs(keys[k])), EULER)
+        alone = nf.NeuralODE(
+            nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=nnx.Rngs(keys[k])), EULER
+        )
         assert np.allclose(together[k], alone(x), atol=1e-13)
 
 

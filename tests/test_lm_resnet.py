@@ -18,7 +18,9 @@ PUBLISHED = {20: 273_475, 32: 467_913, 44: 662_351, 56: 856_789, 110: 1_731_760,
 
 @pytest.mark.parametrize("depth", [20, 110, 164])
 def test_parameters_are_the_published_ones(depth):
-    count = lambda model: parameters(nnx.eval_shape(lambda: Network(depth, model, rngs=nnx.Rngs(0))))
+    def count(model):
+        return parameters(nnx.eval_shape(lambda: Network(depth, model, rngs=nnx.Rngs(0))))
+
     unused = 3 + 32 + (0 if depth == 164 else 32 + 16 * 64)
     assert count("lm") == PUBLISHED[depth] - unused
     blocks = {20: 3, 110: 18, 164: 18}[depth]
@@ -34,21 +36,30 @@ def equal(a, b):
 def test_every_block_learns_its_statistics_and_a_checkpoint_restores_them(tmp_path):
     images = np.random.default_rng(0).standard_normal((24, 8, 8, 1)).astype(np.float32)
     data = {"x": images, "y": np.arange(24) % 10}
-    build = lambda seed: Network(20, "lm", channels=1, width=2, blocks=3, rngs=nnx.Rngs(seed))
+
+    def build(seed):
+        return Network(20, "lm", channels=1, width=2, blocks=3, rngs=nnx.Rngs(seed))
+
     network = build(0)
     before = nnx.to_flat_state(nnx.state(network, nnx.BatchStat))
     before = {path: np.asarray(leaf[...]) for path, leaf in before}
     train(network, data, data, epochs=1, cuts=(), batch=12, folder=tmp_path / "run", progress=False)
-    after = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.BatchStat))}
+    after = {
+        path: np.asarray(leaf[...])
+        for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.BatchStat))
+    }
     for path, value in after.items():
-        changed = (value != before[path]).reshape(len(value) if value.ndim > 1 else 1, -1).any(axis=1)
+        changed = (
+            (value != before[path]).reshape(len(value) if value.ndim > 1 else 1, -1).any(axis=1)
+        )
         assert changed.all(), path  # in every cell of depth
     network.eval()
     infer = nnx.jit(lambda network, x: network(x))
     logits = infer(network, images)
-    assert {p: np.asarray(v[...]).tobytes() for p, v in nnx.to_flat_state(nnx.state(network, nnx.BatchStat))} == {
-        p: v.tobytes() for p, v in after.items()
-    }
+    assert {
+        p: np.asarray(v[...]).tobytes()
+        for p, v in nnx.to_flat_state(nnx.state(network, nnx.BatchStat))
+    } == {p: v.tobytes() for p, v in after.items()}
     # Evaluation does not look at the rest of the batch.
     other = np.concatenate([images[:12], 5 * images[12:]])
     assert jnp.abs(infer(network, other)[:12] - logits[:12]).max() < 1e-5

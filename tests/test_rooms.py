@@ -11,7 +11,18 @@ import neuralflow as nf
 
 ROOT = Path(nf.__file__).parent
 FREE = ("files", "console")
-CORE = ("checks", "statistics", "depth", "schemes", "fields", "solve", "layers", "branches", "transport", "regularisers")
+CORE = (
+    "checks",
+    "statistics",
+    "depth",
+    "schemes",
+    "fields",
+    "solve",
+    "layers",
+    "branches",
+    "transport",
+    "regularisers",
+)
 BESIDE = ("plots", "models", "data", "training", "labs")
 TOP = ("cli", "__main__")
 DOOR = "neuralflow"
@@ -34,12 +45,15 @@ def imported(path):
     """The modules of the package that a file imports: `from a import b` is a.b where that is a module, else a."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "neuralflow")
+            yield from (
+                alias.name for alias in node.names if alias.name.split(".")[0] == "neuralflow"
+            )
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             if (node.module or "").split(".")[0] == "neuralflow":
                 yield from (
-                    f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in FILES else node.module for a in node.names
+                    f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in FILES else node.module
+                    for a in node.names
                 )
 
 
@@ -72,7 +86,10 @@ def test_a_module_imports_only_what_its_room_may(module):
 def test_every_room_has_its_place():
     rooms = {room(module) for module in FILES} - {DOOR, "labs"}
     assert rooms == {*FREE, *CORE, *BESIDE, *TOP, *LABS} - {"labs"}
-    assert [f"labs.{name}" for name in ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")] == LABS
+    assert [
+        f"labs.{name}"
+        for name in ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")
+    ] == LABS
 
 
 def test_there_is_no_circle_of_modules():
@@ -80,7 +97,9 @@ def test_there_is_no_circle_of_modules():
     done, above = set(), []
 
     def visit(module):
-        assert module not in above, f"a circle: {' -> '.join([*above[above.index(module) :], module])}"
+        assert module not in above, (
+            f"a circle: {' -> '.join([*above[above.index(module) :], module])}"
+        )
         if module in done:
             return
         above.append(module)
@@ -106,12 +125,18 @@ def test_a_forbidden_import_would_be_seen(tmp_path):
         and not allowed("labs.paths", "training")
         and not allowed("depth", "fields")
     )
-    assert allowed("labs.operators", "plots") and allowed("training", "files") and not allowed("files", "checks")
+    assert (
+        allowed("labs.operators", "plots")
+        and allowed("training", "files")
+        and not allowed("files", "checks")
+    )
 
 
 def test_importing_loads_the_core_only():
     code = "import sys, neuralflow; print(*sorted(m for m in sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     heavy = (
         "matplotlib",
         "tensorflow_datasets",

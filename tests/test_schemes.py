@@ -103,7 +103,9 @@ def test_conformance(name, worst):
     graphdef, params = nnx.split(field)
 
     def layer(params, memory):
-        return nf.NeuralODE(nnx.merge(graphdef, params), nf.FixedGrid(scheme, steps=n, memory=memory))(X)
+        return nf.NeuralODE(
+            nnx.merge(graphdef, params), nf.FixedGrid(scheme, steps=n, memory=memory)
+        )(X)
 
     @jax.jit
     def values(params, dparams):
@@ -113,7 +115,9 @@ def test_conformance(name, worst):
 
     # A field that does nothing leaves every state as it is; a constant one moves it by that constant. PolyNet evaluates
     # F(F(u)), which is then F again, and the LM-ResNet as published is consistent with its field for k = 0 only.
-    end = lambda p: values(p, params)[0]
+    def end(p):
+        return values(p, params)[0]
+
     moving = jax.tree.map(lambda a: jnp.zeros_like(a) + jnp.asarray([0.0, 0.3, 0.0, -0.7]), params)
     assert worst(end(jax.tree.map(jnp.zeros_like, params)), X) < 1e-15
     factor = {"PolyNet": 2}.get(name, 1)
@@ -122,7 +126,10 @@ def test_conformance(name, worst):
     keys = iter(jax.random.split(jax.random.key(2), 99))
     dparams = jax.tree.map(lambda a: jax.random.normal(next(keys), a.shape), params)
     _, slope, gradient = values(params, dparams)
-    dot = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(dparams), strict=True))
+    dot = sum(
+        jnp.vdot(a, b)
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(dparams), strict=True)
+    )
     assert abs(slope - dot) < 1e-9 * abs(slope) + 1e-12  # forward and reverse mode agree
     moved = jax.tree.map(lambda a, b: a + 1e-5 * b, params, dparams)
     back = jax.tree.map(lambda a, b: a - 1e-5 * b, params, dparams)
@@ -137,7 +144,9 @@ def test_samples_are_alone_and_time_runs_both_ways(name, worst):
     make, order = SCHEMES[name]
     field = nf.from_function(pendulum, jnp.asarray(1.5))
     layer = nf.NeuralODE(field, nf.FixedGrid(make(40), steps=40, memory="full"))
-    forward, alone, back = jax.jit(lambda: (layer(X), jax.vmap(layer)(X), layer.reverse()(layer(X))))()
+    forward, alone, back = jax.jit(
+        lambda: (layer(X), jax.vmap(layer)(X), layer.reverse()(layer(X)))
+    )()
     assert worst(alone, forward) < 1e-12
     assert worst(back, X) < 100 / 40**order + 1e-11
 
@@ -152,7 +161,9 @@ class Normed(nnx.Module):
 
 @every_scheme
 def test_statistics_of_every_cell_or_a_refusal(name, worst):
-    make = lambda rngs: nf.fields.Coupled(Normed(rngs), Normed(rngs))
+    def make(rngs):
+        return nf.fields.Coupled(Normed(rngs), Normed(rngs))
+
     field = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
     layer = nf.NeuralODE(field, nf.FixedGrid(SCHEMES[name][0](2), steps=2))
     if name.startswith("Implicit"):
@@ -170,7 +181,9 @@ def test_statistics_of_every_cell_or_a_refusal(name, worst):
 
 
 def stacked(cells, seed=0, dtype=jnp.float64):
-    make = lambda rngs: nf.fields.MLP(4, hidden=5, param_dtype=dtype, rngs=rngs)
+    def make(rngs):
+        return nf.fields.MLP(4, hidden=5, param_dtype=dtype, rngs=rngs)
+
     return nf.DepthVarying(make, nf.PiecewiseConstant(cells), rngs=nnx.Rngs(seed))
 
 
@@ -179,7 +192,9 @@ def grid(scheme, n, **options):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize(("scheme", "dtype"), [(S.LMResNet, jnp.float32), (S.ConsistentLM, jnp.float64)])
+@pytest.mark.parametrize(
+    ("scheme", "dtype"), [(S.LMResNet, jnp.float32), (S.ConsistentLM, jnp.float64)]
+)
 def test_lm_without_its_k_is_the_resnet_bitwise(scheme, dtype):
     x = jax.random.normal(jax.random.key(3), (5, 4), dtype)
     n = 49
@@ -197,7 +212,9 @@ def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
     assert worst(solution.ys[0], nf.NeuralODE(field, grid(scheme, 16), 0.0, 2.0)(X)) < 1e-13
 
 
-@pytest.mark.parametrize("name", ["AB3", "ConsistentLM", "PolyNet", "FractalExpansion", "Reversible"])
+@pytest.mark.parametrize(
+    "name", ["AB3", "ConsistentLM", "PolyNet", "FractalExpansion", "Reversible"]
+)
 def test_evaluations_are_counted(name):
     calls = []
     field = nf.from_function(lambda p, x: (jax.debug.callback(lambda: calls.append(1)), -x)[1])
@@ -213,10 +230,14 @@ def test_a_stack_that_goes_on_from_another_takes_the_state_before(worst):
     whole = nf.NeuralODE(stacked(n), grid(S.LMResNet(S.PerStep(k)), n), 0.0, float(n))
     path = whole.trajectory(x)
     cut = jax.tree.map(lambda a: a[2:], nnx.state(whole.field))
-    rest = nf.DepthVarying.from_modules([whole.field.at((i + 0.5) / n) for i in range(2, n)], nf.PiecewiseConstant(n - 2))
+    rest = nf.DepthVarying.from_modules(
+        [whole.field.at((i + 0.5) / n) for i in range(2, n)], nf.PiecewiseConstant(n - 2)
+    )
     assert worst(nnx.state(rest), cut) == 0
     scheme = S.LMResNet(S.PerStep(k[1:])).after(path[1])
-    assert worst(nf.NeuralODE(rest, grid(scheme, n - 2), 0.0, float(n - 2))(path[2]), path[-1]) < 1e-13
+    assert (
+        worst(nf.NeuralODE(rest, grid(scheme, n - 2), 0.0, float(n - 2))(path[2]), path[-1]) < 1e-13
+    )
     with pytest.raises(ValueError, match="must be 4 on a grid of 4"):
         grid(S.LMResNet(S.PerStep(k[2:])).after(path[1]), n - 2)
     with pytest.raises(ValueError, match="shape of x"):
@@ -254,7 +275,12 @@ def test_k_is_learned_saved_and_read():
 def test_fractalnet_with_heuns_coefficients_is_heun(worst):
     n, x = 7, jax.random.normal(jax.random.key(3), (5, 4))
     heun = nf.NeuralODE(stacked(n), grid(nf.Heun(), n))
-    for scheme in (S.FractalNet(), S.ConsistentFractalNet(), S.FractalNet.learned(n), S.ConsistentFractalNet.learned(n)):
+    for scheme in (
+        S.FractalNet(),
+        S.ConsistentFractalNet(),
+        S.FractalNet.learned(n),
+        S.ConsistentFractalNet.learned(n),
+    ):
         assert worst(heun.with_solve(grid(scheme, n))(x), heun(x)) < 1e-14
     midpoint = heun.with_solve(grid(nf.Midpoint(), n))(x)
     assert worst(heun.with_solve(grid(S.FractalExpansion([2.0]), n))(x), midpoint) < 1e-14
@@ -268,7 +294,10 @@ def test_fractal_coefficients_say_their_order():
         (0.5, 0.5, 1.1, 1.0, 0.5): 0,
         (1.0, 0.0, 1.0, 0.5, 1.0): 2,
     }
-    velocity = lambda x: jnp.stack([jnp.cos(x[0]) + x[1], jnp.sin(x[0] + x[1])])
+
+    def velocity(x):
+        return jnp.stack([jnp.cos(x[0]) + x[1], jnp.sin(x[0] + x[1])])
+
     x = jnp.asarray([0.3, 0.7])
     for coefficients, order in rule.items():
         scheme = S.FractalNet(*coefficients)
@@ -305,7 +334,10 @@ def test_poly_nears_backward_euler_for_linear_fields_only():
         exact = steps(S.FixedPointEuler(20), f)
         assert abs(rate(S.PolyNet(3), f, exact) - want) < 0.1
         assert abs(rate(S.FixedPointEuler(3), f, exact) - 4) < 0.1
-    f = lambda x: jnp.tanh(a @ x + 1)
+
+    def f(x):
+        return jnp.tanh(a @ x + 1)
+
     g0 = analysis.modified_equation(S.PolyNet(3), f, u)[0]
     assert jnp.abs(g0 - (f(u) + 2 * f(jnp.zeros(4)))).max() < 1e-12
 
@@ -313,7 +345,10 @@ def test_poly_nears_backward_euler_for_linear_fields_only():
 @pytest.mark.parametrize("k", [-0.5, 0.0, 0.5])
 def test_lm_follows_its_modified_equation(k):
     """(1 + k) u' + (1 - k)(h/2) u'' = f: what is left when the network's states are put in is O(h^2)."""
-    f = lambda x: jnp.stack([x[1], -jnp.sin(x[0])])
+
+    def f(x):
+        return jnp.stack([x[1], -jnp.sin(x[0])])
+
     hs = 2.0 / np.array([2048, 4096, 8192, 16384])
 
     def rest(h):
@@ -354,7 +389,11 @@ def test_linear_multistep_coefficients_tell_their_order():
     assert S.ConsistentLM(1.0).order(None) == 2
     for order in range(1, 6):
         missing = analysis.order_conditions(S.adams_bashforth(order), order + 1)
-        assert max(abs(v) for name, v in missing.items() if name != f"t^{order + 1}") < 1e-12 < abs(missing[f"t^{order + 1}"])
+        assert (
+            max(abs(v) for name, v in missing.items() if name != f"t^{order + 1}")
+            < 1e-12
+            < abs(missing[f"t^{order + 1}"])
+        )
         assert S.adams_bashforth(order).order(None) == order
     assert np.allclose(S.adams_bashforth(3).beta, [23 / 12, -16 / 12, 5 / 12])
 
@@ -373,10 +412,19 @@ def test_runge_kutta_order_conditions_and_stability_functions():
     z = np.array([-1.0 + 0.5j, 0.3j])
     truncated = sum(z**q / math.factorial(q) for q in range(5))
     assert np.allclose(analysis.stability_function(nf.RK4(), z), truncated, rtol=0, atol=1e-14)
-    assert np.allclose(analysis.stability_function(S.ImplicitTrapezoid(), z), (1 + z / 2) / (1 - z / 2), rtol=0, atol=1e-14)
-    assert np.allclose(analysis.stability_function(S.PolyNet(3), z), 1 + z + z**2 + z**3, rtol=0, atol=1e-14)
+    assert np.allclose(
+        analysis.stability_function(S.ImplicitTrapezoid(), z),
+        (1 + z / 2) / (1 - z / 2),
+        rtol=0,
+        atol=1e-14,
+    )
+    assert np.allclose(
+        analysis.stability_function(S.PolyNet(3), z), 1 + z + z**2 + z**3, rtol=0, atol=1e-14
+    )
     # A tableau's formula and the scheme's own step agree.
-    assert np.allclose(analysis.amplification(nf.RK4(), z)[..., 0, 0], truncated, rtol=0, atol=1e-14)
+    assert np.allclose(
+        analysis.amplification(nf.RK4(), z)[..., 0, 0], truncated, rtol=0, atol=1e-14
+    )
     assert np.isinf(analysis.stability_function(S.ImplicitTrapezoid(), np.array([2.0 + 0j])))
     assert (
         max(map(abs, analysis.order_conditions(nf.ImplicitEuler(), 1).values()))
@@ -389,12 +437,21 @@ def test_runge_kutta_order_conditions_and_stability_functions():
 
 
 def test_observed_order_needs_no_reference():
-    for scheme, order in ((nf.Euler(), 1), (nf.Heun(), 2), (S.adams_bashforth(3), 3), (S.RevNet(), 1), (nf.ImplicitEuler(), 1)):
+    for scheme, order in (
+        (nf.Euler(), 1),
+        (nf.Heun(), 2),
+        (S.adams_bashforth(3), 3),
+        (S.RevNet(), 1),
+        (nf.ImplicitEuler(), 1),
+    ):
         assert abs(analysis.observed_order(scheme, 128) - order) < 0.1
 
 
 def test_pictures_of_regions_and_coefficients():
-    figure = plots.stability({"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()}, columns=2)
+    figure = plots.stability(
+        {"Euler": nf.Euler(), "leapfrog": S.leapfrog(), "trapezoid": S.ImplicitTrapezoid()},
+        columns=2,
+    )
     titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
     assert titles == ["Euler: decay to 2", "leapfrog: hardly any decay", "trapezoid: any decay"]
     (axis,) = plots.coefficients({"stage 1": [-0.1, -0.2], "stage 2": [0.3, 0.1, 0.0]}).axes
@@ -412,8 +469,12 @@ REVERSIBLE = {
 
 
 def coupled(cells, width=2, seed=0):
-    part = lambda rngs: nf.fields.MLP(width, hidden=3, time=True, param_dtype=jnp.float64, rngs=rngs)
-    make = lambda rngs: nf.fields.Coupled(part(rngs), part(rngs))
+    def part(rngs):
+        return nf.fields.MLP(width, hidden=3, time=True, param_dtype=jnp.float64, rngs=rngs)
+
+    def make(rngs):
+        return nf.fields.Coupled(part(rngs), part(rngs))
+
     return nf.DepthVarying(make, nf.PiecewiseConstant(cells), rngs=nnx.Rngs(seed))
 
 
@@ -421,7 +482,9 @@ def coupled(cells, width=2, seed=0):
 def test_walking_back_gives_the_gradient_of_backpropagation(name, worst):
     cells, n = 4, 12
     x = jax.random.normal(jax.random.key(3), (5, 4))
-    layer = nf.NeuralODE(coupled(cells), grid(REVERSIBLE[name], n), jnp.asarray(0.2), jnp.asarray(1.7))
+    layer = nf.NeuralODE(
+        coupled(cells), grid(REVERSIBLE[name], n), jnp.asarray(0.2), jnp.asarray(1.7)
+    )
     graphdef, state = nnx.split(layer)
 
     def gradient(memory):
@@ -441,7 +504,10 @@ def test_revnet_inverts_and_differentiates_at_depth_1024_in_memory_that_does_not
     def compiled(n, memory):
         layer = nf.NeuralODE(coupled(n, width=8), grid(S.RevNet(), n, memory=memory))
         graphdef, state = nnx.split(layer)
-        run = lambda state, x: (nnx.merge(graphdef, state)(x) ** 2).sum()
+
+        def run(state, x):
+            return (nnx.merge(graphdef, state)(x) ** 2).sum()
+
         function = jax.jit(jax.grad(run, argnums=1)).lower(state, x).compile()
         if n == 1024:
             y[memory] = function(state, x)
@@ -460,16 +526,25 @@ def test_revnet_inverts_and_differentiates_at_depth_1024_in_memory_that_does_not
 
 REFUSED = {
     "a scheme that cannot go back": (lambda: grid(nf.Heun(), 4, memory="reversible"), "Reversible"),
-    "rounding that grows": (lambda: grid(S.momentum(0.5), 64, memory="reversible"), "multiplies rounding errors"),
+    "rounding that grows": (
+        lambda: grid(S.momentum(0.5), 64, memory="reversible"),
+        "multiplies rounding errors",
+    ),
     "rounding that grows in single precision": (
-        lambda: nf.NeuralODE(stacked(4, dtype=jnp.float32), grid(S.momentum(0.9), 120, memory="reversible"))(
-            jnp.ones((2, 4), jnp.float32)
-        ),
+        lambda: nf.NeuralODE(
+            stacked(4, dtype=jnp.float32), grid(S.momentum(0.9), 120, memory="reversible")
+        )(jnp.ones((2, 4), jnp.float32)),
         "too much for float32",
     ),
-    "a learned k": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 8, memory="reversible"), "inf"),
+    "a learned k": (
+        lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 8, memory="reversible"),
+        "inf",
+    ),
     "uneven steps": (lambda: nf.FixedGrid(S.leapfrog(), times=(0, 0.3, 1)), "equal length"),
-    "rows for another grid": (lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 5), "must be 4 on a grid of 5"),
+    "rows for another grid": (
+        lambda: grid(S.LMResNet.learned(8, rngs=nnx.Rngs(0)), 5),
+        "must be 4 on a grid of 5",
+    ),
     "inconsistent": (lambda: S.LinearMultistep((1.0,), (0.9,)), "beta to 1"),
     "not zero-stable": (lambda: S.LinearMultistep((-4.0, 5.0), (4.0, 2.0)), "zero-stable"),
     "an order without a starter": (lambda: S.adams_bashforth(6), "order 5"),
@@ -479,14 +554,24 @@ REFUSED = {
         lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet(jnp.zeros(3)), 4))(jnp.ones((2, 4))),
         "PerStep",
     ),
-    "rows for all steps but the first": (lambda: grid(S.FractalNet.learned(7), 8), "must be 8 on a grid of 8"),
+    "rows for all steps but the first": (
+        lambda: grid(S.FractalNet.learned(7), 8),
+        "must be 8 on a grid of 8",
+    ),
     "a row too many": (
-        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(5, rngs=nnx.Rngs(0)), 4))(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(5, rngs=nnx.Rngs(0)), 4))(
+            jnp.ones((2, 4))
+        ),
         "all but the first",
     ),
-    "rounding beyond all range": (lambda: grid(S.momentum(0.01), 2000, memory="reversible"), "multiplies rounding errors"),
+    "rounding beyond all range": (
+        lambda: grid(S.momentum(0.01), 2000, memory="reversible"),
+        "multiplies rounding errors",
+    ),
     "a past of the other end": (
-        lambda: nf.NeuralODE(stacked(4), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 4)).reverse()(jnp.ones((2, 4))),
+        lambda: nf.NeuralODE(
+            stacked(4), grid(S.LMResNet(0.3).after(jnp.ones((2, 4))), 4)
+        ).reverse()(jnp.ones((2, 4))),
         "cannot be walked backward",
     ),
     "RevNet on a field of one array": (
@@ -496,7 +581,8 @@ REFUSED = {
     "a k that is not a number": (lambda: S.LMResNet(math.nan), "must be finite"),
     "a certificate of coefficients of steps": (
         lambda: nf.labs.deep_limit.certify(
-            nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(4, rngs=nnx.Rngs(0)), 4)), jnp.ones((9, 4))
+            nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(4, rngs=nnx.Rngs(0)), 4)),
+            jnp.ones((9, 4)),
         ),
         "belong to its steps",
     ),
@@ -512,16 +598,24 @@ REFUSED = {
         lambda: analysis.modified_equation(nf.RK4(), lambda x: x[:1], jnp.ones(2)),
         "shape and dtype of x",
     ),
-    "an order below rounding": (lambda: analysis.observed_order(nf.Dopri8(), 512), "no order can be told"),
+    "an order below rounding": (
+        lambda: analysis.observed_order(nf.Dopri8(), 512),
+        "no order can be told",
+    ),
     "amplification of an implicit step": (
         lambda: analysis.amplification(nf.ImplicitEuler(), np.zeros(1)),
         "stability_function",
     ),
     "no schemes to draw": (lambda: plots.stability({}), "at least one"),
     "momentum of one": (lambda: S.momentum(1.0), "between 0 and 1"),
-    "an odd state": (lambda: nf.NeuralODE(stacked(4), grid(S.RevNet(), 4))(jnp.ones((2, 3))), "last axis is even"),
+    "an odd state": (
+        lambda: nf.NeuralODE(stacked(4), grid(S.RevNet(), 4))(jnp.ones((2, 3))),
+        "last axis is even",
+    ),
     "a field with no halves": (
-        lambda: nf.NeuralODE(nf.from_function(lambda p, x: (x[0], x[1])), grid(S.RevNet(), 2))((X, X)),
+        lambda: nf.NeuralODE(nf.from_function(lambda p, x: (x[0], x[1])), grid(S.RevNet(), 2))(
+            (X, X)
+        ),
         "needs the first half",
     ),
     "the inverse of a multi-step scheme": (
@@ -529,16 +623,27 @@ REFUSED = {
         "final state alone",
     ),
     "states between the steps of one": (
-        lambda: nf.NeuralODE(stacked(4), grid(S.leapfrog(), 4)).trajectory(jnp.ones((2, 4)), jnp.asarray([0.3])),
+        lambda: nf.NeuralODE(stacked(4), grid(S.leapfrog(), 4)).trajectory(
+            jnp.ones((2, 4)), jnp.asarray([0.3])
+        ),
         "trajectory\\(x\\)",
     ),
     "one scheme's coefficients for all steps": (
         lambda: analysis.stability_limit(S.FractalNet.learned(3)),
         "numbers of one step",
     ),
-    "no order conditions": (lambda: analysis.order_conditions(S.PolyNet(2), 2), "modified_equation"),
-    "a matrix, not a number": (lambda: analysis.stability_function(S.leapfrog(), np.zeros(1)), "amplification"),
-    "adaptive steps without an error estimate": (lambda: nf.Adaptive(S.leapfrog()), "no error estimate"),
+    "no order conditions": (
+        lambda: analysis.order_conditions(S.PolyNet(2), 2),
+        "modified_equation",
+    ),
+    "a matrix, not a number": (
+        lambda: analysis.stability_function(S.leapfrog(), np.zeros(1)),
+        "amplification",
+    ),
+    "adaptive steps without an error estimate": (
+        lambda: nf.Adaptive(S.leapfrog()),
+        "no error estimate",
+    ),
 }
 
 
@@ -560,10 +665,16 @@ def test_declared_properties_of_schemes():
 
 
 def test_the_longest_length_up_to_which_all_is_stable():
-    close = lambda low, high: high - low <= 1e-9
-    longest = lambda stable, largest=10.0: nf.schemes.analysis.longest(stable, largest, scan=100, cuts=8, enough=close)
+    def close(low, high):
+        return high - low <= 1e-9
+
+    def longest(stable, largest=10.0):
+        return nf.schemes.analysis.longest(stable, largest, scan=100, cuts=8, enough=close)
+
     assert longest(lambda z: z <= 3.3) == pytest.approx(3.3, abs=1e-8)
     assert longest(lambda z: (z <= 2.05) | (z > 4)) == pytest.approx(
         2.05, abs=1e-8
     )  # what is stable again beyond does not count
-    assert longest(lambda z: z > 0) == np.inf and longest(lambda z: z < 0) == pytest.approx(0, abs=1e-8)
+    assert longest(lambda z: z > 0) == np.inf and longest(lambda z: z < 0) == pytest.approx(
+        0, abs=1e-8
+    )

@@ -36,7 +36,9 @@ class Dropped(nnx.Module):
 
 def layer(make, scheme=None, steps=N, cells=N, **options):
     field = nf.DepthVarying(make, nf.PiecewiseConstant(cells), rngs=nnx.Rngs(0))
-    return nf.NeuralODE(field, nf.FixedGrid(nf.Euler() if scheme is None else scheme, steps=steps, **options))
+    return nf.NeuralODE(
+        field, nf.FixedGrid(nf.Euler() if scheme is None else scheme, steps=steps, **options)
+    )
 
 
 X = jax.random.normal(jax.random.key(1), (16, 4))
@@ -108,11 +110,18 @@ def test_each_scheme_updates_from_its_declared_evaluation(worst):
     """The first of a step; RevNet's second, in which both halves are what the network sees."""
     first = layer(Normed)
     first(X)
-    for scheme in (nf.Heun(), S.adams_bashforth(3), S.FixedPointEuler(2), S.FractalExpansion([0.5])):
+    for scheme in (
+        nf.Heun(),
+        S.adams_bashforth(3),
+        S.FixedPointEuler(2),
+        S.FractalExpansion([0.5]),
+    ):
         flow = layer(Normed, scheme, steps=1, cells=1)
         plain = layer(Normed, steps=1, cells=1)
         flow(X), plain(X)
-        assert worst(statistics(flow), statistics(plain)) < 1e-12  # one step: the first evaluation is the same
+        assert (
+            worst(statistics(flow), statistics(plain)) < 1e-12
+        )  # one step: the first evaluation is the same
 
     class Half(nnx.Module):
         def __init__(self, rngs):
@@ -121,7 +130,9 @@ def test_each_scheme_updates_from_its_declared_evaluation(worst):
         def __call__(self, x):
             return self.norm(x).astype(x.dtype)
 
-    make = lambda rngs: nf.fields.Coupled(Half(rngs), Half(rngs))
+    def make(rngs):
+        return nf.fields.Coupled(Half(rngs), Half(rngs))
+
     memories = []
     for memory in ("full", "reversible"):
         flow = layer(make, S.RevNet(), steps=1, cells=1, memory=memory)
@@ -153,7 +164,9 @@ def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
 def test_streams_of_vmapped_parts_are_folded_each():
     class Parts(nnx.Module):
         def __init__(self, rngs):
-            self.parts = nnx.vmap(lambda key: Dropped(nnx.Rngs(key)))(jax.random.split(rngs.params(), 3))
+            self.parts = nnx.vmap(lambda key: Dropped(nnx.Rngs(key)))(
+                jax.random.split(rngs.params(), 3)
+            )
 
         def __call__(self, x):
             return nnx.vmap(lambda part, x: part(x), in_axes=(0, None))(self.parts, x).mean(0)
@@ -187,7 +200,8 @@ def test_reversible_schemes_walk_back_over_the_same_masks(worst):
         def __call__(self, x):
             return self.drop(self.dense(x))
 
-    make = lambda rngs: nf.fields.Coupled(Half(rngs), Half(rngs))
+    def make(rngs):
+        return nf.fields.Coupled(Half(rngs), Half(rngs))
 
     def gradient(scheme, memory):
         flow = layer(make, scheme, steps=3, cells=3, memory=memory)
@@ -219,8 +233,14 @@ REFUSED = {
         lambda: nf.NeuralODE(Normed(nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=3))(X),
         r"DepthVarying on PiecewiseConstant\(3\)",
     ),
-    "adaptive": (_trained_on(nf.Adaptive(nf.Tsit5())), "no cells that its steps belong to.*model.eval"),
-    "an implicit scheme": (_trained_on(nf.FixedGrid(nf.ImplicitEuler(), steps=N)), "explicit scheme for training"),
+    "adaptive": (
+        _trained_on(nf.Adaptive(nf.Tsit5())),
+        "no cells that its steps belong to.*model.eval",
+    ),
+    "an implicit scheme": (
+        _trained_on(nf.FixedGrid(nf.ImplicitEuler(), steps=N)),
+        "explicit scheme for training",
+    ),
     "masks in an adaptive solve": (
         lambda: layer(Dropped).with_solve(nf.Adaptive(nf.Tsit5()))(X),
         "drop.rngs.count.*no cells",
@@ -230,7 +250,10 @@ REFUSED = {
         lambda: nf.DepthVarying(Normed, nf.PiecewiseLinear(4), rngs=nnx.Rngs(0)),
         "belong to the cells of depth",
     ),
-    "statistics brought to nodes": (lambda: layer(Normed).field.project(nf.PiecewiseLinear(4)), "belong to the cells"),
+    "statistics brought to nodes": (
+        lambda: layer(Normed).field.project(nf.PiecewiseLinear(4)),
+        "belong to the cells",
+    ),
 }
 
 

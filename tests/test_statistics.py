@@ -52,7 +52,9 @@ def test_orders_against_a_finite_reference_are_corrected(order, size):
     depths = [16, 32, 64, 128, 256]
     errors = [size * abs(n**-order - 256.0**-order) for n in depths]
     assert np.isclose(fitted_order(depths, errors, least=16, reference=256), order, atol=1e-4)
-    assert fitted_order(depths[:4], errors[:4], least=16) > order + 0.03  # what it would have seemed
+    assert (
+        fitted_order(depths[:4], errors[:4], least=16) > order + 0.03
+    )  # what it would have seemed
 
 
 def test_a_weighed_order_has_an_interval_that_covers():
@@ -60,7 +62,11 @@ def test_a_weighed_order_has_an_interval_that_covers():
     steps, rng = (4, 8, 16), np.random.default_rng(0)
     inside = 0
     for _ in range(400):
-        values = 2 * np.asarray(steps) ** -1.5 + 0.05 * rng.standard_normal((200, 3)) * (1.0, 2.0, 1.0)
+        values = 2 * np.asarray(steps) ** -1.5 + 0.05 * rng.standard_normal((200, 3)) * (
+            1.0,
+            2.0,
+            1.0,
+        )
         order, half = weighed_order(steps, values)
         inside += abs(order - 1.5) < half
     assert 0.92 < inside / 400 < 0.98

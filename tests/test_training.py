@@ -25,7 +25,9 @@ POINTS = data.moons(100)
 
 
 def build(width=4, seed=0):
-    return models.PointClassifier(2, 2, nf.FixedGrid(nf.Euler(), steps=2), width=width, cells=2, rngs=nnx.Rngs(seed))
+    return models.PointClassifier(
+        2, 2, nf.FixedGrid(nf.Euler(), steps=2), width=width, cells=2, rngs=nnx.Rngs(seed)
+    )
 
 
 def linear(seed=0):
@@ -47,20 +49,34 @@ def equal(a, b):
 
 def test_trains_measures_and_writes(tmp_path):
     model, held = build(width=16), data.moons(51, seed=1)
-    fitted = fit(model, data.moons(400), optax.adam(1e-2), epochs=12, validation=held, folder=tmp_path)
+    fitted = fit(
+        model, data.moons(400), optax.adam(1e-2), epochs=12, validation=held, folder=tmp_path
+    )
     history = fitted.history
     assert fitted.stopped == "epochs" and history["epoch"].tolist() == list(range(1, 13))
-    assert history["validation_accuracy"][-1] > 0.9 and history["loss"][-1] < 0.5 * history["loss"][0]
-    assert (history["evaluations"] == 2).all() and (history["accepted"] == 2).all() and (history["gradient_norm"] > 0).all()
+    assert (
+        history["validation_accuracy"][-1] > 0.9 and history["loss"][-1] < 0.5 * history["loss"][0]
+    )
+    assert (
+        (history["evaluations"] == 2).all()
+        and (history["accepted"] == 2).all()
+        and (history["gradient_norm"] > 0).all()
+    )
     assert fitted.best == 1 + history["validation_loss"].argmin()
     logits = model(held["x"])
     by_hand = optax.softmax_cross_entropy_with_integer_labels(logits, held["y"]).mean()
     assert history["validation_loss"][-1] == pytest.approx(float(by_hand), rel=1e-6)
-    assert training.evaluate(model, models.classification, held, batch=20)["loss"] == pytest.approx(float(by_hand), rel=1e-6)
+    assert training.evaluate(model, models.classification, held, batch=20)["loss"] == pytest.approx(
+        float(by_hand), rel=1e-6
+    )
     with (tmp_path / "history.csv").open() as file:
         table = list(csv.DictReader(file))
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [float(row["loss"]) for row in table] == [row["loss"] for row in lines] == history["loss"].tolist()
+    assert (
+        [float(row["loss"]) for row in table]
+        == [row["loss"] for row in lines]
+        == history["loss"].tolist()
+    )
     with pytest.raises(KeyError, match="there is no column 'speed'; there are epoch, loss"):
         history["speed"]
 
@@ -70,16 +86,22 @@ def test_the_first_step_is_the_optimisers_own():
     rows = np.random.default_rng((0, 0)).permutation(100)[:100]
     batch = {name: jnp.asarray(values[rows]) for name, values in POINTS.items()}
     gradients = nnx.grad(lambda m: models.classification(m, batch)[0])(other)
-    nnx.update(other, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(other, nnx.Param), gradients))
+    nnx.update(
+        other, jax.tree.map(lambda p, g: p - 0.1 * g, nnx.state(other, nnx.Param), gradients)
+    )
     fit(model, epochs=1, batch=100)
-    assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(weights(model), weights(other), strict=True))
+    assert all(
+        np.allclose(a, b, rtol=1e-6) for a, b in zip(weights(model), weights(other), strict=True)
+    )
 
 
 def test_accumulated_batches_are_one_large_batch():
     large, small = linear(), linear()
     fit(large, epochs=2, batch=50)
     fit(small, epochs=2, batch=10, accumulate=5)
-    assert all(np.allclose(a, b, rtol=2e-6) for a, b in zip(weights(large), weights(small), strict=True))
+    assert all(
+        np.allclose(a, b, rtol=2e-6) for a, b in zip(weights(large), weights(small), strict=True)
+    )
 
 
 def test_a_stream_trains_as_its_arrays_do():
@@ -92,14 +114,23 @@ def test_a_stream_trains_as_its_arrays_do():
 
 
 def test_patience_stops_and_best_is_kept(tmp_path):
-    model, held = linear(), {"x": POINTS["x"], "y": 1 - POINTS["y"]}  # the better it fits, the worse this gets
+    model, held = (
+        linear(),
+        {"x": POINTS["x"], "y": 1 - POINTS["y"]},
+    )  # the better it fits, the worse this gets
     fitted = fit(model, epochs=50, validation=held, patience=3, folder=tmp_path, keep=2)
     assert fitted.stopped == "patience" and fitted.best == 1 and len(fitted.history.rows) == 4
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [5, 15, 20]
+    assert sorted(
+        int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()
+    ) == [5, 15, 20]
     best, last = linear(1), linear(2)
-    assert training.restore(tmp_path, best, best=True) == 5 and training.restore(tmp_path, last) == 20
+    assert (
+        training.restore(tmp_path, best, best=True) == 5 and training.restore(tmp_path, last) == 20
+    )
     assert equal(last, model) and not equal(best, model)
-    again = fit(linear(), epochs=50, validation=held, patience=3, folder=tmp_path, keep=2, resume=True)
+    again = fit(
+        linear(), epochs=50, validation=held, patience=3, folder=tmp_path, keep=2, resume=True
+    )
     assert again.stopped == "patience" and again.history.rows == fitted.history.rows
 
 
@@ -115,7 +146,10 @@ def test_one_more_epoch_is_what_it_would_have_been(tmp_path):
 def test_models_with_state_train_and_end_in_evaluation_as_expected():
     class Normed(nnx.Module):
         def __init__(self):
-            self.norm, self.drop = nnx.BatchNorm(2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+            self.norm, self.drop = (
+                nnx.BatchNorm(2, rngs=nnx.Rngs(0)),
+                nnx.Dropout(0.5, rngs=nnx.Rngs(1)),
+            )
             self.head = linear()
 
         def __call__(self, x):
@@ -158,27 +192,60 @@ REFUSED = {
     "odd seed": ({"seed": -1}, "seed must be at least 0"),
     "no data": ({"dataset": {}}, "data is a dict of arrays by name"),
     "empty": ({"dataset": {"x": POINTS["x"][:0]}}, "data holds no samples"),
-    "lists": ({"dataset": {"x": [[1.0, 2.0]], "y": [0]}}, "must be an array of numbers, got a list; make one"),
+    "lists": (
+        {"dataset": {"x": [[1.0, 2.0]], "y": [0]}},
+        "must be an array of numbers, got a list; make one",
+    ),
     "numbered": ({"dataset": {0: POINTS["x"]}}, r"got the keys \[0\]"),
-    "streamed validation": ({"validation": data.Stream([POINTS])}, "validation is a dict of arrays; read a stream's"),
-    "other validation": ({"validation": {"x": np.ones((5, 3)), "y": POINTS["y"][:5]}}, "dot_general"),
+    "streamed validation": (
+        {"validation": data.Stream([POINTS])},
+        "validation is a dict of arrays; read a stream's",
+    ),
+    "other validation": (
+        {"validation": {"x": np.ones((5, 3)), "y": POINTS["y"][:5]}},
+        "dot_general",
+    ),
     "rate": ({"optimiser": 1e-3}, "an optax transformation such as"),
-    "another's optimiser": ({"optimiser": nnx.Optimizer(linear(), optax.sgd(0.1), wrt=nnx.Param)}, "an optax transformation"),
+    "another's optimiser": (
+        {"optimiser": nnx.Optimizer(linear(), optax.sgd(0.1), wrt=nnx.Param)},
+        "an optax transformation",
+    ),
     "device": ({"mesh": 3}, "a device mesh such as"),
     "augment": ({"augment": "flip"}, "augment must be a function"),
     "augment's return": ({"augment": lambda batch, key: None}, "must return a batch"),
     "unmade augment": ({"augment": data.augment_images}, "shift must be a whole number"),
     "folder": ({"folder": 3}, "folder must be a path"),
-    "lengths": ({"dataset": {"x": POINTS["x"], "y": POINTS["y"][:50]}}, "one length, got {'x': 100, 'y': 50}"),
-    "words": ({"dataset": {"x": POINTS["x"], "id": np.asarray(["a"] * 100)}}, r"data\['id'\] must be an array of numbers"),
+    "lengths": (
+        {"dataset": {"x": POINTS["x"], "y": POINTS["y"][:50]}},
+        "one length, got {'x': 100, 'y': 50}",
+    ),
+    "words": (
+        {"dataset": {"x": POINTS["x"], "id": np.asarray(["a"] * 100)}},
+        r"data\['id'\] must be an array of numbers",
+    ),
     "a number": ({"dataset": {"x": np.float32(1)}}, "leading axis"),
-    "loss of every sample": ({"loss": lambda m, b: m(b["x"])[:, 0]}, r"one real number, got shape \(20,\); take the mean"),
+    "loss of every sample": (
+        {"loss": lambda m, b: m(b["x"])[:, 0]},
+        r"one real number, got shape \(20,\); take the mean",
+    ),
     "no loss": ({"loss": lambda m, b: None}, "one real number, got NoneType"),
-    "three losses": ({"loss": lambda m, b: (m(b["x"]).sum(), {}, 3)}, "a number and a dict of further numbers"),
+    "three losses": (
+        {"loss": lambda m, b: (m(b["x"]).sum(), {}, 3)},
+        "a number and a dict of further numbers",
+    ),
     "whole loss": ({"loss": lambda m, b: jnp.sum(b["y"])}, "has a gradient, got int"),
-    "metric": ({"loss": lambda m, b: (m(b["x"]).sum(), {"all": b["x"]})}, r"the metric 'all' must be one .* \(20, 2\)"),
-    "word": ({"loss": lambda m, b: (m(b["x"]).sum(), {"all": "x"})}, "the metric 'all' must be one real number, got str"),
-    "taken": ({"loss": lambda m, b: (m(b["x"]).sum(), {"seconds": 1.0})}, "'seconds' has a name that the history uses"),
+    "metric": (
+        {"loss": lambda m, b: (m(b["x"]).sum(), {"all": b["x"]})},
+        r"the metric 'all' must be one .* \(20, 2\)",
+    ),
+    "word": (
+        {"loss": lambda m, b: (m(b["x"]).sum(), {"all": "x"})},
+        "the metric 'all' must be one real number, got str",
+    ),
+    "taken": (
+        {"loss": lambda m, b: (m(b["x"]).sum(), {"seconds": 1.0})},
+        "'seconds' has a name that the history uses",
+    ),
     "devices": ({"batch": 15, "mesh": "two"}, "a multiple of 2"),
 }
 
@@ -195,17 +262,24 @@ def test_bad_input(case):
 def test_a_key_that_the_batch_lacks_is_told_with_those_it_has():
     with pytest.raises(KeyError, match="z") as caught:
         fit(linear(), loss=lambda model, batch: model(batch["z"]).sum())
-    assert caught.value.__notes__[:1] == ["while the loss was traced on the batch x float32[20, 2], y int32[20]"]
+    assert caught.value.__notes__[:1] == [
+        "while the loss was traced on the batch x float32[20, 2], y int32[20]"
+    ]
 
 
 def test_metrics_of_half_precision_are_summed_in_more():
     def loss(model, batch):
         value, metrics = models.classification(model, batch)
-        return value.astype(jnp.bfloat16), {"accuracy": metrics["accuracy"].astype(jnp.bfloat16), "many": jnp.float16(2049.0)}
+        return value.astype(jnp.bfloat16), {
+            "accuracy": metrics["accuracy"].astype(jnp.bfloat16),
+            "many": jnp.float16(2049.0),
+        }
 
     half = fit(linear(), data.moons(2000), optax.sgd(0.0), loss=loss, epochs=1, batch=2).history
     whole = fit(linear(), data.moons(2000), optax.sgd(0.0), epochs=1, batch=2).history
-    assert np.allclose([half["loss"], half["accuracy"]], [whole["loss"], whole["accuracy"]], rtol=1e-2)
+    assert np.allclose(
+        [half["loss"], half["accuracy"]], [whole["loss"], whole["accuracy"]], rtol=1e-2
+    )
     assert half["many"] == [2048.0]  # what float16 makes of it
 
 
@@ -226,7 +300,9 @@ def test_a_model_without_parameters_is_refused():
 def test_a_loss_that_breaks_in_epoch_three_leaves_the_checkpoint_of_epoch_two(tmp_path):
     breaks = optax.sgd(lambda step: jnp.where(step >= 11, jnp.inf, 0.1))
     model = linear()
-    with pytest.raises(training.TrainingError, match="epoch 3, step 2; the checkpoint of step 10 is good"):
+    with pytest.raises(
+        training.TrainingError, match="epoch 3, step 2; the checkpoint of step 10 is good"
+    ):
         fit(model, optimiser=breaks, epochs=5, folder=tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in weights(model))
     good, kept = linear(), linear(5)
@@ -237,22 +313,31 @@ def test_a_loss_that_breaks_in_epoch_three_leaves_the_checkpoint_of_epoch_two(tm
 def test_weights_that_break_in_the_last_step_of_an_epoch_are_not_saved(tmp_path):
     breaks = optax.sgd(lambda step: jnp.where(step == 9, jnp.nan, 0.1))
     model, kept = linear(), linear(5)
-    with pytest.raises(training.TrainingError, match="weights stopped being finite in epoch 2, step 5; .* step 5 is good"):
+    with pytest.raises(
+        training.TrainingError,
+        match="weights stopped being finite in epoch 2, step 5; .* step 5 is good",
+    ):
         fit(model, optimiser=breaks, folder=tmp_path, validation=POINTS)
     for best in (False, True):
-        assert training.restore(tmp_path, kept, best=best) == 5 and np.isfinite(weights(kept)[0]).all()
+        assert (
+            training.restore(tmp_path, kept, best=best) == 5 and np.isfinite(weights(kept)[0]).all()
+        )
 
 
 def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path):
     def loss(model, batch):
         value, metrics = models.classification(model, batch)
-        odd = jnp.where(jnp.any(batch["x"] > 90) & (jnp.abs(model.kernel[...]).sum() > 0), jnp.nan, 0.0)
+        odd = jnp.where(
+            jnp.any(batch["x"] > 90) & (jnp.abs(model.kernel[...]).sum() > 0), jnp.nan, 0.0
+        )
         return value + odd, metrics
 
     held = {"x": np.full((4, 2), 100, np.float32), "y": np.zeros(4, np.int32)}
     fitted = fit(linear(), loss=loss, validation=held, folder=tmp_path, epochs=2)
     assert fitted.best == 0 and np.isnan(fitted.history["validation_loss"]).all()
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "history.jsonl").open()]
+    rows = [
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "history.jsonl").open()
+    ]
     assert rows[0]["validation_loss"] is None
     with pytest.raises(CheckpointError, match="no scored checkpoint"):
         training.restore(tmp_path, linear(), best=True)
@@ -281,15 +366,21 @@ def folder(trained, tmp_path):
 
 def test_folders_of_other_trainings_are_refused(folder):
     before = sorted(p.name for p in folder.rglob("*"))
-    with pytest.raises(CheckpointError, match="holds a training of 15 steps already; go on with resume=True"):
+    with pytest.raises(
+        CheckpointError, match="holds a training of 15 steps already; go on with resume=True"
+    ):
         fit(linear(), folder=folder)
     with pytest.raises(CheckpointError, match=r"trained with batch=20 \(now 10\)"):
         fit(linear(), folder=folder, batch=10, resume=True)
     with pytest.raises(CheckpointError, match="of another model, loss or optimiser"):
         fit(linear(), optimiser=optax.adam(0.1), folder=folder, resume=True)
-    with pytest.raises(CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is float32\[3\]"):
+    with pytest.raises(
+        CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is float32\[3\]"
+    ):
         training.restore(folder, nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
-    with pytest.raises(CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is nothing"):
+    with pytest.raises(
+        CheckpointError, match=r"it holds float32\[2\] at .*bias.*, here there is nothing"
+    ):
         training.restore(folder, nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0)))
     with pytest.raises(TypeError, match="model must be an nnx.Module"):
         training.restore(folder, 3)
@@ -327,10 +418,19 @@ DAMAGED = {
     "truncated": (truncate, "step 15 in .* is damaged .*to go on from step 10"),
     "no record": (lambda step: (step / "record" / "metadata").unlink(), "is damaged"),
     "digest": (edit_record(lambda r: r.update(digest="0" * 64)), "do not match their digest"),
-    "future": (edit_record(lambda r: r.update(format=99, version="9.9")), "has format 99, .*written by neuralflow 9.9"),
-    "score": (lambda step: (step / "metrics" / "metrics").write_text(""), "step 15 in .* is damaged .its score .*remove .*15"),
+    "future": (
+        edit_record(lambda r: r.update(format=99, version="9.9")),
+        "has format 99, .*written by neuralflow 9.9",
+    ),
+    "score": (
+        lambda step: (step / "metrics" / "metrics").write_text(""),
+        "step 15 in .* is damaged .its score .*remove .*15",
+    ),
     "cut": (edit_record(lambda r: r.pop("run")), "was not written by neuralflow"),
-    "another's": (lambda step: shutil.rmtree(step / "record"), "was not written by neuralflow; give another folder"),
+    "another's": (
+        lambda step: shutil.rmtree(step / "record"),
+        "was not written by neuralflow; give another folder",
+    ),
     "foreign": (edit_record(lambda r: r.clear()), "was not written by neuralflow"),
 }
 
@@ -355,7 +455,9 @@ def small(tmp_path):
     place.mkdir()
     if (
         os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True).returncode
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True
+        ).returncode
     ):
         pytest.skip("needs a file system of its own, which only root can mount, and not everywhere")
     yield place
@@ -367,7 +469,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small):
     (small / "filler").write_bytes(os.urandom(16))
     free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
     (small / "filler").write_bytes(bytes(max(0, free - 16384)))
-    with pytest.raises(CheckpointError, match=r"could not be written to .* \(No space left on device\); .*step 5 is safe"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"could not be written to .* \(No space left on device\); .*step 5 is safe",
+    ):
         fit(linear(), folder=small / "run", epochs=6, resume=True)
     (small / "filler").unlink()
     resumed, whole = linear(3), linear()
@@ -380,9 +485,14 @@ def test_a_read_only_folder_is_refused_to_write_and_good_to_read(small):
     model = linear()
     fit(model, folder=small / "run", epochs=1)
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-    with pytest.raises(CheckpointError, match=r"could not be written to .* \(Read-only file system\); step 5 is safe"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"could not be written to .* \(Read-only file system\); step 5 is safe",
+    ):
         fit(linear(), folder=small / "run", epochs=2, resume=True)
-    with pytest.raises(CheckpointError, match="cannot hold checkpoints .*give a folder that can be written"):
+    with pytest.raises(
+        CheckpointError, match="cannot hold checkpoints .*give a folder that can be written"
+    ):
         fit(linear(), folder=small / "other")
     kept = linear(5)
     assert training.restore(small / "run", kept) == 5 and equal(kept, model)
@@ -390,7 +500,9 @@ def test_a_read_only_folder_is_refused_to_write_and_good_to_read(small):
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     def meddling(model, batch):
-        with pytest.raises(CheckpointError, match="another process is training in .*; wait for its end"):
+        with pytest.raises(
+            CheckpointError, match="another process is training in .*; wait for its end"
+        ):
             fit(linear(), folder=tmp_path, resume=True)
         return models.classification(model, batch)
 

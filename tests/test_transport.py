@@ -10,7 +10,15 @@ from jax.scipy.linalg import expm
 
 import neuralflow as nf
 from neuralflow.regularisers import jacobian_frobenius, kinetic_energy
-from neuralflow.transport import Continuity, Exact, Hutchinson, HutchPlusPlus, NormalisingFlow, Transport, along
+from neuralflow.transport import (
+    Continuity,
+    Exact,
+    Hutchinson,
+    HutchPlusPlus,
+    NormalisingFlow,
+    Transport,
+    along,
+)
 
 TIGHT = nf.Adaptive(nf.Tsit5(), 1e-10, 1e-10)
 MATRIX = jnp.asarray([[0.3, -1.1], [0.7, -0.5]])
@@ -47,13 +55,18 @@ class Normal(nnx.Module):
 class TestBetween:
     @pytest.mark.parametrize("basis", [nf.PiecewiseConstant(6), nf.PiecewiseLinear(3)])
     def test_the_blocks_of_a_part_are_those_of_the_whole_to_the_last_bit(self, mlp, x, basis):
-        for solve in (nf.FixedGrid(nf.Euler(), steps=12), nf.FixedGrid(nf.Heun(), times=np.arange(7) / 6)):
+        for solve in (
+            nf.FixedGrid(nf.Euler(), steps=12),
+            nf.FixedGrid(nf.Heun(), times=np.arange(7) / 6),
+        ):
             layer = nf.NeuralODE(mlp(basis), solve, 0.5, 2.0)
             edges = layer.trajectory(x)
             half = len(edges) // 2
             np.testing.assert_array_equal(layer.between(0.5, 1.25)(x), edges[half])
             np.testing.assert_array_equal(layer.between(1.25, 2.0)(edges[half]), edges[-1])
-            np.testing.assert_array_equal(layer.between(1.25, 2.0).trajectory(edges[half]), edges[half:])
+            np.testing.assert_array_equal(
+                layer.between(1.25, 2.0).trajectory(edges[half]), edges[half:]
+            )
 
     def test_steps_that_are_cut_are_the_schemes_own_shortened(self, mlp, x):
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Heun(), steps=4))
@@ -79,7 +92,9 @@ class TestBetween:
         assert nf.layers._integrate._cache_size() == before
 
     def test_a_part_has_parts_and_ends_of_its_own(self, mlp, x):
-        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0)
+        layer = nf.NeuralODE(
+            mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0
+        )
         part = layer.between(0.5, 1.5)
         assert part.ends == (0.5, 1.5) and layer.ends == (0.0, 2.0)
         np.testing.assert_array_equal(part.between(0.5, 1.0)(x), layer.between(0.5, 1.0)(x))
@@ -88,7 +103,9 @@ class TestBetween:
         u = Transport(part, wave)
         np.testing.assert_array_equal(u(x, 0.5), wave(part(x)))
         np.testing.assert_array_equal(u(x, 1.5), wave(x))
-        flow = NormalisingFlow(layer.with_solve(nf.FixedGrid(nf.RK4(), steps=32)).between(0.5, 1.5), Normal(2))
+        flow = NormalisingFlow(
+            layer.with_solve(nf.FixedGrid(nf.RK4(), steps=32)).between(0.5, 1.5), Normal(2)
+        )
         points, log_prob = flow.sample_and_log_prob(jax.random.key(0), 3)
         np.testing.assert_allclose(flow.log_prob(points), log_prob, rtol=0, atol=1e-4)
 
@@ -102,7 +119,9 @@ class TestBetween:
         np.testing.assert_allclose(velocities[1], layer.velocity(x, 0.7), rtol=1e-14)
 
     def test_refusals(self, mlp, x):
-        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0)
+        layer = nf.NeuralODE(
+            mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Euler(), steps=4), 0.0, 2.0
+        )
         for start, stop in ((-0.1, 1), (0, 2.1), (1.5, 1), (np.nan, 1), ("0", 1), (np.zeros(2), 1)):
             with pytest.raises(ValueError, match="two depth times in the order of 0 to 2"):
                 layer.between(start, stop)
@@ -128,12 +147,17 @@ class TestTransport:
         ahead = x @ expm(0.7 * MATRIX).T
         np.testing.assert_allclose(Transport(flow, wave)(x, t), wave(ahead), rtol=0, atol=1e-9)
         behind = x @ expm(-0.3 * MATRIX).T
-        np.testing.assert_allclose(Transport(flow, wave, "start")(x, t), wave(behind), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            Transport(flow, wave, "start")(x, t), wave(behind), rtol=0, atol=1e-9
+        )
 
     def test_the_equations_hold(self, mlp, x):
         """Also where the weights jump (t = 1): inside the cell that begins there."""
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(3)), TIGHT, 0.5, 2.0)
-        plane = lambda x: jnp.stack([wave(x), x[:, 0] ** 2], axis=1)
+
+        def plane(x):
+            return jnp.stack([wave(x), x[:, 0] ** 2], axis=1)
+
         for carried in (Transport(flow, plane), Continuity(flow, gauss, "start")):
             for t in (0.8, 1.0):
                 assert np.abs(carried.residual(x, t)).max() < 1e-6
@@ -149,7 +173,9 @@ class TestTransport:
         field = mlp(nf.PiecewiseLinear(2))
         exact = Transport(nf.NeuralODE(field, TIGHT), wave)(x, 0.0)
         depths = (32, 64, 128)
-        nets = (Transport(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=n)), wave) for n in depths)
+        nets = (
+            Transport(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=n)), wave) for n in depths
+        )
         errors = [np.abs(net(x, 0.0) - exact).max() for net in nets]
         assert abs(np.polyfit(np.log(depths), np.log(errors), 1)[0] + 1) < 0.05
 
@@ -166,11 +192,18 @@ class TestTransport:
 
     def test_gradients_are_those_of_autodiff(self, mlp, x):
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.Midpoint(), steps=4))
-        plane = lambda x: jnp.stack([wave(x), x[:, 0] ** 2], axis=1)
-        one = lambda p: plane(flow(p[None]))[0]
+
+        def plane(x):
+            return jnp.stack([wave(x), x[:, 0] ** 2], axis=1)
+
+        def one(p):
+            return plane(flow(p[None]))[0]
+
         want = jax.jit(jax.vmap(jax.jacrev(one)))(x)
         np.testing.assert_allclose(Transport(flow, plane).gradient(x, 0.0), want, rtol=0, atol=1e-8)
-        np.testing.assert_allclose(Transport(flow, wave).gradient(x, 0.0), want[:, 0], rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            Transport(flow, wave).gradient(x, 0.0), want[:, 0], rtol=0, atol=1e-8
+        )
 
     def test_refusals(self, mlp, x):
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), TIGHT)
@@ -200,10 +233,16 @@ class TestDensities:
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(3)), TIGHT)
         jacobians = jax.jit(jax.vmap(jax.jacrev(lambda p: flow(p[None])[0])))(x)
         want = gauss(flow(x)) + jnp.linalg.slogdet(jacobians)[1]
-        np.testing.assert_allclose(NormalisingFlow(flow, Normal(2)).log_prob(x), want, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            NormalisingFlow(flow, Normal(2)).log_prob(x), want, rtol=0, atol=1e-8
+        )
 
     def test_the_mass_is_one(self, mlp):
-        density = Continuity(nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.RK4(), steps=16)), gauss, "end")
+        density = Continuity(
+            nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.RK4(), steps=16)),
+            gauss,
+            "end",
+        )
         line = np.linspace(-12, 12, 241)
         points = jnp.asarray(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2))
         for t in (0.0, 0.5):
@@ -223,24 +262,38 @@ class TestDensities:
             return Continuity(flow, lambda y: gauss(rest(y)), "end")(points, 0.0)
 
         want = density(lambda a, x: jnp.tanh(x @ a), x, lambda y: y)
-        pairs = lambda a, x: tuple(jnp.split(jnp.tanh(jnp.concatenate(x, 1) @ a), 2, 1))
+
+        def pairs(a, x):
+            return tuple(jnp.split(jnp.tanh(jnp.concatenate(x, 1) @ a), 2, 1))
+
         halves = density(pairs, tuple(jnp.split(x, 2, 1)), lambda y: jnp.concatenate(y, 1))
         np.testing.assert_allclose(halves, want, rtol=0, atol=1e-9)
-        same = Continuity(nf.NeuralODE(nf.from_function(pairs, MATRIX), TIGHT), lambda y: gauss(jnp.concatenate(y, 1)), "end")
+        same = Continuity(
+            nf.NeuralODE(nf.from_function(pairs, MATRIX), TIGHT),
+            lambda y: gauss(jnp.concatenate(y, 1)),
+            "end",
+        )
         np.testing.assert_allclose(same(tuple(jnp.split(x, 2, 1)), 1.0), gauss(x), rtol=1e-14)
-        tall = density(lambda a, x: jnp.tanh(x[..., 0] @ a)[..., None], x[..., None], lambda y: y[..., 0])
+        tall = density(
+            lambda a, x: jnp.tanh(x[..., 0] @ a)[..., None], x[..., None], lambda y: y[..., 0]
+        )
         np.testing.assert_allclose(tall, want, rtol=0, atol=1e-9)
 
     def test_rates_ride_along(self, x):
         """On x' = A x: |A x|^2, tr A and |A|_F^2, integrated."""
-        moves = lambda motion: motion.divergence
+
+        def moves(motion):
+            return motion.divergence
+
         y, (energy, trace, square) = along(linear(), x, kinetic_energy, moves, jacobian_frobenius)
         np.testing.assert_allclose(y, x @ expm(MATRIX).T, rtol=0, atol=1e-9)
         np.testing.assert_allclose(trace, np.full(len(x), jnp.trace(MATRIX)), rtol=1e-9)
         np.testing.assert_allclose(square, np.full(len(x), jnp.sum(MATRIX**2)), rtol=1e-9)
         nodes, weights = np.polynomial.legendre.leggauss(12)
         paths = np.stack([x @ expm(s * MATRIX).T @ MATRIX.T for s in (nodes + 1) / 2])
-        np.testing.assert_allclose(energy, np.tensordot(weights / 2, np.sum(paths**2, -1), 1), rtol=1e-8)
+        np.testing.assert_allclose(
+            energy, np.tensordot(weights / 2, np.sum(paths**2, -1), 1), rtol=1e-8
+        )
         back = along(linear().reverse(), y, moves)[1][0]
         np.testing.assert_allclose(back, -trace, rtol=1e-9)
 
@@ -252,7 +305,9 @@ class TestDensities:
             return jnp.tanh(x)
 
         stiff.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g / jnp.cosh(x) ** 2,))
-        flow = nf.NeuralODE(nf.from_function(lambda _, x: stiff(x), jnp.zeros(1)), nf.FixedGrid(nf.Euler(), steps=2))
+        flow = nf.NeuralODE(
+            nf.from_function(lambda _, x: stiff(x), jnp.zeros(1)), nf.FixedGrid(nf.Euler(), steps=2)
+        )
         assert along(flow, x, kinetic_energy)[1][0].shape == (len(x),)
 
     def test_training_moves_a_density_to_the_data(self):
@@ -260,10 +315,20 @@ class TestDensities:
         data = 0.5 * jax.random.normal(jax.random.key(0), (256, 2))
         field = nf.from_function(lambda a, x: x @ a, jnp.zeros((2, 2)))
         flow = NormalisingFlow(nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=4)), Normal(2))
-        loss = lambda model, batch: (-model.log_prob(batch["x"]).mean(), {})
-        nf.training.fit(flow, loss, optax.adam(0.05), {"x": data}, epochs=60, batch=256, progress=False)
+
+        def loss(model, batch):
+            return (-model.log_prob(batch["x"]).mean(), {})
+
+        nf.training.fit(
+            flow, loss, optax.adam(0.05), {"x": data}, epochs=60, batch=256, progress=False
+        )
         sigma = np.cov(data.T, bias=True)
-        entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * (sigma + np.outer(data.mean(0), data.mean(0))))[1]
+        entropy = (
+            0.5
+            * np.linalg.slogdet(2 * np.pi * np.e * (sigma + np.outer(data.mean(0), data.mean(0))))[
+                1
+            ]
+        )
         assert float(-flow.log_prob(data).mean()) < entropy + 0.005
         assert float(flow.base.scale[...]) != 1
 
@@ -272,7 +337,9 @@ class TestDensities:
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.RK4(), steps=4))
         flow = NormalisingFlow(layer, dist.Normal(jnp.zeros(2), 1.0).to_event(1))
         want = NormalisingFlow(layer, Normal(2)).log_prob(x)
-        np.testing.assert_allclose(nnx.jit(lambda flow, x: flow.log_prob(x))(flow, x), want, rtol=1e-12)
+        np.testing.assert_allclose(
+            nnx.jit(lambda flow, x: flow.log_prob(x))(flow, x), want, rtol=1e-12
+        )
         assert flow.sample(jax.random.key(0), 3).shape == (3, 2)
         assert jax.tree.structure(nnx.state(flow)["layer"]) == jax.tree.structure(nnx.state(layer))
         assert set(nnx.state(flow)) == {"layer"}
@@ -286,7 +353,9 @@ class TestDensities:
             along(layer, x[0], kinetic_energy)
         with pytest.raises(TypeError, match="those of real points"):
             along(linear(), x.astype(complex), kinetic_energy)
-        with pytest.raises(ValueError, match=r"changes its state where its Jacobian is taken.*model.eval\(\)"):
+        with pytest.raises(
+            ValueError, match=r"changes its state where its Jacobian is taken.*model.eval\(\)"
+        ):
             norm = nnx.BatchNorm(2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
             along(nf.NeuralODE(norm, nf.FixedGrid(nf.Euler(), steps=1)), x, jacobian_frobenius)
         with pytest.raises(ValueError, match="draws random probes; give a key"):
@@ -322,18 +391,32 @@ class TestEstimators:
     def jacobians(cls):
         """Traces and squares (keys, 2 points) of one Jacobian a point."""
         matrices = jax.random.normal(jax.random.key(0), (2, 6, 6))
-        push = lambda e: jnp.einsum("bij,kbj->kbi", matrices, e)
+
+        def push(e):
+            return jnp.einsum("bij,kbj->kbi", matrices, e)
+
         points = jnp.zeros((2, 6))
 
         def run(estimator):
-            one = lambda key: estimator.jacobian(push, points, estimator.draw(key, points))
+            def one(key):
+                return estimator.jacobian(push, points, estimator.draw(key, points))
+
             return jax.jit(jax.vmap(one))(cls.keys)
 
         exact = Exact().jacobian(push, points, None)
         return (
             matrices,
             exact,
-            {e: run(e) for e in (Hutchinson(), Hutchinson(3), HutchPlusPlus(1), HutchPlusPlus(2), HutchPlusPlus(6))},
+            {
+                e: run(e)
+                for e in (
+                    Hutchinson(),
+                    Hutchinson(3),
+                    HutchPlusPlus(1),
+                    HutchPlusPlus(2),
+                    HutchPlusPlus(6),
+                )
+            },
         )
 
     def test_exact(self, jacobians):
@@ -352,17 +435,28 @@ class TestEstimators:
     def test_the_variance_is_the_one_stated(self, jacobians):
         matrices, _, estimates = jacobians
         symmetric = (matrices + jnp.swapaxes(matrices, 1, 2)) / 2
-        apart = jnp.sum(symmetric**2, (1, 2)) - jnp.sum(jnp.diagonal(symmetric, axis1=1, axis2=2) ** 2, 1)
+        apart = jnp.sum(symmetric**2, (1, 2)) - jnp.sum(
+            jnp.diagonal(symmetric, axis1=1, axis2=2) ** 2, 1
+        )
         for probes in (1, 3):
-            np.testing.assert_allclose(estimates[Hutchinson(probes)].trace.var(0), 2 * apart / probes, rtol=0.1)
+            np.testing.assert_allclose(
+                estimates[Hutchinson(probes)].trace.var(0), 2 * apart / probes, rtol=0.1
+            )
 
     def test_a_full_span_is_exact_and_low_rank_is_seen(self, jacobians):
-        np.testing.assert_allclose(jacobians[2][HutchPlusPlus(6)].trace, np.tile(jacobians[1].trace, (4000, 1)), atol=1e-10)
+        np.testing.assert_allclose(
+            jacobians[2][HutchPlusPlus(6)].trace, np.tile(jacobians[1].trace, (4000, 1)), atol=1e-10
+        )
         a, b = jax.random.normal(jax.random.key(5), (2, 1, 20))
-        push = lambda e: jnp.einsum("bi,bj,kbj->kbi", a, b, e)
+
+        def push(e):
+            return jnp.einsum("bi,bj,kbj->kbi", a, b, e)
+
         points = jnp.zeros((1, 20))
         for key in self.keys[:3]:
-            value = HutchPlusPlus(1).jacobian(push, points, HutchPlusPlus(1).draw(key, points)).trace
+            value = (
+                HutchPlusPlus(1).jacobian(push, points, HutchPlusPlus(1).draw(key, points)).trace
+            )
             np.testing.assert_allclose(value, jnp.sum(a * b, 1), rtol=1e-10)
 
     @pytest.mark.parametrize("estimator", [Hutchinson(2), HutchPlusPlus(1)])
@@ -374,7 +468,9 @@ class TestEstimators:
 
         def mean(matrix, divergence, key):
             field = nf.from_function(lambda a, x: jnp.tanh(x @ a.T), matrix)
-            return Continuity(nf.NeuralODE(field, solve), gauss, "end", divergence)(x, 0.0, key).mean()
+            return Continuity(nf.NeuralODE(field, solve), gauss, "end", divergence)(
+                x, 0.0, key
+            ).mean()
 
         both = jax.value_and_grad(mean)
         want = jax.jit(both, static_argnums=1)(matrix, Exact(), None)
@@ -390,4 +486,6 @@ class TestEstimators:
         assert not np.array_equal(log_prob(flow, x), log_prob(flow, x))
         again = NormalisingFlow(layer, Normal(2), Hutchinson(), rngs=nnx.Rngs(0))
         first = again.log_prob(x)
-        np.testing.assert_allclose(first, NormalisingFlow(layer, Normal(2), Hutchinson(), rngs=nnx.Rngs(0)).log_prob(x))
+        np.testing.assert_allclose(
+            first, NormalisingFlow(layer, Normal(2), Hutchinson(), rngs=nnx.Rngs(0)).log_prob(x)
+        )

@@ -21,10 +21,17 @@ import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report, side_by_side
 
 # end of the interval, tolerance, dimension, hidden, batch
-CASES = ((5.0, 1e-4, 4, 32, 256), (30.0, 1e-6, 4, 32, 256), (100.0, 1e-6, 4, 32, 256), (30.0, 1e-6, 32, 64, 128))
+CASES = (
+    (5.0, 1e-4, 4, 32, 256),
+    (30.0, 1e-6, 4, 32, 256),
+    (100.0, 1e-6, 4, 32, 256),
+    (30.0, 1e-6, 32, 64, 128),
+)
 
 
-def routes(t1: float, tolerance: float, dimension: int, hidden: int) -> tuple[dict[str, Callable[..., Any]], Any]:
+def routes(
+    t1: float, tolerance: float, dimension: int, hidden: int
+) -> tuple[dict[str, Callable[..., Any]], Any]:
     """The same solve by both routes, as functions of (parameters, x); `diffeqsolve` in the same normalised depth."""
     field = nf.fields.MLP(dimension, hidden=hidden, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(field)
@@ -42,29 +49,46 @@ def routes(t1: float, tolerance: float, dimension: int, hidden: int) -> tuple[di
 
         controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
         return diffrax.diffeqsolve(
-            diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, 1.0, None, x, params, stepsize_controller=controller, throw=False
+            diffrax.ODETerm(velocity),
+            diffrax.Tsit5(),
+            0.0,
+            1.0,
+            None,
+            x,
+            params,
+            stepsize_controller=controller,
+            throw=False,
         )
 
-    steps = lambda params, x: (
-        nf.NeuralODE(nnx.merge(graphdef, params), adaptive, 0.0, t1).solve(x).accepted,
-        plain_solution(params, x).stats["num_accepted_steps"],
-    )
+    def steps(params, x):
+        return (
+            nf.NeuralODE(nnx.merge(graphdef, params), adaptive, 0.0, t1).solve(x).accepted,
+            plain_solution(params, x).stats["num_accepted_steps"],
+        )
+
     return {"neuralflow": layer, "diffeqsolve": plain, "steps": steps}, params
 
 
-def compare(t1: float, tolerance: float, dimension: int, hidden: int, batch: int, rounds: int) -> dict[str, Any]:
+def compare(
+    t1: float, tolerance: float, dimension: int, hidden: int, batch: int, rounds: int
+) -> dict[str, Any]:
     """One row: forward, gradient, compile time and memory as ratios to `diffeqsolve`."""
     functions, params = routes(t1, tolerance, dimension, hidden)
     x = jax.random.normal(jax.random.key(0), (batch, dimension))
     ours, theirs = jax.jit(functions.pop("steps"))(params, x)
     inputs = dict.fromkeys(functions, (params, x))
     forward = side_by_side(functions, inputs, rounds, compiles=3)
-    grads = {name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1)) for name, f in functions.items()}
+    grads = {
+        name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1))
+        for name, f in functions.items()
+    }
     backward = side_by_side(grads, inputs, rounds, compiles=7)
     a, b = backward["neuralflow"], backward["diffeqsolve"]
     return {
         "T, tol, d, hidden, batch": f"{t1:g}, {tolerance:g}, {dimension}, {hidden}, {batch}",
-        "steps": f"{int(ours)} = {int(theirs)}" if int(ours) == int(theirs) else f"{int(ours)} != {int(theirs)}",
+        "steps": f"{int(ours)} = {int(theirs)}"
+        if int(ours) == int(theirs)
+        else f"{int(ours)} != {int(theirs)}",
         "forward": ratio(forward["neuralflow"].runs, forward["diffeqsolve"].runs),
         "gradient": ratio(a.runs, b.runs),
         "compile forward": forward["neuralflow"].compile / forward["diffeqsolve"].compile,
@@ -75,12 +99,23 @@ def compare(t1: float, tolerance: float, dimension: int, hidden: int, batch: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30, help="interleaved runs of every function")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON file",
+    )
     options = parser.parse_args()
     rows = [compare(*case, options.rounds) for case in CASES]
-    report("Adaptive, Tsit5: ratio to diffeqsolve with its defaults", rows, options.out / "adaptive.json")
+    report(
+        "Adaptive, Tsit5: ratio to diffeqsolve with its defaults",
+        rows,
+        options.out / "adaptive.json",
+    )
 
 
 if __name__ == "__main__":

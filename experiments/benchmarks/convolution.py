@@ -29,16 +29,22 @@ def gradient(convolve: Any, layers: int, groups: int) -> Any:
     run = functools.partial(convolve, dimension_numbers=LAYOUT, feature_group_count=groups)
 
     def loss(kernels: jax.Array, x: jax.Array) -> jax.Array:
-        step = lambda x, kernel: (x + run(x, kernel, (1, 1), "SAME") / layers, None)
+        def step(x, kernel):
+            return (x + run(x, kernel, (1, 1), "SAME") / layers, None)
+
         return jnp.sum(lax.scan(step, x, kernels)[0] ** 2)
 
     return jax.grad(loss, argnums=(0, 1))
 
 
-def compare(size: int, channels: int, batch: int, layers: int, groups: int, rounds: int) -> dict[str, Any]:
+def compare(
+    size: int, channels: int, batch: int, layers: int, groups: int, rounds: int
+) -> dict[str, Any]:
     """One row."""
     shapes = ((layers, 3, 3, channels // groups, channels), (batch, size, size, channels))
-    arguments = tuple(0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes))
+    arguments = tuple(
+        0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes)
+    )
     functions = {
         "lax": gradient(lax.conv_general_dilated, layers, groups),
         "ours": gradient(nf.fields.convolution, layers, groups),
@@ -52,9 +58,16 @@ def compare(size: int, channels: int, batch: int, layers: int, groups: int, roun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of either")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON file",
+    )
     options = parser.parse_args()
     cases = ((8, 16, 64, 4, 1), (7, 32, 128, 4, 1), (14, 16, 64, 8, 1), (8, 16, 64, 4, 16))
     rows = [compare(*case, options.rounds) for case in cases]

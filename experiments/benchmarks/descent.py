@@ -31,9 +31,13 @@ DIMENSION, HIDDEN, SAMPLES = 16, 32, 100
 
 def start(seed: int) -> np.ndarray:
     """W of every layer, (hidden, dimension)."""
-    make = lambda rngs: Residual(DIMENSION, HIDDEN, jax.nn.gelu, rngs=rngs)
+
+    def make(rngs):
+        return Residual(DIMENSION, HIDDEN, jax.nn.gelu, rngs=rngs)
+
     rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(1), seed))
-    return np.array(nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=rngs, init=nf.tied).stack.W[...][0])  # pyright: ignore[reportAttributeAccessIssue]
+    stack: Any = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=rngs, init=nf.tied).stack
+    return np.array(stack.W[...][0])
 
 
 def eager(depth: int, seed: int, iterations: int) -> tuple[np.ndarray, float]:
@@ -68,7 +72,12 @@ def compiled(depth: int, seeds: int, iterations: int) -> tuple[np.ndarray, float
     """V by seed and layer, and the seconds of the call."""
     began = time.perf_counter()
     (network,) = deep_limit.descend(
-        [depth], seeds=seeds, iterations=iterations, dimension=DIMENSION, hidden=HIDDEN, samples=SAMPLES
+        [depth],
+        seeds=seeds,
+        iterations=iterations,
+        dimension=DIMENSION,
+        hidden=HIDDEN,
+        samples=SAMPLES,
     )
     return network.weights["V"], time.perf_counter() - began
 
@@ -91,17 +100,34 @@ def compare(depth: int, seeds: int, iterations: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON file",
+    )
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     rows = [compare(depth, options.seeds, options.iterations) for depth in options.depths]
     slow, fast = (sum(row[f"{who} s"] for row in rows) for who in ("PyTorch", "neuralflow"))
-    total = {**dict.fromkeys(rows[0], ""), "L": "all", "PyTorch s": slow, "neuralflow s": fast, "ratio": slow / fast}
-    report("Marion's protocol: PyTorch, eager, over neuralflow", [*rows, total], options.out / "descent.json")
+    total = {
+        **dict.fromkeys(rows[0], ""),
+        "L": "all",
+        "PyTorch s": slow,
+        "neuralflow s": fast,
+        "ratio": slow / fast,
+    }
+    report(
+        "Marion's protocol: PyTorch, eager, over neuralflow",
+        [*rows, total],
+        options.out / "descent.json",
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def field(size: int) -> np.ndarray:
     """A smooth velocity of some eight spacings, at rest at the edges, (size, size, 2)."""
     a, b = np.meshgrid(*[np.linspace(0, 1, size)] * 2, indexing="ij")
     bump = np.sin(np.pi * a) ** 2 * np.sin(np.pi * b) ** 2
-    return (8 * np.stack([bump * np.cos(5 * b + a), bump * np.sin(4 * a)], axis=-1)).astype(np.float32)
+    return (8 * np.stack([bump * np.cos(5 * b + a), bump * np.sin(4 * a)], axis=-1)).astype(
+        np.float32
+    )
 
 
 def torch_exponential(squarings: int) -> Callable[[Any], Any]:
@@ -43,7 +45,9 @@ def torch_exponential(squarings: int) -> Callable[[Any], Any]:
         u = v[None] / 2**squarings
         for _ in range(squarings):
             places = (nodes + u).movedim(1, -1).flip(-1) * scale - 1
-            u = u + torch.nn.functional.grid_sample(u, places, mode="bilinear", padding_mode="border", align_corners=True)
+            u = u + torch.nn.functional.grid_sample(
+                u, places, mode="bilinear", padding_mode="border", align_corners=True
+            )
         return u[0]
 
     return exponential
@@ -70,7 +74,10 @@ def compare(size: int, squarings: int, rounds: int) -> list[dict[str, Any]]:
             return exponential(theirs)
 
     rows = []
-    pairs = {"forward": (lambda: forward(ours), torch_forward), "gradient": (lambda: backward(ours), torch_gradient)}
+    pairs = {
+        "forward": (lambda: forward(ours), torch_forward),
+        "gradient": (lambda: backward(ours), torch_gradient),
+    }
     for what, (mine, other) in pairs.items():
         a, b = np.asarray(mine()), np.moveaxis(other().numpy(), 0, -1)
         apart = float(np.abs(a - b).max() / np.abs(b).max())
@@ -97,14 +104,25 @@ def compare(size: int, squarings: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--squarings", type=int, nargs="+", default=[4, 7, 10])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON file",
+    )
     options = parser.parse_args()
     rows = [row for n in options.squarings for row in compare(options.size, n, options.rounds)]
-    report("exp(V) on a grid by scaling and squaring: PyTorch over neuralflow", rows, options.out / "exponential.json")
+    report(
+        "exp(V) on a grid by scaling and squaring: PyTorch over neuralflow",
+        rows,
+        options.out / "exponential.json",
+    )
 
 
 if __name__ == "__main__":

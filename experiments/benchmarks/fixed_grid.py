@@ -27,10 +27,14 @@ LINEAR = (16, 64, 256, 1024, 4096)
 MEMORY = ("full", "remat", "two_level")
 
 
-def routes(width: int, steps: int, batch: int) -> tuple[dict[str, Callable[..., Any]], tuple[Any, Any]]:
+def routes(
+    width: int, steps: int, batch: int
+) -> tuple[dict[str, Callable[..., Any]], tuple[Any, Any]]:
     """The same network by every route, as functions of (stacked parameters, x)."""
     field = nf.DepthVarying(
-        lambda rngs: nf.fields.MLP(width, hidden=width, rngs=rngs), nf.PiecewiseConstant(steps), rngs=nnx.Rngs(0)
+        lambda rngs: nf.fields.MLP(width, hidden=width, rngs=rngs),
+        nf.PiecewiseConstant(steps),
+        rngs=nnx.Rngs(0),
     )
     graphdef, params = nnx.split(field.stack)
     whole, state = nnx.split(field)
@@ -63,7 +67,9 @@ def routes(width: int, steps: int, batch: int) -> tuple[dict[str, Callable[..., 
         grid = nf.FixedGrid(nf.Euler(), steps=steps, memory=memory)
 
         def run(params: Any, x: Any) -> Any:
-            field = nnx.merge(whole, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(params)))
+            field = nnx.merge(
+                whole, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(params))
+            )
             return nf.NeuralODE(field, grid)(x)
 
         return run
@@ -83,7 +89,9 @@ def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, A
     functions, arguments = routes(width, steps, batch)
     inputs = dict.fromkeys(functions, arguments)
     forward = side_by_side(functions, inputs, rounds)
-    backward = side_by_side({name: gradient(f) for name, f in functions.items()}, inputs, rounds, compiles=3)
+    backward = side_by_side(
+        {name: gradient(f) for name, f in functions.items()}, inputs, rounds, compiles=3
+    )
     base = backward["scan"]
     return [
         {
@@ -104,23 +112,39 @@ def growth(rounds: int) -> list[dict[str, Any]]:
     rows = []
     for steps in LINEAR:
         functions, arguments = routes(16, steps, 32)
-        measured = side_by_side({"remat": gradient(functions["remat"])}, {"remat": arguments}, rounds, compiles=3)["remat"]
+        measured = side_by_side(
+            {"remat": gradient(functions["remat"])}, {"remat": arguments}, rounds, compiles=3
+        )["remat"]
         milliseconds = 1e3 * float(jnp.median(jnp.asarray(measured.runs)))
         rows.append(
-            {"N": steps, "gradient ms": milliseconds, "us a step": 1e3 * milliseconds / steps, "compile s": measured.compile}
+            {
+                "N": steps,
+                "gradient ms": milliseconds,
+                "us a step": 1e3 * milliseconds / steps,
+                "compile s": measured.compile,
+            }
         )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30, help="interleaved runs of every function")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON files",
+    )
     options = parser.parse_args()
     rows = [row for case in CASES for row in compare(*case, options.rounds)]
     report("Fixed grid, Euler: ratio to a hand-written scan", rows, options.out / "fixed_grid.json")
     report(
-        "Fixed grid: time and compile time against depth (d=16, batch 32)", growth(options.rounds), options.out / "growth.json"
+        "Fixed grid: time and compile time against depth (d=16, batch 32)",
+        growth(options.rounds),
+        options.out / "growth.json",
     )
 
 

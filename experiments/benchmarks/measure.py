@@ -38,10 +38,16 @@ def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
 
 
 def side_by_side(
-    functions: dict[str, Callable[..., Any]], arguments: dict[str, tuple[Any, ...]], rounds: int, compiles: int = 1
+    functions: dict[str, Callable[..., Any]],
+    arguments: dict[str, tuple[Any, ...]],
+    rounds: int,
+    compiles: int = 1,
 ) -> dict[str, Measured]:
     """Measures the functions one after the other in every round, so that all see the same machine."""
-    builds = {name: [compiled(f, arguments[name]) for _ in range(compiles)] for name, f in functions.items()}
+    builds = {
+        name: [compiled(f, arguments[name]) for _ in range(compiles)]
+        for name, f in functions.items()
+    }
     programs = {name: build[-1][0] for name, build in builds.items()}
     for name, program in programs.items():
         jax.block_until_ready(program(*arguments[name]))
@@ -52,7 +58,11 @@ def side_by_side(
             jax.block_until_ready(program(*arguments[name]))
             runs[name].append(time.perf_counter() - start)
     return {
-        name: Measured(float(np.median([b[1] for b in builds[name]])), builds[name][-1][2], np.asarray(runs[name]))
+        name: Measured(
+            float(np.median([b[1] for b in builds[name]])),
+            builds[name][-1][2],
+            np.asarray(runs[name]),
+        )
         for name in functions
     }
 

@@ -44,12 +44,21 @@ SCHEMES = {
 }
 
 
-def network(scheme: Any, steps: int, memory: str = "full") -> tuple[Callable[..., Any], tuple[Any, Any]]:
+def network(
+    scheme: Any, steps: int, memory: str = "full"
+) -> tuple[Callable[..., Any], tuple[Any, Any]]:
     """A flow of coupled fields by a scheme, as a function of (weights, x); RevNet's form, which any scheme can walk."""
-    half = lambda rngs: nf.fields.MLP(WIDTH // 2, hidden=WIDTH, rngs=rngs)
-    make = lambda rngs: nf.fields.Coupled(half(rngs), half(rngs))
+
+    def half(rngs):
+        return nf.fields.MLP(WIDTH // 2, hidden=WIDTH, rngs=rngs)
+
+    def make(rngs):
+        return nf.fields.Coupled(half(rngs), half(rngs))
+
     field = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=nnx.Rngs(0))
-    graphdef, weights = nnx.split(nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps, memory=memory)))
+    graphdef, weights = nnx.split(
+        nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps, memory=memory))
+    )
     x = jax.random.normal(jax.random.key(0), (BATCH, WIDTH))
     return lambda weights, x: nnx.merge(graphdef, weights)(x), (weights, x)
 
@@ -62,7 +71,10 @@ def costs(rounds: int) -> list[dict[str, Any]]:
     counts = {name: cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
     forward = side_by_side(functions, inputs, rounds)
     backward = side_by_side({name: gradient(f) for name, f in functions.items()}, inputs, rounds)
-    each = lambda measurements, name: np.asarray(measurements[name].runs) / counts[name]
+
+    def each(measurements, name):
+        return np.asarray(measurements[name].runs) / counts[name]
+
     return [
         {
             "scheme": name,
@@ -83,7 +95,9 @@ def memories(rounds: int) -> list[dict[str, Any]]:
             modes = ("full", "remat", "reversible")
             networks = {mode: network(SCHEMES[scheme_name], steps, mode) for mode in modes}
             functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in networks.items()}
-            measurements = side_by_side(functions, {mode: arguments for mode, (_, arguments) in networks.items()}, rounds)
+            measurements = side_by_side(
+                functions, {mode: arguments for mode, (_, arguments) in networks.items()}, rounds
+            )
             rows += [
                 {
                     "scheme": scheme_name,
@@ -103,13 +117,24 @@ def _energy(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of every function")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON files",
+    )
     options = parser.parse_args()
     title = f"Schemes, time per evaluation against Euler's (d={WIDTH}, N={STEPS}, batch {BATCH})"
     report(title, costs(options.rounds), options.out / "schemes.json")
-    report("Gradient with respect to x: memory modes over depth", memories(options.rounds), options.out / "reversible.json")
+    report(
+        "Gradient with respect to x: memory modes over depth",
+        memories(options.rounds),
+        options.out / "reversible.json",
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from experiments.lm_resnet.model import BLOCKS, Model, Network
 STEPS = 16
 
 
-def stepping(depth: int, model: Model, width: int, survival: float | None) -> Callable[[Any, Any], Any]:
+def stepping(
+    depth: int, model: Model, width: int, survival: float | None
+) -> Callable[[Any, Any], Any]:
     """A compiled training step of (key, batch): loss and gradients."""
     network = Network(depth, model, channels=1, width=width, survival=survival, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
@@ -49,7 +51,10 @@ def compare(depth: int, model: Model, width: int, survival: float, rounds: int) 
         "x": jax.random.normal(jax.random.key(0), (128, 28, 28, 1)),
         "y": jnp.asarray(np.arange(128) % 10),
     }
-    steps = {name: stepping(depth, model, width, p) for name, p in (("with", survival), ("without", None))}
+    steps = {
+        name: stepping(depth, model, width, p)
+        for name, p in (("with", survival), ("without", None))
+    }
     runs: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         jax.block_until_ready(step(jax.random.key(0), batch))
@@ -61,7 +66,9 @@ def compare(depth: int, model: Model, width: int, survival: float, rounds: int) 
                 jax.block_until_ready(step(key, batch))
             runs[name].append(time.perf_counter() - began)
     blocks = 3 * BLOCKS[depth]
-    left_out = [n for n in range(1, blocks + 1) if n not in (BLOCKS[depth] + 1, 2 * BLOCKS[depth] + 1)]  # not the entries
+    left_out = [
+        n for n in range(1, blocks + 1) if n not in (BLOCKS[depth] + 1, 2 * BLOCKS[depth] + 1)
+    ]  # not the entries
     computed = (blocks - sum(n / blocks * (1 - survival) for n in left_out)) / blocks
     return {
         "network": f"{model}-{depth}, width {width}",
@@ -73,15 +80,26 @@ def compare(depth: int, model: Model, width: int, survival: float, rounds: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, help="interleaved runs of either")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON file",
+    )
     options = parser.parse_args()
     cases: tuple[tuple[int, Model, int, float], ...] = (
         (20, "resnet", 8, 0.5), (20, "resnet", 8, 0.2), (20, "lm", 8, 0.5), (56, "resnet", 8, 0.5),
     )  # fmt: skip
     rows = [compare(*case, options.rounds) for case in cases]
-    report("Training steps with stochastic depth against those without", rows, options.out / "skipped.json")
+    report(
+        "Training steps with stochastic depth against those without",
+        rows,
+        options.out / "skipped.json",
+    )
 
 
 if __name__ == "__main__":

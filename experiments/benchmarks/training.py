@@ -27,7 +27,9 @@ from neuralflow.training.loop import Run
 
 
 def image_model() -> nnx.Module:
-    return models.ImageClassifier((8, 8, 1), 10, nf.FixedGrid(nf.Euler(), steps=4), width=16, rngs=nnx.Rngs(0))
+    return models.ImageClassifier(
+        (8, 8, 1), 10, nf.FixedGrid(nf.Euler(), steps=4), width=16, rngs=nnx.Rngs(0)
+    )
 
 
 class PlainNetwork(nnx.Module):
@@ -39,7 +41,9 @@ class PlainNetwork(nnx.Module):
         self.head = nnx.Linear(16, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.head(jnp.mean(jax.nn.relu(self.second(jax.nn.relu(self.first(x)))), axis=(1, 2)))
+        return self.head(
+            jnp.mean(jax.nn.relu(self.second(jax.nn.relu(self.first(x)))), axis=(1, 2))
+        )
 
 
 def plain_model() -> nnx.Module:
@@ -62,7 +66,10 @@ def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int],
     def step(state: Any, rows: Any) -> Any:
         params, held = state
         taken = {name: values[rows] for name, values in arrays.items()}
-        objective = lambda params: models.classification(nnx.merge(graphdef, params, rest), taken)
+
+        def objective(params):
+            return models.classification(nnx.merge(graphdef, params, rest), taken)
+
         (value, _), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         updates, held = optimiser.update(gradients, held, params)
         return (optax.apply_updates(params, updates), held), value
@@ -117,17 +124,32 @@ def streamed(folder: Path) -> dict[str, Any]:
     def example(row: dict[str, Any]) -> data.Data:
         return {"x": row["image"], "y": np.asarray(row["label"], np.int32)}
 
-    model = models.ImageClassifier((28, 28, 1), 10, nf.FixedGrid(nf.Euler(), steps=2), width=16, cells=2, rngs=nnx.Rngs(0))
+    model = models.ImageClassifier(
+        (28, 28, 1), 10, nf.FixedGrid(nf.Euler(), steps=2), width=16, cells=2, rngs=nnx.Rngs(0)
+    )
     stream = data.Stream(data.source("mnist", "train[:20%]", data_dir=folder), transform=example)
-    row = training.fit(model, models.classification, optax.adam(1e-3), stream, epochs=1, progress=False).history.rows[0]
-    return {"set": "mnist, streamed", "waiting": row["waiting"], "samples/s": row["samples_per_second"]}
+    row = training.fit(
+        model, models.classification, optax.adam(1e-3), stream, epochs=1, progress=False
+    ).history.rows[0]
+    return {
+        "set": "mnist, streamed",
+        "waiting": row["waiting"],
+        "samples/s": row["samples_per_second"],
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15, help="interleaved epochs of every route")
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
-    parser.add_argument("--out", type=Path, default=Path("experiments/benchmarks/results"), help="folder for the JSON files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiments/benchmarks/results"),
+        help="folder for the JSON files",
+    )
     options = parser.parse_args()
     cases = (
         ("convolutional", image_model, 64),
@@ -138,7 +160,11 @@ def main() -> None:
     rows = [compare(*case, options.rounds) for case in cases]
     report("fit: throughput over a hand-written loop", rows, options.out / "training.json")
     if options.data_dir is not None:
-        report("fit: waiting for a stream", [streamed(options.data_dir)], options.out / "streaming.json")
+        report(
+            "fit: waiting for a stream",
+            [streamed(options.data_dir)],
+            options.out / "streaming.json",
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ WIDTH, PENALTY = 32, 1e-4
 def network(depth: int, init: Any, t1: float) -> Network:
     """Untrained."""
     rngs = nnx.Rngs(0)
-    mlp = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, rngs=rngs)
+
+    def mlp(rngs):
+        return nf.fields.MLP(WIDTH, hidden=WIDTH, rngs=rngs)
+
     field = nf.DepthVarying(mlp, nf.PiecewiseConstant(depth), rngs=rngs, init=init)
     return Network(field, depth, WIDTH, t1, rngs=rngs)
 
@@ -48,7 +51,9 @@ def penalised(model: Any, batch: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
     parser.add_argument("--depth", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=5)
@@ -66,7 +71,9 @@ def main() -> None:
         training.fit(model, loss, optax.adam(1e-3), train, epochs=options.epochs, batch=128)
         trained = time.perf_counter() - began
         labels, x = test["y"][:2000], jnp.asarray(test["x"][:2000])
-        certificates[name] = deep_limit.certify(model, x, score=lambda logits, y=labels: accuracy(logits, y))
+        certificates[name] = deep_limit.certify(
+            model, x, score=lambda logits, y=labels: accuracy(logits, y)
+        )
         seconds = {"training": trained, "certificate": time.perf_counter() - began - trained}
         record[name] = certificates[name].record() | {"seconds": seconds}
         console.print(f"[bold]{name}[/bold]: {certificates[name].sentence()}", highlight=False)
@@ -80,7 +87,9 @@ def main() -> None:
     }
     files.write(folder / "certificates.json", files.as_json(held))
     figure = deep_limit.plots.certificates(certificates)
-    files.write(folder / "certificates.png", lambda path: figure.savefig(path, format="png", dpi=160))
+    files.write(
+        folder / "certificates.png", lambda path: figure.savefig(path, format="png", dpi=160)
+    )
 
 
 if __name__ == "__main__":

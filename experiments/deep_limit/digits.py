@@ -37,7 +37,9 @@ def hidden() -> nnx.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128])
     parser.add_argument("--starts", type=int, default=6)
     options = parser.parse_args()
@@ -46,7 +48,9 @@ def main() -> None:
     problems = {f"{a} against {b}": paper(a, b) for a, b in PAIRS}
     kinds = {
         "tanh(K x + b)": problems,
-        "A2 tanh(A1 x + b1) + b2": {name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()},
+        "A2 tanh(A1 x + b1) + b2": {
+            name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()
+        },
     }
     results = {}
     for kind, chosen in kinds.items():

@@ -20,13 +20,18 @@ CLASSES, PIXELS = 10, 784
 def images(split: str, folder: Path) -> dict[str, np.ndarray]:
     """x (samples, 784) in [0, 1], float32, and y (samples,)."""
     dataset = data.load("mnist", split, data_dir=folder)
-    return {"x": (dataset["image"].reshape(-1, PIXELS) / 255).astype(np.float32), "y": dataset["label"]}
+    return {
+        "x": (dataset["image"].reshape(-1, PIXELS) / 255).astype(np.float32),
+        "y": dataset["label"],
+    }
 
 
 class Network(nnx.Module):
     """Logits of flat images. `field`: the flow's velocity field, of the given width."""
 
-    def __init__(self, field: nnx.Module, steps: int, width: int, t1: float = 1.0, *, rngs: nnx.Rngs):
+    def __init__(
+        self, field: nnx.Module, steps: int, width: int, t1: float = 1.0, *, rngs: nnx.Rngs
+    ):
         self.stem = nnx.Linear(PIXELS, width, rngs=rngs)
         self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=steps), 0.0, t1)
         self.head = nnx.Linear(width, CLASSES, rngs=rngs)

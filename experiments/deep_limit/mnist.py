@@ -36,18 +36,25 @@ WIDTH, BATCH, COARSE = 32, 128, 4
 def make(depth: int, case: Any) -> nnx.Module:
     """The network of a depth; its weights are drawn on a coarse basis, so that all depths begin with one theta(t)."""
     rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(0), case["seed"]))
-    mlp = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, rngs=rngs)
+
+    def mlp(rngs):
+        return nf.fields.MLP(WIDTH, hidden=WIDTH, rngs=rngs)
+
     field = nf.DepthVarying(mlp, nf.PiecewiseLinear(COARSE), rngs=rngs, init=nf.smooth(0.5))
     return Network(field.refine(nf.PiecewiseLinear(depth)), depth, WIDTH, rngs=rngs)
 
 
-def run(depths: list[int], cases: Any, a: float, steps: int, train: Any, test: Any) -> list[deep_limit.Trained]:
+def run(
+    depths: list[int], cases: Any, a: float, steps: int, train: Any, test: Any
+) -> list[deep_limit.Trained]:
     """Networks of every depth; `cases`: seeds and learning rates."""
     a_pass = len(train["y"]) // BATCH
 
     def batch(train: Any, case: Any, i: Any) -> Any:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), case["seed"]), i // a_pass)
-        picked = jax.random.randint(jax.random.fold_in(key, i % a_pass), (BATCH,), 0, len(train["y"]))
+        picked = jax.random.randint(
+            jax.random.fold_in(key, i % a_pass), (BATCH,), 0, len(train["y"])
+        )
         return jax.tree.map(lambda values: values[picked], train)
 
     def loss(model: Any, samples: Any) -> Any:
@@ -56,12 +63,23 @@ def run(depths: list[int], cases: Any, a: float, steps: int, train: Any, test: A
 
     def optimiser(model: Any, depth: int, case: Any) -> Any:
         schedule = optax.cosine_decay_schedule(1.0, steps)
-        rate = lambda count: case["rate"] * schedule(count)
+
+        def rate(count):
+            return case["rate"] * schedule(count)
+
         return optax.chain(sobolev(model), optax.sgd(rate, momentum=0.9))
 
     networks, console = [], Console()
     for network in deep_limit.train(
-        depths, cases, make=make, loss=loss, batch=batch, optimiser=optimiser, steps=steps, data=train, probe=test
+        depths,
+        cases,
+        make=make,
+        loss=loss,
+        batch=batch,
+        optimiser=optimiser,
+        steps=steps,
+        data=train,
+        probe=test,
     ):
         losses = " ".join(f"{loss:.4f}" for loss in network.losses)
         console.print(f"depth {network.depth}: test losses {losses}", highlight=False)
@@ -85,7 +103,9 @@ def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
             name: {"mean": float(p.mean()), "interval": deep_limit.interval([float(v) for v in p])}
             for name, p in orders.items()
         },
-        "test accuracy": [np.asarray(accuracy(network.outputs, labels)).tolist() for network in networks],
+        "test accuracy": [
+            np.asarray(accuracy(network.outputs, labels)).tolist() for network in networks
+        ],
     }
 
 
@@ -95,30 +115,55 @@ def show(title: str, depths: list[int], metrics: dict[str, Any], console: Consol
     for head in ("depth", *metrics["distances"], "test accuracy"):
         table.add_column(head, justify="right")
     for k, depth in enumerate(depths):
-        gap = [f"{values[k]:.2e}" if k < len(values) else "-" for values in metrics["distances"].values()]
+        gap = [
+            f"{values[k]:.2e}" if k < len(values) else "-"
+            for values in metrics["distances"].values()
+        ]
         table.add_row(str(depth), *gap, f"{np.mean(metrics['test accuracy'][k]):.2%}")
-    cells = (f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})" for p in metrics["orders"].values())
+    cells = (
+        f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})"
+        for p in metrics["orders"].values()
+    )
     table.add_row("order", *cells, "", style="bold")
     console.print(table)
 
 
 def picture(
-    depths: list[int], runs: dict[float, dict[str, Any]], rates: list[float], losses: dict[int, list[float | None]]
+    depths: list[int],
+    runs: dict[float, dict[str, Any]],
+    rates: list[float],
+    losses: dict[int, list[float | None]],
 ) -> Any:
     """Distances, accuracies and learning rates."""
     figure, (left, middle, right) = plots.figure(1, 3, height=3.6)
     n = np.asarray(depths)
     for k, (rate, metrics) in enumerate(runs.items()):
-        for style, (name, values) in zip(("-", "--"), list(metrics["distances"].items())[1:4:2], strict=False):
+        for style, (name, values) in zip(
+            ("-", "--"), list(metrics["distances"].items())[1:4:2], strict=False
+        ):
             left.loglog(
-                n[:-1], values, "os"[k] + style, color=f"C{k}", markersize=4, linewidth=1.2, label=f"{name}, rate {rate:g}"
+                n[:-1],
+                values,
+                "os"[k] + style,
+                color=f"C{k}",
+                markersize=4,
+                linewidth=1.2,
+                label=f"{name}, rate {rate:g}",
             )
         scores = 100 * np.asarray(metrics["test accuracy"])
-        style = {"color": f"C{k}", "marker": "os"[k], "markersize": 4, "linewidth": 1.2, "capsize": 2}
+        style = {
+            "color": f"C{k}",
+            "marker": "os"[k],
+            "markersize": 4,
+            "linewidth": 1.2,
+            "capsize": 2,
+        }
         middle.errorbar(n, scores.mean(axis=1), scores.std(axis=1), label=f"rate {rate:g}", **style)
     first = next(iter(runs.values()))["distances"]["dense.0.kernel"][0]
     model = 1 / n[:-1] - 1 / n[-1]
-    left.loglog(n[:-1], first * model / model[0], color="0.5", linewidth=0.8, label=f"1/n - 1/{n[-1]}")
+    left.loglog(
+        n[:-1], first * model / model[0], color="0.5", linewidth=0.8, label=f"1/n - 1/{n[-1]}"
+    )
     left.set_title(f"distance of weights to {n[-1]} layers", fontsize=10)
     middle.set_xscale("log")
     middle.set_title("test accuracy, % (spread over seeds)", fontsize=10)
@@ -146,40 +191,68 @@ def picture(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
     parser.add_argument(
-        "--depths", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="multiples of 4; the last is the reference"
+        "--depths",
+        type=int,
+        nargs="+",
+        default=[4, 8, 16, 32, 64],
+        help="multiples of 4; the last is the reference",
     )
     parser.add_argument("--seeds", type=int, default=4, help="at least three, for the intervals")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
-    parser.add_argument("--rates", type=float, nargs=2, default=[0.025, 0.1], help="learning rates of the runs over depth")
     parser.add_argument(
-        "--search", type=float, nargs="+", default=[0.025, 0.05, 0.1, 0.2, 0.4], help="learning rates to choose from"
+        "--rates",
+        type=float,
+        nargs=2,
+        default=[0.025, 0.1],
+        help="learning rates of the runs over depth",
+    )
+    parser.add_argument(
+        "--search",
+        type=float,
+        nargs="+",
+        default=[0.025, 0.05, 0.1, 0.2, 0.4],
+        help="learning rates to choose from",
     )
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     console = Console(width=None if Console().is_terminal else 140)
     train, test = (images(split, options.data_dir) for split in ("train", "test"))
     a_pass, began, seeds = len(train["y"]) // BATCH, time.perf_counter(), np.arange(options.seeds)
-    cases = {"seed": jnp.tile(seeds, 2), "rate": jnp.repeat(jnp.asarray(options.rates), options.seeds)}
+    cases = {
+        "seed": jnp.tile(seeds, 2),
+        "rate": jnp.repeat(jnp.asarray(options.rates), options.seeds),
+    }
     networks = run(options.depths, cases, options.penalty, options.epochs * a_pass, train, test)
     runs = {
-        rate: measured([pick(network, seeds + k * options.seeds) for network in networks], test["y"])
+        rate: measured(
+            [pick(network, seeds + k * options.seeds) for network in networks], test["y"]
+        )
         for k, rate in enumerate(options.rates)
     }
     spent = time.perf_counter() - began
-    searching = {"seed": jnp.repeat(jnp.arange(2), len(options.search)), "rate": jnp.tile(jnp.asarray(options.search), 2)}
+    searching = {
+        "seed": jnp.repeat(jnp.arange(2), len(options.search)),
+        "rate": jnp.tile(jnp.asarray(options.search), 2),
+    }
     ends = [options.depths[1], options.depths[-1]]
     searched = run(ends, searching, options.penalty, a_pass, train, test)
     means = {network.depth: network.losses.reshape(2, -1).mean(axis=0) for network in searched}
-    losses = {depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()}  # None: it diverged
+    losses = {
+        depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()
+    }  # None: it diverged
     best = {depth: options.search[int(np.nanargmin(values))] for depth, values in means.items()}
     for rate, metrics in runs.items():
         title = f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over {options.seeds} seeds"
         show(title, options.depths, metrics, console)
-    console.print(f"Best learning rate: {best}; {spent:.0f} s for all depths, {time.perf_counter() - began:.0f} s in all.")
+    console.print(
+        f"Best learning rate: {best}; {spent:.0f} s for all depths, {time.perf_counter() - began:.0f} s in all."
+    )
     record = {
         "command": "python -m experiments.deep_limit.mnist --data-dir FOLDER",
         "options": {name: value for name, value in vars(options).items() if name != "data_dir"},

@@ -23,15 +23,24 @@ def last_pair(study: deep_limit.Study, scheme: str) -> dict[str, float]:
     """Orders between the two largest depths."""
     one, two = study.of(scheme)[-2:]
     ratio = np.log2(two.depth / one.depth)
-    value = lambda row, what: row.distances.get(what, getattr(row, what, None))
+
+    def value(row: Any, what: str) -> float:
+        return row.distances[what] if what in row.distances else getattr(row, what)
+
     return {what: float(np.log2(value(one, what) / value(two, what)) / ratio) for what in SHOWN}
 
 
-def draw(problem: deep_limit.Problem, seed: int, depths: list[int], starts: int, falsify: bool) -> dict[str, Any]:
+def draw(
+    problem: deep_limit.Problem, seed: int, depths: list[int], starts: int, falsify: bool
+) -> dict[str, Any]:
     """The study of one data set, as plain data."""
     began = time.perf_counter()
     *_, (_, study) = deep_limit.study(problem, SCHEMES, depths, seed=seed, starts=starts)
-    panels = [panel.sentence() for panel in deep_limit.falsify(problem, study.limit, seed=seed)] if falsify else []
+    panels = (
+        [panel.sentence() for panel in deep_limit.falsify(problem, study.limit, seed=seed)]
+        if falsify
+        else []
+    )
     return {
         "energy": study.limit.energy,
         "optima_apart": None if np.isnan(study.disagreement) else study.disagreement,
@@ -45,25 +54,42 @@ def draw(problem: deep_limit.Problem, seed: int, depths: list[int], starts: int,
 
 
 def measure(
-    problems: Mapping[str, deep_limit.Problem], depths: list[int], starts: int, console: Console, *, falsify: bool
+    problems: Mapping[str, deep_limit.Problem],
+    depths: list[int],
+    starts: int,
+    console: Console,
+    *,
+    falsify: bool,
 ) -> dict[str, Any]:
     """Studies all data sets, prints a table of orders with intervals, and returns everything as plain data."""
     draws = {}
     for seed, (name, problem) in enumerate(problems.items()):
         draws[name] = study = draw(problem, seed, depths, starts, falsify)
         met = {where: len(basins) for where, basins in study["basins"].items()}
-        apart = f", optima {study['optima_apart']:.0e} apart" if study["optima_apart"] is not None else ""
+        apart = (
+            f", optima {study['optima_apart']:.0e} apart"
+            if study["optima_apart"] is not None
+            else ""
+        )
         console.print(f"{name}: basins {met}{apart}, {study['seconds']:.0f} s")
         for sentence in study["falsifiers"]:
             console.print("  " + sentence, highlight=False)
-    table = Table(title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over {len(draws)} data sets")
+    table = Table(
+        title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over {len(draws)} data sets"
+    )
     for name in ("scheme", *SHOWN):
         table.add_column(name, justify="left" if name == "scheme" else "right")
     summary: dict[str, Any] = {}
     for scheme in SCHEMES:
         orders = {what: [d["orders"][scheme][what] for d in draws.values()] for what in SHOWN}
-        summary[scheme] = {w: {"mean": float(np.mean(o)), "interval": deep_limit.interval(o)} for w, o in orders.items()}
-        cells = (f"{s['mean']:.3f} ({s['interval'][0]:.3f}-{s['interval'][1]:.3f})" for s in summary[scheme].values())
+        summary[scheme] = {
+            w: {"mean": float(np.mean(o)), "interval": deep_limit.interval(o)}
+            for w, o in orders.items()
+        }
+        cells = (
+            f"{s['mean']:.3f} ({s['interval'][0]:.3f}-{s['interval'][1]:.3f})"
+            for s in summary[scheme].values()
+        )
         table.add_row(scheme, *cells)
     console.print(table)
     return {"depths": depths, "starts": starts, "orders": summary, "draws": draws}

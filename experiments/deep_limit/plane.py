@@ -27,7 +27,9 @@ def points(seed: int) -> deep_limit.Problem:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
     parser.add_argument("--starts", type=int, default=30)

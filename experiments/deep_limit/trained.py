@@ -31,14 +31,27 @@ def exponents(scaling: deep_limit.Scaling) -> dict[str, Any]:
     for what in ("gaps", "largest", "increment", "variation"):
         for name, values in getattr(scaling, what).items():
             known = [float(v) for v in values if np.isfinite(v)]
-            low, high = deep_limit.interval(known) if len(known) > 2 else (float("nan"), float("nan"))
-            summary[f"{what} {name}"] = {"mean": float(np.mean(known)) if known else None, "interval": [low, high]}
+            low, high = (
+                deep_limit.interval(known) if len(known) > 2 else (float("nan"), float("nan"))
+            )
+            summary[f"{what} {name}"] = {
+                "mean": float(np.mean(known)) if known else None,
+                "interval": [low, high],
+            }
     return summary
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="the last is the reference")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--depths",
+        type=int,
+        nargs="+",
+        default=[16, 32, 64, 128, 256, 512],
+        help="the last is the reference",
+    )
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=500)
     options = parser.parse_args()
@@ -49,19 +62,34 @@ def main() -> None:
     series, record = {}, {}
     for name, protocol in deep_limit.PROTOCOLS.items():
         began = time.perf_counter()
-        series[name] = list(deep_limit.descend(options.depths, seeds=options.seeds, iterations=options.iterations, **protocol))
+        series[name] = list(
+            deep_limit.descend(
+                options.depths, seeds=options.seeds, iterations=options.iterations, **protocol
+            )
+        )
         scaling = deep_limit.scaling(series[name])
         summary, seconds = exponents(scaling), time.perf_counter() - began
         record[name] = {"verdict": scaling.verdict(), "seconds": seconds, "exponents": summary}
         if not table.columns:
             for head in ("protocol", *summary):
                 table.add_column(head, justify="right")
-        show = lambda s: "-" if s["mean"] is None else f"{s['mean']:.3f}\n({s['interval'][0]:.3f}, {s['interval'][1]:.3f})"
+
+        def show(s):
+            return (
+                "-"
+                if s["mean"] is None
+                else f"{s['mean']:.3f}\n({s['interval'][0]:.3f}, {s['interval'][1]:.3f})"
+            )
+
         table.add_row(name, *map(show, summary.values()))
         console.print(f"{name}: {scaling.verdict()} ({seconds:.0f} s)", highlight=False)
     console.print(table)
     folder = Path(__file__).parent
-    held = {"command": "python -m experiments.deep_limit.trained", "options": vars(options), "protocols": record}
+    held = {
+        "command": "python -m experiments.deep_limit.trained",
+        "options": vars(options),
+        "protocols": record,
+    }
     files.write(folder / "trained.json", files.as_json(held))
     figure = deep_limit.plots.trained(series)
     files.write(folder / "trained.png", lambda path: figure.savefig(path, format="png", dpi=160))

@@ -40,16 +40,23 @@ def sets(samples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Standardised training and held-out points by name."""
     from sklearn.datasets import load_breast_cancer
 
-    board, table = nf.data.checkerboard(2 * samples), np.asarray(load_breast_cancer(return_X_y=True)[0])
+    board, table = (
+        nf.data.checkerboard(2 * samples),
+        np.asarray(load_breast_cancer(return_X_y=True)[0]),
+    )
     datasets = {
         "moons": nf.data.moons(samples, noise=0.05)["x"],
         "checkerboard": board["x"][board["y"] == 0],  # the squares of one colour
-        "breast cancer": np.log(table[:, [0, 1, 4, 5, 8]]),  # radius, texture, smoothness, compactness, symmetry
+        "breast cancer": np.log(
+            table[:, [0, 1, 4, 5, 8]]
+        ),  # radius, texture, smoothness, compactness, symmetry
     }
     out = {}
     for name, x in datasets.items():
         order = np.random.default_rng(0).permutation(len(x))
-        train, test = (x[part].astype(np.float32) for part in np.array_split(order, [len(x) * 3 // 4]))
+        train, test = (
+            x[part].astype(np.float32) for part in np.array_split(order, [len(x) * 3 // 4])
+        )
         mean, scale = train.mean(0), train.std(0)
         out[name] = (train - mean) / scale, (test - mean) / scale
     return out
@@ -69,7 +76,12 @@ def field(dimension: int, seed: int) -> nf.fields.MLP:
 def ours(dimension: int, seed: int, solve: Any = None) -> NormalisingFlow:
     """The model in neuralflow."""
     base = dist.Normal(jnp.zeros(dimension), 1.0).to_event(1)
-    return NormalisingFlow(nf.NeuralODE(field(dimension, seed), solve or nf.Adaptive(nf.Dopri5(), TOLERANCE, TOLERANCE)), base)
+    return NormalisingFlow(
+        nf.NeuralODE(
+            field(dimension, seed), solve or nf.Adaptive(nf.Dopri5(), TOLERANCE, TOLERANCE)
+        ),
+        base,
+    )
 
 
 class ByHand:
@@ -92,7 +104,12 @@ class ByHand:
 
         def moving(t, state, weights):
             x, _ = state
-            push = lambda e: jax.jvp(lambda x: self.velocity(weights, x, t), (x,), (jnp.broadcast_to(e, x.shape),))
+
+            def push(e):
+                return jax.jvp(
+                    lambda x: self.velocity(weights, x, t), (x,), (jnp.broadcast_to(e, x.shape),)
+                )
+
             v, products = jax.vmap(push, out_axes=(None, 0))(units)
             return v, jnp.einsum("kbk->b", products)
 
@@ -112,7 +129,9 @@ class ByHand:
         return dist.Normal(jnp.zeros(self.dimension), 1.0).to_event(1).log_prob(y) + gained
 
 
-def stepper(value: Callable[[Any, Any], Any], weights: Any, optimiser: Any) -> tuple[Callable[..., Any], Any]:
+def stepper(
+    value: Callable[[Any, Any], Any], weights: Any, optimiser: Any
+) -> tuple[Callable[..., Any], Any]:
     """A compiled stretch of training steps, and its first state: the same loop for both models in JAX."""
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -121,7 +140,10 @@ def stepper(value: Callable[[Any, Any], Any], weights: Any, optimiser: Any) -> t
         updates, memory = optimiser.update(gradient, memory, weights)
         return (optax.apply_updates(weights, updates), memory), loss
 
-    return jax.jit(lambda state, rows: jax.lax.scan(step, state, rows)), (weights, optimiser.init(weights))
+    return jax.jit(lambda state, rows: jax.lax.scan(step, state, rows)), (
+        weights,
+        optimiser.init(weights),
+    )
 
 
 def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, dict[str, Any]]:
@@ -155,7 +177,9 @@ def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
     return float(-flow.log_prob(jnp.asarray(points)).mean())
 
 
-def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]) -> dict[str, Any] | None:
+def torchdyn(
+    dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]
+) -> dict[str, Any] | None:
     """The same training in torchdyn, a stretch at a time; None where it is not installed."""
     try:
         import torch  # type: ignore
@@ -174,9 +198,16 @@ def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], 
         linear.bias.data = torch.tensor(np.asarray(layer.bias.get_value()))  # type: ignore[union-attr]
         linears.append(linear)
     net = nn.Sequential(DepthCat(1), linears[0], nn.Tanh(), linears[1], nn.Tanh(), linears[2])
-    options = {"solver": "dopri5", "sensitivity": "autograd", "atol": TOLERANCE, "rtol": TOLERANCE, "return_t_eval": False}
+    options = {
+        "solver": "dopri5",
+        "sensitivity": "autograd",
+        "atol": TOLERANCE,
+        "rtol": TOLERANCE,
+        "return_t_eval": False,
+    }
     flow = nn.Sequential(
-        Augmenter(augment_idx=1, augment_dims=1), NeuralODE(CNF(net, trace_estimator=autograd_trace), **options)
+        Augmenter(augment_idx=1, augment_dims=1),
+        NeuralODE(CNF(net, trace_estimator=autograd_trace), **options),
     )
     adam = torch.optim.Adam(flow.parameters(), lr=rate(0))
     stretches = []
@@ -195,7 +226,9 @@ def torchdyn(dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], 
     return {"compile": 0.0, "stretches": stretches, "weights": weights}
 
 
-def fit(name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def fit(
+    name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namespace, seed: int
+) -> dict[str, Any]:
     """One set, one seed: all models; held-out values and seconds."""
     dimension = train.shape[1]
     rows = batches(train, options.steps, seed)
@@ -203,12 +236,18 @@ def fit(name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namesp
     flow, hand = ours(dimension, seed), ByHand(dimension, seed)
     graph, params, rest = nnx.split(flow, nnx.Param, ...)
     models = {
-        "neuralflow": (lambda params, x: -nnx.merge(graph, params, rest).log_prob(x).mean(), params),
+        "neuralflow": (
+            lambda params, x: -nnx.merge(graph, params, rest).log_prob(x).mean(),
+            params,
+        ),
         "plain diffrax": (lambda weights, x: -hand.log_prob(weights, x).mean(), hand.weights),
     }
     runs = in_turns(models, rows, rate)
     nnx.update(flow, runs["neuralflow"]["weights"])
-    runs["neuralflow"]["weights"] = [(d.kernel.get_value(), d.bias.get_value()) for d in flow.layer.field.dense]  # type: ignore[attr-defined]
+    field: Any = flow.layer.field
+    runs["neuralflow"]["weights"] = [
+        (d.kernel.get_value(), d.bias.get_value()) for d in field.dense
+    ]
     torch = (
         torchdyn(dimension, seed, rows[: options.torch_steps], lambda k: float(np.asarray(rate(k))))
         if options.torch_steps
@@ -227,13 +266,17 @@ def fit(name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namesp
             "compile": run["compile"],
             "steps": steps,
         }
-    pairs = np.asarray(runs["plain diffrax"]["stretches"]) / np.asarray(runs["neuralflow"]["stretches"])
+    pairs = np.asarray(runs["plain diffrax"]["stretches"]) / np.asarray(
+        runs["neuralflow"]["stretches"]
+    )
     result["plain diffrax over neuralflow"] = [float(q) for q in np.percentile(pairs, (25, 50, 75))]
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=4_000)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--torch-steps", type=int, default=400, help="0 leaves torchdyn out")
@@ -255,12 +298,23 @@ def main() -> None:
                 for model in ("neuralflow", "plain diffrax", "torchdyn"):
                     if model in result:
                         run = result[model]
-                        cells = (run["negative log-likelihood"], run["milliseconds a step"], run["compile"], run["seconds"])
+                        cells = (
+                            run["negative log-likelihood"],
+                            run["milliseconds a step"],
+                            run["compile"],
+                            run["seconds"],
+                        )
                         table.add_row(name, str(seed), model, *(f"{cell:.3f}" for cell in cells))
                 done(f"{name}, seed {seed}")
     console.print(table)
     device = jax.devices()[0]
-    record = {"command": COMMAND, "device": device.device_kind, "steps": options.steps, "batch": BATCH, "tolerance": TOLERANCE}
+    record = {
+        "command": COMMAND,
+        "device": device.device_kind,
+        "steps": options.steps,
+        "batch": BATCH,
+        "tolerance": TOLERANCE,
+    }
     files.write(HERE / "results.json", files.as_json({**record, "results": results}))
 
 

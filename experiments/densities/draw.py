@@ -34,14 +34,22 @@ def loss(flow: Any, batch: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=8_000)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument(
-        "--steps", type=int, help="train on so many fixed steps of RK4, to see what training makes of their errors"
+        "--steps",
+        type=int,
+        help="train on so many fixed steps of RK4, to see what training makes of their errors",
     )
     options = parser.parse_args()
-    solve = nf.FixedGrid(nf.RK4(), steps=options.steps) if options.steps else nf.Adaptive(nf.Dopri5(), 1e-4, 1e-4)
+    solve = (
+        nf.FixedGrid(nf.RK4(), steps=options.steps)
+        if options.steps
+        else nf.Adaptive(nf.Dopri5(), 1e-4, 1e-4)
+    )
     line = np.linspace(*LIMITS, SIZE, dtype=np.float32)
     grid = jnp.asarray(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2))
     shown, record = {}, {}
@@ -53,7 +61,9 @@ def main() -> None:
         flow = NormalisingFlow(nf.NeuralODE(field, solve), base)
         rate = optax.cosine_decay_schedule(5e-3, options.epochs * (len(train) // BATCH))
         began = time.perf_counter()
-        nf.training.fit(flow, loss, optax.adam(rate), {"x": train}, epochs=options.epochs, batch=BATCH)
+        nf.training.fit(
+            flow, loss, optax.adam(rate), {"x": train}, epochs=options.epochs, batch=BATCH
+        )
         seconds = time.perf_counter() - began
         exact = NormalisingFlow(flow.layer.with_solve(nf.Adaptive(nf.Dopri5(), 1e-6, 1e-6)), base)
         density = np.exp(np.asarray(exact.log_prob(grid))).reshape(SIZE, SIZE)
@@ -67,7 +77,10 @@ def main() -> None:
         shown[name] = train[:4000], density, np.asarray(exact.sample(jax.random.key(0), 4000))
     if options.steps:
         return
-    files.write(HERE / "drawn.json", files.as_json({"command": COMMAND, "epochs": options.epochs, "sets": record}))
+    files.write(
+        HERE / "drawn.json",
+        files.as_json({"command": COMMAND, "epochs": options.epochs, "sets": record}),
+    )
     plots.densities(shown, LIMITS).savefig(HERE / "densities.png", dpi=150)
 
 

@@ -41,10 +41,19 @@ KINDS = tuple((weights, control) for weights in ("shared", "own") for control in
 class Network(nnx.Module):
     """Embedding, flow, linear readout. In the plane the embedding is the identity."""
 
-    def __init__(self, inputs: int, width: int, classes: int, weights: str, control: bool, *, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, classes: int, weights: str, control: bool, *, rngs: nnx.Rngs
+    ):
         self.embed = nnx.Linear(inputs, width, rngs=rngs) if width != inputs else None
-        make = lambda rngs: nf.fields.MLP(width, hidden=32, rngs=rngs)
-        field = make(rngs) if weights == "shared" else nf.DepthVarying(make, nf.PiecewiseConstant(STEPS), rngs=rngs)
+
+        def make(rngs):
+            return nf.fields.MLP(width, hidden=32, rngs=rngs)
+
+        field = (
+            make(rngs)
+            if weights == "shared"
+            else nf.DepthVarying(make, nf.PiecewiseConstant(STEPS), rngs=rngs)
+        )
         if control:
             field = Bounded(field, BOUND * STEPS)
         self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=STEPS))
@@ -60,16 +69,28 @@ class Network(nnx.Module):
 def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Cross-entropy, and with control the kinetic energy."""
     start = model.points(batch["x"])
-    y, (energy,) = along(model.flow, start, kinetic_energy) if model.control else (model.flow(start), (jnp.zeros(()),))
+    y, (energy,) = (
+        along(model.flow, start, kinetic_energy)
+        if model.control
+        else (model.flow(start), (jnp.zeros(()),))
+    )
     logits = model.head(y)
-    value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean() + ENERGY * jnp.mean(energy)
+    value = optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch["y"]
+    ).mean() + ENERGY * jnp.mean(energy)
     return value, {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["y"])}
 
 
 def components(folder: Path, count: int = 48) -> tuple[dict[str, Any], dict[str, Any]]:
     """CIFAR-10 by its first principal components, each of variance one: 10000 images to train on, 2000 to test."""
-    train, test = (nf.data.load("cifar10", split, data_dir=folder) for split in ("train[:10000]", "test[:2000]"))
-    flat = lambda data: data["image"].reshape(len(data["image"]), -1).astype(np.float32) / 255
+    train, test = (
+        nf.data.load("cifar10", split, data_dir=folder)
+        for split in ("train[:10000]", "test[:2000]")
+    )
+
+    def flat(data):
+        return data["image"].reshape(len(data["image"]), -1).astype(np.float32) / 255
+
     x = flat(train)
     mean = x.mean(0)
     values, vectors = np.linalg.eigh(np.cov((x - mean).T))
@@ -85,13 +106,21 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
     start = model.points(x)
     flow = model.flow
     end = flow(start)
-    predict = lambda z: jnp.argmax(model.head(z), axis=-1)
+
+    def predict(z):
+        return jnp.argmax(model.head(z), axis=-1)
+
     signs = block_determinants(flow, start).sign
     try:
-        inverse_errors = jnp.linalg.norm(inverse(flow)(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+        inverse_errors = (
+            jnp.linalg.norm(inverse(flow)(end) - start, axis=1)
+            / jnp.linalg.norm(start, axis=1).mean()
+        )
     except nf.SolveError:
         inverse_errors = jnp.full(len(start), jnp.nan)
-    back = jnp.linalg.norm(flow.reverse()(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+    back = (
+        jnp.linalg.norm(flow.reverse()(end) - start, axis=1) / jnp.linalg.norm(start, axis=1).mean()
+    )
     finer = flow.with_solve(nf.FixedGrid(nf.Euler(), steps=4 * STEPS))(start)
     return {
         "accuracy, %": 100 * float(jnp.mean(predict(end) == y)),
@@ -103,7 +132,9 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def learned(sets: dict[str, Any], epochs: dict[str, int], console: Console) -> tuple[list[dict[str, Any]], list[Network]]:
+def learned(
+    sets: dict[str, Any], epochs: dict[str, int], console: Console
+) -> tuple[list[dict[str, Any]], list[Network]]:
     """A row for every set, kind and seed, and the spirals' networks of the first seed."""
     rows, drawn = [], []
     with progress(len(sets) * len(KINDS) * SEEDS, console) as done:
@@ -115,9 +146,24 @@ def learned(sets: dict[str, Any], epochs: dict[str, int], console: Console) -> t
                     model = Network(inputs, width, classes, weights, control, rngs=nnx.Rngs(seed))
                     rate = optax.cosine_decay_schedule(1e-2, epochs[name] * (len(train["x"]) // 64))
                     nf.training.fit(
-                        model, loss, optax.adam(rate), train, epochs=epochs[name], batch=64, seed=seed, progress=False
+                        model,
+                        loss,
+                        optax.adam(rate),
+                        train,
+                        epochs=epochs[name],
+                        batch=64,
+                        seed=seed,
+                        progress=False,
                     )
-                    rows.append({"set": name, "weights": weights, "control": control, "seed": seed, **measured(model, test)})
+                    rows.append(
+                        {
+                            "set": name,
+                            "weights": weights,
+                            "control": control,
+                            "seed": seed,
+                            **measured(model, test),
+                        }
+                    )
                     if name == "spirals" and seed == 0:
                         drawn.append(model)
                     done(f"{name}, {weights} weights, control {control}, seed {seed}")
@@ -126,12 +172,17 @@ def learned(sets: dict[str, Any], epochs: dict[str, int], console: Console) -> t
 
 def shown(rows: list[dict[str, Any]]) -> Table:
     """Means over seeds; of determinants the least, of errors the largest."""
-    table = Table(title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors over all seeds")
+    table = Table(
+        title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors over all seeds"
+    )
     names = list(rows[0])[4:]
     for name in ("set", "weights", "control", *names):
         table.add_column(name, justify="left" if name in ("set", "weights", "control") else "right")
     for key in dict.fromkeys((row["set"], row["weights"], row["control"]) for row in rows):
-        columns = {n: np.array([r[n] for r in rows if (r["set"], r["weights"], r["control"]) == key]) for n in names}
+        columns = {
+            n: np.array([r[n] for r in rows if (r["set"], r["weights"], r["control"]) == key])
+            for n in names
+        }
         cells = []
         for name, values in columns.items():
             if name == "least det":
@@ -154,11 +205,18 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
     def trained(key: Any, bounded: bool) -> Any:
         start, targets, weights = jax.random.split(key, 3)
         x, y = (jax.random.uniform(k, (40, 2), minval=-1.0) for k in (start, targets))
-        make = lambda rngs: nf.fields.MLP(2, hidden=16, rngs=rngs)
+
+        def make(rngs):
+            return nf.fields.MLP(2, hidden=16, rngs=rngs)
+
         field: Any = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(weights))
-        layer = nf.NeuralODE(Bounded(field, BOUND * 4) if bounded else field, nf.FixedGrid(nf.Euler(), steps=4))
+        layer = nf.NeuralODE(
+            Bounded(field, BOUND * 4) if bounded else field, nf.FixedGrid(nf.Euler(), steps=4)
+        )
         graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
-        value = lambda p: jnp.mean((nnx.merge(graphdef, p, rest)(x) - y) ** 2)
+
+        def value(p):
+            return jnp.mean((nnx.merge(graphdef, p, rest)(x) - y) ** 2)
 
         def step(carry: Any, _: Any) -> Any:
             params, state = carry
@@ -175,7 +233,12 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
                 layer, error = trained(jax.random.key(seed + 1), bounded)
                 sign, log = nf.labs.diffeo.log_determinant(layer, points)
                 signs = block_determinants(layer, points).sign
-                row = {"bounded": bounded, "seed": seed, "error": float(error), "least det": float((sign * jnp.exp(log)).min())}
+                row = {
+                    "bounded": bounded,
+                    "seed": seed,
+                    "error": float(error),
+                    "least det": float((sign * jnp.exp(log)).min()),
+                }
                 rows.append({**row, "folded": float(jnp.mean((signs <= 0).any(axis=0)))})
                 done(f"random field {seed}, bound {bounded}")
     return rows
@@ -185,22 +248,41 @@ def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, 
     """The plane as the four spiral networks leave it."""
     figure, axes = plots.figure(1, len(networks), width=3.1 * len(networks), height=3.5)
     for axis, model, (weights, control) in zip(axes, networks, KINDS, strict=True):
-        diffeo.plots.deformed_grid(model.flow, (-1.1, -1.1), (1.1, 1.1), test["x"][:300], test["y"][:300], lines=33, axis=axis)
-        row = next(r for r in rows if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0))
+        diffeo.plots.deformed_grid(
+            model.flow,
+            (-1.1, -1.1),
+            (1.1, 1.1),
+            test["x"][:300],
+            test["y"][:300],
+            lines=33,
+            axis=axis,
+        )
+        row = next(
+            r
+            for r in rows
+            if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0)
+        )
         title = f"{weights} weights, {'bounded' if control else 'as trained'}\n{row['accuracy, %']:.1f}%, folded {row['folded, %']:.1f}%"
         axis.set_title(title, fontsize=9)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets, for CIFAR-10")
     parser.add_argument("--fields", type=int, default=20, help="random planar fields")
-    parser.add_argument("--shorten", type=int, default=1, help="divide the epochs by this, to try it out")
+    parser.add_argument(
+        "--shorten", type=int, default=1, help="divide the epochs by this, to try it out"
+    )
     options = parser.parse_args()
     console, began = screen(), time.perf_counter()
     spirals = tuple(nf.data.spirals(1000, turns=1.5, noise=0.01, seed=seed) for seed in (0, 1))
-    sets: dict[str, Any] = {"spirals": spirals, "digits": (nf.data.digits("train"), nf.data.digits("test"))}
+    sets: dict[str, Any] = {
+        "spirals": spirals,
+        "digits": (nf.data.digits("train"), nf.data.digits("test")),
+    }
     if options.data_dir:
         sets["CIFAR-10 components"] = components(options.data_dir)
     epochs = {
@@ -216,7 +298,12 @@ def main() -> None:
         console.print(
             f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least determinant {least:.2g}"
         )
-    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": rows, "random fields": fields}
+    record = {
+        "command": COMMAND,
+        "seconds": time.perf_counter() - began,
+        "rows": rows,
+        "random fields": fields,
+    }
     files.write(HERE / "results.json", files.as_json(record))
     figure = picture(drawn, sets["spirals"][1], rows)
     files.write(HERE / "grids.png", lambda path: figure.savefig(path, format="png", dpi=150))

@@ -75,13 +75,18 @@ def registered(source: np.ndarray, target: np.ndarray) -> tuple[Geodesic, dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
     parser.add_argument("--digits", type=int, nargs="+", default=[2, 3, 7])
     options = parser.parse_args()
     console = screen()
     data = nf.data.load("mnist", "test[:200]", data_dir=options.data_dir)
-    rows, picture = [], plots.figure(2, len(options.digits), width=3.4 * len(options.digits), height=6.8)
+    rows, picture = (
+        [],
+        plots.figure(2, len(options.digits), width=3.4 * len(options.digits), height=6.8),
+    )
     with jax.enable_x64(True), progress(len(options.digits), console) as done:
         for column, digit in zip(picture[1].T, options.digits, strict=True):
             first, second = np.flatnonzero(data["label"] == digit)[:2]
@@ -90,11 +95,23 @@ def main() -> None:
             flow, metrics = registered(source, target)
             rows.append({"digit": digit, "images": [int(first), int(second)], **metrics})
             for axis, mapping, title in zip(
-                column, (lambda x: x, flow), (f"two {digit}s: from blue to red", "the plane that goes along"), strict=True
+                column,
+                (lambda x: x, flow),
+                (f"two {digit}s: from blue to red", "the plane that goes along"),
+                strict=True,
             ):
                 diffeo.plots.deformed_grid(mapping, (-1, -1), (1, 1), lines=29, axis=axis)
-                closed = lambda points: np.concatenate([points, points[:1]]).T
-                axis.plot(*closed(np.asarray(mapping(jnp.asarray(source)))), "o-", color="#20639b", markersize=3, linewidth=1.2)
+
+                def closed(points):
+                    return np.concatenate([points, points[:1]]).T
+
+                axis.plot(
+                    *closed(np.asarray(mapping(jnp.asarray(source)))),
+                    "o-",
+                    color="#20639b",
+                    markersize=3,
+                    linewidth=1.2,
+                )
                 axis.plot(*closed(target), color="#d1495b", linewidth=1.2)
                 axis.set_title(title, fontsize=10)
             done(f"two {digit}s")
@@ -102,7 +119,9 @@ def main() -> None:
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(
+            *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+        )
     console.print(table)
     files.write(HERE / "outlines.json", files.as_json({"command": COMMAND, "rows": rows}))
     files.write(HERE / "outlines.png", lambda path: picture[0].savefig(path, format="png", dpi=130))

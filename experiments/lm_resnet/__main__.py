@@ -23,23 +23,43 @@ from experiments.lm_resnet.model import BLOCKS, Network, parameters
 from neuralflow import data, files, plots, training
 from neuralflow.training.checkpoints import CheckpointError
 
-PUBLISHED = {("resnet", 20): 8.75, ("resnet", 110): 6.37, ("lm", 20): 8.33, ("lm", 56): 6.31, ("lm", 110): 6.16}
+PUBLISHED = {
+    ("resnet", 20): 8.75,
+    ("resnet", 110): 6.37,
+    ("lm", 20): 8.33,
+    ("lm", 56): 6.31,
+    ("lm", 110): 6.16,
+}
 """Test errors on CIFAR-10 in percent: LM as the authors give them, ResNet as He et al. do."""
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--depth", type=int, default=20, choices=BLOCKS)
     parser.add_argument("--model", default="lm", choices=("resnet", "lm"))
     parser.add_argument("--data", default="cifar10", choices=recipe.STATISTICS)
     parser.add_argument("--data-dir", type=Path, default=None, help="folder of prepared TFDS sets")
-    parser.add_argument("--epochs", type=int, default=None, help="other than the published number; the cuts move with it")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=None,
+        help="other than the published number; the cuts move with it",
+    )
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=0.1, help="learning rate before the first cut")
+    parser.add_argument(
+        "--rate", type=float, default=0.1, help="learning rate before the first cut"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="the branches compute in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=None, help="train on so many images only")
-    parser.add_argument("--peak", type=float, default=None, help="the device's peak in TFLOP/s, to give the share that is used")
+    parser.add_argument(
+        "--peak",
+        type=float,
+        default=None,
+        help="the device's peak in TFLOP/s, to give the share that is used",
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder of the run")
     parser.add_argument("--resume", action="store_true")
     return parser
@@ -49,7 +69,13 @@ def main() -> None:
     parser = options()
     try:
         run(parser.parse_args())
-    except (ValueError, OSError, data.DataMissing, training.TrainingError, CheckpointError) as error:
+    except (
+        ValueError,
+        OSError,
+        data.DataMissing,
+        training.TrainingError,
+        CheckpointError,
+    ) as error:
         parser.error(str(error))
 
 
@@ -57,7 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains, and writes what came of it."""
     out = (
         arguments.out
-        or Path("results/lm_resnet") / f"{arguments.model}-{arguments.depth}-{arguments.data}-seed{arguments.seed}"
+        or Path("results/lm_resnet")
+        / f"{arguments.model}-{arguments.depth}-{arguments.data}-seed{arguments.seed}"
     )
     *cuts, last = recipe.SCHEDULES.get(arguments.data, (80, 120, 160))
     epochs = last if arguments.epochs is None else arguments.epochs
@@ -88,16 +115,24 @@ def run(arguments: argparse.Namespace) -> None:
         "epochs": epochs,
         "parameters": parameters(network),
         "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
-        "published, percent": PUBLISHED.get((arguments.model, arguments.depth)) if arguments.data == "cifar10" else None,
+        "published, percent": PUBLISHED.get((arguments.model, arguments.depth))
+        if arguments.data == "cifar10"
+        else None,
         "k": network.learned_k(),
         "images a second": speed,
         "TFLOP a second": work / arguments.batch * speed / 1e12,
-        "share of the peak": None if arguments.peak is None else work / arguments.batch * speed / 1e12 / arguments.peak,
-        "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{os.cpu_count()} cores",
+        "share of the peak": None
+        if arguments.peak is None
+        else work / arguments.batch * speed / 1e12 / arguments.peak,
+        "device": jax.devices()[0].device_kind
+        if jax.default_backend() != "cpu"
+        else f"{os.cpu_count()} cores",
     }
     files.write(out / "result.json", files.as_json(result))
     if result["k"]:
-        plots.coefficients({f"stage {i + 1}": k for i, k in enumerate(result["k"])}).savefig(out / "k.png", dpi=150)
+        plots.coefficients({f"stage {i + 1}": k for i, k in enumerate(result["k"])}).savefig(
+            out / "k.png", dpi=150
+        )
     print(files.as_json({name: value for name, value in result.items() if name != "k"}))
 
 

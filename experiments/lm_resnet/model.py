@@ -29,9 +29,13 @@ _INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 class Branch(nnx.Module):
     """A pre-activation residual branch: (norm, ReLU, convolution) for every kernel in turn."""
 
-    def __init__(self, widths: list[int], kernels: list[int], stride: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, widths: list[int], kernels: list[int], stride: int, dtype: Any, rngs: nnx.Rngs
+    ):
         pairs = list(zip(widths[:-1], widths[1:], kernels, strict=True))
-        self.norms = nnx.List(nnx.BatchNorm(a, momentum=0.9, dtype=dtype, rngs=rngs) for a, _, _ in pairs)
+        self.norms = nnx.List(
+            nnx.BatchNorm(a, momentum=0.9, dtype=dtype, rngs=rngs) for a, _, _ in pairs
+        )
         # The stride stands at the first 3 x 3 convolution.
         at = kernels.index(3) if 3 in kernels else 0
         self.convs = nnx.List(
@@ -61,16 +65,23 @@ class Stage(nnx.Module):
         if self.entry:
             self.shortcut = Branch([inputs, outputs], [1], stride, dtype, rngs)
             self.first = branch(inputs, outputs, stride, rngs)
-        make = lambda rngs: branch(outputs, outputs, 1, rngs)
+
+        def make(rngs):
+            return branch(outputs, outputs, 1, rngs)
+
         field: Any = nf.DepthVarying(make, nf.PiecewiseConstant(steps), rngs=rngs)
         if survival is not None:
-            thinned = nf.labs.stochastic.StochasticDepth(field, survival(int(self.entry)), per="batch", rngs=rngs)
+            thinned = nf.labs.stochastic.StochasticDepth(
+                field, survival(int(self.entry)), per="batch", rngs=rngs
+            )
             field = nf.labs.stochastic.Stepped(thinned, 1.0)
         scheme = nf.Euler()
         if model == "lm":
             # After an entry every step has a state before it; at the start of the network the first has none.
             scheme = nf.schemes.LMResNet.learned(steps + self.entry, rngs=rngs)
-        self.flow = nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps, memory="full"), 0.0, float(steps))
+        self.flow = nf.NeuralODE(
+            field, nf.FixedGrid(scheme, steps=steps, memory="full"), 0.0, float(steps)
+        )
 
     def __call__(self, x: Array) -> Array:
         if not self.entry:
@@ -113,17 +124,32 @@ class Network(nnx.Module):
             inner = outputs // expansion
             return Branch([inputs, inner, inner, outputs], [1, 3, 1], stride, dtype, rngs)
 
-        self.stem = nnx.Conv(channels, width, (3, 3), use_bias=False, kernel_init=_INIT, dtype=dtype, rngs=rngs)
+        self.stem = nnx.Conv(
+            channels, width, (3, 3), use_bias=False, kernel_init=_INIT, dtype=dtype, rngs=rngs
+        )
         widths = [width, *(expansion * width * m for m in (1, 2, 4))]
 
         def rule(stage: int) -> Callable[[int], Any] | None:
             """The survival of a stage's blocks behind so many entries, as a function of its depth time."""
             if survival is None:
                 return None
-            return lambda entries: nf.labs.stochastic.linear(survival, length=3.0 * count, step=stage * count + entries + 1)
+            return lambda entries: nf.labs.stochastic.linear(
+                survival, length=3.0 * count, step=stage * count + entries + 1
+            )
 
         self.stages = nnx.List(
-            Stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2, model, branch, rule(i), dtype, rngs) for i in range(3)
+            Stage(
+                widths[i],
+                widths[i + 1],
+                count,
+                1 if i == 0 else 2,
+                model,
+                branch,
+                rule(i),
+                dtype,
+                rngs,
+            )
+            for i in range(3)
         )
         self.norm = nnx.BatchNorm(widths[-1], momentum=0.9, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
@@ -137,7 +163,9 @@ class Network(nnx.Module):
     def learned_k(self) -> list[list[float]]:
         """The k of every stage, in the order of its steps; empty for a ResNet."""
         schemes = [stage.flow.discretisation.scheme for stage in self.stages]
-        return [np.asarray(s.k[...]).tolist() for s in schemes if isinstance(s, nf.schemes.LMResNet)]
+        return [
+            np.asarray(s.k[...]).tolist() for s in schemes if isinstance(s, nf.schemes.LMResNet)
+        ]
 
 
 def parameters(model: nnx.Module) -> int:

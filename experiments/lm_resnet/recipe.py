@@ -30,7 +30,10 @@ def images(name: str, split: str, folder: Any) -> dict[str, np.ndarray]:
     """x (samples, height, width, channels), normalised, float32, and y (samples,)."""
     dataset = data.load(name, split, data_dir=folder)
     mean, deviation = (np.asarray(v, np.float32) for v in STATISTICS[name])
-    return {"x": ((dataset["image"] / np.float32(255) - mean) / deviation).astype(np.float32), "y": dataset["label"]}
+    return {
+        "x": ((dataset["image"] / np.float32(255) - mean) / deviation).astype(np.float32),
+        "y": dataset["label"],
+    }
 
 
 def schedule(rate: float, cuts: tuple[int, ...], steps: int) -> optax.Schedule:
@@ -74,5 +77,10 @@ def flops(network: Network, batch: dict[str, Any]) -> float:
     def loss(params: Any, batch: Any) -> Any:
         return nf.models.classification(nnx.merge(graphdef, params, rest, copy=True), batch)[0]
 
-    cost: Any = jax.jit(jax.grad(loss)).lower(params, jax.tree.map(jnp.asarray, batch)).compile().cost_analysis()
+    cost: Any = (
+        jax.jit(jax.grad(loss))
+        .lower(params, jax.tree.map(jnp.asarray, batch))
+        .compile()
+        .cost_analysis()
+    )
     return float((cost[0] if isinstance(cost, list) else cost).get("flops", float("nan")))

@@ -28,7 +28,10 @@ COMMAND = "python -m experiments.lm_resnet.small --data-dir FOLDER"
 
 def pair(small: Study, seed: int) -> dict[Model, Network]:
     """Both networks with the same weights, but for the k of one."""
-    networks: dict[Model, Network] = {"resnet": small.network("resnet", seed), "lm": small.network("lm", seed)}
+    networks: dict[Model, Network] = {
+        "resnet": small.network("resnet", seed),
+        "lm": small.network("lm", seed),
+    }
     weights = dict(nnx.to_flat_state(nnx.state(networks["lm"])))
     shared = [(path, weights[path]) for path, _ in nnx.to_flat_state(nnx.state(networks["resnet"]))]
     nnx.update(networks["resnet"], nnx.from_flat_state(shared))
@@ -42,7 +45,14 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
         for model, colour in (("resnet", "#20639b"), ("lm", "#d1495b")):
             for i, run in enumerate(runs[model]):
                 epochs = range(1, len(run[what]) + 1)
-                axis.plot(epochs, run[what], color=colour, linewidth=1.1, alpha=0.8, label=model if i == 0 else None)
+                axis.plot(
+                    epochs,
+                    run[what],
+                    color=colour,
+                    linewidth=1.1,
+                    alpha=0.8,
+                    label=model if i == 0 else None,
+                )
         axis.set_xlabel("epoch")
         axis.set_title({"loss": "training loss", "error": "test error, percent"}[what], fontsize=10)
         axis.legend(fontsize=8, frameon=False)
@@ -51,7 +61,16 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
         ks = np.asarray([run["k"][i] for run in runs["lm"]])
         places = np.arange(2 if i == 0 else 1, ks.shape[1] + (2 if i == 0 else 1)) + 0.06 * (i - 1)
         spread = np.abs(ks - ks.mean(0)).max(0)
-        learned.errorbar(places, ks.mean(0), spread, fmt="o-", capsize=2, markersize=4, linewidth=1.1, label=f"stage {i + 1}")
+        learned.errorbar(
+            places,
+            ks.mean(0),
+            spread,
+            fmt="o-",
+            capsize=2,
+            markersize=4,
+            linewidth=1.1,
+            label=f"stage {i + 1}",
+        )
     learned.axhline(0, color="0.4", linewidth=0.5)
     learned.xaxis.get_major_locator().set_params(integer=True)
     learned.set_xlabel("step of the stage")
@@ -68,10 +87,17 @@ def main() -> None:
         for seed in range(small.options.seeds):
             for model, network in pair(small, seed).items():
                 run = small.train(network, seed)
-                run |= {"seconds": sum(run["seconds"]), "parameters": parameters(network), "k": network.learned_k()}
+                run |= {
+                    "seconds": sum(run["seconds"]),
+                    "parameters": parameters(network),
+                    "k": network.learned_k(),
+                }
                 runs[model].append(run)
                 done(f"seed {seed}, {model}: test error {run['error'][-1]:.2f}%")
-    last = {model: np.asarray([run["error"][-1] for run in of_model]) for model, of_model in runs.items()}
+    last = {
+        model: np.asarray([run["error"][-1] for run in of_model])
+        for model, of_model in runs.items()
+    }
     table = Table(title=small.title)
     for name in ("model", "parameters", "mean", "95% interval over seeds"):
         table.add_column(name, justify="left" if name == "model" else "right")
@@ -82,7 +108,10 @@ def main() -> None:
         size = str(runs[model][0]["parameters"]) if model in runs else ""
         table.add_row(model, size, f"{errors.mean():.2f}", f"{low:.2f} to {high:.2f}")
     console.print(table)
-    result = {name: getattr(small.options, name) for name in ("samples", "test_samples", "epochs", "blocks", "width")}
+    result = {
+        name: getattr(small.options, name)
+        for name in ("samples", "test_samples", "epochs", "blocks", "width")
+    }
     result |= {"seconds": time.perf_counter() - began, "test error": summaries, "runs": runs}
     files.write(HERE / "small.json", files.as_json({"command": COMMAND, "result": result}))
     picture(runs).savefig(HERE / "small.png", dpi=150)

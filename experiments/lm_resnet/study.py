@@ -43,12 +43,18 @@ class Study(NamedTuple):
             progress=False,
         ).history.rows
         error = [100 * (1 - row["validation_accuracy"]) for row in rows]
-        return {"loss": [row["loss"] for row in rows], "error": error, "seconds": [row["seconds"] for row in rows]}
+        return {
+            "loss": [row["loss"] for row in rows],
+            "error": error,
+            "seconds": [row["seconds"] for row in rows],
+        }
 
 
 def study(description: str | None, samples: int) -> Study:
     """The study that a command line asks for, on `samples` images unless it says otherwise."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--test-samples", type=int, default=2_000)
@@ -57,5 +63,8 @@ def study(description: str | None, samples: int) -> Study:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    split = lambda name, count: recipe.images("fashion_mnist", f"{name}[:{count}]", options.data_dir)
+
+    def split(name, count):
+        return recipe.images("fashion_mnist", f"{name}[:{count}]", options.data_dir)
+
     return Study(options, split("train", options.samples), split("test", options.test_samples))

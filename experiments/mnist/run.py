@@ -28,7 +28,9 @@ def train(scheme: str, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         command = ["neuralflow", "train", *OPTIONS.split(), "--scheme", scheme]
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", *command, "--data-dir", str(folder), "--out", out], check=True)
+        subprocess.run(
+            [sys.executable, "-m", *command, "--data-dir", str(folder), "--out", out], check=True
+        )
         seconds = time.perf_counter() - began
         last = json.loads((Path(out) / "history.jsonl").read_text().splitlines()[-1])
     return {
@@ -40,7 +42,9 @@ def train(scheme: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
     parser.add_argument("--schemes", nargs="+", default=["euler", "heun", "tsit5"])
     options = parser.parse_args()

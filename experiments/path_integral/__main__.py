@@ -58,7 +58,9 @@ class Network(nnx.Module):
     """Images (batch, h, w, c) to logits."""
 
     def __init__(self, kernel: Any, width: int, channels: int, *, rngs: nnx.Rngs):
-        make = lambda rngs: nf.fields.ConvBlock(width, kernel=kernel, rngs=rngs)
+        def make(rngs):
+            return nf.fields.ConvBlock(width, kernel=kernel, rngs=rngs)
+
         self.stem = nnx.Conv(channels, width, (3, 3), strides=2, rngs=rngs)
         field = nf.DepthVarying(make, nf.PiecewiseConstant(BLOCKS), rngs=rngs)
         self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=BLOCKS), 0.0, float(BLOCKS))
@@ -74,7 +76,9 @@ def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Cross-entropy and accuracy."""
     logits = model(batch["image"])
     right = jnp.argmax(logits, axis=-1) == batch["label"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {"accuracy": jnp.mean(right)}
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {
+        "accuracy": jnp.mean(right)
+    }
 
 
 def images(name: str, split: str, folder: Path) -> dict[str, Any]:
@@ -91,17 +95,27 @@ def weights(model: Network) -> int:
 def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
     """The time of a gradient step's gradient against the ResNet's, round by round."""
     functions, arguments = {}, {}
-    batch = {"image": jax.random.normal(jax.random.key(0), (BATCH, size, size, channels)), "label": jnp.zeros(BATCH, int)}
+    batch = {
+        "image": jax.random.normal(jax.random.key(0), (BATCH, size, size, channels)),
+        "label": jnp.zeros(BATCH, int),
+    }
     for name, (kernel, width) in MODELS.items():
         graphdef, params = nnx.split(Network(kernel, width, channels, rngs=nnx.Rngs(0)))
-        functions[name] = jax.grad(lambda p, batch, graphdef=graphdef: loss(nnx.merge(graphdef, p), batch)[0])
+        functions[name] = jax.grad(
+            lambda p, batch, graphdef=graphdef: loss(nnx.merge(graphdef, p), batch)[0]
+        )
         arguments[name] = (params, batch)
     measurements = side_by_side(functions, arguments, rounds)
-    return {name: ratio(measured.runs, measurements["ResNet"].runs) for name, measured in measurements.items()}
+    return {
+        name: ratio(measured.runs, measurements["ResNet"].runs)
+        for name, measured in measurements.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=6_000)
     parser.add_argument("--test-samples", type=int, default=4_000)
@@ -127,16 +141,28 @@ def main() -> None:
             for seed in range(options.seeds):
                 for model, (kernel, width) in MODELS.items():
                     network = Network(kernel, width, channels, rngs=nnx.Rngs(seed))
-                    rate = optax.cosine_decay_schedule(3e-3, options.epochs * (options.samples // BATCH))
+                    rate = optax.cosine_decay_schedule(
+                        3e-3, options.epochs * (options.samples // BATCH)
+                    )
                     nf.training.fit(
-                        network, loss, optax.adam(rate), train, epochs=options.epochs, batch=BATCH, seed=seed, progress=False
+                        network,
+                        loss,
+                        optax.adam(rate),
+                        train,
+                        epochs=options.epochs,
+                        batch=BATCH,
+                        seed=seed,
+                        progress=False,
                     )
                     metrics = nf.training.evaluate(network, loss, test, batch=500)
                     errors[model].append(100 * (1 - float(metrics["accuracy"])))
                     sizes[model] = weights(network)
                     if model == "ResNet" and seed == 0:
                         read = nf.labs.operators.read(network.flow)
-                        layers[name] = {place: nf.labs.operators.shares(values) for place, values in read.items()}
+                        layers[name] = {
+                            place: nf.labs.operators.shares(values)
+                            for place, values in read.items()
+                        }
                     done(f"{name}, seed {seed}, {model}: {errors[model][-1]:.2f}%")
             values = {model: np.asarray(by_seed) for model, by_seed in errors.items()}
             result["sets"][name] = {
@@ -148,18 +174,45 @@ def main() -> None:
                 }
                 for model in MODELS
             }
-            result["sets"][name]["step over the ResNet's"] = step_times(channels, size, options.rounds)
+            result["sets"][name]["step over the ResNet's"] = step_times(
+                channels, size, options.rounds
+            )
     for name, entry in result["sets"].items():
-        table = Table(title=f"{name}, {options.samples} images, {options.epochs} epochs: test error, percent")
-        for column in ("blocks", "weights", "error", "95% over seeds", "less the ResNet's", "95%", "time of a step"):
+        table = Table(
+            title=f"{name}, {options.samples} images, {options.epochs} epochs: test error, percent"
+        )
+        for column in (
+            "blocks",
+            "weights",
+            "error",
+            "95% over seeds",
+            "less the ResNet's",
+            "95%",
+            "time of a step",
+        ):
             table.add_column(column, justify="left" if column == "blocks" else "right")
         for model in MODELS:
             row, step = entry[model], entry["step over the ResNet's"][model]
             cells = [f"{row[k]['mean']:.2f}" for k in ("error", "less the ResNet's")]
-            spans = ["{:.2f} to {:.2f}".format(*row[k]["interval"]) for k in ("error", "less the ResNet's")]
-            table.add_row(model, str(row["weights"]), cells[0], spans[0], cells[1], spans[1], f"{step['median']:.2f}")
+            spans = [
+                "{:.2f} to {:.2f}".format(*row[k]["interval"])
+                for k in ("error", "less the ResNet's")
+            ]
+            table.add_row(
+                model,
+                str(row["weights"]),
+                cells[0],
+                spans[0],
+                cells[1],
+                spans[1],
+                f"{step['median']:.2f}",
+            )
         console.print(table)
-    result |= {"shares": {name: {p: s._asdict() for p, s in shares.items()} for name, shares in layers.items()}}
+    result |= {
+        "shares": {
+            name: {p: s._asdict() for p, s in shares.items()} for name, shares in layers.items()
+        }
+    }
     result |= {"seconds": time.perf_counter() - began}
     files.write(HERE / "results.json", files.as_json({"command": COMMAND, "result": result}))
     operators.plots.shares(layers).savefig(HERE / "shares.png", dpi=150)

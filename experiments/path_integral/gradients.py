@@ -49,11 +49,15 @@ class Network(nnx.Module):
     """Digits (batch, 8, 8, 1) to logits."""
 
     def __init__(self, kind: str, depth: int, *, rngs: nnx.Rngs):
-        make = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
+        def make(rngs):
+            return nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
+
         built = (lambda rngs: Plain(make(rngs))) if kind == "plain" else make
         self.embed = nnx.Linear(64, WIDTH, rngs=rngs)
         field = nf.DepthVarying(built, nf.PiecewiseConstant(depth), rngs=rngs)
-        self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=depth), 0.0, depth ** (1 - KINDS[kind]))
+        self.flow = nf.NeuralODE(
+            field, nf.FixedGrid(nf.Euler(), steps=depth), 0.0, depth ** (1 - KINDS[kind])
+        )
         self.head = nnx.Linear(WIDTH, 10, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
@@ -64,21 +68,31 @@ def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Cross-entropy and accuracy."""
     logits = model(batch["x"])
     right = jnp.argmax(logits, axis=-1) == batch["y"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {"accuracy": jnp.mean(right)}
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
+        "accuracy": jnp.mean(right)
+    }
 
 
 def looked_at(model: Network, batch: dict[str, Any]) -> tuple[paths.Branches, Any]:
     """The network's branches at the samples, and each sample's gradient of the loss at the flow's end, in float64."""
     start = model.embed(batch["x"].reshape(len(batch["x"]), -1))
-    cost = lambda y: jnp.sum(optax.softmax_cross_entropy_with_integer_labels(model.head(y), batch["y"]))
+
+    def cost(y):
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(model.head(y), batch["y"]))
+
     linearisation = paths.linearised(model.flow, start), jax.grad(cost)(model.flow(start))
     return jax.tree.map(lambda a: a.astype(float), linearisation)
 
 
 def measured(branches: paths.Branches, cotangent: Any) -> dict[str, Any]:
     """Norms of the gradient at the input over those at the output, added up over samples, and the shares of short paths."""
-    size = lambda a: jnp.sum(jnp.linalg.norm(a, axis=-1))
-    mean = lambda a: float(size(a[0]) / size(a[-1]))
+
+    def size(a):
+        return jnp.sum(jnp.linalg.norm(a, axis=-1))
+
+    def mean(a):
+        return float(size(a[0]) / size(a[-1]))
+
     shares = np.asarray(paths.length_shares(paths.gradients(branches, cotangent)), float)
     return {
         "gradient at the input": mean(paths.adjoints(branches, cotangent)),
@@ -90,12 +104,16 @@ def measured(branches: paths.Branches, cotangent: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began, console = time.perf_counter(), screen()
-    jax.config.update("jax_enable_x64", True)  # gradients that grow by 1e30 and more; training stays in float32
+    jax.config.update(
+        "jax_enable_x64", True
+    )  # gradients that grow by 1e30 and more; training stays in float32
     train, test = nf.data.digits("train"), nf.data.digits("test")
     points = {key: jnp.asarray(value[:256]) for key, value in test.items()}
     figure, axes = plots.figure(len(DEPTHS), 2, width=10.5, height=9.5)
@@ -105,20 +123,41 @@ def main() -> None:
             drawn = {}
             for kind in KINDS:
                 model = Network(kind, depth, rngs=nnx.Rngs(options.seed))
-                record: dict[str, Any] = {"depth": depth, "kind": kind, "before": measured(*looked_at(model, points))}
+                record: dict[str, Any] = {
+                    "depth": depth,
+                    "kind": kind,
+                    "before": measured(*looked_at(model, points)),
+                }
                 rate = optax.cosine_decay_schedule(2e-3, options.epochs * (len(train["x"]) // 64))
                 optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
                 nf.training.fit(
-                    model, loss, optimiser, train, epochs=options.epochs, batch=64, seed=options.seed, progress=False
+                    model,
+                    loss,
+                    optimiser,
+                    train,
+                    epochs=options.epochs,
+                    batch=64,
+                    seed=options.seed,
+                    progress=False,
                 )
                 linearisation = looked_at(model, points)
                 record["after"] = measured(*linearisation)
-                record["accuracy, %"] = 100 * float(nf.training.evaluate(model, loss, test, batch=64)["accuracy"])
+                record["accuracy, %"] = 100 * float(
+                    nf.training.evaluate(model, loss, test, batch=64)["accuracy"]
+                )
                 if kind != "plain":
                     drawn[kind] = linearisation
                 else:
-                    size = np.linalg.norm(np.asarray(paths.adjoints(*linearisation), float), axis=-1).sum(axis=1)
-                    row[1].semilogy(np.linspace(0, 1, len(size)), size / size[-1], color="black", linewidth=1.2, label="plain")
+                    size = np.linalg.norm(
+                        np.asarray(paths.adjoints(*linearisation), float), axis=-1
+                    ).sum(axis=1)
+                    row[1].semilogy(
+                        np.linspace(0, 1, len(size)),
+                        size / size[-1],
+                        color="black",
+                        linewidth=1.2,
+                        label="plain",
+                    )
                 rows.append(record)
                 done(f"depth {depth}, {kind}: accuracy {record['accuracy, %']:.1f}%")
             paths.plots.gradient_paths(drawn, row)
@@ -146,7 +185,10 @@ def main() -> None:
         lengths = (
             [str(r["depth"]), "0", "0"]
             if plain
-            else [f"{after['mean length']:.1f}", *(f"{after['share up to'][k]:.1%}" for k in ("4", "16"))]
+            else [
+                f"{after['mean length']:.1f}",
+                *(f"{after['share up to'][k]:.1%}" for k in ("4", "16")),
+            ]
         )
         table.add_row(
             str(r["depth"]),
@@ -164,7 +206,12 @@ def main() -> None:
             for part in (r["before"], r["after"]):
                 for key in ("without skips", "mean length", "share up to", "shares"):
                     del part[key]
-    result = {"epochs": options.epochs, "seed": options.seed, "seconds": time.perf_counter() - began, "rows": rows}
+    result = {
+        "epochs": options.epochs,
+        "seed": options.seed,
+        "seconds": time.perf_counter() - began,
+        "rows": rows,
+    }
     files.write(HERE / "gradients.json", files.as_json({"command": COMMAND, "result": result}))
     figure.savefig(HERE / "gradients.png", dpi=150)
 

@@ -40,7 +40,10 @@ def drawn(seed: int, largest: int) -> list[Any]:
     rng = np.random.default_rng(seed)
     widths = rng.integers(1, largest + 1, 7)
     pairs = itertools.pairwise(widths)
-    return [(rng.normal(size=(b, a)) * np.sqrt(2 / a), 0.3 * rng.normal(size=b), jax.nn.relu) for a, b in pairs]
+    return [
+        (rng.normal(size=(b, a)) * np.sqrt(2 / a), 0.3 * rng.normal(size=b), jax.nn.relu)
+        for a, b in pairs
+    ]
 
 
 def errors(seed: int) -> dict[str, float]:
@@ -60,10 +63,15 @@ def errors(seed: int) -> dict[str, float]:
         want = x
         for weight, bias, activation in net:
             want = np.asarray(activation(want @ weight.T + bias))
-        return float(np.abs(np.asarray(converted(jnp.asarray(x))) - want).max() / max(1.0, np.abs(want).max()))
+        return float(
+            np.abs(np.asarray(converted(jnp.asarray(x))) - want).max()
+            / max(1.0, np.abs(want).max())
+        )
 
     for cutoff in (1e-4, 1e-6, 1e-8):
-        flow = plain_net.as_flow(net, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11, max_steps=1 << 15))
+        flow = plain_net.as_flow(
+            net, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11, max_steps=1 << 15)
+        )
         metrics[f"flow, cutoff {cutoff:g}"] = error(flow, net)
     metrics["ReLU in one block"] = error(plain_net.as_resnet(net), net)
     metrics["ReLU in seven blocks"] = error(plain_net.as_resnet(net, steps=7), net)
@@ -74,7 +82,9 @@ def errors(seed: int) -> dict[str, float]:
         gaps = [error(plain_net.as_resnet(narrow, linear=linear, steps=n), narrow) for n in depths]  # type: ignore[arg-type]
         metrics[f"{linear}, {depths[-1]} steps"] = gaps[-1]
         flat = max(gaps) < 1e-12
-        metrics[f"order, {linear}"] = np.nan if flat else float(-np.polyfit(np.log(depths), np.log(gaps), 1)[0])
+        metrics[f"order, {linear}"] = (
+            np.nan if flat else float(-np.polyfit(np.log(depths), np.log(gaps), 1)[0])
+        )
     return metrics
 
 
@@ -85,14 +95,18 @@ def rows(draws: int, console: Console) -> dict[str, list[float | None]]:
         for seed in range(draws):
             results.append(errors(seed))
             done(f"net {seed}")
-    table = Table(title=f"{draws} random ReLU nets of six layers: error relative to the output, or order")
+    table = Table(
+        title=f"{draws} random ReLU nets of six layers: error relative to the output, or order"
+    )
     for name in ("what", "least", "median", "largest"):
         table.add_column(name, justify="left" if name == "what" else "right")
     series = {name: np.asarray([row[name] for row in results]) for name in results[0]}
     for name, values in series.items():
         table.add_row(name, *(f"{f(values):.3g}" for f in (np.nanmin, np.nanmedian, np.nanmax)))
     console.print(table)
-    return {name: [None if np.isnan(v) else float(v) for v in values] for name, values in series.items()}
+    return {
+        name: [None if np.isnan(v) else float(v) for v in values] for name, values in series.items()
+    }
 
 
 class Net(nnx.Module):
@@ -144,7 +158,9 @@ def scratch(refined: plain_net.Embedded, rngs: nnx.Rngs) -> plain_net.Embedded:
 def digits(epochs: int, console: Console) -> dict[str, Any]:
     """Curves of the plain net, of the ResNet it becomes, trained on, and of one from scratch."""
     train_set, test_set = nf.data.digits("train"), nf.data.digits("test")
-    runs: dict[str, list[Any]] = {name: [] for name in ("plain net", "refined", "plain net, longer", "from scratch")}
+    runs: dict[str, list[Any]] = {
+        name: [] for name in ("plain net", "refined", "plain net, longer", "from scratch")
+    }
     same: list[dict[str, float]] = []
 
     def train(model: Any, count: int, rate: float, seed: int) -> list[Any]:
@@ -159,7 +175,10 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
             seed=seed,
             progress=False,
         )
-        return [{k: row[k] for k in ("loss", "validation_loss", "validation_accuracy")} for row in fitted.history.rows]
+        return [
+            {k: row[k] for k in ("loss", "validation_loss", "validation_accuracy")}
+            for row in fitted.history.rows
+        ]
 
     for seed in range(SEEDS):
         net = Net((64, 48, 48, 10), nnx.Rngs(seed))
@@ -177,13 +196,23 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
         runs["refined"].append(train(Flattened(refined), epochs, 3e-4, seed + 1))
         runs["plain net, longer"].append(train(net, epochs, 3e-4, seed + 1))
         runs["from scratch"].append(train(Flattened(fresh), 2 * epochs, 1e-3, seed))
-        console.print(f"seed {seed}: predictions equal {same[-1]['equal']:.1%}, logits to {same[-1]['largest difference']:.1e}")
+        console.print(
+            f"seed {seed}: predictions equal {same[-1]['equal']:.1%}, logits to {same[-1]['largest difference']:.1e}"
+        )
     table = Table(title="digits: after training, mean over seeds (least to largest)")
     for name in ("network", "test accuracy, percent", "test loss"):
         table.add_column(name, justify="left" if name == "network" else "right")
     for name, histories in runs.items():
-        ends = np.asarray([[100 * run[-1]["validation_accuracy"], run[-1]["validation_loss"]] for run in histories])
-        cells = [f"{m:.3g} ({a:.3g}-{b:.3g})" for m, a, b in zip(ends.mean(0), ends.min(0), ends.max(0), strict=True)]
+        ends = np.asarray(
+            [
+                [100 * run[-1]["validation_accuracy"], run[-1]["validation_loss"]]
+                for run in histories
+            ]
+        )
+        cells = [
+            f"{m:.3g} ({a:.3g}-{b:.3g})"
+            for m, a, b in zip(ends.mean(0), ends.min(0), ends.max(0), strict=True)
+        ]
         table.add_row(name, *cells)
     console.print(table)
     return {"epochs": epochs, "same": same, "runs": runs}
@@ -192,14 +221,30 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
 def picture(results: dict[str, Any]) -> Any:
     """Training loss, test loss and test accuracy by epoch, every seed."""
     figure, axes = plots.figure(1, 3, height=3.6)
-    starts = {"plain net": 0, "refined": results["epochs"], "plain net, longer": results["epochs"], "from scratch": 0}
-    titles = {"loss": "training loss", "validation_loss": "test loss", "validation_accuracy": "test accuracy"}
+    starts = {
+        "plain net": 0,
+        "refined": results["epochs"],
+        "plain net, longer": results["epochs"],
+        "from scratch": 0,
+    }
+    titles = {
+        "loss": "training loss",
+        "validation_loss": "test loss",
+        "validation_accuracy": "test accuracy",
+    }
     for axis, (what, title) in zip(axes, titles.items(), strict=True):
-        for (name, runs), colour in zip(results["runs"].items(), ("#555555", "#d1495b", "#c98b2b", "#20639b"), strict=True):
+        for (name, runs), colour in zip(
+            results["runs"].items(), ("#555555", "#d1495b", "#c98b2b", "#20639b"), strict=True
+        ):
             for i, run in enumerate(runs):
                 epochs = starts[name] + 1 + np.arange(len(run))
                 axis.plot(
-                    epochs, [row[what] for row in run], color=colour, linewidth=1.1, alpha=0.8, label=name if i == 0 else None
+                    epochs,
+                    [row[what] for row in run],
+                    color=colour,
+                    linewidth=1.1,
+                    alpha=0.8,
+                    label=name if i == 0 else None,
                 )
         axis.axvline(results["epochs"] + 0.5, color="0.7", linewidth=0.8, linestyle=":")
         axis.set(xlabel="epoch")
@@ -222,7 +267,9 @@ def strip() -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
@@ -231,7 +278,12 @@ def main() -> None:
         measured = rows(options.draws, console)
         moved = strip()
     results = digits(options.epochs, console)
-    record = {"command": COMMAND, "seconds": time.perf_counter() - began, "rows": measured, "digits": results}
+    record = {
+        "command": COMMAND,
+        "seconds": time.perf_counter() - began,
+        "rows": measured,
+        "digits": results,
+    }
     files.write(HERE / "results.json", files.as_json(record))
     picture(results).savefig(HERE / "digits.png", dpi=150)
     moved.savefig(HERE / "motions.png", dpi=150)

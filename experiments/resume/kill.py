@@ -37,14 +37,22 @@ class Outcome:
 
 def start(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
     """The training as a process of its own; all share what was compiled."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache}
-    return subprocess.Popen([sys.executable, "-m", "experiments.resume.train", str(folder), str(epochs)], env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.resume.train", str(folder), str(epochs)],
+        env=environment,
+    )
 
 
 def saved(folder: Path) -> list[int]:
     """The steps of the complete checkpoints."""
-    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()
+    )
 
 
 def kill(kills: int, epochs: int, seed: int = 0) -> Outcome:
@@ -76,13 +84,17 @@ def kill(kills: int, epochs: int, seed: int = 0) -> Outcome:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=8, help="62 steps each")
     parser.add_argument("--out", type=Path, default=Path("experiments/resume/results.json"))
     options = parser.parse_args()
     outcome = kill(options.kills, options.epochs)
-    print(f"killed at steps {outcome.steps}; {outcome.writing} while a checkpoint was being written")
+    print(
+        f"killed at steps {outcome.steps}; {outcome.writing} while a checkpoint was being written"
+    )
     print("equal bit for bit" if outcome.equal else "NOT equal")
     files.write(options.out, json.dumps(asdict(outcome)) + "\n")
     sys.exit(0 if outcome.equal else 1)

@@ -26,7 +26,9 @@ class Noisy(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.norm = nnx.BatchNorm(2, rngs=rngs)
         self.drop = nnx.Dropout(0.1, rngs=rngs)
-        self.inner = models.PointClassifier(2, 2, nf.FixedGrid(nf.Heun(), steps=4), width=16, rngs=rngs)
+        self.inner = models.PointClassifier(
+            2, 2, nf.FixedGrid(nf.Heun(), steps=4), width=16, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.inner(self.drop(self.norm(x)))
@@ -34,7 +36,10 @@ class Noisy(nnx.Module):
 
 def main(folder: Path, epochs: int) -> None:
     model = Noisy(nnx.Rngs(0))
-    jitter = lambda batch, key: {**batch, "x": batch["x"] + 0.02 * jax.random.normal(key, batch["x"].shape)}
+
+    def jitter(batch, key):
+        return {**batch, "x": batch["x"] + 0.02 * jax.random.normal(key, batch["x"].shape)}
+
     fitted = training.fit(
         model,
         models.classification,
@@ -50,14 +55,24 @@ def main(folder: Path, epochs: int) -> None:
         resume=True,
         progress=False,
     )
-    weights = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes().hex() for path, leaf in _leaves(model)}
+    weights = {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes().hex()
+        for path, leaf in _leaves(model)
+    }
     timing = ("seconds", "samples_per_second")
-    rows = [{name: value for name, value in row.items() if name not in timing} for row in fitted.history.rows]
+    rows = [
+        {name: value for name, value in row.items() if name not in timing}
+        for row in fitted.history.rows
+    ]
     files.write(folder / "final.json", json.dumps({"weights": weights, "history": rows}))
 
 
 def _leaves(model: nnx.Module) -> list[tuple[Any, jax.Array]]:
-    raw = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    def raw(leaf):
+        return (
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
+
     return [(path, raw(leaf)) for path, leaf in jax.tree.leaves_with_path(nnx.state(model))]
 
 

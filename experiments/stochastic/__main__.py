@@ -25,7 +25,12 @@ from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
 COMMAND = "python -m experiments.stochastic --data-dir FOLDER"
-KINDS: tuple[tuple[Model, float | None], ...] = (("resnet", None), ("resnet", 0.5), ("lm", None), ("lm", 0.5))
+KINDS: tuple[tuple[Model, float | None], ...] = (
+    ("resnet", None),
+    ("resnet", 0.5),
+    ("lm", None),
+    ("lm", 0.5),
+)
 
 
 def called(model: str, survival: float | None) -> str:
@@ -40,9 +45,17 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
         for k, (name, of_kind) in enumerate(runs.items()):
             values = np.asarray([run[what] for run in of_kind])
             epochs = np.arange(1, values.shape[1] + 1)
-            axis.plot(epochs, values.mean(0), color=colours[k], linestyle="--" if k % 2 else "-", label=name)
+            axis.plot(
+                epochs,
+                values.mean(0),
+                color=colours[k],
+                linestyle="--" if k % 2 else "-",
+                label=name,
+            )
             axis.fill_between(epochs, values.min(0), values.max(0), color=colours[k], alpha=0.12)
-        axis.set(xlabel="epoch", title={"loss": "training loss", "error": "test error, percent"}[what])
+        axis.set(
+            xlabel="epoch", title={"loss": "training loss", "error": "test error, percent"}[what]
+        )
         axis.title.set_fontsize(10)
         axis.legend(fontsize=8, frameon=False)
     return figure
@@ -61,19 +74,37 @@ def main() -> None:
                 runs[called(model, survival)].append({**run, "epoch, seconds": seconds})
                 done(f"seed {seed}, {called(model, survival)}: {run['error'][-1]:.2f}%")
     table = Table(title=small.title)
-    for column in ("network", "error", "95% over seeds", "less that without", "95%", "time of an epoch over that without"):
+    for column in (
+        "network",
+        "error",
+        "95% over seeds",
+        "less that without",
+        "95%",
+        "time of an epoch over that without",
+    ):
         table.add_column(column, justify="left" if column == "network" else "right")
-    result: dict[str, Any] = {key: value for key, value in vars(small.options).items() if key != "data_dir"}
+    result: dict[str, Any] = {
+        key: value for key, value in vars(small.options).items() if key != "data_dir"
+    }
     for model, survival in KINDS:
         name = called(model, survival)
         last = np.asarray([run["error"][-1] for run in runs[name]])
         plain = np.asarray([run["error"][-1] for run in runs[model]])
-        times = np.asarray([a["epoch, seconds"] / b["epoch, seconds"] for a, b in zip(runs[name], runs[model], strict=True)])
+        times = np.asarray(
+            [
+                a["epoch, seconds"] / b["epoch, seconds"]
+                for a, b in zip(runs[name], runs[model], strict=True)
+            ]
+        )
         summaries = {"error": over_seeds(last), "less that without": over_seeds(last - plain)}
         result[name] = {**summaries, "time over that without": times.tolist(), "runs": runs[name]}
         spans = ["{:.2f} to {:.2f}".format(*summary["interval"]) for summary in summaries.values()]
         cells = [name, f"{last.mean():.2f}", spans[0]]
-        cells += ["", "", ""] if survival is None else [f"{(last - plain).mean():.2f}", spans[1], f"{np.median(times):.2f}"]
+        cells += (
+            ["", "", ""]
+            if survival is None
+            else [f"{(last - plain).mean():.2f}", spans[1], f"{np.median(times):.2f}"]
+        )
         table.add_row(*cells)
     console.print(table)
     result["seconds"] = time.perf_counter() - began

@@ -34,8 +34,13 @@ BETAS = tuple(float(b) for b in np.round(np.linspace(0.2, 1.4, 25), 3))
 
 def ratios(hurst: float, depth: int, seed: int) -> np.ndarray:
     """|x_L - x_0| / |x_0| for every beta."""
-    make = lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
-    field = nf.DepthVarying(make, nf.PiecewiseConstant(depth), rngs=nnx.Rngs(seed), init=nf.fractional(hurst))
+
+    def make(rngs):
+        return nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
+
+    field = nf.DepthVarying(
+        make, nf.PiecewiseConstant(depth), rngs=nnx.Rngs(seed), init=nf.fractional(hurst)
+    )
     x = jax.random.normal(jax.random.key(seed), (32, WIDTH))
     grid = nf.FixedGrid(nf.Euler(), steps=depth)
 
@@ -45,7 +50,9 @@ def ratios(hurst: float, depth: int, seed: int) -> np.ndarray:
         y = nf.NeuralODE(field, grid, jnp.zeros(()), length)(x)
         return jnp.mean(jnp.linalg.norm(y - x, axis=1) / jnp.linalg.norm(x, axis=1))
 
-    return np.asarray([moved(field, jnp.asarray(depth ** (1 - beta), jnp.float32)) for beta in BETAS], float)
+    return np.asarray(
+        [moved(field, jnp.asarray(depth ** (1 - beta), jnp.float32)) for beta in BETAS], float
+    )
 
 
 def boundary(shallow: np.ndarray, deep: np.ndarray) -> float:
@@ -68,8 +75,12 @@ def picture(change: np.ndarray, edges: list[float]) -> Any:
     shown = np.stack([np.interp(fine, HURSTS, column) for column in shown.T])
     mesh = axis.pcolormesh(fine, BETAS, shown, cmap="RdBu_r", vmin=-4, vmax=4, shading="nearest")
     figure.colorbar(mesh, ax=axis, label=r"$\log_{10} \|x_L - x_0\| / \|x_0\|$")
-    axis.plot(HURSTS, edges, color="black", marker="o", markersize=4, label="same at depths 250 and 1000")
-    axis.plot((0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$")
+    axis.plot(
+        HURSTS, edges, color="black", marker="o", markersize=4, label="same at depths 250 and 1000"
+    )
+    axis.plot(
+        (0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$"
+    )
     for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
         axis.annotate(text, (h, b), xytext=(-26, -14), textcoords="offset points", fontsize=9)
     axis.text(0.6, 1.2, "identity", fontsize=10)
@@ -85,7 +96,9 @@ def picture(change: np.ndarray, edges: list[float]) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     began, console = time.perf_counter(), screen()
@@ -94,7 +107,14 @@ def main() -> None:
         for depth in DEPTHS:
             rows = []
             for hurst in HURSTS:
-                rows.append(np.exp(np.mean([np.log(ratios(hurst, depth, seed)) for seed in range(options.seeds)], axis=0)))
+                rows.append(
+                    np.exp(
+                        np.mean(
+                            [np.log(ratios(hurst, depth, seed)) for seed in range(options.seeds)],
+                            axis=0,
+                        )
+                    )
+                )
                 done(f"depth {depth}, Hurst index {hurst}")
             changes[depth] = np.asarray(rows)
     edges = [boundary(a, b) for a, b in zip(changes[DEPTHS[0]], changes[DEPTHS[1]], strict=True)]
@@ -102,10 +122,21 @@ def main() -> None:
     for name in ("Hurst index", "boundary beta", "ratio at it, depth 1000"):
         table.add_column(name, justify="right")
     for hurst, edge, row in zip(HURSTS, edges, changes[DEPTHS[1]], strict=True):
-        table.add_row(f"{hurst:g}", f"{edge:.3f}", f"{np.exp(np.interp(edge, BETAS, np.log(row))):.2g}")
+        table.add_row(
+            f"{hurst:g}", f"{edge:.3f}", f"{np.exp(np.interp(edge, BETAS, np.log(row))):.2g}"
+        )
     console.print(table)
-    result = {"seeds": options.seeds, "width": WIDTH, "hursts": HURSTS, "betas": BETAS, "boundary": edges}
-    result |= {"ratios": {str(depth): rows.tolist() for depth, rows in changes.items()}, "seconds": time.perf_counter() - began}
+    result = {
+        "seeds": options.seeds,
+        "width": WIDTH,
+        "hursts": HURSTS,
+        "betas": BETAS,
+        "boundary": edges,
+    }
+    result |= {
+        "ratios": {str(depth): rows.tolist() for depth, rows in changes.items()},
+        "seconds": time.perf_counter() - began,
+    }
     files.write(HERE / "initial.json", files.as_json({"command": COMMAND, "result": result}))
     picture(changes[DEPTHS[1]], edges).savefig(HERE / "initial.png", dpi=150)
 

@@ -30,7 +30,9 @@ START = np.asarray([1.0, -0.5])
 
 
 def field(seed: int) -> nnx.Module:
-    make = lambda rngs: nf.fields.MLP(2, hidden=16, param_dtype=float, rngs=rngs)
+    def make(rngs):
+        return nf.fields.MLP(2, hidden=16, param_dtype=float, rngs=rngs)
+
     return nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(seed))
 
 
@@ -49,7 +51,9 @@ def bend(y: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--paths", type=int, default=1_000_000)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -81,11 +85,21 @@ def main() -> None:
     for column in (*(f"{n} blocks" for n in steps), "±", "order", "seconds", "one"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, errors in weak_errors.items():
-        cells = [f"{1e3 * value:.2f}" for value in (*np.asarray(errors.errors.mean), 1.96 * float(errors.errors.error.max()))]
+        cells = [
+            f"{1e3 * value:.2f}"
+            for value in (*np.asarray(errors.errors.mean), 1.96 * float(errors.errors.error.max()))
+        ]
         order = "{:.2f} ({:.2f} to {:.2f})".format(errors.order, *errors.interval)
-        table.add_row(name, *cells, order, *(f"{seconds[name][what]:.1f}" for what in ("errors", "one network")))
+        table.add_row(
+            name,
+            *cells,
+            order,
+            *(f"{seconds[name][what]:.1f}" for what in ("errors", "one network")),
+        )
     console.print(table)
-    console.print("errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for one network of 16")
+    console.print(
+        "errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for one network of 16"
+    )
     rows = {
         name: {
             "errors": np.asarray(errors.errors.mean).tolist(),

@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         import tyro
     except ImportError:
-        sys.exit("neuralflow's commands need tyro and rich; install the extra: pip install 'neuralflow-jax[experiments]'")
+        sys.exit(
+            "neuralflow's commands need tyro and rich; install the extra: pip install 'neuralflow-jax[experiments]'"
+        )
     from neuralflow.cli import certify, data, deep_limit, info, train
 
     commands: dict[str, tuple[Any, Any]] = {
@@ -30,7 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         choice = Annotated[options, tyro.conf.subcommand(name)]
         choices = choice if choices is None else choices | choice
     try:
-        command = tyro.cli(choices, prog="neuralflow", description="Continuous-depth networks in JAX.", args=arguments)
+        command = tyro.cli(
+            choices,
+            prog="neuralflow",
+            description="Continuous-depth networks in JAX.",
+            args=arguments,
+        )
         run = next(run for options, run in commands.values() if isinstance(command, options))
         status = run(command)
         sys.stdout.flush()

@@ -28,5 +28,7 @@ def writable(folder: Path) -> Path:
         probe.write_text("")
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written ({error.strerror}); give another folder") from None
+        raise UsageError(
+            f"--out {folder} cannot be written ({error.strerror}); give another folder"
+        ) from None
     return folder

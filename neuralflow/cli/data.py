@@ -33,12 +33,16 @@ def run(options: Data) -> int:
 
     try:
         if options.action == "prepare":
-            print(f"{options.name} is prepared in {data.prepare(options.name, data_dir=options.data_dir)}")
+            print(
+                f"{options.name} is prepared in {data.prepare(options.name, data_dir=options.data_dir)}"
+            )
             return 0
         info = data.source(options.name, "all", data_dir=options.data_dir).dataset_info
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(str(error)) from None
-    print(f"{info.name} {info.version}: {', '.join(f'{n} {s.num_examples}' for n, s in info.splits.items())}")
+    print(
+        f"{info.name} {info.version}: {', '.join(f'{n} {s.num_examples}' for n, s in info.splits.items())}"
+    )
     for name, feature in info.features.items():
         print(f"  {name}: {feature}")
     return 0

@@ -54,7 +54,9 @@ def run(options: DeepLimit) -> int:
     if not options.schemes:
         raise UsageError("--schemes is empty; name at least one of euler, heun, midpoint, rk4")
     if not options.depths or min(options.depths) < 2 or max(options.depths) > 4096:
-        raise UsageError(f"--depths must be whole numbers from 2 to 4096, got {' '.join(map(str, options.depths)) or 'none'}")
+        raise UsageError(
+            f"--depths must be whole numbers from 2 to 4096, got {' '.join(map(str, options.depths)) or 'none'}"
+        )
     if options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}")
     out = writable(options.out)
@@ -94,17 +96,24 @@ def run(options: DeepLimit) -> int:
         ("deep-limit", deep_limit.plots.convergence(study)),
         ("further", deep_limit.plots.further(study, chosen)),
     ):
-        files.write(out / f"{name}.png", lambda path, picture=picture: picture.savefig(path, format="png", dpi=160))
+        files.write(
+            out / f"{name}.png",
+            lambda path, picture=picture: picture.savefig(path, format="png", dpi=160),
+        )
     agreed, sentences = deep_limit.verdict(study, chosen)
     for sentence in (*_about(study), *sentences):
         console.print(sentence, highlight=False)
     if agreed is not None:
-        console.print(f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold")
+        console.print(
+            f"The orders are {'those expected' if agreed else 'not those expected'}.", style="bold"
+        )
     if options.falsify:
         agreed = _falsified(problem, study, options.seed, out, console) and agreed
     if options.trained:
         _descended(out, console)
-    console.print(f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s).")
+    console.print(
+        f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s)."
+    )
     return 1 if agreed is False else 0
 
 
@@ -113,7 +122,9 @@ def _load(name: str) -> Any:
 
     arrays = data.digits_pair() if name == "digits" else data.from_file(Path(name))
     if not np.isin(arrays["y"], (0, 1)).all() or len(np.unique(arrays["y"])) < 2:
-        raise InputError(f"y must hold samples of the classes 0 and 1, got {np.unique(arrays['y'])[:5].tolist()}")
+        raise InputError(
+            f"y must hold samples of the classes 0 and 1, got {np.unique(arrays['y'])[:5].tolist()}"
+        )
     return arrays
 
 
@@ -159,7 +170,14 @@ def _falsified(problem: Any, study: Any, seed: int, out: Path, console: Any) -> 
     for panel in panels:
         console.print(panel.sentence(), highlight=False)
     rows = [
-        {"name": p.name, "converges": p.converges, "order": p.order, "to_limit": p.to_limit, "apart": p.apart} for p in panels
+        {
+            "name": p.name,
+            "converges": p.converges,
+            "order": p.order,
+            "to_limit": p.to_limit,
+            "apart": p.apart,
+        }
+        for p in panels
     ]
     files.write(out / "falsifiers.json", files.as_json(rows))
     return agreed
@@ -179,7 +197,10 @@ def _descended(out: Path, console: Any) -> None:
     for name, networks in series.items():
         scaling = deep_limit.scaling(networks)
         console.print(f"{name}: {scaling.verdict()}.", highlight=False)
-        means = {what: {k: float(np.mean(p)) for k, p in exponents.items()} for what, exponents in vars(scaling).items()}
+        means = {
+            what: {k: float(np.mean(p)) for k, p in exponents.items()}
+            for what, exponents in vars(scaling).items()
+        }
         record[name] = {"verdict": scaling.verdict(), "exponents": means}
     files.write(out / "trained.json", files.as_json(record))
     picture = deep_limit.plots.trained(series)
@@ -188,7 +209,11 @@ def _descended(out: Path, console: Any) -> None:
 
 def _about(study: Any) -> list[str]:
     """The limit and the minima, in sentences."""
-    other = "" if np.isnan(study.disagreement) else f", {study.disagreement:.0e} in weights from the boundary-value problem"
+    other = (
+        ""
+        if np.isnan(study.disagreement)
+        else f", {study.disagreement:.0e} in weights from the boundary-value problem"
+    )
     limit = f"Energy of the limit {study.limit.energy:.10f} ({study.limit_error:.0e} from an adaptive solve{other})."
     met = [
         f"{sum(k for _, k in met)} {where} starts met {len(met)} {'minimum' if len(met) == 1 else 'minima'}"
@@ -196,7 +221,10 @@ def _about(study: Any) -> list[str]:
         for where, met in study.basins.items()
     ]
     branch = " One branch is followed." if max(map(len, study.basins.values())) > 1 else ""
-    return [limit, f"{'; '.join(met)}. Smallest curvature {study.curvature:.3f} (2 without data).{branch}"]
+    return [
+        limit,
+        f"{'; '.join(met)}. Smallest curvature {study.curvature:.3f} (2 without data).{branch}",
+    ]
 
 
 def _table(study: Any, chosen: dict[str, Any]) -> Any:
@@ -230,20 +258,47 @@ def _further(study: Any, chosen: dict[str, Any]) -> Any:
 
     from neuralflow.labs.deep_limit import expected_order
 
-    table = Table(title="What else must hold: fitted orders, and the deepest pair n, 2n", title_style="bold")
-    heads = ("recovery", "forward", "residual", "prediction", "Richardson at 2n", "plain at 2n", "collapse")
+    table = Table(
+        title="What else must hold: fitted orders, and the deepest pair n, 2n", title_style="bold"
+    )
+    heads = (
+        "recovery",
+        "forward",
+        "residual",
+        "prediction",
+        "Richardson at 2n",
+        "plain at 2n",
+        "collapse",
+    )
     for name in ("scheme", *heads, "expected order"):
         table.add_column(name, justify="left" if name == "scheme" else "right")
     for scheme, orders in study.orders().items():
         order = expected_order(chosen[scheme], "sup")
         pairs, collapse = study.extrapolated(scheme, order), study.collapse(scheme, order)
-        last = (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{collapse[-1][1]:.1%}") if pairs else ("-", "-", "-")
+        last = (
+            (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{collapse[-1][1]:.1%}")
+            if pairs
+            else ("-", "-", "-")
+        )
         cells = [_order(orders[what]) for what in ("recovery", "forward", "residual", "prediction")]
         table.add_row(scheme, *cells, *last, str(order))
     return table
 
 
 def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    settings = {"depths": list(options.depths), "schemes": list(options.schemes), "seed": options.seed, "data": options.data}
-    versions = {name: importlib.metadata.version(name) for name in ("neuralflow-jax", "jax", "flax", "diffrax")}
-    return {"command": "neuralflow deep-limit", "options": settings, "versions": versions, **study.record(chosen)}
+    settings = {
+        "depths": list(options.depths),
+        "schemes": list(options.schemes),
+        "seed": options.seed,
+        "data": options.data,
+    }
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("neuralflow-jax", "jax", "flax", "diffrax")
+    }
+    return {
+        "command": "neuralflow deep-limit",
+        "options": settings,
+        "versions": versions,
+        **study.record(chosen),
+    }

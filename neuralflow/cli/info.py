@@ -21,7 +21,15 @@ def run(options: Info) -> int:
     print(f"python {platform.python_version()} on {platform.machine()}")
     for name in ("neuralflow-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "equinox"):
         print(f"{name} {importlib.metadata.version(name)}")
-    for name in ("orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "scipy", "matplotlib", "tyro"):
+    for name in (
+        "orbax-checkpoint",
+        "grain",
+        "tensorflow-datasets",
+        "array-record",
+        "scipy",
+        "matplotlib",
+        "tyro",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             print(f"{name} {importlib.metadata.version(name)}")
     print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))

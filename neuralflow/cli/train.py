@@ -123,7 +123,9 @@ def run(options: Train) -> int:
             patience=options.patience,
             augment=_augment(options),
             seed=options.seed,
-            mesh=jax.make_mesh((jax.device_count(),), ("data",)) if options.parallel or options.coordinator else None,
+            mesh=jax.make_mesh((jax.device_count(),), ("data",))
+            if options.parallel or options.coordinator
+            else None,
             folder=out,
             save_every=options.save_every,
             resume=options.resume,
@@ -140,7 +142,9 @@ def run(options: Train) -> int:
     if jax.process_index() == 0:
         history = fitted.history
         best = history["validation_accuracy"][fitted.best - 1]
-        print(f"Test accuracy {history['validation_accuracy'][-1]:.2%}; {best:.2%} after epoch {fitted.best}, the best loss.")
+        print(
+            f"Test accuracy {history['validation_accuracy'][-1]:.2%}; {best:.2%} after epoch {fitted.best}, the best loss."
+        )
         print(f"Options, history and checkpoints are in {options.out}.")
     return 0
 
@@ -152,7 +156,9 @@ def _join(options: Train) -> None:
     numbers = (options.processes, options.process)
     if options.coordinator is None:
         if numbers != (None, None):
-            raise UsageError("--processes and --process need --coordinator HOST:PORT, the address of process 0, or auto")
+            raise UsageError(
+                "--processes and --process need --coordinator HOST:PORT, the address of process 0, or auto"
+            )
         return
     if options.coordinator == "auto":
         arguments: tuple[Any, ...] = ()
@@ -163,12 +169,16 @@ def _join(options: Train) -> None:
                 "where a scheduler tells them"
             )
         if not 0 <= options.process < options.processes:
-            raise UsageError(f"--process must lie between 0 and {options.processes - 1}, got {options.process}")
+            raise UsageError(
+                f"--process must lie between 0 and {options.processes - 1}, got {options.process}"
+            )
         arguments = (options.coordinator, options.processes, options.process)
     try:
         jax.distributed.initialize(*arguments)
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator") from None
+        raise UsageError(
+            f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator"
+        ) from None
 
 
 def run_evaluate(options: Evaluate) -> int:
@@ -177,7 +187,9 @@ def run_evaluate(options: Evaluate) -> int:
 
     trained, model, test, step = restored(options)
     metrics = training.evaluate(model, _loss(trained), test)
-    print(f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, accuracy {metrics['accuracy']:.2%}")
+    print(
+        f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, accuracy {metrics['accuracy']:.2%}"
+    )
     return 0
 
 
@@ -194,15 +206,28 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
             if isinstance(error, FileNotFoundError)
             else f"has an options.json that cannot be read ({error})"
         )
-        raise UsageError(f"{options.folder} {why}; give the --out folder of neuralflow train") from None
-    if not isinstance(record, dict) or {"classes", "data", "scheme"} - set(record) or record["scheme"] not in SCHEMES:
-        raise UsageError(f"{options.folder}/options.json is not what neuralflow train has written; give its --out folder")
+        raise UsageError(
+            f"{options.folder} {why}; give the --out folder of neuralflow train"
+        ) from None
+    if (
+        not isinstance(record, dict)
+        or {"classes", "data", "scheme"} - set(record)
+        or record["scheme"] not in SCHEMES
+    ):
+        raise UsageError(
+            f"{options.folder}/options.json is not what neuralflow train has written; give its --out folder"
+        )
     known = {field.name for field in dataclasses.fields(Train)}
     values: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
     trained = Train(**{**values, **paths})
-    changes: dict[str, Any] = {"scheme": options.scheme or trained.scheme, "data_dir": options.data_dir or trained.data_dir}
-    trained = dataclasses.replace(trained, **changes, test_split=options.split or trained.test_split)
+    changes: dict[str, Any] = {
+        "scheme": options.scheme or trained.scheme,
+        "data_dir": options.data_dir or trained.data_dir,
+    }
+    trained = dataclasses.replace(
+        trained, **changes, test_split=options.split or trained.test_split
+    )
     try:
         test = dataset(trained, "test")
         model = build(trained, test, record["classes"])
@@ -220,12 +245,18 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
         return data.digits(split)
     if options.data in GENERATED:
         if split != part:
-            raise UsageError(f"{options.data} is generated, with one training and one test set; leave the split {split!r} out")
+            raise UsageError(
+                f"{options.data} is generated, with one training and one test set; leave the split {split!r} out"
+            )
         make = getattr(data, options.data)
-        return make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
+        return (
+            make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
+        )
     features = data.load(options.data, split, data_dir=options.data_dir)
     if not {"image", "label"} <= set(features):
-        raise UsageError(f"{options.data} has the features {', '.join(features)}; a classifier needs image and label")
+        raise UsageError(
+            f"{options.data} has the features {', '.join(features)}; a classifier needs image and label"
+        )
     return {"x": features["image"], "y": features["label"]}
 
 
@@ -242,9 +273,17 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
     scheme = SCHEMES[options.scheme]()
     adaptive = options.scheme in ADAPTIVE
     tolerance = 1e-3 if options.tolerance is None else options.tolerance
-    solve = Adaptive(scheme, tolerance, tolerance) if adaptive else FixedGrid(scheme, steps=options.steps)
+    solve = (
+        Adaptive(scheme, tolerance, tolerance)
+        if adaptive
+        else FixedGrid(scheme, steps=options.steps)
+    )
     shape, count = data["x"].shape[1:], int(data["y"].max()) + 1 if classes is None else classes
-    sizes: dict[str, Any] = {"width": options.width, "cells": options.steps, "rngs": nnx.Rngs(options.seed)}
+    sizes: dict[str, Any] = {
+        "width": options.width,
+        "cells": options.steps,
+        "rngs": nnx.Rngs(options.seed),
+    }
     if len(shape) == 3:
         dtype = jnp.bfloat16 if options.precision == "bfloat16" else None
         return models.ImageClassifier(shape, count, solve, dtype=dtype, **sizes)
@@ -254,24 +293,46 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
 
 
 # What a resumed training may change: how long, where and on what it runs, not what it computes.
-_FREE = {"epochs", "patience", "save_every", "data_dir", "out", "resume", "parallel", "coordinator", "processes", "process"}
+_FREE = {
+    "epochs",
+    "patience",
+    "save_every",
+    "data_dir",
+    "out",
+    "resume",
+    "parallel",
+    "coordinator",
+    "processes",
+    "process",
+}
 
 
 def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
     """options.json: what `evaluate` needs to build the model again, and what a resumed training must not change."""
     import jax
 
-    shown = {name: os.fspath(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
+    shown = {
+        name: os.fspath(v) if isinstance(v, Path) else v
+        for name, v in dataclasses.asdict(options).items()
+    }
     shown["classes"] = int(data["y"].max()) + 1
     if options.resume and any((out / "checkpoints").glob("[0-9]*")):
         try:
             before = json.loads((out / "options.json").read_text())
         except (OSError, ValueError):
             before = shown
-        changed = [name for name in shown if name not in _FREE and name in before and before[name] != shown[name]]
+        changed = [
+            name
+            for name in shown
+            if name not in _FREE and name in before and before[name] != shown[name]
+        ]
         if changed:
-            was = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {shown[name]})" for name in changed)
-            raise UsageError(f"{options.out} was trained with {was}; resume with the same options, or give another --out")
+            was = ", ".join(
+                f"--{name.replace('_', '-')} {before[name]} (now {shown[name]})" for name in changed
+            )
+            raise UsageError(
+                f"{options.out} was trained with {was}; resume with the same options, or give another --out"
+            )
     elif any((out / "checkpoints").glob("[0-9]*")):
         return  # a training that nobody wants to resume: `fit` refuses, and its options stay as they were
     if jax.process_index() == 0:
@@ -300,7 +361,9 @@ def _optimiser(options: Train, steps: int) -> Any:
 
     if not options.learning_rate > 0:
         raise UsageError(f"--learning-rate must be positive, got {options.learning_rate}")
-    rate = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, max(1, steps // 10), max(2, steps))
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, options.learning_rate, max(1, steps // 10), max(2, steps)
+    )
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
@@ -311,4 +374,6 @@ def _augment(options: Train) -> Any:
         return None
     if options.data in GENERATED:
         raise UsageError(f"--augment moves images; {options.data} has none")
-    return data.augment_images(shift=1 if options.data == "digits" else 2, flip=options.data.startswith("cifar"))
+    return data.augment_images(
+        shift=1 if options.data == "digits" else 2, flip=options.data.startswith("cifar")
+    )

@@ -1,6 +1,11 @@
 """Data sets as dicts of NumPy arrays. Nothing here downloads anything, `prepare` excepted."""
 
-from neuralflow.data.arrays import Data as Data, digits as digits, digits_pair as digits_pair, from_file as from_file
+from neuralflow.data.arrays import (
+    Data as Data,
+    digits as digits,
+    digits_pair as digits_pair,
+    from_file as from_file,
+)
 from neuralflow.data.augment import images as augment_images
 from neuralflow.data.generated import (
     annuli as annuli,
@@ -11,7 +16,12 @@ from neuralflow.data.generated import (
     spirals as spirals,
 )
 from neuralflow.data.stream import Stream as Stream
-from neuralflow.data.tfds import DataMissing as DataMissing, load as load, prepare as prepare, source as source
+from neuralflow.data.tfds import (
+    DataMissing as DataMissing,
+    load as load,
+    prepare as prepare,
+    source as source,
+)
 
 __all__ = [
     "Data",

@@ -15,7 +15,11 @@ Data = dict[str, np.ndarray]
 def numeric(row: dict[str, Any]) -> Data:
     """The features of an example that are numbers, labels as int32; text is left out."""
     arrays = {key: np.asarray(value) for key, value in row.items()}
-    return {key: a.astype(np.int32) if a.dtype == np.int64 else a for key, a in arrays.items() if a.dtype.kind not in "SUO"}
+    return {
+        key: a.astype(np.int32) if a.dtype == np.int64 else a
+        for key, a in arrays.items()
+        if a.dtype.kind not in "SUO"
+    }
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -42,7 +46,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits need scikit-learn; install the extra: pip install 'neuralflow-jax[data]'") from error
+        raise ImportError(
+            "the digits need scikit-learn; install the extra: pip install 'neuralflow-jax[data]'"
+        ) from error
     images, labels = load_digits(return_X_y=True)
     return np.asarray(images), np.asarray(labels)
 
@@ -57,7 +63,9 @@ def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
     x = images[chosen] - images[chosen].mean(axis=0)
     _, scale, axes = np.linalg.svd(x, full_matrices=False)
     if not 1 <= components <= int((scale > 1e-10 * scale[0]).sum()):
-        raise InputError(f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, got {components}")
+        raise InputError(
+            f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, got {components}"
+        )
     # A component's sign is arbitrary: fix it, so that every platform sees the same data.
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     scores = x @ axes[:components].T
@@ -73,12 +81,16 @@ def from_file(path: Path) -> Data:
         with held:
             arrays = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; give 'digits' or an .npz file with arrays x and y") from None
+        raise InputError(
+            f"there is no file {path}; give 'digits' or an .npz file with arrays x and y"
+        ) from None
     except (OSError, ValueError, EOFError) as error:
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise InputError(
             f"{path} is not an .npz file of numbers{reason}; write one with np.savez(path, x=..., y=...)"
         ) from None
     if set(arrays) != {"x", "y"}:
-        raise InputError(f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them")
+        raise InputError(
+            f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them"
+        )
     return arrays

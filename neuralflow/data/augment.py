@@ -14,7 +14,9 @@ from neuralflow import checks
 from neuralflow.checks import InputError
 
 
-def images(shift: int = 4, flip: bool = True, name: str = "x") -> Callable[[dict[str, Any], Array], dict[str, Any]]:
+def images(
+    shift: int = 4, flip: bool = True, name: str = "x"
+) -> Callable[[dict[str, Any], Array], dict[str, Any]]:
     """Moves every image of a batch by up to `shift` pixels (filled with zeros) and mirrors half of them.
 
     For `fit(augment=...)`: a function of (batch, key); `name` holds the images (batch, height, width, channels).

@@ -16,7 +16,11 @@ def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
     """Two half circles that reach into each other."""
     rng, y = _start(count, 2, seed)
     angle = np.pi * rng.uniform(size=count)
-    x = np.where(y == 0, np.stack([np.cos(angle), np.sin(angle)]), np.stack([1 - np.cos(angle), 0.5 - np.sin(angle)]))
+    x = np.where(
+        y == 0,
+        np.stack([np.cos(angle), np.sin(angle)]),
+        np.stack([1 - np.cos(angle), 0.5 - np.sin(angle)]),
+    )
     return _noisy(x.T - np.array([0.5, 0.25]), y, noise, rng)
 
 
@@ -27,7 +31,9 @@ def circles(count: int = 1000, *, noise: float = 0.05, ratio: float = 0.5, seed:
     return _noisy(_polar(np.where(y == 0, 1.0, ratio), angle), y, noise, rng)
 
 
-def spirals(count: int = 1000, *, noise: float = 0.02, turns: float = 1.0, arms: int = 2, seed: int = 0) -> Data:
+def spirals(
+    count: int = 1000, *, noise: float = 0.02, turns: float = 1.0, arms: int = 2, seed: int = 0
+) -> Data:
     """Interleaved spiral arms, one class each, from the centre outward to radius one."""
     rng, y = _start(count, arms, seed)
     radius = np.sqrt(rng.uniform(0.01, 1, size=count))
@@ -45,7 +51,9 @@ def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
     return _noisy(_polar(radius, 2 * np.pi * rng.uniform(size=count)), y, noise, rng)
 
 
-def gaussians(count: int = 1000, *, noise: float = 0.3, modes: int = 8, radius: float = 2.0, seed: int = 0) -> Data:
+def gaussians(
+    count: int = 1000, *, noise: float = 0.3, modes: int = 8, radius: float = 2.0, seed: int = 0
+) -> Data:
     """Gaussians of standard deviation `noise`, one class each, around a circle."""
     rng, y = _start(count, modes, seed)
     return _noisy(_polar(np.full(count, radius), 2 * np.pi * y / modes), y, noise, rng)
@@ -67,7 +75,9 @@ def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np
     checks.whole("the number of classes", classes, least=0)
     checks.whole("seed", seed, least=0)
     if count < classes or classes < 2:
-        raise InputError(f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes")
+        raise InputError(
+            f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes"
+        )
     rng = np.random.default_rng(seed)
     return rng, rng.permutation(np.arange(count) % classes)
 

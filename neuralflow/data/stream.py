@@ -55,11 +55,17 @@ class Stream:
                 f"an example is a dict of arrays, got a {type(row).__name__}; give transform=, a function to such a dict"
             )
         arrays = numeric(row) if self.transform is None else self.transform(row)
-        if not isinstance(arrays, dict) or not all(hasattr(value, "dtype") for value in arrays.values()):
-            raise InputTypeError(f"transform must return a dict of NumPy arrays, got {arrays!r:.80}")
+        if not isinstance(arrays, dict) or not all(
+            hasattr(value, "dtype") for value in arrays.values()
+        ):
+            raise InputTypeError(
+                f"transform must return a dict of NumPy arrays, got {arrays!r:.80}"
+            )
         return arrays
 
-    def batches(self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)) -> Iterator[Data]:
+    def batches(
+        self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Data]:
         """The batches of an epoch from the given one on; the last, smaller one is left out.
 
         `share` (k, n): only the k-th of n equal parts of every batch, for the k-th of n processes.
@@ -78,7 +84,9 @@ class Stream:
             return self._stacked(order[first : first + part].tolist())
 
         steps = grain.MapDataset.range(start, len(self) // size).map(batch)
-        yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead))
+        yield from steps.to_iter_dataset(
+            grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead)
+        )
 
     def _stacked(self, chosen: list[int]) -> Data:
         """The examples of a batch; sources of TFDS read several at once much faster than one by one."""

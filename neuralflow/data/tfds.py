@@ -61,15 +61,21 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
         try:
             examples = tfds.data_source(name, split=split, data_dir=str(folder), download=False)
         except (ValueError, AssertionError) as error:
-            raise InputError(f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}") from None
+            raise InputError(
+                f"the split {split!r} of {name} cannot be read: {str(error).splitlines()[0]}"
+            ) from None
     try:
         empty = not len(examples)
     except ValueError:  # a slice that ends before it begins
         empty = True
     if empty:
-        raise InputError(f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'")
+        raise InputError(
+            f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'"
+        )
     if isinstance(examples, dict):
-        raise InputError(f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(examples)}")
+        raise InputError(
+            f"give one split of {name}, such as 'train[:90%]'; it has {', '.join(examples)}"
+        )
     return examples
 
 
@@ -80,24 +86,36 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
     be downloaded.
     """
     folder = _data_dir(data_dir)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # for good: threads of a failed download go on for a while
+    logging.getLogger("urllib3").setLevel(
+        logging.ERROR
+    )  # for good: threads of a failed download go on for a while
     with _quiet():
         import requests  # TFDS's own
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.download import downloader
 
-        downloader.MAX_RETRIES = 3  # ten, as they come, are minutes of silence where there is no network
+        downloader.MAX_RETRIES = (
+            3  # ten, as they come, are minutes of silence where there is no network
+        )
         try:
             builder = tfds.builder(name, data_dir=str(folder), file_format="array_record")
             # One download folder a set: TFDS mixes up files of the same name from different sets.
-            builder.download_and_prepare(download_dir=str(folder / "downloads" / name.split(":")[0].replace("/", "_")))
+            builder.download_and_prepare(
+                download_dir=str(folder / "downloads" / name.split(":")[0].replace("/", "_"))
+            )
         except ImportError as error:
             raise ImportError(
                 f"preparing {name} needs TensorFlow ({error}); install it beside the extra: pip install tensorflow"
             ) from None
         except tfds.core.DatasetNotFoundError:
-            raise InputError(f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog") from None
-        except (ConnectionError, tfds.download.DownloadError, requests.exceptions.RequestException) as error:
+            raise InputError(
+                f"TFDS knows no data set {name!r}; the names are at tensorflow.org/datasets/catalog"
+            ) from None
+        except (
+            ConnectionError,
+            tfds.download.DownloadError,
+            requests.exceptions.RequestException,
+        ) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConnectionError(
                 f"{name} could not be downloaded ({reason}); connect to the network, or copy a prepared set into {folder}"
@@ -123,7 +141,10 @@ def _check_prepared(name: str, folder: Path) -> None:
     remedy = f"prepare it with: neuralflow data prepare {name} --data-dir {folder} (downloads it)"
     if not records:
         have = sorted(
-            {path.parent.relative_to(folder).as_posix().replace("/", ":") for path in folder.glob("*/*/dataset_info.json")}
+            {
+                path.parent.relative_to(folder).as_posix().replace("/", ":")
+                for path in folder.glob("*/*/dataset_info.json")
+            }
         )
         there = f"; there {'are' if len(have) > 1 else 'is'} {', '.join(have)}" if have else ""
         raise DataMissing(
@@ -132,9 +153,13 @@ def _check_prepared(name: str, folder: Path) -> None:
     try:
         form = json.loads(records[-1].read_text()).get("fileFormat", "tfrecord")
     except (OSError, ValueError) as error:
-        raise DataMissing(f"{records[-1]} is damaged ({error}); {remedy} after removing {records[-1].parent}") from None
+        raise DataMissing(
+            f"{records[-1]} is damaged ({error}); {remedy} after removing {records[-1].parent}"
+        ) from None
     if form != "array_record":
-        raise DataMissing(f"{records[-1].parent} is in the format {form}, which only TensorFlow reads; remove it and {remedy}")
+        raise DataMissing(
+            f"{records[-1].parent} is in the format {form}, which only TensorFlow reads; remove it and {remedy}"
+        )
 
 
 def _block(examples: Any, start: int) -> Data:
@@ -157,13 +182,18 @@ def _block(examples: Any, start: int) -> Data:
 
 def _cache_folder(folder: Any) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser() if folder is not None else Path(home).expanduser() / "neuralflow"
+    return (
+        Path(folder).expanduser() if folder is not None else Path(home).expanduser() / "neuralflow"
+    )
 
 
 def _fingerprint(examples: Any, name: str, split: str) -> str:
     """Names the prepared files and the split: a set that was prepared anew is decoded anew."""
     folder = Path(examples.dataset_info.data_dir)
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    files = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.iterdir())
+    ]
     mark = hashlib.sha256(repr((str(folder.resolve()), split, files)).encode()).hexdigest()[:16]
     return f"{name.replace('/', '_').replace(':', '-')}-{mark}"
 

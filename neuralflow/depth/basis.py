@@ -34,7 +34,13 @@ def _knots(cells: Any) -> int | tuple[float, ...]:
     if not isinstance(cells, (Sequence, np.ndarray)) or isinstance(cells, str):
         raise InputTypeError(f"cells is a whole number or a sequence of knots, got {cells!r}")
     knots = np.asarray(cells, float)
-    if knots.ndim != 1 or len(knots) < 2 or knots[0] != 0 or knots[-1] != 1 or not (np.diff(knots) > 0).all():
+    if (
+        knots.ndim != 1
+        or len(knots) < 2
+        or knots[0] != 0
+        or knots[-1] != 1
+        or not (np.diff(knots) > 0).all()
+    ):
         raise InputError(
             f"knots must increase strictly from 0 to 1, got {cells!r}; divide depths by the length of the interval"
         )
@@ -51,7 +57,9 @@ def _take(coefficients: Array, index: np.ndarray) -> Array:
     """coefficients[index] without a gather where the index is a plain range (no copy, and a cheap transpose)."""
     first, count = int(index[0]), len(index)
     if np.array_equal(index, np.arange(first, first + count)):
-        return coefficients if count == coefficients.shape[0] else coefficients[first : first + count]
+        return (
+            coefficients if count == coefficients.shape[0] else coefficients[first : first + count]
+        )
     return coefficients[index]
 
 
@@ -175,7 +183,9 @@ class PiecewiseConstant(Basis):
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
         """ValueError: functions with jumps have no derivative whose square has an integral."""
-        raise InputError("piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells")
+        raise InputError(
+            "piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells"
+        )
 
     def halved(self) -> PiecewiseConstant:
         """Every two neighbouring cells as one."""
@@ -262,8 +272,14 @@ class Legendre(Basis):
     hierarchical: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not isinstance(self.terms, (int, np.integer)) or isinstance(self.terms, bool) or self.terms < 1:
-            raise InputError(f"a Legendre basis needs at least one term, got {self.terms!r}; give terms >= 1")
+        if (
+            not isinstance(self.terms, (int, np.integer))
+            or isinstance(self.terms, bool)
+            or self.terms < 1
+        ):
+            raise InputError(
+                f"a Legendre basis needs at least one term, got {self.terms!r}; give terms >= 1"
+            )
         object.__setattr__(self, "terms", int(self.terms))
 
     @property
@@ -287,7 +303,9 @@ class Legendre(Basis):
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Derivatives in depth of the local shape functions at s, in a new first axis."""
-        return 2 * np.polynomial.legendre.legval(2 * s - 1, np.polynomial.legendre.legder(np.eye(self.terms)))
+        return 2 * np.polynomial.legendre.legval(
+            2 * s - 1, np.polynomial.legendre.legder(np.eye(self.terms))
+        )
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
         """Exact stiffness matrix: 2 m (m + 1), m = min(j, k), where j + k is even, else zero."""
@@ -302,7 +320,9 @@ class Legendre(Basis):
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Array:
         """The coefficients active in each of the cells: all of them."""
         shape = np.shape(cell)
-        return jnp.broadcast_to(coefficients, (*shape, *coefficients.shape)) if shape else coefficients
+        return (
+            jnp.broadcast_to(coefficients, (*shape, *coefficients.shape)) if shape else coefficients
+        )
 
     def combine(self, window: Any, s: Array) -> Array:
         """The value at the local coordinate s, by the three-term recurrence."""
@@ -310,7 +330,9 @@ class Legendre(Basis):
         values = [jnp.ones_like(z), z]
         for k in range(1, self.degree):
             values.append(((2 * k + 1) * z * values[k] - k * values[k - 1]) / (k + 1))
-        return jnp.tensordot(jnp.stack(values[: self.terms]), window, axes=1, precision=jax.lax.Precision.HIGHEST)
+        return jnp.tensordot(
+            jnp.stack(values[: self.terms]), window, axes=1, precision=jax.lax.Precision.HIGHEST
+        )
 
 
 @dataclass(frozen=True)
@@ -327,7 +349,9 @@ class CubicSpline(Basis):
 
     def __post_init__(self):
         if not isinstance(self.cells, (int, np.integer)) or isinstance(self.cells, bool):
-            raise InputTypeError(f"a cubic spline takes a number of equal cells, got {self.cells!r}")
+            raise InputTypeError(
+                f"a cubic spline takes a number of equal cells, got {self.cells!r}"
+            )
         object.__setattr__(self, "cells", _knots(self.cells))
 
     @property
@@ -348,11 +372,20 @@ class CubicSpline(Basis):
 
     def shape(self, s: np.ndarray) -> np.ndarray:
         """Local shape functions at s, in a new first axis."""
-        return np.stack([(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3]) / 6
+        return (
+            np.stack(
+                [(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3]
+            )
+            / 6
+        )
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Derivatives in depth of the local shape functions of a cell at s, in a new first axis."""
-        return np.stack([-((1 - s) ** 2), 3 * s**2 - 4 * s, -3 * s**2 + 2 * s + 1, s**2]) * self.count / 2
+        return (
+            np.stack([-((1 - s) ** 2), 3 * s**2 - 4 * s, -3 * s**2 + 2 * s + 1, s**2])
+            * self.count
+            / 2
+        )
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
         """Exact stiffness matrix, by Gauss quadrature."""
@@ -391,7 +424,9 @@ def locate(basis: Basis, depth: np.ndarray, side: Side = "right") -> tuple[np.nd
     """
     depth = np.asarray(depth, float)
     if not ((depth >= 0) & (depth <= 1)).all():
-        raise InputError(f"a depth must lie in [0, 1], got {depth}; normalise it as (t - t0) / (t1 - t0)")
+        raise InputError(
+            f"a depth must lie in [0, 1], got {depth}; normalise it as (t - t0) / (t1 - t0)"
+        )
     knots = basis.knots
     cell = np.clip(np.searchsorted(knots, depth, side) - 1, 0, basis.count - 1)
     return cell, (depth - knots[cell]) / (knots[cell + 1] - knots[cell])
@@ -459,7 +494,9 @@ def contains(finer: Basis, coarser: Basis) -> bool:
     if coarser.count == 1 and finer.degree >= coarser.degree:
         return True
     nested = np.isin(np.round(coarser.knots, 12), np.round(finer.knots, 12)).all()
-    return bool(nested and finer.degree >= coarser.degree and finer.smoothness <= coarser.smoothness)
+    return bool(
+        nested and finer.degree >= coarser.degree and finer.smoothness <= coarser.smoothness
+    )
 
 
 def refinement(coarser: Basis, finer: Basis) -> Float[np.ndarray, "finer coarser"]:

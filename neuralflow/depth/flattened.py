@@ -27,7 +27,11 @@ Local = Sequence[tuple[Any, Any]]
 def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
     """The basis of every parameter that varies with depth, by its path in the module's state."""
     bases = _bases_by_id(module)
-    return {path: bases[id(leaf)] for path, leaf in nnx.iter_graph(module) if isinstance(leaf, nnx.Param) and id(leaf) in bases}
+    return {
+        path: bases[id(leaf)]
+        for path, leaf in nnx.iter_graph(module)
+        if isinstance(leaf, nnx.Param) and id(leaf) in bases
+    }
 
 
 def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
@@ -36,7 +40,9 @@ def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
     for _, node in nnx.iter_graph(module):
         if isinstance(node, DepthVarying):
             leaves = [leaf for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)]
-            bases.update({id(leaf): node.basis for leaf in leaves if not isinstance(leaf, nnx.RngState)})
+            bases.update(
+                {id(leaf): node.basis for leaf in leaves if not isinstance(leaf, nnx.RngState)}
+            )
     return bases
 
 
@@ -52,12 +58,16 @@ class FlatField:
         check_variables(field)
         bases = _bases_by_id(field)
         plain = _unwrap(field)
-        by_path = {path: bases.get(id(leaf)) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
+        by_path = {
+            path: bases.get(id(leaf)) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)
+        }
         self._graphdef, state = nnx.split(plain)
         self._paths, leaves = flatten(state)
         self._kinds = [leaf if isinstance(leaf, nnx.Variable) else None for leaf in leaves]
         self.array_bases = [by_path[path] for path in self._paths]
-        self.bases: list[Basis] = list(dict.fromkeys(basis for basis in self.array_bases if basis is not None))
+        self.bases: list[Basis] = list(
+            dict.fromkeys(basis for basis in self.array_bases if basis is not None)
+        )
 
     @staticmethod
     def values(field: nnx.Module) -> list[Array]:
@@ -66,14 +76,24 @@ class FlatField:
 
     def module(self, values: Sequence[Array]) -> nnx.Module:
         """The user's module with these arrays."""
-        leaves = [value if kind is None else kind.replace(value) for kind, value in zip(self._kinds, values, strict=True)]
-        return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True))))
+        leaves = [
+            value if kind is None else kind.replace(value)
+            for kind, value in zip(self._kinds, values, strict=True)
+        ]
+        return nnx.merge(
+            self._graphdef, nnx.from_flat_state(list(zip(self._paths, leaves, strict=True)))
+        )
 
     def module_at(self, values: Sequence[Array], local: Local) -> nnx.Module:
         """The user's module at one depth, told in every basis."""
         places = dict(zip(self.bases, local, strict=True))
         pairs = zip(self.array_bases, values, strict=True)
-        return self.module([value if basis is None else basis.value(value, *places[basis]) for basis, value in pairs])
+        return self.module(
+            [
+                value if basis is None else basis.value(value, *places[basis])
+                for basis, value in pairs
+            ]
+        )
 
     @staticmethod
     def variables(field: nnx.Module) -> list[Any]:
@@ -93,7 +113,11 @@ class FlatField:
         odd = sorted(set(paths) ^ set(self._paths))
         pairs = enumerate(zip(leaves, values, strict=True)) if not odd else []
         changed = {i: raw(leaf) for i, (leaf, value) in pairs if raw(leaf) is not value}
-        odd += [paths[i] for i in changed if not isinstance(self._kinds[i], nnx.BatchStat | nnx.RngCount)]
+        odd += [
+            paths[i]
+            for i in changed
+            if not isinstance(self._kinds[i], nnx.BatchStat | nnx.RngCount)
+        ]
         if odd:
             raise InputError(
                 f"the field changed its own state ('{dotted(odd[0])}') while it was evaluated, which a solve cannot carry; "
@@ -116,7 +140,9 @@ def _is_leaf(node: Any) -> bool:
 
 def _unwrap(field: nnx.Module) -> nnx.Module:
     """The field with every DepthVarying replaced by its stack."""
-    return nnx.recursive_map(lambda _, node: node.stack if isinstance(node, DepthVarying) else node, field)
+    return nnx.recursive_map(
+        lambda _, node: node.stack if isinstance(node, DepthVarying) else node, field
+    )
 
 
 def field_at(field: nnx.Module, s: Any, side: Side = "right") -> nnx.Module:

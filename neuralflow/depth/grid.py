@@ -77,8 +77,15 @@ def uniform(steps: Any) -> Grid:
 def uneven(times: Sequence[float] | np.ndarray) -> Grid:
     """Steps between given normalised depths, which increase strictly from 0 to 1."""
     edges = np.asarray(times, float)
-    if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
-        raise InputError(f"times must be finite and strictly increasing, at least two of them, got {times!r}")
+    if (
+        edges.ndim != 1
+        or len(edges) < 2
+        or not np.isfinite(edges).all()
+        or not (np.diff(edges) > 0).all()
+    ):
+        raise InputError(
+            f"times must be finite and strictly increasing, at least two of them, got {times!r}"
+        )
     if edges[0] != 0 or edges[-1] != 1:
         raise InputError(
             f"times are normalised depths from 0 to 1, got {edges[0]:g} to {edges[-1]:g}; "
@@ -110,7 +117,11 @@ def locate_steps(grid: Grid, cells: int | tuple[float, ...]) -> Place:
     across = np.flatnonzero((enter < 0) | (leave > 1))
     if len(across):
         count = cells if isinstance(cells, int) else len(cells) - 1
-        remedy = f"use a multiple of {count} steps" if grid.is_uniform else "let the times contain every knot"
+        remedy = (
+            f"use a multiple of {count} steps"
+            if grid.is_uniform
+            else "let the times contain every knot"
+        )
         raise InputError(
             f"step {across[0]} of {grid.steps} crosses a knot of weights with {count} cells; {remedy}, "
             "or bring the weights to the grid with DepthVarying.project()"

@@ -48,7 +48,9 @@ def fractional(hurst: float) -> Init:
     Fermanian, Biau & Vert, arXiv 2206.06929).
     """
     if not isinstance(hurst, int | float) or not 0 < hurst <= 1:
-        raise InputError(f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}")
+        raise InputError(
+            f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}"
+        )
 
     def mix(nodes: np.ndarray) -> np.ndarray:
         if len(nodes) > 2 and np.ptp(np.diff(nodes)) > 1e-9:
@@ -58,7 +60,9 @@ def fractional(hurst: float) -> Init:
         if hurst == 1:
             return tied(nodes)
         k = np.abs(np.subtract.outer(np.arange(len(nodes)), np.arange(len(nodes)))).astype(float)
-        covariance = ((k + 1) ** (2 * hurst) - 2 * k ** (2 * hurst) + np.abs(k - 1) ** (2 * hurst)) / 2
+        covariance = (
+            (k + 1) ** (2 * hurst) - 2 * k ** (2 * hurst) + np.abs(k - 1) ** (2 * hurst)
+        ) / 2
         return np.linalg.cholesky(covariance)
 
     return mix

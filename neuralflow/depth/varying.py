@@ -58,7 +58,14 @@ class DepthVarying(nnx.Module):
     `field.at(s)`, which is a plain module.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], basis: Basis, *, rngs: nnx.Rngs, init: Init = independent):
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        basis: Basis,
+        *,
+        rngs: nnx.Rngs,
+        init: Init = independent,
+    ):
         if not callable(make) or isinstance(make, nnx.Module):
             raise InputTypeError(
                 f"make must be a function of rngs that builds a module, got a {type(make).__name__}: lambda rngs: ..."
@@ -69,8 +76,12 @@ class DepthVarying(nnx.Module):
         nodes = np.asarray(basis.nodes)
         mix = np.asarray(init(nodes))
         if mix.ndim != 2 or len(mix) != len(nodes):
-            raise InputError(f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}")
-        draws = nnx.vmap(lambda key: _checked_module(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), mix.shape[1]))
+            raise InputError(
+                f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}"
+            )
+        draws = nnx.vmap(lambda key: _checked_module(make(nnx.Rngs(key))))(
+            jax.random.split(rngs.params(), mix.shape[1])
+        )
         _check_statistics(basis, draws)
         self.basis = basis
         self.stack = _coefficients(basis, draws, mix)
@@ -83,15 +94,21 @@ class DepthVarying(nnx.Module):
         shared submodules stay shared; sharing between modules is lost.
         """
         if len(modules) != basis.size:
-            raise InputError(f"{basis} takes {basis.size} modules, one per node, got {len(modules)}")
+            raise InputError(
+                f"{basis} takes {basis.size} modules, one per node, got {len(modules)}"
+            )
         return cls.from_stack(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
 
     @classmethod
     def from_stack(cls, stack: nnx.Module, basis: Basis) -> DepthVarying:
         """The function of depth whose coefficients are the parameters of `stack`, along a leading axis of basis.size each."""
-        sizes = {np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]}
+        sizes = {
+            np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]
+        }
         if sizes - {(basis.size,)}:
-            raise InputError(f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}")
+            raise InputError(
+                f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}"
+            )
         _check_statistics(basis, stack)
         # NNX makes modules by their __init__ alone, so an empty one is filled.
         field = cls(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
@@ -99,27 +116,37 @@ class DepthVarying(nnx.Module):
         return field
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise InputTypeError("a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE")
+        raise InputTypeError(
+            "a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE"
+        )
 
     def at(self, s: float, side: Side = "right") -> nnx.Module:
         """The plain module at normalised depth s; at a knot `side` names the one-sided limit."""
         checks.choice("side", side, ("left", "right"))
         cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
 
-        return _map_arrays(lambda coefficients: self.basis.value(coefficients, cell, local), self.stack)
+        return _map_arrays(
+            lambda coefficients: self.basis.value(coefficients, cell, local), self.stack
+        )
 
     def refine(self, finer: Basis) -> DepthVarying:
         """The same weights on a basis that contains this one; ValueError where it does not."""
-        checks.instance("the finer basis", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
+        checks.instance(
+            "the finer basis", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
+        )
         return self._transform(finer, depth_basis.refinement(self.basis, finer))
 
     def project(self, target: Basis) -> DepthVarying:
         """The L2-nearest weights on another basis; the same weights where that basis contains this one."""
-        checks.instance("the target basis", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
+        checks.instance(
+            "the target basis", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
+        )
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:
-        return self.from_stack(_map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target)
+        return self.from_stack(
+            _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target
+        )
 
 
 def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Module:
@@ -130,7 +157,9 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
 
     def coefficients(values: Array) -> Array:
         if not jnp.issubdtype(values.dtype, jnp.inexact):
-            raise InputTypeError(f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()")
+            raise InputTypeError(
+                f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()"
+            )
         if plain:
             return values
         # A draw that is not random (a norm's scale of one, a bias of zero) stays what it is at every depth.
@@ -150,15 +179,21 @@ def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
 
 def _checked_module(module: Any) -> nnx.Module:
     if not isinstance(module, nnx.Module):
-        raise InputTypeError(f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function")
+        raise InputTypeError(
+            f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function"
+        )
     check_variables(module)
     if any(isinstance(node, DepthVarying) for _, node in nnx.iter_graph(module)):
-        raise InputError("a DepthVarying inside a DepthVarying has no meaning; vary the weights once")
+        raise InputError(
+            "a DepthVarying inside a DepthVarying has no meaning; vary the weights once"
+        )
     return module
 
 
 def _map_arrays(
-    function: Callable[[Array], Array], module: nnx.Module, streams: Callable[[Array], Array] = lambda stream: stream
+    function: Callable[[Array], Array],
+    module: nnx.Module,
+    streams: Callable[[Array], Array] = lambda stream: stream,
 ) -> nnx.Module:
     """A new module with the function applied to every array (`streams` to random ones), shared submodules kept shared."""
     graphdef, random, state = nnx.split(module, nnx.RngState, ...)
@@ -172,14 +207,23 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
     want = _shapes(first)
     for k, (other, state) in enumerate(parts):
         if _shapes(state) != want:
-            raise InputError(f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind")
+            raise InputError(
+                f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind"
+            )
         if other != graphdef:
-            raise InputError(f"module {k} is built differently from module 0; give modules of one class and one set of options")
-    return nnx.merge(graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts)))
+            raise InputError(
+                f"module {k} is built differently from module 0; give modules of one class and one set of options"
+            )
+    return nnx.merge(
+        graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts))
+    )
 
 
 def _shapes(state: Any) -> dict[str, str]:
-    return {dotted(path): f"{raw(leaf).dtype}{list(raw(leaf).shape)}" for path, leaf in nnx.to_flat_state(state)}
+    return {
+        dotted(path): f"{raw(leaf).dtype}{list(raw(leaf).shape)}"
+        for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 def raw(leaf: Any) -> Any:

@@ -1,7 +1,11 @@
 """Velocity fields: plain NNX modules f(x) or f(x, t). Any module of that form serves; these are the common ones."""
 
 from neuralflow.fields.convolution import convolution as convolution
-from neuralflow.fields.functions import evaluate as evaluate, from_function as from_function, takes_time as takes_time
+from neuralflow.fields.functions import (
+    evaluate as evaluate,
+    from_function as from_function,
+    takes_time as takes_time,
+)
 from neuralflow.fields.networks import (
     MLP as MLP,
     Activation as Activation,

@@ -24,7 +24,9 @@ def takes_time(field: Any) -> bool:
     if isinstance(field, DepthVarying):
         return takes_time(field.stack)
     if not callable(field):
-        raise InputTypeError(f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; define __call__(self, x)")
+        raise InputTypeError(
+            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; define __call__(self, x)"
+        )
     name = getattr(field, "__name__", type(field).__name__)
     kinds = inspect.Parameter
     parameters = list(inspect.signature(field).parameters.values())
@@ -32,14 +34,20 @@ def takes_time(field: Any) -> bool:
         raise InputTypeError(
             f"{name} takes *args, so whether it uses time cannot be told; wrap it: nf.from_function(lambda net, x: net(x), net)"
         )
-    positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    ]
     required = [p.name for p in positional[2:] if p.default is kinds.empty]
-    required += [p.name for p in parameters if p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty]
+    required += [
+        p.name for p in parameters if p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty
+    ]
     if not positional or required:
         raise InputTypeError(
             f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; wrap it with nf.from_function"
         )
-    return len(positional) > 1 and (positional[1].default is kinds.empty or positional[1].name == "t")
+    return len(positional) > 1 and (
+        positional[1].default is kinds.empty or positional[1].name == "t"
+    )
 
 
 def evaluate(field: Any, x: Any, t: Any) -> Any:
@@ -58,7 +66,11 @@ class _Function(nnx.Module):
         return self.function(self._raw(), x)
 
     def _raw(self) -> Any:
-        return jax.tree.map(lambda p: p.get_value() if isinstance(p, nnx.Variable) else p, self.params, is_leaf=_is_node)
+        return jax.tree.map(
+            lambda p: p.get_value() if isinstance(p, nnx.Variable) else p,
+            self.params,
+            is_leaf=_is_node,
+        )
 
 
 class _TimeFunction(_Function):
@@ -73,7 +85,9 @@ def _params_and_time(function: Callable[..., Any]) -> bool:
     name = getattr(function, "__name__", type(function).__name__)
     wanted = f"from_function takes f(params, x) or f(params, x, t), got {name}{inspect.signature(function)}"
     if next(iter(inspect.signature(function).parameters), None) == "x":
-        raise InputTypeError(f"{wanted}; its first parameter holds the parameters: write lambda params, x: ...")
+        raise InputTypeError(
+            f"{wanted}; its first parameter holds the parameters: write lambda params, x: ..."
+        )
     try:
         return takes_time(functools.partial(function, None))
     except (TypeError, ValueError):
@@ -88,7 +102,9 @@ def _param(value: Any) -> Any:
     if _is_node(value):
         return value
     if not isinstance(value, jax.Array) and np.asarray(value).dtype.kind in "SUO":
-        raise InputTypeError(f"params of from_function are arrays, numbers or NNX modules, got {value!r}")
+        raise InputTypeError(
+            f"params of from_function are arrays, numbers or NNX modules, got {value!r}"
+        )
     return nnx.Param(jnp.asarray(value))
 
 
@@ -99,5 +115,11 @@ def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
     function, never in its closure, so gradients reach them.
     """
     if not callable(function):
-        raise InputTypeError(f"from_function takes a function f(params, x) or f(params, x, t), got {type(function).__name__}")
-    return _TimeFunction(function, params) if _params_and_time(function) else _Function(function, params)
+        raise InputTypeError(
+            f"from_function takes a function f(params, x) or f(params, x, t), got {type(function).__name__}"
+        )
+    return (
+        _TimeFunction(function, params)
+        if _params_and_time(function)
+        else _Function(function, params)
+    )

@@ -23,7 +23,9 @@ def _with_time(x: Array, t: Array | float | None) -> Array:
     """x with depth time as one more feature."""
     if t is None:
         raise InputError("this field was built with time=True, so it needs f(x, t)")
-    return jnp.concatenate([x, jnp.broadcast_to(jnp.asarray(t, x.dtype), (*x.shape[:-1], 1))], axis=-1)
+    return jnp.concatenate(
+        [x, jnp.broadcast_to(jnp.asarray(t, x.dtype), (*x.shape[:-1], 1))], axis=-1
+    )
 
 
 class MLP(nnx.Module):
@@ -51,7 +53,8 @@ class MLP(nnx.Module):
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         widths = [dimension + time, *([hidden] * layers), dimension]
         self.dense = nnx.List(
-            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs) for a, b in itertools.pairwise(widths)
+            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            for a, b in itertools.pairwise(widths)
         )
         self.activation = activation
         self.time = time
@@ -89,17 +92,25 @@ class ConvBlock(nnx.Module):
         checks.function("activation", activation)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if channels % groups:
-            raise InputError(f"channels must be a multiple of groups, got {channels} channels in {groups} groups")
+            raise InputError(
+                f"channels must be a multiple of groups, got {channels} channels in {groups} groups"
+            )
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
         if not callable(kernel):
             checks.whole("kernel", kernel)
-            kernel = functools.partial(nnx.Conv, kernel_size=(kernel, kernel), conv_general_dilated=convolution)
-        self.convs = nnx.List(kernel(channels + time, channels, rngs=rngs, **types) for _ in range(2))
+            kernel = functools.partial(
+                nnx.Conv, kernel_size=(kernel, kernel), conv_general_dilated=convolution
+            )
+        self.convs = nnx.List(
+            kernel(channels + time, channels, rngs=rngs, **types) for _ in range(2)
+        )
         self.activation = activation
         self.time = time
 
-    def __call__(self, x: Float[Array, "*batch h w c"], t: Any = None) -> Float[Array, "*batch h w c"]:
+    def __call__(
+        self, x: Float[Array, "*batch h w c"], t: Any = None
+    ) -> Float[Array, "*batch h w c"]:
         """Velocity at x, of the shape and dtype of x."""
         y = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
@@ -128,11 +139,19 @@ class Antisymmetric(nnx.Module):
         checks.function("activation", activation)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if not damping >= 0:
-            raise InputError(f"damping must be >= 0, got {damping}: a negative one lets states grow")
+            raise InputError(
+                f"damping must be >= 0, got {damping}: a negative one lets states grow"
+            )
         scale = dimension**-0.5
-        self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype))
+        self.weight = nnx.Param(
+            scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype)
+        )
         self.bias = nnx.Param(jnp.zeros(dimension, param_dtype))
-        self.drift = nnx.Param(scale * jax.random.normal(rngs.params(), (dimension,), param_dtype)) if time else None
+        self.drift = (
+            nnx.Param(scale * jax.random.normal(rngs.params(), (dimension,), param_dtype))
+            if time
+            else None
+        )
         self.damping = damping
         self.activation = activation
 

@@ -96,7 +96,11 @@ def _slope(energy: Any, x: Any) -> Any:
     """The gradient of every sample's energy."""
     value, pull = jax.vjp(energy, x)
     leading = jax.tree.leaves(x)[0].shape
-    if not isinstance(value, jax.Array) or value.shape != leading[: value.ndim] or value.ndim >= len(leading):
+    if (
+        not isinstance(value, jax.Array)
+        or value.shape != leading[: value.ndim]
+        or value.ndim >= len(leading)
+    ):
         raise InputError(
             f"an energy gives one number a sample, of the leading shape of x, {leading}; {type(energy).__name__} gave "
             f"{jnp.shape(value)}: sum over the last axis"
@@ -112,7 +116,9 @@ class Coupled(nnx.Module):
 
     def __init__(self, first: nnx.Module, second: nnx.Module):
         for name, part in (("first", first), ("second", second)):
-            checks.instance(name, part, nnx.Module, "an nnx.Module; wrap functions with nf.from_function")
+            checks.instance(
+                name, part, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
+            )
             takes_time(part)  # refuses what is called in another way
         self.first, self.second = first, second
 

@@ -31,4 +31,8 @@ from neuralflow.schemes.multistep import (
 )
 from neuralflow.schemes.network import PerStep as PerStep
 from neuralflow.schemes.reversible import Reversible as Reversible, RevNet as RevNet
-from neuralflow.schemes.runge_kutta import RK4 as RK4, ImplicitTrapezoid as ImplicitTrapezoid, ThreeEighths as ThreeEighths
+from neuralflow.schemes.runge_kutta import (
+    RK4 as RK4,
+    ImplicitTrapezoid as ImplicitTrapezoid,
+    ThreeEighths as ThreeEighths,
+)

@@ -18,14 +18,23 @@ from jaxtyping import Array, Complex, Float, Shaped
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
-from neuralflow.schemes.network import NetworkScheme, PerStep, is_explicit, one_step, prepared, traits
+from neuralflow.schemes.network import (
+    NetworkScheme,
+    PerStep,
+    is_explicit,
+    one_step,
+    prepared,
+    traits,
+)
 from neuralflow.schemes.reversible import RevNet, halves
 
 Scheme = diffrax.AbstractSolver
 Tree = tuple["Tree", ...]
 
 
-def walk(scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float, steps: int) -> Any:
+def walk(
+    scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float, steps: int
+) -> Any:
     """x(end) of x' = velocity(x, t) by so many equal steps from t = 0: a plain loop over `scheme.step`."""
     _check(scheme)
     dtype = jnp.finfo(jax.tree.leaves(x)[0].dtype).dtype
@@ -39,7 +48,9 @@ def walk(scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float
         x, _, _, memory, _ = scheme.step(terms, 0 * h, h, x, k * h, memory, False)
         return (x, memory), None
 
-    memory = None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0 * h, h, x, 0 * h)
+    memory = (
+        None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0 * h, h, x, 0 * h)
+    )
     return lax.scan(step, (x, memory), jnp.arange(steps))[0][0]
 
 
@@ -52,7 +63,9 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
     """
     checks.whole("steps", steps)
     if jnp.ones(()).dtype != jnp.float64:
-        raise InputError("an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first")
+        raise InputError(
+            "an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first"
+        )
 
     def velocity(x: Any, t: Any) -> Any:
         return ((1 + t / 2) * x[1], -jnp.sin(x[0]))
@@ -89,19 +102,25 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
     alpha, beta = _coefficients(scheme)
     j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
     missing = {"consistency": float(alpha.sum() - 1)}
-    return missing | {f"t^{q}": float(alpha @ j**q + q * (beta @ i ** (q - 1)) - 1) for q in range(1, order + 1)}
+    return missing | {
+        f"t^{q}": float(alpha @ j**q + q * (beta @ i ** (q - 1)) - 1) for q in range(1, order + 1)
+    }
 
 
 def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """A and b of a Runge-Kutta scheme; None for others."""
     if isinstance(scheme, diffrax.Euler | diffrax.ImplicitEuler):
         return np.full((1, 1), float(isinstance(scheme, diffrax.ImplicitEuler))), np.ones(1)
-    if not isinstance(scheme, diffrax.AbstractRungeKutta) or not isinstance(scheme.tableau, diffrax.ButcherTableau):
+    if not isinstance(scheme, diffrax.AbstractRungeKutta) or not isinstance(
+        scheme.tableau, diffrax.ButcherTableau
+    ):
         return None
     return butcher_matrices(scheme.tableau)
 
 
-def butcher_matrices(tableau: diffrax.ButcherTableau) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
+def butcher_matrices(
+    tableau: diffrax.ButcherTableau,
+) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
     """A and b of a Butcher tableau."""
     stages = len(tableau.b_sol)
     a = np.zeros((stages, stages))
@@ -117,7 +136,8 @@ def _trees(nodes: int) -> list[Tree]:
     if nodes == 1:
         return [()]
     return sorted(
-        {tuple(sorted((*tree, ()))) for tree in _trees(nodes - 1)} | {t for s in _trees(nodes - 1) for t in _grown(s)}
+        {tuple(sorted((*tree, ()))) for tree in _trees(nodes - 1)}
+        | {t for s in _trees(nodes - 1) for t in _grown(s)}
     )
 
 
@@ -126,7 +146,9 @@ def _grown(tree: Tree) -> list[Tree]:
     grown = []
     for i, branch in enumerate(tree):
         rest = tree[:i] + tree[i + 1 :]
-        grown += [tuple(sorted((*rest, more))) for more in [tuple(sorted((*branch, ()))), *_grown(branch)]]
+        grown += [
+            tuple(sorted((*rest, more))) for more in [tuple(sorted((*branch, ()))), *_grown(branch)]
+        ]
     return grown
 
 
@@ -151,7 +173,11 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """alpha and beta of a linear multi-step scheme with constant coefficients."""
     if isinstance(scheme, LinearMultistep):
         return np.asarray(scheme.alpha), np.asarray(scheme.beta)
-    if isinstance(scheme, _TwoStep) and not isinstance(scheme.k, PerStep) and np.ndim(scheme.k) == 0:
+    if (
+        isinstance(scheme, _TwoStep)
+        and not isinstance(scheme.k, PerStep)
+        and np.ndim(scheme.k) == 0
+    ):
         k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
         return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
     raise InputTypeError(
@@ -172,8 +198,14 @@ def modified_equation(
     """
     _check(scheme)
     like = jax.eval_shape(velocity, x)
-    if jax.tree.structure(like) != jax.tree.structure(x) or like.shape != x.shape or like.dtype != x.dtype:
-        raise InputError(f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}")
+    if (
+        jax.tree.structure(like) != jax.tree.structure(x)
+        or like.shape != x.shape
+        or like.dtype != x.dtype
+    ):
+        raise InputError(
+            f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}"
+        )
     if isinstance(scheme, LinearMultistep | _TwoStep):
         alpha, beta = _coefficients(scheme)
         if isinstance(scheme, _TwoStep) and not (-1 < alpha[1] <= 1):
@@ -201,12 +233,18 @@ def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, An
     """A step as a function of its length and of the state; TypeError for what is no such function."""
     name = type(scheme).__name__
     if not is_explicit(scheme):
-        raise InputTypeError(f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions")
+        raise InputTypeError(
+            f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions"
+        )
     if traits(scheme).carries:
-        raise InputTypeError(f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps")
+        raise InputTypeError(
+            f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps"
+        )
     if isinstance(scheme, RevNet):
         pairs = diffrax.ODETerm(lambda t, y, args: halves(velocity(jnp.concatenate(y))))
-        return lambda h, x: jnp.concatenate(scheme.step(pairs, jnp.zeros_like(h), h, halves(x), None, None, False)[0])
+        return lambda h, x: jnp.concatenate(
+            scheme.step(pairs, jnp.zeros_like(h), h, halves(x), None, None, False)[0]
+        )
     terms = diffrax.ODETerm(lambda t, y, args: velocity(y))
     return lambda h, x: one_step(scheme, terms, jnp.zeros_like(h), h, x, None)
 
@@ -216,7 +254,9 @@ def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, An
         """The coefficient of h^order in a step from x."""
 
         def at(x: Any) -> Any:
-            step = lambda h: advance(h, x)
+            def step(h):
+                return advance(h, x)
+
             for _ in range(order):
                 step = (lambda f: lambda h: jax.jvp(f, (h,), (jnp.ones_like(h),))[1])(step)
             return step(jnp.zeros((), x.dtype)) / math.factorial(order)
@@ -225,9 +265,15 @@ def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, An
 
     d1, d2, d3 = (taylor(q) for q in (1, 2, 3))
     g0 = d1
-    g1 = lambda x: d2(x) - _along(g0, g0)(x) / 2
+
+    def g1(x):
+        return d2(x) - _along(g0, g0)(x) / 2
+
     twice = _along(_along(g0, g0), g0)
-    g2 = lambda x: d3(x) - (_along(g0, g1)(x) + _along(g1, g0)(x)) / 2 - twice(x) / 6
+
+    def g2(x):
+        return d3(x) - (_along(g0, g1)(x) + _along(g1, g0)(x)) / 2 - twice(x) / 6
+
     return g0, g1, g2
 
 
@@ -236,12 +282,18 @@ def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> t
     j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
     slope, second, third = (float(1 - alpha @ j**q) / math.factorial(q) for q in (1, 2, 3))
     b0, b1, b2 = (float(beta @ i**q) / math.factorial(q) for q in (0, 1, 2))
-    g0 = lambda x: b0 / slope * velocity(x)
-    g1 = lambda x: (b1 * _along(velocity, g0)(x) - second * _along(g0, g0)(x)) / slope
+
+    def g0(x):
+        return b0 / slope * velocity(x)
+
+    def g1(x):
+        return (b1 * _along(velocity, g0)(x) - second * _along(g0, g0)(x)) / slope
 
     def g2(x: Any) -> Any:
         forced = b1 * _along(velocity, g1)(x) + b2 * _along(_along(velocity, g0), g0)(x)
-        moved = second * (_along(g0, g1)(x) + _along(g1, g0)(x)) + third * _along(_along(g0, g0), g0)(x)
+        moved = second * (_along(g0, g1)(x) + _along(g1, g0)(x)) + third * _along(
+            _along(g0, g0), g0
+        )(x)
         return (forced - moved) / slope
 
     return g0, g1, g2
@@ -260,7 +312,9 @@ def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[n
             return np.where(below == 0, np.inf, above / below).reshape(np.shape(z))
     matrix = amplification(scheme, z)
     if matrix.shape[-1] != 1:
-        raise InputTypeError(f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)")
+        raise InputTypeError(
+            f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)"
+        )
     return matrix[..., 0, 0]
 
 
@@ -277,9 +331,13 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     """`amplification` of one scheme, compiled once."""
     _check(scheme)
     if not is_explicit(scheme):
-        raise InputTypeError(f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)")
+        raise InputTypeError(
+            f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)"
+        )
     if traits(scheme).continued:
-        raise InputError(f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone")
+        raise InputError(
+            f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone"
+        )
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
 
@@ -291,7 +349,9 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
         return y, memory
 
     terms = diffrax.ODETerm(lambda t, x, args: flip(x))
-    memory = None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0.0, 1.0, x, None)
+    memory = (
+        None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0.0, 1.0, x, None)
+    )
     if isinstance(scheme, NetworkScheme):
         memory = scheme.settled(memory)
     leaves, form = jax.tree.flatten((x, memory))
@@ -302,8 +362,13 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     @jax.vmap
     def matrix(z: Any) -> Any:
         def column(vector: Any) -> Any:
-            entries, rest = iter(vector), iter([leaf for leaf, used in zip(leaves, linear, strict=True) if not used])
-            x, memory = jax.tree.unflatten(form, [next(entries) if used else next(rest) for used in linear])
+            entries, rest = (
+                iter(vector),
+                iter([leaf for leaf, used in zip(leaves, linear, strict=True) if not used]),
+            )
+            x, memory = jax.tree.unflatten(
+                form, [next(entries) if used else next(rest) for used in linear]
+            )
             moved = jax.tree.leaves(step(z, x, memory))
             return jnp.stack([leaf for leaf, used in zip(moved, linear, strict=True) if used])
 
@@ -330,7 +395,10 @@ def _grower(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
 
 def region(
-    scheme: Scheme, real: tuple[float, float] = (-4.0, 1.0), imaginary: tuple[float, float] = (-3.5, 3.5), points: int = 201
+    scheme: Scheme,
+    real: tuple[float, float] = (-4.0, 1.0),
+    imaginary: tuple[float, float] = (-3.5, 3.5),
+    points: int = 201,
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
     """Real parts, imaginary parts and `growth` on a rectangle of the plane of z = h g; the region is where it is <= 1."""
     checks.whole("points", points, least=2)
@@ -349,7 +417,10 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     if not isinstance(largest, int | float) or not 0 < largest < math.inf:
         raise InputError(f"largest must be a positive number, got {largest!r}")
     grows = _grower(scheme)
-    stable = lambda z: grows(-np.asarray(z, complex)) <= 1 + 1e-9
+
+    def stable(z):
+        return grows(-np.asarray(z, complex)) <= 1 + 1e-9
+
     return longest(stable, largest, scan=4096, cuts=64, enough=lambda low, high: high - low <= 1e-9)
 
 

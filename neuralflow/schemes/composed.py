@@ -98,7 +98,9 @@ class FractalNet(OneStepScheme):
     def learned(cls, steps: int) -> FractalNet:
         """All five coefficients learned, for every step of its own, from those of Heun's scheme on."""
         checks.whole("steps", steps)
-        return cls(*(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 0.5, 1.0, 1.0, 0.5)))
+        return cls(
+            *(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 0.5, 1.0, 1.0, 0.5))
+        )
 
     def evaluations(self, steps: int) -> int:
         """Two a step."""
@@ -116,7 +118,9 @@ class FractalNet(OneStepScheme):
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
         """The published formula."""
-        return _fractal(velocity, x, h, *(value(c, x) for c in (self.k1, self.k2, self.k3, self.c1, self.c2)))
+        return _fractal(
+            velocity, x, h, *(value(c, x) for c in (self.k1, self.k2, self.k3, self.c1, self.c2))
+        )
 
 
 class ConsistentFractalNet(OneStepScheme):
@@ -146,7 +150,11 @@ class ConsistentFractalNet(OneStepScheme):
     def order(self, terms):
         """From the coefficients where they are numbers; 1 where they are learned."""
         k2, c1 = self.k2, self.c1
-        second = isinstance(k2, int | float) and isinstance(c1, int | float) and abs(c1 * (1 - k2 * c1) - 0.5) <= 1e-12
+        second = (
+            isinstance(k2, int | float)
+            and isinstance(c1, int | float)
+            and abs(c1 * (1 - k2 * c1) - 0.5) <= 1e-12
+        )
         return 2 if second else 1
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
@@ -159,7 +167,9 @@ def _fractal(velocity: Any, x: Any, h: Any, k1: Any, k2: Any, k3: Any, c1: Any, 
     share = min(max(c1, 0.0), 1.0) if isinstance(c1, int | float) else 1.0
     first = velocity(0.0, x)
     inner = jax.tree.map(lambda u, v: k3 * u + c1 * (h * v), x, first)
-    return jax.tree.map(lambda u, y, v: k1 * u + k2 * y + c2 * (h * v), x, inner, velocity(share, inner))
+    return jax.tree.map(
+        lambda u, y, v: k1 * u + k2 * y + c2 * (h * v), x, inner, velocity(share, inner)
+    )
 
 
 class FractalExpansion(OneStepScheme):
@@ -175,7 +185,9 @@ class FractalExpansion(OneStepScheme):
 
     def __init__(self, joins: Sequence[Any]):
         if isinstance(joins, int | float | nnx.Variable) or not len(joins):
-            raise InputError(f"joins is a sequence of at least one weight, one per join, got {joins!r}")
+            raise InputError(
+                f"joins is a sequence of at least one weight, one per join, got {joins!r}"
+            )
         check_coefficients(**{f"joins[{i}]": w for i, w in enumerate(joins)})
         self.joins = tuple(joins)
 
@@ -192,18 +204,28 @@ class FractalExpansion(OneStepScheme):
 
     def order(self, terms):
         """Order 1; 2 for the one join of Richardson's extrapolation."""
-        return 2 if len(self.joins) == 1 and isinstance(self.joins[0], int | float) and self.joins[0] == 2 else 1
+        return (
+            2
+            if len(self.joins) == 1
+            and isinstance(self.joins[0], int | float)
+            and self.joins[0] == 2
+            else 1
+        )
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
         """The fractal, its joins from the innermost to the outermost."""
         return self._expand(velocity, x, velocity(0.0, x), h, 0.0, 1.0, len(self.joins))
 
-    def _expand(self, velocity: Any, x: Any, first: Any, h: Any, start: float, share: float, joins: int) -> Any:
+    def _expand(
+        self, velocity: Any, x: Any, first: Any, h: Any, start: float, share: float, joins: int
+    ) -> Any:
         """A fractal with so many joins over a share of the step; `first` is the velocity where it starts."""
         euler = plus(x, share * h, first)
         if not joins:
             return euler
         half, w = share / 2, value(self.joins[joins - 1], x)
         middle = self._expand(velocity, x, first, h, start, half, joins - 1)
-        deep = self._expand(velocity, middle, velocity(start + half, middle), h, start + half, half, joins - 1)
+        deep = self._expand(
+            velocity, middle, velocity(start + half, middle), h, start + half, half, joins - 1
+        )
         return jax.tree.map(lambda a, b: w * a + (1 - w) * b, deep, euler)

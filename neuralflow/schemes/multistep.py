@@ -46,13 +46,26 @@ class LinearMultistep(NetworkScheme):
 
     def __init__(self, alpha: Sequence[float], beta: Sequence[float], starter: Any = None):
         starter = RK4() if starter is None else starter
-        checks.instance("starter", starter, (Euler, AbstractERK), "an explicit Runge-Kutta scheme such as nf.RK4()")
+        checks.instance(
+            "starter",
+            starter,
+            (Euler, AbstractERK),
+            "an explicit Runge-Kutta scheme such as nf.RK4()",
+        )
         try:
             a, b = np.asarray(alpha, float), np.asarray(beta, float)
         except (TypeError, ValueError):
             a = b = np.zeros(0)
-        if a.ndim != 1 or b.ndim != 1 or not len(a) or not len(b) or not np.isfinite(np.concatenate([a, b])).all():
-            raise InputError(f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}")
+        if (
+            a.ndim != 1
+            or b.ndim != 1
+            or not len(a)
+            or not len(b)
+            or not np.isfinite(np.concatenate([a, b])).all()
+        ):
+            raise InputError(
+                f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}"
+            )
         slope = 1 + a @ np.arange(len(a))
         if abs(a.sum() - 1) > 1e-12 or abs(b.sum() - slope) > 1e-12:
             raise InputError(
@@ -85,7 +98,9 @@ class LinearMultistep(NetworkScheme):
 
     def order(self, terms):
         """The order, from the coefficients, or one more than the starter's where that is less."""
-        return min(self._order(), (self.starter.order(terms) or 1) + 1) if self.past else self._order()
+        return (
+            min(self._order(), (self.starter.order(terms) or 1) + 1) if self.past else self._order()
+        )
 
     def _order(self) -> int:
         j = -np.arange(len(self.alpha), dtype=float), -np.arange(len(self.beta), dtype=float)
@@ -100,7 +115,11 @@ class LinearMultistep(NetworkScheme):
     def init(self, terms, t0, t1, y0, args):
         """Earlier states and velocities (none yet), and the number of steps so far."""
         empty = jax.tree.map(jnp.zeros_like, y0)
-        return (empty,) * (len(self.alpha) - 1), (empty,) * (len(self.beta) - 1), jnp.zeros((), jnp.int32)
+        return (
+            (empty,) * (len(self.alpha) - 1),
+            (empty,) * (len(self.beta) - 1),
+            jnp.zeros((), jnp.int32),
+        )
 
     def settled(self, memory):
         """With as many steps behind it as it uses."""
@@ -142,7 +161,9 @@ def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
     """The explicit Adams scheme of an order from 1 to 5, started by RK4 (local error h^5)."""
     checks.whole("order", order)
     if order > 5:
-        raise InputError(f"adams_bashforth goes to order 5, which RK4 can start, got {order}; take Dopri8 for more")
+        raise InputError(
+            f"adams_bashforth goes to order 5, which RK4 can start, got {order}; take Dopri8 for more"
+        )
     # The weights integrate polynomials through the last `order` velocities exactly.
     past = -np.arange(order)
     powers = np.arange(order)
@@ -177,7 +198,9 @@ class _TwoStep(ReversibleScheme):
 
         For a stack that goes on from another: `before` has the structure and shape of x, and k a row for every step.
         """
-        return eqx.tree_at(lambda scheme: scheme.before, self, before, is_leaf=lambda leaf: leaf is None)
+        return eqx.tree_at(
+            lambda scheme: scheme.before, self, before, is_leaf=lambda leaf: leaf is None
+        )
 
     @abstractmethod
     def weight(self, k: Any) -> Any:
@@ -216,9 +239,14 @@ class _TwoStep(ReversibleScheme):
         """The state before: without one the first step is a plain residual step."""
         if self.before is None:
             return y0, jnp.asarray(True)
-        kind = lambda tree: jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
+
+        def kind(tree):
+            return jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
+
         if kind(self.before) != kind(y0):
-            raise InputError(f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}")
+            raise InputError(
+                f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}"
+            )
         return self.before, jnp.asarray(False)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):

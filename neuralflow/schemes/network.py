@@ -134,8 +134,12 @@ def one_step(scheme: AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args
 def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolver:
     """The scheme with what single steps need: a stage loop open to every derivative, a root finder with tolerances."""
     if isinstance(scheme, diffrax.AbstractRungeKutta) and scheme.scan_kind is None:
-        scheme = eqx.tree_at(lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None)
-    if isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(getattr(scheme.root_finder, "rtol", 0.0), float):
+        scheme = eqx.tree_at(
+            lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None
+        )
+    if isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(
+        getattr(scheme.root_finder, "rtol", 0.0), float
+    ):
         # Its tolerances are left to a step size controller.
         tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # of which the iteration asks a hundredth
         # Several stages have one Jacobian each, a single one Newton's. diffrax's own choice, VeryChord, gives up soon and

@@ -12,7 +12,16 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from neuralflow.checks import InputError, InputTypeError
-from neuralflow.schemes.network import ReversibleScheme, amplified, cost, done, is_explicit, one_step, plus, traits
+from neuralflow.schemes.network import (
+    ReversibleScheme,
+    amplified,
+    cost,
+    done,
+    is_explicit,
+    one_step,
+    plus,
+    traits,
+)
 
 
 def halves(x: Any) -> tuple[Any, Any]:
@@ -21,14 +30,20 @@ def halves(x: Any) -> tuple[Any, Any]:
         return x[0], x[1]
     if not isinstance(x, Array) or not x.ndim or x.shape[-1] % 2:
         shape = f"an array of shape {x.shape}" if isinstance(x, Array) else f"a {type(x).__name__}"
-        raise InputError(f"a state of two halves is a pair, or an array whose last axis is even, got {shape}")
+        raise InputError(
+            f"a state of two halves is a pair, or an array whose last axis is even, got {shape}"
+        )
     first, second = jnp.split(x, 2, axis=-1)
     return first, second
 
 
 def joined(first: Any, second: Any, like: Any) -> Any:
     """Two halves in the form of a state."""
-    return type(like)((first, second)) if isinstance(like, tuple | list) else jnp.concatenate([first, second], axis=-1)
+    return (
+        type(like)((first, second))
+        if isinstance(like, tuple | list)
+        else jnp.concatenate([first, second], axis=-1)
+    )
 
 
 class RevNet(ReversibleScheme):
@@ -116,7 +131,11 @@ class Reversible(ReversibleScheme):
                 f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: an implicit one is exact to its "
                 "root finder's tolerance only, and one that remembers earlier steps has more to take back"
             )
-        if isinstance(coupling, bool) or not isinstance(coupling, int | float) or not 0 < coupling <= 1:
+        if (
+            isinstance(coupling, bool)
+            or not isinstance(coupling, int | float)
+            or not 0 < coupling <= 1
+        ):
             raise InputError(f"coupling must lie in (0, 1], got {coupling!r}")
         self.scheme, self.coupling = scheme, float(coupling)
 

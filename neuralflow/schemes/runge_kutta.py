@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from diffrax import AbstractERK, AbstractESDIRK, ButcherTableau, ThirdOrderHermitePolynomialInterpolation
+from diffrax import (
+    AbstractERK,
+    AbstractESDIRK,
+    ButcherTableau,
+    ThirdOrderHermitePolynomialInterpolation,
+)
 from jax import lax
 from jaxtyping import Array
 
@@ -67,7 +72,9 @@ class ImplicitTrapezoid(AbstractESDIRK):
     interpolation_cls: ClassVar[Callable[..., ThirdOrderHermitePolynomialInterpolation]] = (
         ThirdOrderHermitePolynomialInterpolation.from_k
     )
-    root_finder: optx.AbstractRootFinder = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)()
+    root_finder: optx.AbstractRootFinder = diffrax.with_stepsize_controller_tols(
+        diffrax.VeryChord
+    )()
     root_find_max_steps: int = 10
 
     def order(self, terms):
@@ -79,7 +86,9 @@ def used_stages(tableau: Any) -> int:
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
-def explicit_step(tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h: Any, first: Any = None) -> Any:
+def explicit_step(
+    tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h: Any, first: Any = None
+) -> Any:
     """One step of an explicit Runge-Kutta tableau, stage by stage as one would write it by hand.
 
     `velocity(c, y)`: at the share c of the step; `first`: the velocity where the step starts, if it is known. A last
@@ -90,7 +99,9 @@ def explicit_step(tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h
         used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
         if not used:
             return x
-        total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used))
+        total = functools.reduce(
+            lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used)
+        )
         return jax.tree.map(lambda a, b: a + h * b, x, total)
 
     ks: list[Any] = [velocity(0.0, x) if first is None else first]
@@ -100,14 +111,19 @@ def explicit_step(tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h
     return plus(tableau.b_sol, ks)
 
 
-def rolled_step(tableau: ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array) -> Any:
+def rolled_step(
+    tableau: ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array
+) -> Any:
     """`explicit_step` as a loop over the stages: the field is compiled once. Not for reverse mode."""
     count = used_stages(tableau)
     rows = np.zeros((count + 1, count))
     for i, row in enumerate(tableau.a_lower[: count - 1], 1):
         rows[i, :i] = row
     rows[count] = tableau.b_sol[:count]
-    weights, shares = jnp.asarray(rows, h.dtype), jnp.asarray([0.0, *tableau.c[: count - 1]], h.dtype)
+    weights, shares = (
+        jnp.asarray(rows, h.dtype),
+        jnp.asarray([0.0, *tableau.c[: count - 1]], h.dtype),
+    )
 
     def plus(i: Any, ks: Any) -> Any:
         return jax.tree.map(lambda a, k: a + h * jnp.tensordot(weights[i], k, axes=1), x, ks)

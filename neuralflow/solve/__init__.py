@@ -7,4 +7,8 @@ of fixed grids stands in `walk`, the exact gradient of adaptive steps in `replay
 from neuralflow.solve.adaptive import Adaptive as Adaptive
 from neuralflow.solve.base import EVERY_STEP as EVERY_STEP, Discretisation as Discretisation
 from neuralflow.solve.fixed_grid import FixedGrid as FixedGrid
-from neuralflow.solve.results import Solution as Solution, SolveError as SolveError, Status as Status
+from neuralflow.solve.results import (
+    Solution as Solution,
+    SolveError as SolveError,
+    Status as Status,
+)

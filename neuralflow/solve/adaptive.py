@@ -71,10 +71,14 @@ class Adaptive(Discretisation):
         checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
         name = type(scheme).__name__
         if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or _is_blind(scheme):
-            raise InputError(f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)")
+            raise InputError(
+                f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)"
+            )
         known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
         if known == [0, 0]:
-            raise InputError("rtol and atol are both zero, so no step could be accepted; give one a positive value")
+            raise InputError(
+                "rtol and atol are both zero, so no step could be accepted; give one a positive value"
+            )
         checks.whole("max_steps", max_steps)
         checks.choice("per_sample", per_sample, (True, False))
         self.scheme = scheme
@@ -89,29 +93,53 @@ class Adaptive(Discretisation):
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> NoReturn:
         """TypeError: its steps are chosen on the way."""
-        raise InputTypeError("an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))")
+        raise InputTypeError(
+            "an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))"
+        )
 
-    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> NoReturn:
+    def invert(
+        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+    ) -> NoReturn:
         """TypeError: there are no steps to solve for their inputs."""
-        raise InputTypeError("invert() solves the steps of a fixed grid; an adaptive layer has reverse()")
+        raise InputTypeError(
+            "invert() solves the steps of a fixed grid; an adaptive layer has reverse()"
+        )
 
     def per_step(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        function: Callable[[StepMap, Any], Any],
+        *,
+        backward: bool = False,
     ) -> NoReturn:
         """TypeError: there are no steps of its own."""
-        raise InputTypeError("an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))")
+        raise InputTypeError(
+            "an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))"
+        )
 
     def refined(self, parts: int, scheme: Any = None) -> Adaptive:
         """A tenth of the tolerances for each part beyond the first, down to what the precision knows."""
         least = 10 * float(jnp.finfo(jnp.result_type(float)).eps)
-        to = lambda tolerance: max(float(np.asarray(tolerance)) * 10.0 ** (1 - parts), least)
+
+        def to(tolerance):
+            return max(float(np.asarray(tolerance)) * 10.0 ** (1 - parts), least)
+
         return replace(self, scheme=scheme or self.scheme, rtol=to(self.rtol), atol=to(self.atol))
 
     @property
     def as_data(self) -> Adaptive:
         """Tolerances as arrays, and ends unless they are those of the whole interval."""
-        arrays = eqx.tree_at(lambda s: (s.rtol, s.atol), self, (jnp.asarray(self.rtol), jnp.asarray(self.atol)))
-        return arrays if self.whole else eqx.tree_at(lambda s: s.ends, arrays, tuple(map(jnp.asarray, self.ends)))
+        arrays = eqx.tree_at(
+            lambda s: (s.rtol, s.atol), self, (jnp.asarray(self.rtol), jnp.asarray(self.atol))
+        )
+        return (
+            arrays
+            if self.whole
+            else eqx.tree_at(lambda s: s.ends, arrays, tuple(map(jnp.asarray, self.ends)))
+        )
 
     def remedy(self, status: Status, accepted: int, rejected: int) -> str:
         """What to do about a solve that failed."""
@@ -123,7 +151,9 @@ class Adaptive(Discretisation):
                 f"max_steps={self.max_steps} was reached after {counts} steps of {name}; raise max_steps or the "
                 "tolerances; take an implicit scheme such as nf.Kvaerno3() if the field is stiff, a shorter interval if x grows without bound"
             )
-        return f"{name} could not go on after {counts} steps; loosen the tolerances or check the field"
+        return (
+            f"{name} could not go on after {counts} steps; loosen the tolerances or check the field"
+        )
 
     def check(self, field: nnx.Module) -> None:
         """Raises for an unknown form of field."""
@@ -131,7 +161,14 @@ class Adaptive(Discretisation):
         FlatField(field)
 
     def integrate(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        *,
+        depths: Any = None,
+        backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carries x through the interval; the field's state stays as it is.
 
@@ -142,29 +179,41 @@ class Adaptive(Discretisation):
                 "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
             )
         if self.per_sample and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
-            raise InputError("per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one")
+            raise InputError(
+                "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one"
+            )
         dtype = time_dtype(x)
         values = FlatField.values(field)
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
         loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE))
         walked = self.ends[::-1] if backward else self.ends
-        moving: Any = np.asarray(walked, dtype) if self.whole else jnp.stack([jnp.asarray(end, dtype) for end in walked])
+        moving: Any = (
+            np.asarray(walked, dtype)
+            if self.whole
+            else jnp.stack([jnp.asarray(end, dtype) for end in walked])
+        )
         ends = lax.stop_gradient(moving)
         # Zeros, whose derivatives are those of where the walk starts and stops.
         shifts = (moving - ends) * (interval[1] - interval[0])
         if depths is None:
             stops: Any = None
         else:
-            stops, reached = _in_order(lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), ends)
+            stops, reached = _in_order(
+                lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), ends
+            )
 
         def one(x):
             x = x if self.whole else loop.slide_one(values, x, interval, ends[0], -shifts[0])
             states, count = loop.states(values, x, interval, tolerances, ends, stops)
             if stops is None:
-                return states if self.whole else loop.slide_one(values, states, interval, ends[1], shifts[1]), count
+                return states if self.whole else loop.slide_one(
+                    values, states, interval, ends[1], shifts[1]
+                ), count
             delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
-            return loop.slide(values, states, interval, stops, delta - lax.stop_gradient(delta)), count
+            return loop.slide(
+                values, states, interval, stops, delta - lax.stop_gradient(delta)
+            ), count
 
         if self.per_sample:
             # Each sample keeps a batch axis of one: fields expect it.
@@ -177,7 +226,10 @@ class Adaptive(Discretisation):
         else:
             states, count = one(x)
             finite = all_finite(states)
-            spread = lambda mask, a: mask
+
+            def spread(mask: Array, like: Array) -> Array:
+                return mask
+
         status = jnp.where((count.status == 0) & ~finite, Status.NOT_FINITE, count.status)
         if not self.whole:
             low, high = ends[::-1] if backward else ends
@@ -188,7 +240,11 @@ class Adaptive(Discretisation):
         if stops is not None:
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
-        last = interval[0 if backward else 1] if self.whole else interval[0] + ends[1] * (interval[1] - interval[0])
+        last = (
+            interval[0 if backward else 1]
+            if self.whole
+            else interval[0] + ends[1] * (interval[1] - interval[0])
+        )
         at = last if depths is None else depths
         return Solution(states, at, status, count.evaluations, count.accepted, count.rejected), {}
 
@@ -212,7 +268,9 @@ class _Loop:
         self.jumps = _union([knots for basis, knots in inner if basis.smoothness < 0])
         self.kinks = _union([knots for basis, knots in inner if basis.smoothness >= 0])
 
-    def states(self, values: Any, x: Any, interval: Any, tolerances: Any, ends: Array, stops: Any) -> tuple[Any, _Count]:
+    def states(
+        self, values: Any, x: Any, interval: Any, tolerances: Any, ends: Array, stops: Any
+    ) -> tuple[Any, _Count]:
         """The state at every stop, or at the end where there is none, with the chosen gradient."""
         wanted = (values, x, interval)
         options = (tolerances, ends, stops)
@@ -234,8 +292,13 @@ class _Loop:
             tangent = tangents[4]
             out = jax.tree.map(_instantiate, tangents[1], states)
             if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-                velocity = jax.vmap(lambda s, x: self._velocity(s, x, values, interval))(stops, states)
-                scale = lambda d, v: d + v * tangent.reshape(tangent.shape + (1,) * (v.ndim - 1))
+                velocity = jax.vmap(lambda s, x: self._velocity(s, x, values, interval))(
+                    stops, states
+                )
+
+                def scale(d, v):
+                    return d + v * tangent.reshape(tangent.shape + (1,) * (v.ndim - 1))
+
                 out = jax.tree.map(scale, out, velocity)
             return states, out
 
@@ -245,7 +308,9 @@ class _Loop:
     def slide_one(self, values: Any, state: Any, interval: Any, s: Array, delta: Array) -> Any:
         """`slide` for one state."""
         states = jax.tree.map(lambda a: a[None], state)
-        return jax.tree.map(lambda a: a[0], self.slide(values, states, interval, s[None], delta[None]))
+        return jax.tree.map(
+            lambda a: a[0], self.slide(values, states, interval, s[None], delta[None])
+        )
 
     def _velocity(self, s: Array, x: Any, values: Any, interval: Any) -> Any:
         """f(x, t) at normalised depth s, in depth time."""
@@ -257,9 +322,13 @@ class _Loop:
             cells[basis] = cell
             where.append(local)
         windows = system.windows(moving, cells)
-        return system.velocity(windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]), None)[0]
+        return system.velocity(
+            windows, fixed, where, x, interval[0] + s * (interval[1] - interval[0]), None
+        )[0]
 
-    def _diffeqsolve(self, wanted: Any, options: Any, adjoint: Any, saveat: Any = None) -> diffrax.Solution:
+    def _diffeqsolve(
+        self, wanted: Any, options: Any, adjoint: Any, saveat: Any = None
+    ) -> diffrax.Solution:
         values, x, interval = wanted
         tolerances, ends, stops = options
         dtype = self.system.dtype
@@ -304,9 +373,14 @@ class _Loop:
         okay = solution.result == diffrax.RESULTS.successful
         exhausted = solution.result == diffrax.RESULTS.max_steps_reached
         # Every step was refused, however short: the velocity is not finite where the solve begins.
-        stuck = jnp.where(solution.stats["num_accepted_steps"] == 0, Status.NOT_FINITE, Status.MAX_STEPS)
+        stuck = jnp.where(
+            solution.stats["num_accepted_steps"] == 0, Status.NOT_FINITE, Status.MAX_STEPS
+        )
         status = jnp.where(okay, Status.SUCCESSFUL, jnp.where(exhausted, stuck, Status.FAILED))
-        stats = {name: jnp.asarray(solution.stats[name]) for name in ("num_accepted_steps", "num_rejected_steps")}
+        stats = {
+            name: jnp.asarray(solution.stats[name])
+            for name in ("num_accepted_steps", "num_rejected_steps")
+        }
         accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
         stages, reuses = self.system.stages()
         # A stage that is handed on is made anew at the start and at jumps.
@@ -329,7 +403,11 @@ class _Loop:
             kept = diffrax.SubSaveAt(steps=self.every)
             saveat = diffrax.SaveAt(subs=(end, edges, kept))
             solution: Any = self._diffeqsolve(wanted, options, forward, saveat)
-            states = solution.ys[0] if stops is not None else jax.tree.map(lambda a: a[0], solution.ys[0])
+            states = (
+                solution.ys[0]
+                if stops is not None
+                else jax.tree.map(lambda a: a[0], solution.ys[0])
+            )
             count = self._count(solution)
             return (states, count), (solution.ts[1], solution.ys[2], count.accepted)
 
@@ -338,12 +416,23 @@ class _Loop:
             saved, kept, accepted = residuals
             values, x, interval = wanted
             _, ends, stops = options
-            record = Record(values, x, interval, stops, self._edges(ends[:1], saved), kept, accepted)
-            zeros = lambda states, ct: jnp.zeros_like(states) if ct is None else ct
-            like = x if stops is None else jax.tree.map(lambda a: jnp.zeros((len(stops), *a.shape), a.dtype), x)
+            record = Record(
+                values, x, interval, stops, self._edges(ends[:1], saved), kept, accepted
+            )
+
+            def zeros(states, ct):
+                return jnp.zeros_like(states) if ct is None else ct
+
+            like = (
+                x
+                if stops is None
+                else jax.tree.map(lambda a: jnp.zeros((len(stops), *a.shape), a.dtype), x)
+            )
             cotangent = jax.tree.map(zeros, like, cotangents[0], is_leaf=lambda leaf: leaf is None)
             changes = [any(jax.tree.leaves(part)) for part in perturbed]
-            return Replay(self.system, record, self.every).cotangents(cotangent, changes[0], changes[2])
+            return Replay(self.system, record, self.every).cotangents(
+                cotangent, changes[0], changes[2]
+            )
 
         return solve(wanted, lax.stop_gradient(options))
 
@@ -353,7 +442,9 @@ class _Loop:
         if len(self.jumps):
             knots = jnp.asarray(self.jumps, saved.dtype)
             nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
-            edges = jnp.where(jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges)
+            edges = jnp.where(
+                jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps, nearest, edges
+            )
         return edges
 
 
@@ -376,7 +467,9 @@ def _check_ends(ends: Any) -> tuple[Any, Any]:
     start, stop = ends
     known = not isinstance(start, core.Tracer) and not isinstance(stop, core.Tracer)
     if known and not 0 <= float(start) <= float(stop) <= 1:
-        raise InputError(f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}")
+        raise InputError(
+            f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}"
+        )
     return start, stop
 
 
@@ -394,4 +487,8 @@ def _union(knots: list[np.ndarray]) -> np.ndarray:
 
 
 def _instantiate(tangent: Any, like: Array) -> Array:
-    return jnp.zeros_like(like) if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
+    return (
+        jnp.zeros_like(like)
+        if isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+        else tangent
+    )

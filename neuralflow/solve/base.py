@@ -48,7 +48,14 @@ class Discretisation(eqx.Module):
 
     @abc.abstractmethod
     def integrate(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        *,
+        depths: Any = None,
+        backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carries x through the interval, and the field's new state beside it.
 
@@ -56,12 +63,21 @@ class Discretisation(eqx.Module):
         """
 
     @abc.abstractmethod
-    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> Solution:
+    def invert(
+        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+    ) -> Solution:
         """Solves every step for its input, from the last to the first."""
 
     @abc.abstractmethod
     def per_step(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        function: Callable[[StepMap, Any], Any],
+        *,
+        backward: bool = False,
     ) -> Any:
         """function(block, x_k) of every step, along a new leading axis."""
 

@@ -15,5 +15,8 @@ def by_columns(function: Callable[..., Any], *columns: np.ndarray) -> np.ndarray
     """
     count = columns[0].shape[-1]
     room = 1 << (count - 1).bit_length()
-    rows = [np.moveaxis(np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, room - count)], mode="edge"), -1, 0) for a in columns]
+    rows = [
+        np.moveaxis(np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, room - count)], mode="edge"), -1, 0)
+        for a in columns
+    ]
     return np.moveaxis(np.asarray(function(*rows))[:count], 0, -1)

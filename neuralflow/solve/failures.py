@@ -16,11 +16,19 @@ def failure(solve: Discretisation, field: nnx.Module, x: Any, solution: Solution
     """The error of a solve of concrete numbers that has failed: status, step counts and the remedy in one sentence."""
     worst = Status(int(np.max(solution.status)))
     accepted, rejected = int(np.max(solution.accepted)), int(np.max(solution.rejected))
-    return SolveError(f"the solve failed ({worst.name}): {_remedy(solve, field, worst, x, accepted, rejected)}", worst)
+    return SolveError(
+        f"the solve failed ({worst.name}): {_remedy(solve, field, worst, x, accepted, rejected)}",
+        worst,
+    )
 
 
-def _remedy(solve: Discretisation, field: nnx.Module, status: Status, x: Any, accepted: int, rejected: int) -> str:
-    for name, tree in (("x", x), ("the weights of the field", nnx.state(field, (nnx.Param, nnx.BatchStat)))):
+def _remedy(
+    solve: Discretisation, field: nnx.Module, status: Status, x: Any, accepted: int, rejected: int
+) -> str:
+    for name, tree in (
+        ("x", x),
+        ("the weights of the field", nnx.state(field, (nnx.Param, nnx.BatchStat))),
+    ):
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
         bad = sum(int((~np.isfinite(a)).sum()) for a in leaves if a.dtype.kind in "fc")
         if bad:

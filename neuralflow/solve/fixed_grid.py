@@ -58,7 +58,9 @@ class FixedGrid(Discretisation):
         check_scheme(scheme)
         checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
         if (steps is None) == (times is None):
-            raise InputError("a fixed grid takes either steps=... or times=..., exactly one of them")
+            raise InputError(
+                "a fixed grid takes either steps=... or times=..., exactly one of them"
+            )
         whole = grids.uniform(steps) if times is None else grids.uneven(times)
         self.scheme = scheme
         self.steps = int(whole.total) if times is None else None
@@ -84,7 +86,11 @@ class FixedGrid(Discretisation):
         if self.times is None:
             return FixedGrid(scheme, steps=parts * self.grid.steps, memory=self.memory)
         marks = np.arange(parts * (len(self.times) - 1) + 1) / parts
-        return FixedGrid(scheme, times=np.interp(marks, np.arange(len(self.times)), self.times), memory=self.memory)
+        return FixedGrid(
+            scheme,
+            times=np.interp(marks, np.arange(len(self.times)), self.times),
+            memory=self.memory,
+        )
 
     @property
     def as_data(self) -> FixedGrid:
@@ -108,7 +114,14 @@ class FixedGrid(Discretisation):
         self.plan(FlatField(field).bases)
 
     def integrate(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, *, depths: Any = None, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        *,
+        depths: Any = None,
+        backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carries x through the interval, and the field's new state beside it.
 
@@ -137,14 +150,24 @@ class FixedGrid(Discretisation):
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
         count = walk.evaluations()
-        return Solution(out, at, status, *(jnp.asarray(n) for n in (count, walk.plan.steps, 0))), walked.changes
+        return Solution(
+            out, at, status, *(jnp.asarray(n) for n in (count, walk.plan.steps, 0))
+        ), walked.changes
 
     def per_step(
-        self, field: nnx.Module, x: Any, t0: Any, t1: Any, function: Callable[[StepMap, Any], Any], *, backward: bool = False
+        self,
+        field: nnx.Module,
+        x: Any,
+        t0: Any,
+        t1: Any,
+        function: Callable[[StepMap, Any], Any],
+        *,
+        backward: bool = False,
     ) -> Any:
         """function(block, x_k) of every step, along a new leading axis: `block` takes the states x_k where it starts to its end."""
         check_forgets(
-            self.scheme, "its steps are no functions of the state alone; take a scheme of single steps such as nf.Euler()"
+            self.scheme,
+            "its steps are no functions of the state alone; take a scheme of single steps such as nf.Euler()",
         )
         walk = Walk(
             self.plan,
@@ -159,9 +182,13 @@ class FixedGrid(Discretisation):
         )
         return walk.each(function, jax.tree.map(lambda a: a[:-1], walk.forward(True).states))
 
-    def invert(self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False) -> Solution:
+    def invert(
+        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+    ) -> Solution:
         """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
-        check_forgets(self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet")
+        check_forgets(
+            self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet"
+        )
         walk = Walk(
             self.plan,
             self.scheme,
@@ -174,7 +201,9 @@ class FixedGrid(Discretisation):
             "and invert() leaves it as it is; call model.eval() first",
         )
         x, failed = walk.invert()
-        status = jnp.where(failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE))
+        status = jnp.where(
+            failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE)
+        )
         counts = (jnp.asarray(n) for n in (walk.evaluations(), walk.plan.steps, 0))
         return Solution(where_ok(status, x), walk.starts[0], status, *counts)
 
@@ -182,11 +211,18 @@ class FixedGrid(Discretisation):
 def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
     """Where a walk starts and stops; raises for anything but two increasing numbers, and for schemes that cannot be cut."""
     if any(isinstance(end, core.Tracer) for end in ends):
-        raise InputTypeError("the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive")
+        raise InputTypeError(
+            "the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive"
+        )
     start, stop = (float(end) for end in ends)
     if not 0 <= start < stop <= 1:
-        raise InputError(f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}")
-    rows = any(isinstance(leaf, PerStep) for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)))
+        raise InputError(
+            f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}"
+        )
+    rows = any(
+        isinstance(leaf, PerStep)
+        for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
+    )
     if (start, stop) != (0, 1) and (rows or traits(scheme).past):
         raise InputError(
             f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for steps, so it cannot start or stop "
@@ -206,7 +242,9 @@ def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
             )
         check_growth(scheme, steps, np.float64)
     if traits(scheme).past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
-        raise InputError(f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=...")
+        raise InputError(
+            f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=..."
+        )
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
         if isinstance(leaf, PerStep):
             # A scheme may be given the state before, and with it the need of another row, when it is called.

@@ -21,7 +21,9 @@ class Form:
     def join(self, arrays: Sequence[Any]) -> Any:
         """The whole with these arrays, in the order of `split`."""
         rest = iter(arrays)
-        return jax.tree.unflatten(self.treedef, [next(rest) if leaf is None else leaf for leaf in self.leaves])
+        return jax.tree.unflatten(
+            self.treedef, [next(rest) if leaf is None else leaf for leaf in self.leaves]
+        )
 
     def __deepcopy__(self, memo: Any) -> Form:
         return self  # immutable, and tree definitions do not survive a deep copy

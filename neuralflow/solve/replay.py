@@ -37,7 +37,9 @@ class Cotangents(NamedTuple):
     interval: Any
 
 
-def step_at(system: System, interval: Any, start: Array, stop: Array) -> tuple[dict[Basis, Array], Step]:
+def step_at(
+    system: System, interval: Any, start: Array, stop: Array
+) -> tuple[dict[Basis, Array], Step]:
     """The cells and the record of a step between two normalised depths."""
     span = interval[1] - interval[0]
     cells, enter, leave = {}, [], []
@@ -48,7 +50,13 @@ def step_at(system: System, interval: Any, start: Array, stop: Array) -> tuple[d
         cells[basis] = cell
         enter.append((start - low) / width)
         leave.append((stop - low) / width)
-    return cells, Step(interval[0] + start * span, (stop - start) * span, tuple(enter), tuple(leave), system.coefficients)
+    return cells, Step(
+        interval[0] + start * span,
+        (stop - start) * span,
+        tuple(enter),
+        tuple(leave),
+        system.coefficients,
+    )
 
 
 class Replay:
@@ -61,7 +69,10 @@ class Replay:
     def cotangents(self, cotangent: Any, weights: bool, interval: bool) -> tuple[Any, Any, Any]:
         """Cotangents of the weights, of x and of the interval from those of the states; None where not wanted."""
         x, stops = self.record.x, self.record.stops
-        zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
+
+        def zeros(tree):
+            return jax.tree.map(jnp.zeros_like, tree)
+
         gradient = Cotangents(
             zeros(self.moving) if weights else None,
             zeros(self.fixed) if weights else None,
@@ -84,7 +95,9 @@ class Replay:
                 i = length - 1 - k
                 if asked is not None:
                     pending, adjoint = asked.add(first + i + 1, pending, adjoint)
-                return pending, *self._pull(first + i, jax.tree.map(lambda b: b[i], states), adjoint, gradient)
+                return pending, *self._pull(
+                    first + i, jax.tree.map(lambda b: b[i], states), adjoint, gradient
+                )
 
             return j - 1, *lax.fori_loop(0, length, back, (pending, adjoint, gradient)), states
 
@@ -104,13 +117,17 @@ class Replay:
     def _again(self, j: Array, first: Array, length: Array, states: Any) -> Any:
         """The states before each step of segment j, computed again from the one that was kept."""
         kept = self.record.kept
-        start = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept)
+        start = jax.tree.map(
+            lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept
+        )
 
         def step(i: Array, carry: Any) -> Any:
             y, states = carry
             cells, here = step_at(self.system, self.record.interval, *self._step(first + i))
             put = jax.tree.map(lambda b, a: b.at[i].set(a), states, y)
-            return self.system.again(y, (self.system.windows(self.moving, cells), self.fixed, here)), put
+            return self.system.again(
+                y, (self.system.windows(self.moving, cells), self.fixed, here)
+            ), put
 
         y, states = lax.fori_loop(0, length - 1, step, (start, states))
         return jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, y)
@@ -124,16 +141,23 @@ class Replay:
 
         def step(y: Any, wanted_weights: Any, wanted_interval: Any) -> Any:
             windows, fixed = weights if wanted_weights is None else wanted_weights
-            here = step_at(system, interval if wanted_interval is None else wanted_interval, *self._step(i))[1]
+            here = step_at(
+                system, interval if wanted_interval is None else wanted_interval, *self._step(i)
+            )[1]
             return system.single(y, (windows, fixed, here))
 
-        wanted = (None if gradient.fixed is None else weights, None if gradient.interval is None else interval)
+        wanted = (
+            None if gradient.fixed is None else weights,
+            None if gradient.interval is None else interval,
+        )
         adjoint, d_weights, d_interval = jax.vjp(step, y, *wanted)[1](adjoint)
         moving, fixed = gradient.moving, gradient.fixed
         if d_weights is not None:
             moving = system.scattered(moving, cells, d_weights[0])
             fixed = jax.tree.map(_plus, fixed, d_weights[1])
-        return adjoint, Cotangents(moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval))
+        return adjoint, Cotangents(
+            moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval)
+        )
 
     def _values(self, gradient: Cotangents) -> list[Any]:
         """The cotangents of the weights in the order of the field's arrays, None for integers."""
@@ -162,7 +186,9 @@ class _Asked:
             return (carry[0] > 0) & (self.edges[jnp.maximum(carry[0] - 1, 0)] == i)
 
         def take(carry: Any) -> Any:
-            return carry[0] - 1, jax.tree.map(lambda a, b: a + b[carry[0] - 1], carry[1], self.cotangent)
+            return carry[0] - 1, jax.tree.map(
+                lambda a, b: a + b[carry[0] - 1], carry[1], self.cotangent
+            )
 
         return lax.while_loop(more, take, (pending, adjoint))
 

@@ -27,7 +27,9 @@ class Departure(NamedTuple):
     shared: Step
 
 
-def rewound(system: System, steps: int, start: Departure, cells: dict[Any, Array]) -> tuple[Any, dict[int, Array]]:
+def rewound(
+    system: System, steps: int, start: Departure, cells: dict[Any, Array]
+) -> tuple[Any, dict[int, Array]]:
     """The state after all steps and what each step left in the field's state; the backward pass walks back.
 
     `cells`: the cell of every step, for every basis.
@@ -59,8 +61,13 @@ def rewound(system: System, steps: int, start: Departure, cells: dict[Any, Array
     @walk.def_bwd
     def walk_back(last, cotangents, perturbed, start, cells):
         active, held = eqx.partition(start, eqx.is_inexact_array)
-        zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
-        filled = lambda like, ct: jnp.zeros_like(like) if ct is None else ct
+
+        def zeros(tree):
+            return jax.tree.map(jnp.zeros_like, tree)
+
+        def filled(like, ct):
+            return jnp.zeros_like(like) if ct is None else ct
+
         ct_x = jax.tree.map(filled, start.x, cotangents[0], is_leaf=lambda leaf: leaf is None)
 
         def back(carry: Any, here: Any) -> Any:
@@ -68,7 +75,10 @@ def rewound(system: System, steps: int, start: Departure, cells: dict[Any, Array
             k, cell, row = here
             windows = system.windows(start.moving, cell)
             x, memory = system.unstep(y, (windows, start.fixed, record(row, start.shared)), after)
-            first = lambda known, walked: jnp.where(k == 0, known, walked)
+
+            def first(known, walked):
+                return jnp.where(k == 0, known, walked)
+
             x, memory = jax.tree.map(first, (start.x, start.memory), (x, memory))
             memory, flags = eqx.partition(memory, eqx.is_inexact_array)
             row, counts = eqx.partition(row, eqx.is_inexact_array)
@@ -88,7 +98,11 @@ def rewound(system: System, steps: int, start: Departure, cells: dict[Any, Array
         ct_memory = zeros(eqx.filter(last[1], eqx.is_inexact_array))
         grown = (zeros(start.moving), zeros(active.fixed), zeros(active.shared))
         carry, d_rows = lax.scan(
-            back, (last, (ct_x, ct_memory), grown), (jnp.arange(steps), cells, start.rows), steps, reverse=True
+            back,
+            (last, (ct_x, ct_memory), grown),
+            (jnp.arange(steps), cells, start.rows),
+            steps,
+            reverse=True,
         )
         _, (d_x, d_memory), (d_moving, d_fixed, d_shared) = carry
         return Departure(d_x, d_memory, d_moving, d_fixed, d_rows, d_shared)

@@ -44,7 +44,13 @@ class StepResult(NamedTuple):
 class System:
     """A field as diffrax sees it: static structure only, arrays travel through `args`."""
 
-    def __init__(self, field: nnx.Module, scheme: diffrax.AbstractSolver, dtype: Any, refusal: str | None = None):
+    def __init__(
+        self,
+        field: nnx.Module,
+        scheme: diffrax.AbstractSolver,
+        dtype: Any,
+        refusal: str | None = None,
+    ):
         """`refusal`: why the field's state cannot change in this solve, if it cannot."""
         self.flat = FlatField(field)
         self.timed = takes_time(field)
@@ -72,18 +78,33 @@ class System:
 
     def windows(self, moving: Sequence[Any], cells: dict[Basis, Any]) -> list[Any]:
         """The coefficients that are active in the given cells."""
-        return [basis.window(value, cells[basis]) for basis, value in zip(self._moving_bases(), moving, strict=True)]
+        return [
+            basis.window(value, cells[basis])
+            for basis, value in zip(self._moving_bases(), moving, strict=True)
+        ]
 
-    def scattered(self, gradients: Sequence[Array], cells: dict[Basis, Any], windows: Sequence[Any]) -> list[Array]:
+    def scattered(
+        self, gradients: Sequence[Array], cells: dict[Basis, Any], windows: Sequence[Any]
+    ) -> list[Array]:
         """The cotangents of the coefficients with those of their windows in the given cells added in place."""
         triples = zip(self._moving_bases(), gradients, windows, strict=True)
         return [_scatter(gradient, cells[basis], window) for basis, gradient, window in triples]
 
     def _moving_bases(self) -> list[Basis]:
-        return [basis for basis, w in zip(self.flat.array_bases, self.windowed, strict=True) if w and basis is not None]
+        return [
+            basis
+            for basis, w in zip(self.flat.array_bases, self.windowed, strict=True)
+            if w and basis is not None
+        ]
 
     def _velocity(
-        self, windows: Sequence[Any], fixed: Sequence[Any], where: Sequence[Array], x: Any, t: Array, call: Any
+        self,
+        windows: Sequence[Any],
+        fixed: Sequence[Any],
+        where: Sequence[Array],
+        x: Any,
+        t: Array,
+        call: Any,
     ) -> tuple[Any, dict[int, Array]]:
         """f(x, t) with the weights at the local coordinates `where`, one per basis, and the state it changed.
 
@@ -92,7 +113,9 @@ class System:
         local = dict(zip(self.flat.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
         arrays = []
-        for basis, windowed, stream in zip(self.flat.array_bases, self.windowed, self.flat.streams, strict=True):
+        for basis, windowed, stream in zip(
+            self.flat.array_bases, self.windowed, self.flat.streams, strict=True
+        ):
             value = next(left if windowed else right)
             if basis is not None:
                 value = basis.combine(value if windowed else basis.window(value, 0), local[basis])
@@ -103,11 +126,15 @@ class System:
         try:
             v = evaluate(module, x, t)
         except Exception as error:
-            error.add_note(f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})")
+            error.add_note(
+                f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})"
+            )
             raise
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
-            raise InputError(f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}")
+            raise InputError(
+                f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}"
+            )
         _check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
@@ -116,13 +143,23 @@ class System:
         windows, fixed, step = args
         if isinstance(share, float):
             t = share * step.length
-            where = [b if share == 1 else a + share * (b - a) for a, b in zip(step.enter, step.leave, strict=True)]
+            where = [
+                b if share == 1 else a + share * (b - a)
+                for a, b in zip(step.enter, step.leave, strict=True)
+            ]
         else:
             t = jnp.where(share == 1, step.length, share * step.length)
             share = lax.stop_gradient(share)
-            where = [jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(step.enter, step.leave, strict=True)]
+            where = [
+                jnp.where(share == 1, b, a + share * (b - a))
+                for a, b in zip(step.enter, step.leave, strict=True)
+            ]
         number = len(self._calls)
-        call = None if step.index is None else (step.index, self._numbers[number] if self._numbers else number)
+        call = (
+            None
+            if step.index is None
+            else (step.index, self._numbers[number] if self._numbers else number)
+        )
         v, changes = self.velocity(windows, fixed, where, x, step.start + t, call)
         self._calls.append(changes)
         return v
@@ -188,7 +225,10 @@ class System:
 
 def _folded(keys: Array, call: tuple[Any, Any]) -> Array:
     """A key, or an array of keys, folded with the numbers of a step and of an evaluation in it."""
-    fold = lambda key: jax.random.fold_in(jax.random.fold_in(key, call[0]), call[1])
+
+    def fold(key):
+        return jax.random.fold_in(jax.random.fold_in(key, call[0]), call[1])
+
     return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape) if keys.ndim else fold(keys)
 
 
@@ -205,7 +245,9 @@ def loops_inside(scheme: Any) -> str | None:
 def check_scheme(scheme: Any) -> None:
     """TypeError for anything but an instance of a diffrax solver."""
     if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
-        raise InputTypeError(f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}")
+        raise InputTypeError(
+            f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}"
+        )
     if not isinstance(scheme, diffrax.AbstractSolver):
         raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
 
@@ -218,7 +260,9 @@ def _check_velocity(name: str, x: Any, v: Any) -> None:
     for (path, a), b in zip(jax.tree.leaves_with_path(x), jax.tree.leaves(v), strict=True):
         where = f" at {jax.tree_util.keystr(path)}" if path else ""
         if jnp.shape(a) != jnp.shape(b):
-            raise InputError(f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got {jnp.shape(b)}")
+            raise InputError(
+                f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got {jnp.shape(b)}"
+            )
         if jnp.result_type(a) != jnp.result_type(b):
             raise InputError(
                 f"the velocity of {name} must have the dtype of x{where}, {jnp.result_type(a)}, got {jnp.result_type(b)}; "
@@ -239,11 +283,23 @@ def time_dtype(x: Any) -> Any:
     leaves = jax.tree.leaves(x)
     if not leaves:
         raise InputError("x holds no array; give at least one")
-    dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)}
-    if any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves) or len(dtypes) != 1 or dtypes & _SMALL:
+    dtypes = {
+        jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    if (
+        any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+        or len(dtypes) != 1
+        or dtypes & _SMALL
+    ):
         names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-        small = ", and let the field compute in bfloat16 inside if you want its speed" if dtypes & _SMALL else ""
-        raise InputTypeError(f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}")
+        small = (
+            ", and let the field compute in bfloat16 inside if you want its speed"
+            if dtypes & _SMALL
+            else ""
+        )
+        raise InputTypeError(
+            f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}"
+        )
     return dtypes.pop()
 
 

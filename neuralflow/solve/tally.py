@@ -32,7 +32,11 @@ def tally() -> Iterator[dict[str, nnx.Variable]]:
 
 def count(solution: Solution) -> None:
     """Adds a solve to the tallies that are open."""
-    work = {"evaluations": solution.evaluations, "accepted": solution.accepted, "rejected": solution.rejected}
+    work = {
+        "evaluations": solution.evaluations,
+        "accepted": solution.accepted,
+        "rejected": solution.rejected,
+    }
     for sums in _open.get():
         for name, total in sums.items():
             with suppress(TraceContextError):

@@ -35,7 +35,9 @@ Memory = Literal["full", "remat", "two_level", "reversible"]
 _CHUNK = 4
 
 
-def _scan(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int) -> tuple[Any, Any]:
+def _scan(
+    step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int
+) -> tuple[Any, Any]:
     """lax.scan with a named choice of what is kept for the backward pass."""
     if memory == "full":
         return lax.scan(step, carry, xs, length)
@@ -59,7 +61,9 @@ def _scan(step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: st
 def check_forgets(scheme: Any, remedy: str) -> None:
     """TypeError for a scheme that carries more than the state from step to step."""
     if traits(scheme).carries:
-        raise InputTypeError(f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}")
+        raise InputTypeError(
+            f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}"
+        )
 
 
 def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
@@ -123,7 +127,9 @@ class Walk:
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
         last = self.plan.starts[-1] + self.plan.lengths[-1]
         known = {0.0: t0, float(self.plan.total): t1}
-        self.end = jnp.asarray(known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total))
+        self.end = jnp.asarray(
+            known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total)
+        )
         self.moving, self.fixed = self.system.split(FlatField.values(field))
         record: Any = (
             self.starts if self.system.timed else np.zeros((), dtype),
@@ -136,28 +142,44 @@ class Walk:
         # What differs from step to step is scanned; what the steps share is not.
         step = Step(*jax.tree.map(jnp.asarray, record))
         scanned = jax.tree.map(lambda a: a.ndim == 1, step)
-        scanned = scanned._replace(coefficients=[isinstance(leaf, PerStep) for leaf in self.system.coefficients])
+        scanned = scanned._replace(
+            coefficients=[isinstance(leaf, PerStep) for leaf in self.system.coefficients]
+        )
         self.rows, self.shared = eqx.partition(step, scanned)
 
     def _local(self, ends: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Where steps start or end in the cells of each basis; of no use where weights are constant there."""
         dtype, bases = self.system.dtype, self.system.flat.bases
-        return tuple(_row(end, dtype) if b.degree > 0 else np.zeros((), dtype) for b, end in zip(bases, ends, strict=True))
+        return tuple(
+            _row(end, dtype) if b.degree > 0 else np.zeros((), dtype)
+            for b, end in zip(bases, ends, strict=True)
+        )
 
     def _coefficient(self, leaf: Any, backward: bool) -> Array:
         """A scheme's own coefficient: rows, with a zero where the first is missing, or one for all steps."""
         value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
         if not isinstance(leaf, PerStep):
             return value
-        check_rows(self.system.scheme, leaf, self.plan.steps, {self.plan.steps - traits(self.system.scheme).plain})
+        check_rows(
+            self.system.scheme,
+            leaf,
+            self.plan.steps,
+            {self.plan.steps - traits(self.system.scheme).plain},
+        )
         value = value[::-1] if backward else value
         missing = self.plan.steps - len(value)
-        return jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value]) if missing else value
+        return (
+            jnp.concatenate([jnp.zeros((missing, *value.shape[1:]), value.dtype), value])
+            if missing
+            else value
+        )
 
     def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
         """The cell of each of these steps, in every basis."""
         bases = self.system.flat.bases
-        return {basis: place.cell[index] for basis, place in zip(bases, self.plan.places, strict=True)}
+        return {
+            basis: place.cell[index] for basis, place in zip(bases, self.plan.places, strict=True)
+        }
 
     def evaluations(self) -> int:
         """Calls of the field in a forward walk."""
@@ -181,7 +203,9 @@ class Walk:
         memory = system.initial(self.x, first)
         if self.memory == "reversible" and not every_step:
             check_growth(system.scheme, steps, system.dtype)
-            cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()}
+            cells = {
+                basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()
+            }
             start = Departure(self.x, memory, self.moving, self.fixed, self.rows, self.shared)
             x, changes = rewound(system, steps, start, cells)
             return Walked(x, None, None, self.new_state(changes))
@@ -194,12 +218,17 @@ class Walk:
             row, jump = here
             args = (windows, self.fixed, eqx.combine(row, self.shared))
             y, memory, bad, changes = system.step(x, args, memory, jumps if jump is None else jump)
-            return (y, memory, None if bad is None else failed | bad), (y if every_step else None, changes)
+            return (y, memory, None if bad is None else failed | bad), (
+                y if every_step else None,
+                changes,
+            )
 
         carry = (self.x, memory, jnp.asarray(False) if system.may_fail else None)
         kept = "remat" if self.memory == "reversible" else self.memory
         if block == 1:
-            carry, ys = _scan(lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK)
+            carry, ys = _scan(
+                lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK
+            )
         else:
             # A cell's weights enter the outer scan once; its steps are the inner one.
             inner = "full" if kept == "two_level" and block <= _CHUNK else kept
@@ -209,7 +238,9 @@ class Walk:
                 return _scan(lambda c, here: step(z[0], c, here), carry, z[1], block, inner, _CHUNK)
 
             nested = jax.tree.map(lambda a: a.reshape(steps // block, block, *a.shape[1:]), scanned)
-            carry, ys = _scan(cell, carry, (windows, nested), steps // block, outer, max(1, _CHUNK // block))
+            carry, ys = _scan(
+                cell, carry, (windows, nested), steps // block, outer, max(1, _CHUNK // block)
+            )
             ys = jax.tree.map(lambda a: a.reshape(steps, *a.shape[2:]), ys)
         (x, _, failed), (states, changes) = carry, ys
         if every_step:
@@ -233,7 +264,9 @@ class Walk:
                     f"batch statistics ('{flat.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
                     f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
                 )
-            new[i] = rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
+            new[i] = (
+                rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
+            )
         return new
 
     def windows(self, k: int) -> list[Any]:
@@ -243,27 +276,44 @@ class Walk:
 
     def steps_at(self, k: Any) -> Step:
         """The record of step k, or of the steps k."""
-        shared = jax.tree.map(lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared)
+        shared = jax.tree.map(
+            lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared
+        )
         return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
 
     def partial_steps(self, states: Any, depths: Array) -> Any:
         """States between the steps: the scheme's own step from the last one, shortened."""
-        check_forgets(self.system.scheme, "it has no states between them; ask for those at the steps: trajectory(x)")
+        check_forgets(
+            self.system.scheme,
+            "it has no states between them; ask for those at the steps: trajectory(x)",
+        )
         order = jnp.sign(self.end - self.starts[0])
-        k = jnp.clip(jnp.searchsorted(order * self.starts, order * depths, side="right") - 1, 0, self.plan.steps - 1)
+        k = jnp.clip(
+            jnp.searchsorted(order * self.starts, order * depths, side="right") - 1,
+            0,
+            self.plan.steps - 1,
+        )
         steps = self.steps_at(k)
         part = depths - self.starts[k]
         share = part / steps.length
-        leave = tuple(jnp.where(share == 1, b, a + share * (b - a)) for a, b in zip(steps.enter, steps.leave, strict=True))
+        leave = tuple(
+            jnp.where(share == 1, b, a + share * (b - a))
+            for a, b in zip(steps.enter, steps.leave, strict=True)
+        )
         steps = steps._replace(length=part, leave=leave)
-        cells = {basis: jnp.asarray(cell)[k] for basis, cell in self.cells(np.arange(self.plan.steps)).items()}
+        cells = {
+            basis: jnp.asarray(cell)[k]
+            for basis, cell in self.cells(np.arange(self.plan.steps)).items()
+        }
         xs = (jax.tree.map(lambda a: a[k], states), self.system.windows(self.moving, cells), steps)
 
         def step(_, z):
             return None, self.system.single(z[0], (z[1], self.fixed, z[2]))
 
         ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
-        return jax.tree.map(lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends)
+        return jax.tree.map(
+            lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends
+        )
 
     def each(self, function: Callable[[StepMap, Any], Any], states: Any) -> Any:
         """function(block, x) of every step; `states` (steps, ...): where the steps start."""
@@ -284,16 +334,23 @@ class Walk:
             system.initial(self.x, (self.windows(0), self.fixed, self.steps_at(0)))
 
             def back(y, z):
-                return system.unstep(y, (z[0], self.fixed, eqx.combine(z[1], self.shared)), None)[0], None
+                return system.unstep(y, (z[0], self.fixed, eqx.combine(z[1], self.shared)), None)[
+                    0
+                ], None
 
             x, _ = lax.scan(back, self.x, (windows, self.rows), self.plan.steps, reverse=True)
             return x, jnp.asarray(False)
         eps = float(jnp.finfo(system.dtype).eps)
+
         # In JAX's default precision, in which the iteration keeps it; states may have another.
-        norm = lambda error: optx.max_norm(error).astype(float)
+        def norm(error):
+            return optx.max_norm(error).astype(float)
+
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
         # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
-        adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100))
+        adjoint = optx.ImplicitAdjoint(
+            linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100)
+        )
 
         def step(carry, z):
             y, failed = carry
@@ -304,10 +361,14 @@ class Walk:
                 return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
 
             args = (y, (z[0], self.fixed, eqx.combine(z[1], self.shared)))
-            root = optx.fixed_point(previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint)
+            root = optx.fixed_point(
+                previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint
+            )
             return (root.value, failed | (root.result != optx.RESULTS.successful)), None
 
-        (x, failed), _ = lax.scan(step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True)
+        (x, failed), _ = lax.scan(
+            step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True
+        )
         return x, failed
 
 

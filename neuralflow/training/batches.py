@@ -32,12 +32,19 @@ class Resident:
 
     def example(self) -> Batch:
         """The shape of a batch."""
-        return {name: jax.ShapeDtypeStruct((self.size, *a.shape[1:]), a.dtype) for name, a in self.arrays.items()}
+        return {
+            name: jax.ShapeDtypeStruct((self.size, *a.shape[1:]), a.dtype)
+            for name, a in self.arrays.items()
+        }
 
     def chunks(self, epoch: int, first: int) -> Iterator[tuple[Any, int, int]]:
         """What `batch` reads, and the steps it serves."""
         order = shuffled(self.samples, self.seed, epoch)[: self.steps * self.size]
-        rows = put(order.reshape(self.steps, self.size).astype(np.int32), self.mesh, PartitionSpec(None, _axis(self.mesh)))
+        rows = put(
+            order.reshape(self.steps, self.size).astype(np.int32),
+            self.mesh,
+            PartitionSpec(None, _axis(self.mesh)),
+        )
         yield (self.arrays, rows), first, self.steps
 
     def batch(self, read: Any, i: Array) -> Batch:
@@ -59,7 +66,10 @@ class Streamed:
 
     def example(self) -> Batch:
         """The shape of a batch."""
-        return {name: jax.ShapeDtypeStruct((self.size, *a.shape), a.dtype) for name, a in self.row.items()}
+        return {
+            name: jax.ShapeDtypeStruct((self.size, *a.shape), a.dtype)
+            for name, a in self.row.items()
+        }
 
     def chunks(self, epoch: int, first: int) -> Iterator[tuple[Any, int, int]]:
         """What `batch` reads, and the steps it serves; always of one size, so that it is compiled once."""
@@ -104,7 +114,11 @@ def put(leaf: Any, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Arra
 def spec_of(leaf: Any, mesh: Mesh | None) -> PartitionSpec | None:
     """How the caller has spread an array over the devices of the mesh, or None."""
     sharding = getattr(leaf, "sharding", None)
-    if mesh is None or not isinstance(sharding, NamedSharding) or sharding.mesh.axis_names != mesh.axis_names:
+    if (
+        mesh is None
+        or not isinstance(sharding, NamedSharding)
+        or sharding.mesh.axis_names != mesh.axis_names
+    ):
         return None
     return sharding.spec
 
@@ -124,17 +138,25 @@ def spread(batch: Batch, mesh: Mesh | None) -> Batch:
 def count_samples(data: Any, name: str = "data") -> int:
     """The common length of a data set's arrays; ValueError for what is none."""
     if not isinstance(data, dict):
-        also = ", or a Stream" if name == "data" else "; read a stream's examples with nf.data.load or stack them"
+        also = (
+            ", or a Stream"
+            if name == "data"
+            else "; read a stream's examples with nf.data.load or stack them"
+        )
         raise InputError(f"{name} is a dict of arrays{also}, got a {type(data).__name__}")
     if not data or not all(isinstance(key, str) for key in data):
-        raise InputError(f"{name} is a dict of arrays by name, such as x and y, got the keys {list(data)}")
+        raise InputError(
+            f"{name} is a dict of arrays by name, such as x and y, got the keys {list(data)}"
+        )
     lengths = {}
     for key, values in data.items():
         if not hasattr(values, "dtype") or not (
             np.dtype(values.dtype).kind in "biufc" or jnp.issubdtype(values.dtype, jnp.inexact)
         ):
             shown = getattr(values, "dtype", f"a {type(values).__name__}")
-            raise InputError(f"{name}[{key!r}] must be an array of numbers, got {shown}; make one with np.asarray")
+            raise InputError(
+                f"{name}[{key!r}] must be an array of numbers, got {shown}; make one with np.asarray"
+            )
         if not np.ndim(values):
             raise InputError(f"{name}[{key!r}] must have a leading axis of samples, got one number")
         lengths[key] = len(values)
@@ -148,7 +170,11 @@ def count_samples(data: Any, name: str = "data") -> int:
 def check_batch(samples: int, batch: int, mesh: Mesh | None) -> None:
     """ValueError for a batch that the samples or the devices do not allow."""
     if batch > samples:
-        raise InputError(f"batch={batch} is more than the {samples} samples there are; give batch={samples} or less")
+        raise InputError(
+            f"batch={batch} is more than the {samples} samples there are; give batch={samples} or less"
+        )
     devices = count_devices(mesh)
     if batch % devices:
-        raise InputError(f"batch={batch} cannot be spread over {devices} devices; give a multiple of {devices}")
+        raise InputError(
+            f"batch={batch} cannot be spread over {devices} devices; give a multiple of {devices}"
+        )

@@ -35,7 +35,10 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_unasked)
         self._ocp, self.folder = ocp, Path(folder).absolute()
         _check_scores(self.folder)
-        score = lambda metrics: metrics["score"]
+
+        def score(metrics):
+            return metrics["score"]
+
         best = keeping.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=score,
@@ -43,8 +46,13 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         try:
-            handlers: Any = {"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+            handlers: Any = {
+                "arrays": ocp.StandardCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            }
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handlers
+            )
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} cannot hold checkpoints ({_reason(error)}); give a folder that can be written"
@@ -60,7 +68,9 @@ class Checkpoints:
         """The step with the largest score, or None where none was scored."""
         return self._manager.best_step()
 
-    def save(self, step: int, arrays: Any, record: dict[str, Any], score: float | None = None) -> None:
+    def save(
+        self, step: int, arrays: Any, record: dict[str, Any], score: float | None = None
+    ) -> None:
         """Starts to write; returns once the arrays are copied. Raises CheckpointError, here or at the next call."""
         args, plain = self._ocp.args, {name: _as_data(leaf) for name, leaf in named(arrays).items()}
         record = {"format": _FORMAT, "digest": _digest(plain), **record}
@@ -71,7 +81,9 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
-        except Exception as error:  # orbax hands on whatever its storage raises, from an earlier save too
+        except (
+            Exception
+        ) as error:  # orbax hands on whatever its storage raises, from an earlier save too
             raise self._unwritten(step, error) from None
 
     def wait(self) -> None:
@@ -90,20 +102,36 @@ class Checkpoints:
     def _unwritten(self, step: int | None, error: Exception) -> CheckpointError:
         what = "the checkpoint" if step is None else f"the checkpoint of step {step}"
         good = max((int(p.name) for p in self.folder.glob("*") if p.name.isdigit()), default=None)
-        kept = "no checkpoint was written before" if good is None else f"step {good} is safe: mend the cause and resume"
-        return CheckpointError(f"{what} could not be written to {self.folder} ({_reason(error)}); {kept}")
+        kept = (
+            "no checkpoint was written before"
+            if good is None
+            else f"step {good} is safe: mend the cause and resume"
+        )
+        return CheckpointError(
+            f"{what} could not be written to {self.folder} ({_reason(error)}); {kept}"
+        )
 
     def read_record(self, step: int) -> dict[str, Any]:
         """Where the training stood."""
         args = self._ocp.args
         if not (self.folder / str(step) / "record").is_dir():
-            raise CheckpointError(f"step {step} in {self.folder} was not written by neuralflow; give another folder")
+            raise CheckpointError(
+                f"step {step} in {self.folder} was not written by neuralflow; give another folder"
+            )
         try:
-            record = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))["record"]
+            record = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))[
+                "record"
+            ]
         except Exception as error:
             raise self._damaged(step, error) from None
-        if not isinstance(record, dict) or not set(record) >= _FIELDS or not isinstance(record["format"], int):
-            raise CheckpointError(f"step {step} in {self.folder} was not written by neuralflow; give another folder")
+        if (
+            not isinstance(record, dict)
+            or not set(record) >= _FIELDS
+            or not isinstance(record["format"], int)
+        ):
+            raise CheckpointError(
+                f"step {step} in {self.folder} was not written by neuralflow; give another folder"
+            )
         if record["format"] > _FORMAT:
             raise CheckpointError(
                 f"step {step} in {self.folder} has format {record['format']}, this version reads up to {_FORMAT}; "
@@ -125,11 +153,19 @@ class Checkpoints:
                 "build what was trained, or give another folder"
             )
         alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        sharding = lambda name: want[name].sharding if name in want else alone
-        template = {name: jax.ShapeDtypeStruct(*spec, sharding=sharding(name)) for name, spec in held.items()}
+
+        def sharding(name):
+            return want[name].sharding if name in want else alone
+
+        template = {
+            name: jax.ShapeDtypeStruct(*spec, sharding=sharding(name))
+            for name, spec in held.items()
+        }
         args = self._ocp.args
         try:
-            arrays = self._manager.restore(step, args=args.Composite(arrays=args.StandardRestore(template)))["arrays"]
+            arrays = self._manager.restore(
+                step, args=args.Composite(arrays=args.StandardRestore(template))
+            )["arrays"]
         except Exception as error:
             raise self._damaged(step, error) from None
         digest = _digest(arrays)
@@ -142,13 +178,20 @@ class Checkpoints:
         """Names, shapes and dtypes of what a checkpoint holds."""
         try:
             metadata: Any = self._manager.item_metadata(step).arrays
-            return {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in metadata.items()}
+            return {
+                name: (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+                for name, leaf in metadata.items()
+            }
         except Exception as error:
             raise self._damaged(step, error) from None
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:
         earlier = [s for s in self._manager.all_steps() if s < step]
-        then = f"to go on from step {max(earlier)}" if earlier else "and start anew: there is no earlier one"
+        then = (
+            f"to go on from step {max(earlier)}"
+            if earlier
+            else "and start anew: there is no earlier one"
+        )
         return CheckpointError(
             f"step {step} in {self.folder} is damaged ({_reason(error)}); remove {self.folder / str(step)} {then}"
         )
@@ -197,7 +240,9 @@ def _digest(arrays: dict[str, Any]) -> str:
 
 
 def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
-    show = lambda spec: f"{spec[1]}{list(spec[0])}"
+    def show(spec):
+        return f"{spec[1]}{list(spec[0])}"
+
     for name in {**here, **held}:
         if held.get(name) != here.get(name):
             there = show(held[name]) if name in held else "nothing"
@@ -209,7 +254,12 @@ def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
 def _reason(error: Exception) -> str:
     """The first line of an error, or the errno's words."""
     text = getattr(error, "strerror", None) or str(error)
-    for known in ("No space left on device", "Disk quota exceeded", "Permission denied", "Read-only file system"):
+    for known in (
+        "No space left on device",
+        "Disk quota exceeded",
+        "Permission denied",
+        "Read-only file system",
+    ):
         if known in str(error):
             return known
     return " ".join(text.split())[:160] or type(error).__name__

@@ -53,10 +53,22 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
 
 
 def _shapes(batch: Any) -> str:
-    return ", ".join(f"{name} {jnp.result_type(a)}{list(jnp.shape(a))}" for name, a in batch.items())
+    return ", ".join(
+        f"{name} {jnp.result_type(a)}{list(jnp.shape(a))}" for name, a in batch.items()
+    )
 
 
-_OWN = ("loss", "gradient_norm", "evaluations", "accepted", "rejected", "epoch", "seconds", "samples_per_second", "waiting")
+_OWN = (
+    "loss",
+    "gradient_norm",
+    "evaluations",
+    "accepted",
+    "rejected",
+    "epoch",
+    "seconds",
+    "samples_per_second",
+    "waiting",
+)
 
 
 def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
@@ -67,22 +79,43 @@ def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
             "the loss must return a number, or a number and a dict of further numbers; return loss, {'accuracy': ...}"
         )
     for name, metric in {"loss": value, **metrics}.items():
-        if not isinstance(metric, (int, float, np.ndarray, np.generic, Array)) or jnp.shape(metric) != ():
-            shown = f"shape {jnp.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
+        if (
+            not isinstance(metric, (int, float, np.ndarray, np.generic, Array))
+            or jnp.shape(metric) != ()
+        ):
+            shown = (
+                f"shape {jnp.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
+            )
             what = "the loss" if name == "loss" else f"the metric {name!r}"
             raise InputError(f"{what} must be one real number, got {shown}; take the mean")
-    taken = [name for name in metrics if name in _OWN or not isinstance(name, str) or name.startswith("validation_")]
+    taken = [
+        name
+        for name in metrics
+        if name in _OWN or not isinstance(name, str) or name.startswith("validation_")
+    ]
     if taken:
-        raise InputError(f"the metric {taken[0]!r} has a name that the history uses itself; give it another")
+        raise InputError(
+            f"the metric {taken[0]!r} has a name that the history uses itself; give it another"
+        )
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise InputError(f"the loss must be a real number that has a gradient, got {jnp.result_type(value)}")
+        raise InputError(
+            f"the loss must be a real number that has a gradient, got {jnp.result_type(value)}"
+        )
     return jnp.asarray(value), {name: jnp.asarray(metric) for name, metric in metrics.items()}
 
 
 class Evaluation:
     """The means of a loss over a data set, compiled once."""
 
-    def __init__(self, graphdef: Any, loss: Loss, data: Data, batch: int, mesh: Mesh | None, name: str = "data"):
+    def __init__(
+        self,
+        graphdef: Any,
+        loss: Loss,
+        data: Data,
+        batch: int,
+        mesh: Mesh | None,
+        name: str = "data",
+    ):
         self.graphdef, self.loss, self.mesh = graphdef, loss, mesh
         self.samples, self.data = count_samples(data, name), placed(data, mesh)
         size, devices = min(int(batch), self.samples), count_devices(mesh)
@@ -91,7 +124,9 @@ class Evaluation:
 
     def check(self, params: Any, rest: Any) -> None:
         """Traces the loss on the data, so that what does not fit is found before any work is done."""
-        jax.eval_shape(lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data)
+        jax.eval_shape(
+            lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data
+        )
 
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
         whole, part = divmod(self.samples, self.batch)
@@ -115,7 +150,9 @@ class Evaluation:
 
         if part:
             return one(jax.tree.map(lambda a: a[-part:], data))
-        rows = jax.tree.map(lambda a: a[: whole * self.batch].reshape(whole, self.batch, *a.shape[1:]), data)
+        rows = jax.tree.map(
+            lambda a: a[: whole * self.batch].reshape(whole, self.batch, *a.shape[1:]), data
+        )
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), lax.map(one, rows))
 
 

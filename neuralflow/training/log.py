@@ -28,7 +28,9 @@ class History:
 
     def __getitem__(self, column: str) -> np.ndarray:
         if not any(column in row for row in self.rows):
-            raise KeyError(f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}")
+            raise KeyError(
+                f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}"
+            )
         return np.asarray([row.get(column, np.nan) for row in self.rows])
 
     def __iter__(self) -> Iterator[str]:
@@ -116,8 +118,14 @@ class Log:
             return state, Where(0, 0, 0.0)
         record = self.store.read_record(self.store.last)
         if record["run"] != self.identity:
-            pairs = [f"{k}={record['run'].get(k)} (now {v})" for k, v in self.identity.items() if record["run"].get(k) != v]
-            raise CheckpointError(f"{self.folder} was trained with {', '.join(pairs)}; give the same, or another folder")
+            pairs = [
+                f"{k}={record['run'].get(k)} (now {v})"
+                for k, v in self.identity.items()
+                if record["run"].get(k) != v
+            ]
+            raise CheckpointError(
+                f"{self.folder} was trained with {', '.join(pairs)}; give the same, or another folder"
+            )
         state = self.store.read_arrays(self.store.last, state)
         self.history.rows = record["history"]
         return state, Where(*record["where"])
@@ -132,7 +140,9 @@ class Log:
             "where": list(where),
             "history": self.history.rows,
         }
-        score = -self._monitored(-1) if where.step == 0 and np.isfinite(self._monitored(-1)) else None
+        score = (
+            -self._monitored(-1) if where.step == 0 and np.isfinite(self._monitored(-1)) else None
+        )
         self.store.save(where.epoch * steps + where.step, state, record, score)
 
     def add(self, row: dict[str, float], state: State, where: Where, steps: int) -> None:
@@ -143,7 +153,9 @@ class Log:
             try:
                 self.history.write(self.folder)
             except OSError as error:
-                raise CheckpointError(f"the history could not be written to {self.folder} ({error.strerror})") from None
+                raise CheckpointError(
+                    f"the history could not be written to {self.folder} ({error.strerror})"
+                ) from None
 
     def _monitored(self, k: int) -> float:
         """The monitored loss of an epoch; one that is no number is worse than any."""
@@ -189,7 +201,9 @@ def _alone(folder: Path) -> Any:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         held.close()
-        raise CheckpointError(f"another process is training in {folder}; wait for its end, or give another folder") from None
+        raise CheckpointError(
+            f"another process is training in {folder}; wait for its end, or give another folder"
+        ) from None
     except OSError:
         pass  # a file system without locks
     return held

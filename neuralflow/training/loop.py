@@ -20,7 +20,15 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data, Stream
 from neuralflow.layers import NeuralODE
-from neuralflow.training.batches import Batch, Resident, Streamed, check_batch, count_samples, put, spec_of
+from neuralflow.training.batches import (
+    Batch,
+    Resident,
+    Streamed,
+    check_batch,
+    count_samples,
+    put,
+    spec_of,
+)
 from neuralflow.training.checkpoints import CheckpointError, named
 from neuralflow.training.display import display
 from neuralflow.training.evaluation import Evaluation, Loss, in_order, measured
@@ -87,7 +95,12 @@ def fit(
     gradients or weights stop being finite (the model keeps its last good weights, the folder its checkpoints);
     CheckpointError for folders that cannot be used.
     """
-    for name, count in {"epochs": epochs, "batch": batch, "accumulate": accumulate, "keep": keep}.items():
+    for name, count in {
+        "epochs": epochs,
+        "batch": batch,
+        "accumulate": accumulate,
+        "keep": keep,
+    }.items():
         checks.whole(name, count)
     for name, count in {"patience": patience, "save_every": save_every}.items():
         if count is not None:
@@ -95,13 +108,25 @@ def fit(
     checks.whole("seed", seed, least=0)
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.function("loss", loss)
-    checks.instance("optimiser", optimiser, optax.GradientTransformation, "an optax transformation such as optax.adam(1e-3)")
+    checks.instance(
+        "optimiser",
+        optimiser,
+        optax.GradientTransformation,
+        "an optax transformation such as optax.adam(1e-3)",
+    )
     if mesh is not None:
-        checks.instance("mesh", mesh, (Mesh, AbstractMesh), "a device mesh such as jax.make_mesh((8,), ('data',))")
+        checks.instance(
+            "mesh",
+            mesh,
+            (Mesh, AbstractMesh),
+            "a device mesh such as jax.make_mesh((8,), ('data',))",
+        )
     if augment is not None:
         checks.function("augment", augment)
     if patience is not None and validation is None:
-        raise InputError("patience waits for the validation loss to fall; give validation data, or leave patience out")
+        raise InputError(
+            "patience waits for the validation loss to fall; give validation data, or leave patience out"
+        )
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
@@ -125,7 +150,14 @@ def fit(
 
 
 def _walk(
-    run: Run, log: Log, shown: Any, state: State, where: Where, epochs: int, patience: int | None, save_every: int | None
+    run: Run,
+    log: Log,
+    shown: Any,
+    state: State,
+    where: Where,
+    epochs: int,
+    patience: int | None,
+    save_every: int | None,
 ) -> Iterator[tuple[State, Where]]:
     """Trains, records and saves; yields every state that is known to be good."""
     while where.epoch < epochs and not log.is_late(patience):
@@ -138,7 +170,12 @@ def _walk(
             shown.step(epoch, step)
             if step < run.steps and save_every and step % save_every == 0:
                 log.save(state, where, run.steps)
-        row = {"epoch": epoch + 1, **run.means(state), **run.evaluate(state), "seconds": where.seconds}
+        row = {
+            "epoch": epoch + 1,
+            **run.means(state),
+            **run.evaluate(state),
+            "seconds": where.seconds,
+        }
         row["samples_per_second"] = run.steps * run.batch / where.seconds
         if isinstance(run.source, Streamed):
             row["waiting"] = (run.source.waited - waiting) / where.seconds
@@ -157,7 +194,9 @@ def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
     store = existing(place(folder))
     step = store.best if best else store.last
     if step is None:
-        raise CheckpointError(f"{folder} holds no {'scored ' if best else ''}checkpoint; train first: fit(..., folder=...)")
+        raise CheckpointError(
+            f"{folder} holds no {'scored ' if best else ''}checkpoint; train first: fit(..., folder=...)"
+        )
     _, params, rest = nnx.split(model, nnx.Param, ...)
     weights = store.read_arrays(step, Weights(params, rest))
     nnx.update(model, weights.params, weights.rest)
@@ -184,16 +223,29 @@ class Run:
         if mesh is not None:
             # The compiler spreads the work: axes whose shardings are part of the types would ask the model for them.
             mesh = Mesh(mesh.devices, mesh.axis_names)
-        self.model, self.loss, self.augment, self.seed, self.mesh, self.batch = model, loss, augment, seed, mesh, batch
+        self.model, self.loss, self.augment, self.seed, self.mesh, self.batch = (
+            model,
+            loss,
+            augment,
+            seed,
+            mesh,
+            batch,
+        )
         self.optimiser = optax.with_extra_args_support(optimiser)
-        self.source: Any = Streamed(data, batch, seed, mesh) if isinstance(data, Stream) else Resident(data, batch, seed, mesh)
+        self.source: Any = (
+            Streamed(data, batch, seed, mesh)
+            if isinstance(data, Stream)
+            else Resident(data, batch, seed, mesh)
+        )
         self.steps: int = self.source.steps
         trained = nnx.merge(*nnx.split(model), copy=True)
         trained.train()
         self.graphdef, self.params, self.rest = nnx.split(trained, nnx.Param, ...)
         if not jax.tree.leaves(self.params):
             raise InputError(f"{type(model).__name__} has no parameters (nnx.Param) to train")
-        if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(self.params)):
+        if not all(
+            jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(self.params)
+        ):
             raise InputError(
                 f"{type(model).__name__} has parameters (nnx.Param) that are whole numbers; hold them as nnx.Variable"
             )
@@ -206,10 +258,16 @@ class Run:
 
     def start(self) -> State:
         """The state before the first step, on the mesh where there is one."""
-        onto = lambda leaf: put(leaf, self.mesh, spec_of(leaf, self.mesh))
+
+        def onto(leaf):
+            return put(leaf, self.mesh, spec_of(leaf, self.mesh))
+
         params, rest = jax.tree.map(onto, (self.params, self.rest))
         state = State(params, rest, jax.jit(self.optimiser.init)(params), {}, np.asarray(-1))
-        one = lambda state, batch: self._step(state, batch, jax.random.key(0))[1]
+
+        def one(state, batch):
+            return self._step(state, batch, jax.random.key(0))[1]
+
         program, shapes = jax.make_jaxpr(one, return_shape=True)(state, self.source.example())
         # XLA for CPUs computes convolutions in a loop with a kernel that is several times slower than the one outside.
         looped = jax.default_backend() != "cpu" or "conv_general_dilated" not in str(program)
@@ -226,11 +284,17 @@ class Run:
         """The same state before a new epoch."""
         return state._replace(**self.zeros)
 
-    def epoch(self, state: State, epoch: int, first: int, save_every: int | None) -> Iterator[tuple[State, int]]:
+    def epoch(
+        self, state: State, epoch: int, first: int, save_every: int | None
+    ) -> Iterator[tuple[State, int]]:
         """Walks through an epoch from a step on; yields states about twice a second and wherever one is to be saved."""
         for read, start, limit in self.source.chunks(epoch, first):
             while start < limit:
-                stop = min(limit, start + self.pace, *([(start // save_every + 1) * save_every] if save_every else []))
+                stop = min(
+                    limit,
+                    start + self.pace,
+                    *([(start // save_every + 1) * save_every] if save_every else []),
+                )
                 began = time.perf_counter()
                 state = jax.block_until_ready(self.advance(state, read, epoch, start, stop))
                 each = (time.perf_counter() - began) / (stop - start)
@@ -258,7 +322,9 @@ class Run:
         """Steps `start` to `stop` of an epoch, in one call whatever their number."""
         return lax.fori_loop(start, stop, lambda i, state: self._tick(state, read, epoch, i), state)
 
-    def _one_by_one(self, tick: Callable[[State, Any, int, int], State]) -> Callable[[State, Any, int, int, int], State]:
+    def _one_by_one(
+        self, tick: Callable[[State, Any, int, int], State]
+    ) -> Callable[[State, Any, int, int, int], State]:
         """The same steps as calls of their own."""
 
         def advance(state: State, read: Any, epoch: int, start: int, stop: int) -> State:
@@ -284,20 +350,33 @@ class Run:
         if self.augment is not None:
             batch = self.augment(batch, key)
             if not isinstance(batch, dict):
-                raise InputTypeError(f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}")
-        objective = lambda params: measured(self.graphdef, self.loss, params, state.rest, batch, self.counts)
-        (value, (metrics, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+                raise InputTypeError(
+                    f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}"
+                )
+
+        def objective(params):
+            return measured(self.graphdef, self.loss, params, state.rest, batch, self.counts)
+
+        (value, (metrics, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
         _check_structure(state.rest, rest)
         known = {"value": value, "grad": gradients, "value_fn": lambda params: objective(params)[0]}
-        updates, optimiser = self.optimiser.update(gradients, state.optimiser, state.params, **known)
+        updates, optimiser = self.optimiser.update(
+            gradients, state.optimiser, state.params, **known
+        )
         params = optax.apply_updates(state.params, updates)
-        widened = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients)
+        widened = jax.tree.map(
+            lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients
+        )
         metrics = {**metrics, "gradient_norm": optax.tree.norm(widened)}
         return State(params, rest, optimiser, state.sums, state.broken), metrics
 
 
 def _check_structure(before: Any, after: Any) -> None:
-    shapes = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+    def shapes(tree):
+        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
     if jax.tree.structure(before) != jax.tree.structure(after) or shapes(before) != shapes(after):
         changed = [
             name
@@ -313,8 +392,16 @@ def _check_structure(before: Any, after: Any) -> None:
 def _check_finite(state: State, epoch: int, log: Log) -> None:
     broken = int(state.broken)
     if broken >= 0:
-        saved = "" if log.store is None or log.store.last is None else f"; the checkpoint of step {log.store.last} is good"
-        first = "look for NaN and for labels out of range in the data, " if epoch == 0 and broken == 0 else ""
+        saved = (
+            ""
+            if log.store is None or log.store.last is None
+            else f"; the checkpoint of step {log.store.last} is good"
+        )
+        first = (
+            "look for NaN and for labels out of range in the data, "
+            if epoch == 0 and broken == 0
+            else ""
+        )
         raise TrainingError(
             f"loss, gradient or weights stopped being finite in epoch {epoch + 1}, step {broken + 1}{saved}: {first}lower the "
             "learning rate, clip gradients (optax.clip_by_global_norm), or let the solve take more steps"

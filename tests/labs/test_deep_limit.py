@@ -66,7 +66,12 @@ def test_minimisers_are_the_closed_form_to_1e_10():
         assert abs(minimum.energy - energy(t, want, r, n)) < 1e-10
     limit = D.minimise(D.continuum(anchor(), terms=6), [np.ones(6)])[0]
     s = np.linspace(0, 1, 33)
-    assert np.abs(limit.flat(nf.depth.basis.evaluation(limit.basis, s))[:, 0] - closed_form(s)[0]).max() < 1e-10
+    assert (
+        np.abs(
+            limit.flat(nf.depth.basis.evaluation(limit.basis, s))[:, 0] - closed_form(s)[0]
+        ).max()
+        < 1e-10
+    )
     assert abs(D.adaptive_energy(anchor(), limit) - limit.energy) < 1e-10
 
 
@@ -99,7 +104,9 @@ def test_the_energy_is_the_papers():
     value, gradient, predicted = objective(xi)
     assert np.isclose(value, want, rtol=1e-12) and np.allclose(predicted, prediction, rtol=1e-12)
     step = 1e-6 * rng.standard_normal(objective.size)
-    assert np.isclose(objective(xi + step)[0] - objective(xi - step)[0], 2 * gradient @ step, rtol=1e-6)
+    assert np.isclose(
+        objective(xi + step)[0] - objective(xi - step)[0], 2 * gradient @ step, rtol=1e-6
+    )
 
 
 def small(seed, **options):
@@ -125,7 +132,10 @@ def study(kept):
 def test_orders_on_a_small_nonlinear_problem(study):
     agreed, sentences = D.verdict(study, SCHEMES, {1: 0.1, 2: 0.1})
     assert agreed, sentences
-    assert {where: len(met) for where, met in study.basins.items()} == {"discrete": 2, "continuum": 2}
+    assert {where: len(met) for where, met in study.basins.items()} == {
+        "discrete": 2,
+        "continuum": 2,
+    }
     assert max(row.gradient for row in study.rows) < 1e-9 and study.curvature > 0.1
 
 
@@ -156,7 +166,10 @@ def test_the_weak_form_of_the_residuals_is_the_gradient(study):
 def test_a_wrong_limit_is_noticed(study):
     moved = {name: 1.02 * value for name, value in study.limit.theta.items()}
     shifted = replace(study.limit, energy=1.02 * study.limit.energy, theta=moved)
-    rows = [replace(row, distances=D.distances(study.weights[row.scheme, row.depth], shifted)) for row in study.rows]
+    rows = [
+        replace(row, distances=D.distances(study.weights[row.scheme, row.depth], shifted))
+        for row in study.rows
+    ]
     agreed, sentences = D.verdict(replace(study, limit=shifted, rows=rows), SCHEMES)
     assert agreed is False and any("instead of" in s for s in sentences)
 
@@ -183,7 +196,9 @@ def test_a_study_goes_on_from_what_is_on_disk(study, kept, tmp_path, monkeypatch
 
 def test_falsifiers_do_not_converge(study):
     panels = list(D.falsify(small(2), study.limit, (32, 64)))
-    assert [panel.converges for panel in panels] == [True] + [False] * 6, [panel.sentence() for panel in panels]
+    assert [panel.converges for panel in panels] == [True] + [False] * 6, [
+        panel.sentence() for panel in panels
+    ]
     assert "order 0.9" in panels[0].sentence() and "apart" in panels[1].sentence()
 
 
@@ -198,7 +213,9 @@ def test_newton_and_curvature_where_they_are_known():
     rough = D.minimise(objective, [np.ones(4)])[0]
     off = replace(rough, theta={"b": rough.theta["b"] + 0.1})
     polished = D.newton(objective, off)
-    assert np.abs(polished.theta["b"] - rough.theta["b"]).max() < 1e-12 and polished.gradient < 1e-13
+    assert (
+        np.abs(polished.theta["b"] - rough.theta["b"]).max() < 1e-12 and polished.gradient < 1e-13
+    )
     hessian = np.stack([objective.bend(np.zeros(4), v) for v in np.eye(4)])
     assert np.isclose(D.curvature(objective, rough), np.linalg.eigvalsh(hessian)[0]) and np.isclose(
         D.curvature(objective, rough), 2.0
@@ -206,7 +223,9 @@ def test_newton_and_curvature_where_they_are_known():
 
 
 def test_basins():
-    minimum = lambda energy: D.Minimum(energy, nf.PiecewiseLinear(1), {}, {}, np.zeros(1), 0.0, 1)
+    def minimum(energy):
+        return D.Minimum(energy, nf.PiecewiseLinear(1), {}, {}, np.zeros(1), 0.0, 1)
+
     assert D.basins([minimum(e) for e in (1.0, 2.0, 1.0 + 1e-9, 2.0)]) == [(1.0, 2), (2.0, 2)]
 
 
@@ -258,7 +277,9 @@ def by_hand(trained):
 
 def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
     small = {"samples": 10, "dimension": 3, "hidden": 4, "iterations": 60, "seeds": 2}
-    descended = {alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)}
+    descended = {
+        alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)
+    }
     by_hand(descended[True][0])
     equal, unequal = (D.scaling(descended[alike]) for alike in (True, False))
     assert all(abs(p - 1).max() < 0.1 for p in (*equal.gaps.values(), *equal.increment.values()))
@@ -271,12 +292,24 @@ def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
 def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
     import optax
 
-    data = {"x": jax.random.normal(jax.random.key(0), (12, 2)), "y": jax.random.normal(jax.random.key(1), (12, 2))}
+    data = {
+        "x": jax.random.normal(jax.random.key(0), (12, 2)),
+        "y": jax.random.normal(jax.random.key(1), (12, 2)),
+    }
 
     def make(depth, case):
-        mlp = lambda rngs: nf.fields.MLP(2, hidden=3, param_dtype=jnp.float64, rngs=rngs)
-        field = nf.DepthVarying(mlp, nf.PiecewiseLinear(2), rngs=nnx.Rngs(jax.random.key(case["seed"])), init=nf.smooth(0.5))
-        return nf.NeuralODE(field.refine(nf.PiecewiseLinear(depth)), nf.FixedGrid(nf.Euler(), steps=depth))
+        def mlp(rngs):
+            return nf.fields.MLP(2, hidden=3, param_dtype=jnp.float64, rngs=rngs)
+
+        field = nf.DepthVarying(
+            mlp,
+            nf.PiecewiseLinear(2),
+            rngs=nnx.Rngs(jax.random.key(case["seed"])),
+            init=nf.smooth(0.5),
+        )
+        return nf.NeuralODE(
+            field.refine(nf.PiecewiseLinear(depth)), nf.FixedGrid(nf.Euler(), steps=depth)
+        )
 
     def loss(model, batch):
         states = model(batch["x"])
@@ -290,9 +323,22 @@ def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
         return optax.chain(nf.regularisers.sobolev(model), optax.sgd(case["rate"], momentum=0.5))
 
     cases = {"seed": jnp.arange(3), "rate": jnp.asarray([0.1, 0.2, 0.3])}
-    arguments = {"make": make, "loss": loss, "batch": batch, "optimiser": optimiser, "steps": 5, "data": data, "probe": data}
+    arguments = {
+        "make": make,
+        "loss": loss,
+        "batch": batch,
+        "optimiser": optimiser,
+        "steps": 5,
+        "data": data,
+        "probe": data,
+    }
     shallow, deep = D.train((2, 4), cases, **arguments)
-    assert shallow.outputs.shape == (3, 12, 2) and deep.weights["dense.0.kernel"].shape == (3, 5, 2, 3)
+    assert shallow.outputs.shape == (3, 12, 2) and deep.weights["dense.0.kernel"].shape == (
+        3,
+        5,
+        2,
+        3,
+    )
     model = make(4, {"seed": 2})
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     rule = optimiser(model, 4, {"rate": 0.3})
@@ -300,7 +346,9 @@ def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
 
     @jax.jit
     def step(params, memory, i):
-        slope = jax.grad(lambda p: loss(nnx.merge(graphdef, p, rest), batch(data, None, i))[0])(params)
+        slope = jax.grad(lambda p: loss(nnx.merge(graphdef, p, rest), batch(data, None, i))[0])(
+            params
+        )
         updates, memory = rule.update(slope, memory)
         return optax.apply_updates(params, updates), memory
 
@@ -315,7 +363,9 @@ def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
 def test_a_layer_of_another_form_on_real_data_has_the_same_orders():
     pair = data.digits_pair()
     paper = D.thorpe_van_gennip(pair["x"], pair["y"])
-    problem = replace(paper, layer=lambda: nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)), weights=0.025)
+    problem = replace(
+        paper, layer=lambda: nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)), weights=0.025
+    )
     whole = D.continuum(problem, terms=12, steps=24)
     limit = D.minimise(whole, D.random_starts(whole, 2, seed=0))[0]
     for scheme, order in ((nf.Euler(), 1), (nf.Heun(), 2)):
@@ -325,22 +375,38 @@ def test_a_layer_of_another_form_on_real_data_has_the_same_orders():
             last = D.minimise(objective, [D.restarted(objective, last)])[0]
             errors.append(D.distances(last, limit))
         for distance in ("energy", "sup", "l2", "prediction"):
-            assert abs(np.log2(errors[0][distance] / errors[1][distance]) - order) < 0.1, (scheme, distance)
+            assert abs(np.log2(errors[0][distance] / errors[1][distance]) - order) < 0.1, (
+                scheme,
+                distance,
+            )
         assert abs(np.log2(errors[0]["h1"] / errors[1]["h1"]) - 1) < 0.05
 
 
 def test_distances_of_known_functions():
     n = 16
     line = nf.PiecewiseLinear(n)
-    point = lambda energy, basis, b: D.Minimum(energy, basis, {"b": np.asarray(b)[:, None]}, {}, np.zeros(1), 0.0, 0)
+
+    def point(energy, basis, b):
+        return D.Minimum(energy, basis, {"b": np.asarray(b)[:, None]}, {}, np.zeros(1), 0.0, 0)
+
     # theta_n(t) = t against theta(t) = t + 1/2 (both exact), then against t^2.
     one = point(1.0, line, np.arange(n + 1) / n)
     shifted = point(1.5, nf.Legendre(3), [1.0, 0.5, 0.0])
     gap = D.distances(one, shifted)
-    assert np.allclose([gap["energy"], gap["sup"], gap["l2"], gap["h1"]], [0.5, 0.5, 0.5, 0.0], atol=1e-12)
-    assert np.allclose([gap[k] for k in ("sup constant", "sup linear", "centred")], [0.5 + 1 / n, 0.5, 0.5 + 0.5 / n])
-    assert np.isclose(gap["l2 constant"] ** 2, 0.25 + 1 / (2 * n) + 1 / (3 * n**2)) and gap["prediction"] == 0
-    held = 1 / (3 * n**2) + 0.25 + 1 / (2 * n) + 1 / (3 * n**2)  # time part, then the mean of (1/2 + r)^2, 0 <= r < 1/n
+    assert np.allclose(
+        [gap["energy"], gap["sup"], gap["l2"], gap["h1"]], [0.5, 0.5, 0.5, 0.0], atol=1e-12
+    )
+    assert np.allclose(
+        [gap[k] for k in ("sup constant", "sup linear", "centred")],
+        [0.5 + 1 / n, 0.5, 0.5 + 0.5 / n],
+    )
+    assert (
+        np.isclose(gap["l2 constant"] ** 2, 0.25 + 1 / (2 * n) + 1 / (3 * n**2))
+        and gap["prediction"] == 0
+    )
+    held = (
+        1 / (3 * n**2) + 0.25 + 1 / (2 * n) + 1 / (3 * n**2)
+    )  # time part, then the mean of (1/2 + r)^2, 0 <= r < 1/n
     assert np.isclose(gap["tl2"] ** 2, held)
     square = point(1.0, nf.Legendre(3), [1 / 3, 1 / 2, 1 / 6])
     gap = D.distances(one, square)
@@ -357,7 +423,9 @@ def test_a_study_is_plain_data_and_pictures(study):
 def test_digits_are_whitened_and_the_same_everywhere():
     pair = data.digits_pair()
     assert pair["x"].shape == (357, 4) and pair["y"].sum() == 174
-    assert np.allclose(pair["x"].mean(0), 0, atol=1e-12) and np.allclose(np.cov(pair["x"].T, bias=True), np.eye(4), atol=1e-10)
+    assert np.allclose(pair["x"].mean(0), 0, atol=1e-12) and np.allclose(
+        np.cov(pair["x"].T, bias=True), np.eye(4), atol=1e-10
+    )
 
 
 def test_bad_input(tmp_path):
@@ -371,11 +439,22 @@ def test_bad_input(tmp_path):
         next(D.descend((1, 2)))
     arguments = {**dict.fromkeys(("loss", "batch", "optimiser"), print), "steps": 1}
     with pytest.raises(ValueError, match="one leading axis of one length"):
-        next(D.train((2,), {"a": jnp.ones(2), "b": jnp.ones(3)}, make=lambda n, case: None, **arguments))
+        next(
+            D.train(
+                (2,), {"a": jnp.ones(2), "b": jnp.ones(3)}, make=lambda n, case: None, **arguments
+            )
+        )
     with pytest.raises(TypeError, match="must be an nnx.Module, got"):
         next(D.train((2,), jnp.arange(2), make=lambda n, case: None, **arguments))
     with pytest.raises(ValueError, match="returns varies with depth"):
-        next(D.train((2,), jnp.arange(2), make=lambda n, case: nnx.Linear(1, 1, rngs=nnx.Rngs(0)), **arguments))
+        next(
+            D.train(
+                (2,),
+                jnp.arange(2),
+                make=lambda n, case: nnx.Linear(1, 1, rngs=nnx.Rngs(0)),
+                **arguments,
+            )
+        )
     with pytest.raises(ValueError, match="three different depths or more"):
         D.scaling([])
     with pytest.raises(ValueError, match="tau must be positive"):
@@ -388,7 +467,9 @@ def test_bad_input(tmp_path):
         next(D.falsify(small(0), None, (32, 64)))
     with pytest.raises(ValueError, match="names and schemes, such as"):
         next(D.study(small(0), {}, (2, 4)))
-    shallow, deep = (D.Trained(n, {"V": np.zeros((1, n, 2))}, np.zeros((1, 3)), np.zeros(1)) for n in (4, 8))
+    shallow, deep = (
+        D.Trained(n, {"V": np.zeros((1, n, 2))}, np.zeros((1, 3)), np.zeros(1)) for n in (4, 8)
+    )
     with pytest.raises(ValueError, match="the reference is the deeper network"):
         D.gaps(deep, shallow)
     with pytest.raises(ValueError, match="three different depths"):

@@ -56,7 +56,9 @@ class TestExponential:
         for n in counts:
             blocks = D.exponential(field, euler(int(n)))
             gaps.append(float(jnp.abs(blocks(x) - y).max()))
-            returns.append(float(jnp.abs(D.exponential(field, euler(int(n)), -1.0)(blocks(x)) - x).max()))
+            returns.append(
+                float(jnp.abs(D.exponential(field, euler(int(n)), -1.0)(blocks(x)) - x).max())
+            )
             np.testing.assert_allclose(D.inverse(blocks)(blocks(x)), x, rtol=0, atol=1e-14)
         assert abs(slope(counts, gaps) + 1) < 0.05 and abs(slope(counts, returns) + 1) < 0.05
         np.testing.assert_allclose(D.exponential(field, TIGHT, -1.0)(y), x, rtol=0, atol=1e-9)
@@ -67,7 +69,9 @@ class TestExponential:
         matrix = jnp.asarray([[0.3, -1.1], [0.7, -0.5]])
         field = nf.from_function(lambda a, x: x @ a.T, matrix)
         for scale in (1.0, -0.4):
-            np.testing.assert_allclose(D.exponential(field, TIGHT, scale)(x), x @ expm(scale * matrix).T, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(
+                D.exponential(field, TIGHT, scale)(x), x @ expm(scale * matrix).T, rtol=0, atol=1e-9
+            )
 
     def test_squaring_is_the_same_blocks_to_rounding(self, field, x):
         blocks = D.exponential(field, euler(32))
@@ -78,10 +82,15 @@ class TestExponential:
 
     def test_the_logarithm_of_an_exponential_is_its_field(self, field, x):
         flow = D.exponential(field, nf.FixedGrid(nf.RK4(), steps=8), 0.1)
-        errors = [float(jnp.abs(D.logarithm(flow, terms=n)(x) - 0.1 * field.at(0.0)(x)).max()) for n in (1, 8)]
+        errors = [
+            float(jnp.abs(D.logarithm(flow, terms=n)(x) - 0.1 * field.at(0.0)(x)).max())
+            for n in (1, 8)
+        ]
         assert errors[1] < 1e-9 and errors[0] > 1e4 * errors[1]
         matrix = jnp.asarray([[0.1, -0.6], [0.4, -0.2]])
-        logarithm = D.logarithm(lambda x: x @ expm(matrix).T, lambda y: y @ expm(-matrix).T, terms=16)
+        logarithm = D.logarithm(
+            lambda x: x @ expm(matrix).T, lambda y: y @ expm(-matrix).T, terms=16
+        )
         np.testing.assert_allclose(logarithm(x), x @ matrix.T, rtol=0, atol=1e-9)
 
     def test_refusals(self, mlp, x):
@@ -98,15 +107,25 @@ class TestExponential:
 
 
 class TestInverses:
-    @pytest.mark.parametrize("scheme", [nf.Heun(), nf.schemes.RevNet()], ids=lambda s: type(s).__name__)
+    @pytest.mark.parametrize(
+        "scheme", [nf.Heun(), nf.schemes.RevNet()], ids=lambda s: type(s).__name__
+    )
     def test_a_fixed_grid_is_inverted_to_rounding(self, x, scheme):
-        net = lambda rngs: nf.fields.MLP(1, hidden=8, param_dtype=jnp.float64, rngs=rngs)
-        field = nf.DepthVarying(lambda rngs: nf.fields.Coupled(net(rngs), net(rngs)), nf.PiecewiseConstant(3), rngs=nnx.Rngs(0))
+        def net(rngs):
+            return nf.fields.MLP(1, hidden=8, param_dtype=jnp.float64, rngs=rngs)
+
+        field = nf.DepthVarying(
+            lambda rngs: nf.fields.Coupled(net(rngs), net(rngs)),
+            nf.PiecewiseConstant(3),
+            rngs=nnx.Rngs(0),
+        )
         layer = nf.NeuralODE(field, nf.FixedGrid(scheme, steps=6))
         back = D.inverse(layer)
         np.testing.assert_allclose(back(layer(x)), x, rtol=0, atol=1e-14)
         assert D.inverse(back) is layer
-        np.testing.assert_allclose(D.inverse(layer.reverse())(layer.reverse()(x)), x, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            D.inverse(layer.reverse())(layer.reverse()(x)), x, rtol=0, atol=1e-14
+        )
 
     def test_float32_beside_float64(self, mlp, x):
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2), dtype=jnp.float32), euler(4))
@@ -122,7 +141,9 @@ class TestInverses:
         np.testing.assert_allclose(D.inverse(D.inverse(both))(x), both(x), rtol=0, atol=1e-9)
         chain = D.jacobian(second, first(x)) @ D.jacobian(first, x)
         np.testing.assert_allclose(D.jacobian(both, x), chain, rtol=1e-10)
-        np.testing.assert_allclose(D.log_determinant(both, x).log, jnp.linalg.slogdet(chain)[1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            D.log_determinant(both, x).log, jnp.linalg.slogdet(chain)[1], rtol=0, atol=1e-12
+        )
 
     def test_refusals(self, x):
         steep = nf.NeuralODE(nf.from_function(lambda a, x: a * x, jnp.asarray(-3.0)), euler(1))
@@ -142,7 +163,9 @@ class TestJacobians:
         assert abs(slope(counts, gaps) + 1) < 0.05
 
     def test_blocks_multiply_to_the_determinant_of_the_map(self, mlp, x):
-        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(3)), nf.FixedGrid(nf.RK4(), steps=6), 0.0, 2.0)
+        layer = nf.NeuralODE(
+            mlp(nf.PiecewiseConstant(3)), nf.FixedGrid(nf.RK4(), steps=6), 0.0, 2.0
+        )
         exact = jax.vmap(jax.jacfwd(lambda p: layer(p[None])[0]))(x)
         sign, log = D.log_determinant(layer, x)
         np.testing.assert_allclose(log, jnp.linalg.slogdet(exact)[1], rtol=0, atol=1e-10)
@@ -161,7 +184,12 @@ class TestJacobians:
 
         @nnx.jit
         def slopes(layer, x):
-            penalty = lambda layer: jnp.sum(regularisers.inverse_consistency(layer, x) + regularisers.volume_change(layer, x))
+            def penalty(layer):
+                return jnp.sum(
+                    regularisers.inverse_consistency(layer, x)
+                    + regularisers.volume_change(layer, x)
+                )
+
             return nnx.value_and_grad(penalty)(layer)
 
         value, gradient = slopes(layer, x)
@@ -176,7 +204,9 @@ class TestJacobians:
         assert value > 0 and abs((shifted[0] - shifted[1]) / 2e-6 - derivative) < 1e-7
 
     def test_refusals(self, mlp, x):
-        layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.schemes.leapfrog(), steps=4))
+        layer = nf.NeuralODE(
+            mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.schemes.leapfrog(), steps=4)
+        )
         with pytest.raises(TypeError, match="carries more than the state"):
             D.log_determinant(layer, x)
         with pytest.raises(TypeError, match="an adaptive layer has no steps"):
@@ -195,9 +225,13 @@ class TestSampled:
         values = rng.normal(size=(5, 4, 6, 3))
         points = rng.uniform(size=(50, 3)) * [4, 3, 5]
         want = RegularGridInterpolator([np.arange(n) for n in (5, 4, 6)], values)(points)
-        np.testing.assert_allclose(sampled.interpolate(jnp.asarray(values), jnp.asarray(points)), want, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            sampled.interpolate(jnp.asarray(values), jnp.asarray(points)), want, rtol=0, atol=1e-14
+        )
         edge = sampled.interpolate(jnp.asarray(values), jnp.asarray([[-3.0, 9.0, 2.0]]))
-        np.testing.assert_array_equal(edge[0], values[0, 3, 2])  # beyond the edges the nearest value holds
+        np.testing.assert_array_equal(
+            edge[0], values[0, 3, 2]
+        )  # beyond the edges the nearest value holds
         image = jnp.asarray(values[..., 0])
         np.testing.assert_array_equal(sampled.warp(image, jnp.zeros((5, 4, 6, 3))), image)
 
@@ -207,12 +241,18 @@ class TestSampled:
         for size in (17, 33, 65):
             places = sampled.nodes((size, size)) / (size - 1)
             want = flow(places.reshape(-1, 2)).reshape(places.shape) - places
-            errors.append(float(jnp.abs(sampled.exponential(on_grid(size, 0.15), 12) / (size - 1) - want).max()))
+            errors.append(
+                float(
+                    jnp.abs(sampled.exponential(on_grid(size, 0.15), 12) / (size - 1) - want).max()
+                )
+            )
         # h^2 for every squaring that moves nodes by more than a spacing, of which every halving of h has one more.
         ratios = np.log2(errors[:-1]) - np.log2(errors[1:])
         assert (ratios > 1.5).all() and (ratios < 2.1).all()
         loops = [
-            e for e in jax.make_jaxpr(lambda v: sampled.exponential(v, 9))(on_grid(17, 0.1)).eqns if e.primitive.name == "scan"
+            e
+            for e in jax.make_jaxpr(lambda v: sampled.exponential(v, 9))(on_grid(17, 0.1)).eqns
+            if e.primitive.name == "scan"
         ]
         assert [loop.params["length"] for loop in loops] == [9]
 
@@ -220,7 +260,9 @@ class TestSampled:
         velocity = on_grid(33, 0.15)
         u = sampled.exponential(velocity, 8)
         half = sampled.exponential(velocity / 2, 7)
-        np.testing.assert_allclose(sampled.compose(half, half), u, rtol=0, atol=1e-13)  # the same steps
+        np.testing.assert_allclose(
+            sampled.compose(half, half), u, rtol=0, atol=1e-13
+        )  # the same steps
         ahead = sampled.compose(sampled.exponential(-velocity, 8), u)
         assert 1e-3 < float(jnp.abs(ahead).max()) < 0.1  # the interpolation's error, in spacings
         np.testing.assert_allclose(sampled.compose(u, sampled.inverse(u)), 0, rtol=0, atol=1e-13)
@@ -242,7 +284,11 @@ class TestSampled:
         u = sampled.exponential(on_grid(9, 0.1), 4)
         assert sampled.inverse(u.astype(jnp.float32)).dtype == jnp.float32  # beside float64
         step = jnp.zeros_like(u).at[4, 5, 0].set(1e-6)
-        height = jax.jit(jax.value_and_grad(lambda u: jnp.sum(jnp.sin(sampled.inverse(u)) + sampled.logarithm(u, 4) ** 2)))
+        height = jax.jit(
+            jax.value_and_grad(
+                lambda u: jnp.sum(jnp.sin(sampled.inverse(u)) + sampled.logarithm(u, 4) ** 2)
+            )
+        )
         slope = height(u)[1][4, 5, 0]
         assert abs((height(u + step)[0] - height(u - step)[0]) / 2e-6 - slope) < 1e-6
 
@@ -251,15 +297,23 @@ class TestSampled:
     def test_folds_are_those_of_the_interpolated_map(self, seed, size):
         rng = np.random.default_rng(seed)
         u = jnp.asarray(size * rng.normal(size=(3, 4, 2)))
-        cells = np.stack(np.meshgrid(np.arange(2), np.arange(3), indexing="ij"), axis=-1)[..., None, :]
+        cells = np.stack(np.meshgrid(np.arange(2), np.arange(3), indexing="ij"), axis=-1)[
+            ..., None, :
+        ]
         corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
         near = (cells + 1e-9 + corners * (1 - 2e-9)).reshape(-1, 2)
         inside = rng.uniform(size=(400, 2)) * [2, 3]
-        slopes = jax.vmap(jax.jacfwd(lambda p: p + sampled.interpolate(u, p)))(jnp.asarray(np.concatenate([near, inside])))
+        slopes = jax.vmap(jax.jacfwd(lambda p: p + sampled.interpolate(u, p)))(
+            jnp.asarray(np.concatenate([near, inside]))
+        )
         determinants = np.linalg.det(np.asarray(slopes))
-        np.testing.assert_allclose(determinants[: len(near)], sampled.determinants(u).ravel(), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            determinants[: len(near)], sampled.determinants(u).ravel(), rtol=0, atol=1e-6
+        )
         places = np.asarray(inside).astype(int)
-        assert np.asarray(sampled.folded(u))[places[:, 0], places[:, 1]][determinants[len(near) :] <= 0].all()
+        assert np.asarray(sampled.folded(u))[places[:, 0], places[:, 1]][
+            determinants[len(near) :] <= 0
+        ].all()
 
     def test_refusals(self):
         with pytest.raises(ValueError, match=r"shape \(n_1, ..., n_d, d\)"):
@@ -268,7 +322,9 @@ class TestSampled:
             sampled.logarithm(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))
         with pytest.raises(nf.SolveError, match="it folds"):
             sampled.inverse(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))
-        assert np.isnan(jax.jit(sampled.logarithm)(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))).all()
+        assert np.isnan(
+            jax.jit(sampled.logarithm)(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))
+        ).all()
         with pytest.raises(ValueError, match="low < high, one number or 2 each"):
             sampled.sample(jnp.tanh, 0, 0, (4, 4))
         with pytest.raises(ValueError, match=r"to such points, got shape \(16, 1\)"):
@@ -284,7 +340,9 @@ class TestSampled:
 def measured(module, shape, count=40):
     """The largest stretch of a module's Jacobians at some points."""
     x = jax.random.normal(jax.random.key(3), (count, *shape))
-    slopes = jax.vmap(jax.jacrev(lambda p: module(p[None])[0].ravel()))(x).reshape(count, -1, int(np.prod(shape)))
+    slopes = jax.vmap(jax.jacrev(lambda p: module(p[None])[0].ravel()))(x).reshape(
+        count, -1, int(np.prod(shape))
+    )
     return float(jnp.linalg.norm(slopes, ord=2, axis=(1, 2)).max())
 
 
@@ -307,32 +365,69 @@ def _(module: Net):
 
 class TestLipschitz:
     @settings(max_examples=25, deadline=None)
-    @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31), st.sampled_from([1e-150, 1e-3, 1.0, 1e3]))
+    @given(
+        st.integers(1, 9),
+        st.integers(1, 9),
+        st.integers(0, 2**31),
+        st.sampled_from([1e-150, 1e-3, 1.0, 1e3]),
+    )
     def test_the_norm_is_bounded_from_above_and_closely(self, rows, columns, seed, size):
         weight = size * np.random.default_rng(seed).normal(size=(rows, columns))
         exact = np.linalg.norm(weight, 2)
         bound = float(D.spectral_norm(jnp.asarray(weight)))
-        assert exact * (1 - 1e-12) <= bound <= exact * min(rows, columns) ** 2.0**-9 * (1 + 1e-12) + 1e-300
+        assert (
+            exact * (1 - 1e-12)
+            <= bound
+            <= exact * min(rows, columns) ** 2.0**-9 * (1 + 1e-12) + 1e-300
+        )
 
     def test_its_gradient_is_finite_and_right(self):
-        assert D.spectral_norm(jnp.zeros((3, 4))) == 0 and not jax.grad(D.spectral_norm)(jnp.zeros((3, 4))).any()
+        assert (
+            D.spectral_norm(jnp.zeros((3, 4))) == 0
+            and not jax.grad(D.spectral_norm)(jnp.zeros((3, 4))).any()
+        )
         weight = jnp.diag(jnp.asarray([3.0, 1.0]))
-        np.testing.assert_allclose(jax.grad(D.spectral_norm)(weight), np.diag([1.0, 0.0]), atol=1e-12)
+        np.testing.assert_allclose(
+            jax.grad(D.spectral_norm)(weight), np.diag([1.0, 0.0]), atol=1e-12
+        )
 
     @pytest.mark.parametrize(
-        "kind", ["linear", "conv", "strided", "sequential", "mlp", "timed", "antisymmetric", "kernel", "bounded"]
+        "kind",
+        [
+            "linear",
+            "conv",
+            "strided",
+            "sequential",
+            "mlp",
+            "timed",
+            "antisymmetric",
+            "kernel",
+            "bounded",
+        ],
     )
     def test_no_field_stretches_more_than_its_bound(self, kind):
         rngs = nnx.Rngs(0)
         wide = {"param_dtype": jnp.float64, "rngs": rngs}
-        sharp = lambda module: jax.tree.map(lambda a: 3 * a, module)
+
+        def sharp(module):
+            return jax.tree.map(lambda a: 3 * a, module)
+
         centres = jax.random.normal(jax.random.key(5), (6, 2))
         module, shape = {
             "linear": lambda: (nnx.Linear(3, 5, **wide), (3,)),
             "conv": lambda: (nnx.Conv(2, 3, (3, 3), **wide), (6, 5, 2)),
-            "strided": lambda: (nnx.Conv(2, 3, (3, 3), strides=2, padding="VALID", **wide), (7, 5, 2)),
-            "sequential": lambda: (nnx.Sequential(nnx.Linear(3, 8, **wide), jax.nn.gelu, nnx.Linear(8, 2, **wide)), (3,)),
-            "mlp": lambda: (nf.fields.MLP(3, hidden=8, layers=2, activation=jax.nn.silu, **wide), (3,)),
+            "strided": lambda: (
+                nnx.Conv(2, 3, (3, 3), strides=2, padding="VALID", **wide),
+                (7, 5, 2),
+            ),
+            "sequential": lambda: (
+                nnx.Sequential(nnx.Linear(3, 8, **wide), jax.nn.gelu, nnx.Linear(8, 2, **wide)),
+                (3,),
+            ),
+            "mlp": lambda: (
+                nf.fields.MLP(3, hidden=8, layers=2, activation=jax.nn.silu, **wide),
+                (3,),
+            ),
             "timed": lambda: (nf.fields.MLP(3, hidden=8, time=True, **wide), (3,)),
             "antisymmetric": lambda: (nf.fields.Antisymmetric(4, damping=0.5, **wide), (4,)),
             "kernel": lambda: (D.KernelField(centres, 0.4, jnp.roll(centres, 1, 0)), (2,)),
@@ -350,7 +445,9 @@ class TestLipschitz:
         assert bool(bounds.certified) and bounds.residual.shape == (12,)
         stretches = jnp.linalg.svd(D.jacobian(layer, x), compute_uv=False)
         assert bounds.contraction <= stretches.min() and stretches.max() <= bounds.expansion
-        step = layer.per_step(x, lambda block, y: jax.vmap(jax.jacfwd(lambda p: (block(p[None]) - p)[0]))(y))
+        step = layer.per_step(
+            x, lambda block, y: jax.vmap(jax.jacfwd(lambda p: (block(p[None]) - p)[0]))(y)
+        )
         assert (jnp.linalg.norm(step, ord=2, axis=(-2, -1)).max(1) <= bounds.residual).all()
 
     def test_euler_blocks_have_h_times_the_bound_and_flows_its_integral(self, mlp):
@@ -359,16 +456,24 @@ class TestLipschitz:
         bounds = D.bounds(nf.NeuralODE(field, euler(6), 0.0, 2.0))
         np.testing.assert_allclose(bounds.residual, np.repeat(each, 2) / 3, rtol=1e-12)
         exact = D.bounds(nf.NeuralODE(field, TIGHT, 0.0, 2.0))
-        np.testing.assert_allclose([exact.expansion, 1 / exact.contraction], np.exp(2 * each.mean()), rtol=1e-12)
+        np.testing.assert_allclose(
+            [exact.expansion, 1 / exact.contraction], np.exp(2 * each.mean()), rtol=1e-12
+        )
         part = D.bounds(nf.NeuralODE(field, TIGHT, 0.0, 2.0).between(1.0, 2.0))
-        np.testing.assert_allclose(part.expansion, np.exp(each[1] / 3 + each[2] * 2 / 3), rtol=1e-12)
+        np.testing.assert_allclose(
+            part.expansion, np.exp(each[1] / 3 + each[2] * 2 / 3), rtol=1e-12
+        )
         with pytest.raises(TypeError, match="constant in cells of depth"):
             D.bounds(nf.NeuralODE(mlp(nf.PiecewiseLinear(3)), TIGHT))
 
     def test_a_layer_walked_backward_has_the_bounds_of_its_own_steps(self, x):
-        make = lambda rngs: nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+        def make(rngs):
+            return nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+
         field = nf.DepthVarying(make, nf.PiecewiseLinear(1), rngs=nnx.Rngs(0))
-        field.stack.kernel.set_value(jnp.stack([0.1 * jnp.eye(2), jnp.diag(jnp.asarray([3.0, 0.3]))]))
+        field.stack.kernel.set_value(
+            jnp.stack([0.1 * jnp.eye(2), jnp.diag(jnp.asarray([3.0, 0.3]))])
+        )
         back = nf.NeuralODE(field, euler(1)).reverse()  # x - diag(3, 0.3) x
         np.testing.assert_allclose(D.bounds(back).residual, 3.0, rtol=1e-2)
         with pytest.raises(ValueError, match="block 0 of 1"):
@@ -396,28 +501,41 @@ class TestLipschitz:
         points = jax.random.uniform(jax.random.key(0), (20000, 2), minval=-1.0)
         wild = nf.NeuralODE(steep(nnx.Rngs(0)), euler(1))
         tame = nf.NeuralODE(D.Bounded(steep(nnx.Rngs(0)), 0.9), euler(1))
-        cells = [sampled.folded(sampled.sample(layer, (-1, -1), (1, 1), (41, 41))) for layer in (wild, tame)]
+        cells = [
+            sampled.folded(sampled.sample(layer, (-1, -1), (1, 1), (41, 41)))
+            for layer in (wild, tame)
+        ]
         assert cells[0].mean() > 0.2 and not cells[1].any()
         signs = [D.log_determinant(layer, points).sign for layer in (wild, tame)]
         assert (signs[0] < 0).mean() > 0.2 and (signs[1] == 1).all()
-        with pytest.raises(ValueError, match="block 0 of 1 is not known to be a diffeomorphism.* take 6 steps"):
+        with pytest.raises(
+            ValueError, match="block 0 of 1 is not known to be a diffeomorphism.* take 6 steps"
+        ):
             D.check(wild)
         D.check(tame)
         D.check(wild.with_solve(euler(6)))
 
     def test_bounded_fields_train_and_stay_bounded(self, x):
-        make = lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs)
+        def make(rngs):
+            return nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs)
+
         field = D.Bounded(nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)), 1.8)
         layer = nf.NeuralODE(field, euler(2))
 
         @nnx.jit
         def step(layer, x):
-            value, slopes = nnx.value_and_grad(lambda layer: jnp.mean((layer(x) + 4 * x) ** 2))(layer)
-            nnx.update(layer, jax.tree.map(lambda p, g: p - 0.5 * g, nnx.state(layer, nnx.Param), slopes))
+            value, slopes = nnx.value_and_grad(lambda layer: jnp.mean((layer(x) + 4 * x) ** 2))(
+                layer
+            )
+            nnx.update(
+                layer, jax.tree.map(lambda p, g: p - 0.5 * g, nnx.state(layer, nnx.Param), slopes)
+            )
             return value
 
         values = [float(step(layer, x)) for _ in range(20)]
-        assert values[-1] < values[0] and float(D.lipschitz(field.field.at(0.1))) > 1.8  # the weights alone would fold
+        assert (
+            values[-1] < values[0] and float(D.lipschitz(field.field.at(0.1))) > 1.8
+        )  # the weights alone would fold
         D.check(layer)
 
     def test_power_iteration_comes_to_the_norm_in_every_cell(self, x):
@@ -451,7 +569,11 @@ class TestLipschitz:
         with pytest.raises(ValueError, match="are not finite"):
             D.check(layer)
         with pytest.raises(TypeError, match="not for ImplicitEuler"):
-            D.bounds(nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.ImplicitEuler(), steps=2)))
+            D.bounds(
+                nf.NeuralODE(
+                    mlp(nf.PiecewiseConstant(2)), nf.FixedGrid(nf.ImplicitEuler(), steps=2)
+                )
+            )
 
 
 class TestGeodesics:
@@ -463,8 +585,13 @@ class TestGeodesics:
         energies = flow.hamiltonian(path, momenta)
         assert float(jnp.ptp(energies)) < 1e-8
         total, height = p.sum(), float(flow.energy)
-        kernel = lambda r: np.exp(-(r**2) / (2 * width**2))
-        speed = lambda r: 2 * np.sqrt((1 - kernel(r)) * (height - total**2 * (1 + kernel(r)) / 4))
+
+        def kernel(r):
+            return np.exp(-(r**2) / (2 * width**2))
+
+        def speed(r):
+            return 2 * np.sqrt((1 - kernel(r)) * (height - total**2 * (1 + kernel(r)) / 4))
+
         gap = np.asarray(path[:, 1, 0] - path[:, 0, 0])
         assert (np.diff(gap) < 0).all()
         time = quad(lambda r: 1 / speed(r), gap[-1], 1.0, epsabs=1e-13, epsrel=1e-13)[0]
@@ -493,22 +620,37 @@ class TestGeodesics:
 
     def test_the_action_of_a_time_dependent_field_is_least_at_constant_norm(self):
         centres = np.array([[0.0, 0.0], [1.0, 0.0], [0.3, 0.8]])
-        make = lambda rngs: D.KernelField(centres, 0.7)
+
+        def make(rngs):
+            return D.KernelField(centres, 0.7)
+
         field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
         layer = nf.NeuralODE(field, nf.FixedGrid(nf.Heun(), steps=4))
         assert float(D.action(layer)) == 0.0
-        x, y = jnp.asarray(centres), jnp.asarray(centres) + jnp.asarray([[0.5, 0.1], [0.2, 0.4], [-0.1, 0.3]])
+        x, y = (
+            jnp.asarray(centres),
+            jnp.asarray(centres) + jnp.asarray([[0.5, 0.1], [0.2, 0.4], [-0.1, 0.3]]),
+        )
         graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
 
         def loss(params):
             layer = nnx.merge(graphdef, params, rest)
             return D.action(layer) + 1e2 * jnp.sum((layer(x) - y) ** 2)
 
-        best = optx.minimise(lambda p, _: loss(p), optx.BFGS(1e-7, 1e-7), params, max_steps=300, throw=False).value
+        best = optx.minimise(
+            lambda p, _: loss(p), optx.BFGS(1e-7, 1e-7), params, max_steps=300, throw=False
+        ).value
         uneven = jax.tree.map(lambda a: a * jnp.asarray([0.5, 1.5, 1.3, 0.7])[:, None, None], best)
         norms = [D.norms(nnx.merge(graphdef, p, rest)) for p in (best, uneven)]
-        assert float(jnp.ptp(norms[0]) / norms[0].mean()) < 0.02 < 0.5 < float(jnp.ptp(norms[1]) / norms[1].mean())
-        np.testing.assert_allclose(D.action(nnx.merge(graphdef, best, rest)), jnp.mean(norms[0] ** 2), rtol=1e-12)
+        assert (
+            float(jnp.ptp(norms[0]) / norms[0].mean())
+            < 0.02
+            < 0.5
+            < float(jnp.ptp(norms[1]) / norms[1].mean())
+        )
+        np.testing.assert_allclose(
+            D.action(nnx.merge(graphdef, best, rest)), jnp.mean(norms[0] ** 2), rtol=1e-12
+        )
 
     def test_refusals(self, mlp):
         points = np.eye(3, 2)
@@ -535,9 +677,15 @@ class TestReport:
         layer = nf.NeuralODE(mlp(nf.PiecewiseConstant(2), time=False), euler(32))
         report = D.report(layer, x)
         slopes = D.jacobian(layer, x)
-        assert report.certified and report.folded == 0 and "diffeomorphism everywhere" in report.sentence()
+        assert (
+            report.certified
+            and report.folded == 0
+            and "diffeomorphism everywhere" in report.sentence()
+        )
         assert report.inverse_error < 1e-13 < report.reverse_error < 0.1
-        np.testing.assert_allclose(report.least_determinant, jnp.linalg.det(slopes).min(), rtol=1e-10)
+        np.testing.assert_allclose(
+            report.least_determinant, jnp.linalg.det(slopes).min(), rtol=1e-10
+        )
         assert report.contraction <= report.squeeze <= report.stretch <= report.expansion
         paths = np.asarray(layer.trajectory(x))
         lengths = np.linalg.norm(np.diff(paths, axis=0), axis=2)
@@ -549,12 +697,28 @@ class TestReport:
         assert dataclasses.replace(report, residual=0.99, contraction=0.0).certified
 
     def test_folds_adaptive_layers_and_kernels(self, x):
-        wild = nf.NeuralODE(nf.from_function(lambda a, x: a * jnp.tanh(x), jnp.asarray(-4.0)), euler(1))
+        wild = nf.NeuralODE(
+            nf.from_function(lambda a, x: a * jnp.tanh(x), jnp.asarray(-4.0)), euler(1)
+        )
         report = D.report(wild, x)
-        assert report.folded > 0 and report.least_determinant < 0 and report.inverse_error > 1 and not report.certified
-        assert "It folds" in report.sentence() and "unknown" in str(report) and "teach it" in report.reason
+        assert (
+            report.folded > 0
+            and report.least_determinant < 0
+            and report.inverse_error > 1
+            and not report.certified
+        )
+        assert (
+            "It folds" in report.sentence()
+            and "unknown" in str(report)
+            and "teach it" in report.reason
+        )
         exact = D.report(wild.with_solve(TIGHT), x)
-        assert exact.folded == 0 and exact.inverse_error < 1e-9 and len(exact.speeds) == 32 and not exact.certified
+        assert (
+            exact.folded == 0
+            and exact.inverse_error < 1e-9
+            and len(exact.speeds) == 32
+            and not exact.certified
+        )
         with pytest.raises(ValueError, match="needs samples"):
             D.report(wild, x[:0])
         field = D.KernelField(x, 1.0, 0.1 * x)

@@ -36,7 +36,9 @@ def test_kernel_and_operator_round_trip(size, bound):
         back = op.to_kernel(there, spacing)
         again = op.to_operator(back, spacing)
         assert float(jnp.abs(back - kernel).max()) <= bound * float(jnp.abs(kernel).max())
-        assert float(jnp.abs(again - there).max()) <= max(bound, 1e-15) * float(jnp.abs(there).max())
+        assert float(jnp.abs(again - there).max()) <= max(bound, 1e-15) * float(
+            jnp.abs(there).max()
+        )
 
 
 def test_an_operator_does_to_polynomials_what_its_kernel_does():
@@ -55,14 +57,22 @@ def test_an_operator_does_to_polynomials_what_its_kernel_does():
 def test_stencils_are_of_order_two_on_the_sine(derivative):
     exact = (np.sin(1.0), np.cos(1.0), -np.sin(1.0))[derivative]
     steps = 0.1 / 2.0 ** np.arange(4)
-    errors = [abs(op.stencil(derivative) @ np.sin(1 + h * np.arange(-1, 2)) / h**derivative - exact) for h in steps]
+    errors = [
+        abs(op.stencil(derivative) @ np.sin(1 + h * np.arange(-1, 2)) / h**derivative - exact)
+        for h in steps
+    ]
     np.testing.assert_allclose(slope(errors), 2.0, atol=0.05)
-    fourth = [abs(op.stencil(derivative, 5) @ np.sin(1 + h * np.arange(-2, 3)) / h**derivative - exact) for h in steps]
+    fourth = [
+        abs(op.stencil(derivative, 5) @ np.sin(1 + h * np.arange(-2, 3)) / h**derivative - exact)
+        for h in steps
+    ]
     np.testing.assert_allclose(slope(fourth), 4.0, atol=0.05)
 
 
 def test_formulas_of_known_kernels():
-    written = lambda kernel, h=1.0: op.formula(op.to_operator(kernel, h))
+    def written(kernel, h=1.0):
+        return op.formula(op.to_operator(kernel, h))
+
     assert written(LAPLACE) == "∂xx + ∂yy"
     assert written(SOBEL) == "8 ∂x + 2 ∂xyy"
     assert written(np.transpose(SOBEL)) == "8 ∂y + 2 ∂xxy"
@@ -93,15 +103,23 @@ def test_a_differential_operator_is_its_equation():
         y, x = np.meshgrid(h * np.arange(n), h * np.arange(n), indexing="ij")
         u, ux, uy = np.sin(x + 2 * y), np.cos(x + 2 * y), 2 * np.cos(x + 2 * y)
         exact = 0.3 * u - ux + 0.7 * uy - u * (0.1 + 0.4 * 2 + 0.2 * 4)
-        errors.append(np.abs(np.asarray(field(jnp.asarray(u)[None, ..., None]))[0, ..., 0] - exact).max())
+        errors.append(
+            np.abs(np.asarray(field(jnp.asarray(u)[None, ..., None]))[0, ..., 0] - exact).max()
+        )
     np.testing.assert_allclose(slope(errors), 2.0, atol=0.05)
-    assert equation(0.0, 0.3, 0.1, spacing=1 / 256, param_dtype=jnp.float32).formula() == "0.3 ∂x + 0.1 ∂xx"
+    assert (
+        equation(0.0, 0.3, 0.1, spacing=1 / 256, param_dtype=jnp.float32).formula()
+        == "0.3 ∂x + 0.1 ∂xx"
+    )
     assert field.formula() == "0.3 - ∂x + 0.7 ∂y + 0.1 ∂xx + 0.4 ∂xy + 0.2 ∂yy"
 
 
 def test_boundaries():
     ones = jnp.ones((1, 6, 1))
-    heat = lambda boundary: equation(0.0, 0.0, DX**2, boundary=boundary)(ones)[0, :, 0]
+
+    def heat(boundary):
+        return equation(0.0, 0.0, DX**2, boundary=boundary)(ones)[0, :, 0]
+
     assert float(jnp.abs(heat("neumann")).max()) < 1e-14
     assert float(jnp.abs(heat("periodic")).max()) < 1e-14
     np.testing.assert_allclose(heat("dirichlet"), [-1, 0, 0, 0, 0, -1], atol=1e-14)
@@ -113,13 +131,19 @@ def test_boundaries():
 
 
 def test_the_operator_block_is_a_residual_branch_with_fewer_weights():
-    size = lambda module: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module.convs, nnx.Param)))
+    def size(module):
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module.convs, nnx.Param)))
+
     block = op.block(8, rngs=nnx.Rngs(0))
     assert size(block) == 2 * 6 * 8**2
     assert size(nf.fields.ConvBlock(8, rngs=nnx.Rngs(0))) == 2 * (9 * 8**2 + 8)
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 8), jnp.float32)
     # Drawn so that white noise keeps its variance, as the convolution's own initialisation does.
-    assert 0.5 < float(jnp.var(op.DifferentialOperator(8, 64, rngs=nnx.Rngs(0))(x)[:, 1:-1, 1:-1])) < 2.0
+    assert (
+        0.5
+        < float(jnp.var(op.DifferentialOperator(8, 64, rngs=nnx.Rngs(0))(x)[:, 1:-1, 1:-1]))
+        < 2.0
+    )
     layer = nf.NeuralODE(block, nf.FixedGrid(nf.Euler(), steps=1))
     assert float(jnp.abs(layer(x) - jax.jit(lambda x: x + block(x))(x)).max()) < 1e-6
 
@@ -138,7 +162,11 @@ LIMITS = {
     "growth and decay": (equation(3.0, 0, 1.0, spacing=1.0), nf.Euler(), 2.0),
     "growth under implicit Euler": (equation(4.0, 0, 0), nf.ImplicitEuler(), np.inf),
     "hardly any diffusion": (equation(0, 0, 1e-13), nf.Euler(), DX**2 / 2e-13),
-    "wave": (op.hyperbolic(2, periodic=True, dimension=1, rngs=nnx.Rngs(0)), nf.schemes.RevNet(), None),
+    "wave": (
+        op.hyperbolic(2, periodic=True, dimension=1, rngs=nnx.Rngs(0)),
+        nf.schemes.RevNet(),
+        None,
+    ),
 }
 
 
@@ -154,7 +182,9 @@ def test_stable_steps_are_the_known_ones(case):
 def test_convection_with_little_diffusion_is_bound_by_the_longest_waves():
     # h <= 2 D / v^2: the bound of waves that grow ever longer, so of a finer set of them.
     for d in (2e-2, 1e-3, 1e-4):
-        assert op.stable_step(equation(0, V, d), nf.Euler(), 256) == pytest.approx(2 * d / V**2, rel=1e-3)
+        assert op.stable_step(equation(0, V, d), nf.Euler(), 256) == pytest.approx(
+            2 * d / V**2, rel=1e-3
+        )
 
 
 def test_networks_decay_below_the_limit_and_grow_above_it():
@@ -162,7 +192,12 @@ def test_networks_decay_below_the_limit_and_grow_above_it():
     limit = op.stable_step(field, nf.Euler())
     x = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
     for share, grows in ((0.999, False), (1.02, True)):
-        layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=400), jnp.zeros(()), jnp.asarray(400 * share * limit))
+        layer = nf.NeuralODE(
+            field,
+            nf.FixedGrid(nf.Euler(), steps=400),
+            jnp.zeros(()),
+            jnp.asarray(400 * share * limit),
+        )
         stability = op.stability(layer)
         assert stability.stable is not grows
         assert bool(stability.growth.max() > 1 + 1e-6) is grows
@@ -170,14 +205,23 @@ def test_networks_decay_below_the_limit_and_grow_above_it():
 
 
 def test_a_layer_of_unstable_steps_is_refused_with_the_remedy():
-    field = nf.DepthVarying.from_modules([equation(0, 0, d) for d in (0.05, 0.1)], nf.PiecewiseConstant(2))
+    field = nf.DepthVarying.from_modules(
+        [equation(0, 0, d) for d in (0.05, 0.1)], nf.PiecewiseConstant(2)
+    )
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=16))
     assert op.stability(layer).limits[[0, -1]] == pytest.approx([0.1, 0.05], rel=1e-6)
-    with pytest.raises(ValueError, match=r"step 8 of 16 is 0\.0625 long where Euler allows 0\.05 .* take 20 equal steps"):
+    with pytest.raises(
+        ValueError,
+        match=r"step 8 of 16 is 0\.0625 long where Euler allows 0\.05 .* take 20 equal steps",
+    ):
         op.check(layer)
     op.check(layer.with_solve(nf.FixedGrid(nf.Euler(), steps=20)))
-    assert "nearest to its limit" in str(op.stability(layer.with_solve(nf.FixedGrid(nf.Euler(), steps=40))))
-    back = op.stability(nf.NeuralODE(equation(0, 0, D), nf.FixedGrid(nf.Euler(), steps=4)).reverse())
+    assert "nearest to its limit" in str(
+        op.stability(layer.with_solve(nf.FixedGrid(nf.Euler(), steps=40)))
+    )
+    back = op.stability(
+        nf.NeuralODE(equation(0, 0, D), nf.FixedGrid(nf.Euler(), steps=4)).reverse()
+    )
     assert back.stable and "Waves grow in the equation itself, at rates up to 20" in back.sentence()
     coarse = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=16), 0.0, 1.05)
     assert "take 22 equal steps" in op.stability(coarse).sentence()  # a multiple of the cells
@@ -187,19 +231,26 @@ def test_parabolic_energy_falls_and_waves_keep_theirs():
     x = jax.random.normal(jax.random.key(0), (3, 12, 4))
     heat = op.parabolic(4, dimension=1, periodic=True, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     step = 0.99 * op.stable_step(heat, nf.Euler())
-    layer = nf.NeuralODE(heat, nf.FixedGrid(nf.Euler(), steps=20), jnp.zeros(()), jnp.asarray(20 * step))
+    layer = nf.NeuralODE(
+        heat, nf.FixedGrid(nf.Euler(), steps=20), jnp.zeros(()), jnp.asarray(20 * step)
+    )
     op.check(layer)
     energies = jax.vmap(heat.energy)(layer.trajectory(x))
     assert (jnp.diff(energies, axis=0) < 0).all()
 
     wave = op.hyperbolic(4, dimension=1, periodic=True, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     h = 0.5 * op.stable_step(wave, nf.schemes.RevNet())
-    layer = nf.NeuralODE(wave, nf.FixedGrid(nf.schemes.RevNet(), steps=20), jnp.zeros(()), jnp.asarray(20 * h))
+    layer = nf.NeuralODE(
+        wave, nf.FixedGrid(nf.schemes.RevNet(), steps=20), jnp.zeros(()), jnp.asarray(20 * h)
+    )
     u, p = layer.trajectory((x, jnp.cos(x)))
     pull = jax.vmap(jax.grad(lambda u: wave.energy.potential(u).sum()))
     # Leapfrog: u_2 = 2 u_1 - u_0 + h^2 u''.
     np.testing.assert_allclose(u[2:], 2 * u[1:-1] - u[:-2] - h**2 * pull(u[1:-1]), atol=1e-12)
-    drift = lambda q, p: np.ptp(jax.vmap(wave.energy)((q, p)), axis=0) / np.abs(wave.energy((x, jnp.cos(x))))
+
+    def drift(q, p):
+        return np.ptp(jax.vmap(wave.energy)((q, p)), axis=0) / np.abs(wave.energy((x, jnp.cos(x))))
+
     euler = layer.with_solve(nf.FixedGrid(nf.Euler(), steps=20)).trajectory((x, jnp.cos(x)))
     assert drift(u, p).max() < 0.2 < drift(*euler).min()
 
@@ -209,8 +260,13 @@ def test_hamiltonian_fields_have_their_spectrum():
     for make in (op.parabolic, op.hyperbolic, op.hamiltonian):
         field = make(2, dimension=1, periodic=True, param_dtype=jnp.float64, rngs=nnx.Rngs(3))
         width = 2 if make is op.parabolic else 4
-        flat = lambda x: field(x.reshape(1, 8, width)).ravel()
-        eigenvalues = np.linalg.eigvals(jax.jacobian(flat)(0.1 * jax.random.normal(jax.random.key(0), (8 * width,))))
+
+        def flat(x, field=field, width=width):
+            return field(x.reshape(1, 8, width)).ravel()
+
+        eigenvalues = np.linalg.eigvals(
+            jax.jacobian(flat)(0.1 * jax.random.normal(jax.random.key(0), (8 * width,)))
+        )
         bound = np.abs(op.spectrum(field)).max()
         assert np.abs(eigenvalues).max() <= bound * (1 + 1e-9)
         assert np.abs(eigenvalues).max() > 0.5 * bound
@@ -221,9 +277,13 @@ def test_hamiltonian_fields_have_their_spectrum():
 class Net(nnx.Module):
     def __init__(self, rngs):
         self.stem = nnx.Conv(1, 4, (3, 3), rngs=rngs)
-        field = nf.DepthVarying(lambda rngs: op.block(4, rngs=rngs), nf.PiecewiseConstant(2), rngs=rngs)
+        field = nf.DepthVarying(
+            lambda rngs: op.block(4, rngs=rngs), nf.PiecewiseConstant(2), rngs=rngs
+        )
         self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=2))
-        self.rest = nnx.List([nnx.Linear(4, 2, rngs=rngs), nnx.Conv(4, 4, (5,), kernel_dilation=2, rngs=rngs)])
+        self.rest = nnx.List(
+            [nnx.Linear(4, 2, rngs=rngs), nnx.Conv(4, 4, (5,), kernel_dilation=2, rngs=rngs)]
+        )
 
 
 def test_every_convolution_of_a_model_is_read():
@@ -235,9 +295,13 @@ def test_every_convolution_of_a_model_is_read():
         "rest.1",
     ]
     np.testing.assert_allclose(op.to_kernel(operators["stem"]), net.stem.kernel[...], atol=1e-6)
-    np.testing.assert_allclose(op.to_kernel(operators["rest.1"], 2.0), net.rest[1].kernel[...], atol=1e-6)
+    np.testing.assert_allclose(
+        op.to_kernel(operators["rest.1"], 2.0), net.rest[1].kernel[...], atol=1e-6
+    )
     second = operators["flow.field.convs.1 at 0.75"]
-    np.testing.assert_allclose(second[0, 0], net.flow.field.stack.convs[1].coefficients[...][1, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        second[0, 0], net.flow.field.stack.convs[1].coefficients[...][1, 0], atol=1e-6
+    )
     assert float(jnp.abs(second[2, 1]).max()) < 1e-6  # no derivatives above the second
     assert op.read(nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))) == {}
 
@@ -247,9 +311,17 @@ def test_pictures():
 
     right = op.plots.operator(np.asarray(SOBEL)).axes[1]
     assert right.get_title() == "8 ∂x + 2 ∂xyy"
-    assert [t.get_text() for t in right.get_yticklabels()] == ["1", r"$\partial_y$", r"$\partial_y^2$"]
+    assert [t.get_text() for t in right.get_yticklabels()] == [
+        "1",
+        r"$\partial_y$",
+        r"$\partial_y^2$",
+    ]
     assert op.plots.operator(np.ones(5)).axes[1].get_yticks().size == 0
-    bars = op.plots.shares({"net": {"a": op.Shares(0.5, 0.5, 0, 0), "b": op.Shares(0, 0, 0.25, 0.75)}}).axes[0].patches
+    bars = (
+        op.plots.shares({"net": {"a": op.Shares(0.5, 0.5, 0, 0), "b": op.Shares(0, 0, 0.25, 0.75)}})
+        .axes[0]
+        .patches
+    )
     with pytest.raises(ValueError, match="by network and place"):
         op.plots.shares({"net": {"a": np.ones(3)}})
     assert [bar.get_height() for bar in bars] == [0.5, 0, 0.5, 0, 0, 0.25, 0, 0.75]
@@ -257,9 +329,18 @@ def test_pictures():
 
 RGB = dict(dimension=2, rngs=nnx.Rngs(0))
 REFUSED = {
-    "an even kernel": (lambda: op.to_operator(np.ones((2, 2))), "even size has no point in the middle.*got size 2"),
-    "an even kernel in a model": (lambda: op.read(nnx.Conv(1, 1, (2, 2), rngs=nnx.Rngs(0))), "even size"),
-    "three dimensions": (lambda: op.to_operator(np.ones((3, 3, 3, 1, 1))), "one or two dimensions.*got shape"),
+    "an even kernel": (
+        lambda: op.to_operator(np.ones((2, 2))),
+        "even size has no point in the middle.*got size 2",
+    ),
+    "an even kernel in a model": (
+        lambda: op.read(nnx.Conv(1, 1, (2, 2), rngs=nnx.Rngs(0))),
+        "even size",
+    ),
+    "three dimensions": (
+        lambda: op.to_operator(np.ones((3, 3, 3, 1, 1))),
+        "one or two dimensions.*got shape",
+    ),
     "a convolution in space": (
         lambda: op.read(nnx.List([nnx.Conv(1, 1, (3, 3, 3), rngs=nnx.Rngs(0))])),
         "'0': .*one or two dim",
@@ -267,37 +348,71 @@ REFUSED = {
     "no dimensions": (lambda: op.to_kernel(1.0), "one or two dimensions"),
     "complex numbers": (lambda: op.to_operator([1j, 0, 0]), "real numbers, got complex"),
     "a length of zero": (lambda: op.to_operator([1.0, 0, 0], 0.0), "spacing is a positive length"),
-    "lengths of other axes": (lambda: op.to_operator(np.ones((3, 3)), (1.0, 2.0, 3.0)), "one for each of 2 axes"),
-    "a stencil of too few points": (lambda: op.stencil(3), "derivatives below 3, got 3; take size=5"),
-    "a formula of many channels": (lambda: op.formula(np.ones((3, 3, 2, 2))), "one pair of channels"),
+    "lengths of other axes": (
+        lambda: op.to_operator(np.ones((3, 3)), (1.0, 2.0, 3.0)),
+        "one for each of 2 axes",
+    ),
+    "a stencil of too few points": (
+        lambda: op.stencil(3),
+        "derivatives below 3, got 3; take size=5",
+    ),
+    "a formula of many channels": (
+        lambda: op.formula(np.ones((3, 3, 2, 2))),
+        "one pair of channels",
+    ),
     "shares of what is not finite": (lambda: op.shares([np.nan, 1, 0]), "finite coefficients"),
     "a formula of what is not finite": (lambda: op.formula([np.inf, 1, 0]), "finite coefficients"),
     "too many points": (lambda: op.to_operator(np.ones(17)), "at most 15 points"),
     "no points": (lambda: op.to_operator(np.ones((3, 0))), "at least one number"),
     "a stack of kernels": (
-        lambda: op.read(nnx.vmap(lambda key: nnx.Conv(1, 1, (3,), rngs=nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 5))),
+        lambda: op.read(
+            nnx.vmap(lambda key: nnx.Conv(1, 1, (3,), rngs=nnx.Rngs(key)))(
+                jax.random.split(jax.random.key(0), 5)
+            )
+        ),
         "'Conv': it is a stack of kernels",
     ),
-    "integers": (lambda: equation(0, 0, D)(jnp.ones((1, 4, 1), int)), "takes floating arrays.*got int"),
-    "an odd number of frequencies": (lambda: op.stable_step(equation(0, 0, D), nf.Euler(), 5), "an even number"),
+    "integers": (
+        lambda: equation(0, 0, D)(jnp.ones((1, 4, 1), int)),
+        "takes floating arrays.*got int",
+    ),
+    "an odd number of frequencies": (
+        lambda: op.stable_step(equation(0, 0, D), nf.Euler(), 5),
+        "an even number",
+    ),
     "a potential with a corner": (
         lambda: op.spectrum(op.parabolic(2, potential=jax.nn.relu, rngs=nnx.Rngs(0))),
         "no bound between -30 and 30",
     ),
     "a seed for keys": (lambda: op.parabolic(2, rngs=0), "rngs must be nnx.Rngs"),
-    "numbers that are not finite": (lambda: op.stable_step(equation(0, 0, np.nan), nf.Euler()), "finite kernel"),
+    "numbers that are not finite": (
+        lambda: op.stable_step(equation(0, 0, np.nan), nf.Euler()),
+        "finite kernel",
+    ),
     "coefficients of another shape": (
         lambda: op.DifferentialOperator(1, 1, coefficients=np.ones(6)),
         r"have shape \(6, 1, 1\)",
     ),
-    "neither coefficients nor keys": (lambda: op.DifferentialOperator(1, 1), "takes its coefficients, or rngs.*got rngs=None"),
-    "another boundary": (lambda: op.DifferentialOperator(1, 1, boundary="zero", **RGB), "boundary must be one of"),
+    "neither coefficients nor keys": (
+        lambda: op.DifferentialOperator(1, 1),
+        "takes its coefficients, or rngs.*got rngs=None",
+    ),
+    "another boundary": (
+        lambda: op.DifferentialOperator(1, 1, boundary="zero", **RGB),
+        "boundary must be one of",
+    ),
     "channels that are not there": (
         lambda: op.DifferentialOperator(2, 2, **RGB)(jnp.ones((1, 4, 4, 3))),
         "2 channels behind them, got float64 of shape",
     ),
-    "a spectrum of something else": (lambda: op.spectrum(nf.fields.MLP(2, hidden=2, rngs=nnx.Rngs(0))), "waves of a MLP"),
-    "a spectrum that is no field's": (lambda: op.spectrum(op.DifferentialOperator(2, 3, **RGB)), "from 2 to 3 channels"),
+    "a spectrum of something else": (
+        lambda: op.spectrum(nf.fields.MLP(2, hidden=2, rngs=nnx.Rngs(0))),
+        "waves of a MLP",
+    ),
+    "a spectrum that is no field's": (
+        lambda: op.spectrum(op.DifferentialOperator(2, 3, **RGB)),
+        "from 2 to 3 channels",
+    ),
     "a potential without bound": (
         lambda: op.spectrum(op.parabolic(2, potential=lambda x: x**4, rngs=nnx.Rngs(0))),
         "no bound",

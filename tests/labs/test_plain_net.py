@@ -74,7 +74,11 @@ class TestDecomposition:
     @pytest.mark.parametrize(
         "weight, size, flipped",
         [
-            (np.diag([2.0, -3.0]), 3, "null vectors"),  # a reflection of full rank: one dimension more
+            (
+                np.diag([2.0, -3.0]),
+                3,
+                "null vectors",
+            ),  # a reflection of full rank: one dimension more
             (np.array([[0.0, 1.0], [1.0, 0.0]]), 3, "null vectors"),
             (-np.eye(2), 2, "nothing"),  # a rotation by pi
             (-np.eye(3), 4, "null vectors"),
@@ -130,13 +134,16 @@ class TestFlow:
         x = points(5)
         errors = []
         for cutoff in (1e-4, 1e-6, 1e-8):
-            flow = plain_net.as_flow(NET, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11))
+            flow = plain_net.as_flow(
+                NET, cutoff=cutoff, solve=nf.Adaptive(nf.Tsit5(), 1e-11, 1e-11)
+            )
             errors.append(float(np.abs(flow(x) - output(NET, x)).max()))
         np.testing.assert_allclose(np.diff(np.log10(errors)), -2, atol=0.1)
         assert errors[0] < 1e-3
 
     @pytest.mark.parametrize(
-        "activation", [tanh, jax.nn.sigmoid, jax.nn.softplus, lambda x: jax.nn.leaky_relu(x, 0.2), jnp.arcsinh]
+        "activation",
+        [tanh, jax.nn.sigmoid, jax.nn.softplus, lambda x: jax.nn.leaky_relu(x, 0.2), jnp.arcsinh],
     )
     def test_any_monotone_activation(self, activation):
         """Euler's steps are exact on the straight lines of an activation, whatever their number."""
@@ -158,7 +165,10 @@ class TestFlow:
         flow = plain_net.as_flow(net, cutoff=1e-7)
         x = points(5)
         np.testing.assert_allclose(flow(x), output(net, x), rtol=0, atol=1e-5)
-        slope = lambda f: jax.jit(jax.grad(lambda x: jnp.sum(f(x) ** 2)))(x)
+
+        def slope(f):
+            return jax.jit(jax.grad(lambda x: jnp.sum(f(x) ** 2)))(x)
+
         np.testing.assert_allclose(slope(flow), slope(lambda x: output(net, x)), rtol=0, atol=1e-4)
 
     def test_nnx_modules_are_read(self):
@@ -186,7 +196,9 @@ class TestFlow:
                 (-np.eye(3), np.ones(3), tanh),
                 (np.ones((2, 3)), np.zeros(2), jax.nn.sigmoid),
             ]
-            np.testing.assert_allclose(plain_net.as_flow(bounded)(x[:, :3]), output(bounded, x[:, :3]), rtol=0, atol=1e-3)
+            np.testing.assert_allclose(
+                plain_net.as_flow(bounded)(x[:, :3]), output(bounded, x[:, :3]), rtol=0, atol=1e-3
+            )
 
 
 class TestResNet:
@@ -195,21 +207,34 @@ class TestResNet:
     def test_exact_blocks(self, activation, steps):
         net = drawn([5, 7, 4, 6], activation)
         x = points(5)
-        np.testing.assert_allclose(plain_net.as_resnet(net, steps=steps)(x), output(net, x), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            plain_net.as_resnet(net, steps=steps)(x), output(net, x), rtol=0, atol=1e-14
+        )
 
     def test_relaxation_stops_short_by_its_horizon(self):
         x = points(5)
-        error = lambda s: np.abs(plain_net.as_resnet(NET, activation="relaxed", steps=64, horizon=s)(x) - output(NET, x)).max()
+
+        def error(s):
+            return np.abs(
+                plain_net.as_resnet(NET, activation="relaxed", steps=64, horizon=s)(x)
+                - output(NET, x)
+            ).max()
+
         errors = [error(s) for s in (5.0, 10.0, 20.0)]
         # Euler's steps leave (1 - S / 64)^64 of what has to go.
         left = [(1 - s / 64) ** 64 for s in (5.0, 10.0, 20.0)]
         np.testing.assert_allclose(np.diff(np.log(errors)), np.diff(np.log(left)), atol=0.5)
         assert errors[2] < 1e-8
 
-    @pytest.mark.parametrize("linear, order, steps", [("euler", 1, (256, 512, 1024)), ("cayley", 2, (16, 32, 64))])
+    @pytest.mark.parametrize(
+        "linear, order, steps", [("euler", 1, (256, 512, 1024)), ("cayley", 2, (16, 32, 64))]
+    )
     def test_orders_of_the_rotations(self, linear, order, steps):
         x = points(5)
-        errors = [np.abs(plain_net.as_resnet(NET, linear=linear, steps=n)(x) - output(NET, x)).max() for n in steps]
+        errors = [
+            np.abs(plain_net.as_resnet(NET, linear=linear, steps=n)(x) - output(NET, x)).max()
+            for n in steps
+        ]
         assert abs(np.polyfit(np.log(steps), np.log(errors), 1)[0] + order) < 0.1
 
     def test_the_error_of_one_linearisation_does_not_vanish(self):
@@ -235,7 +260,10 @@ class TestResNet:
         for block in nf.to_branches(resnet.layer):
             y = y + block(y)
         np.testing.assert_array_equal(y[:, : resnet.outputs], resnet(x))
-        loss = lambda net: jnp.sum(net(x) ** 2)
+
+        def loss(net):
+            return jnp.sum(net(x) ** 2)
+
         gradient = nnx.grad(loss)(resnet)
         names = {str(path[-1]) for path, _ in nnx.to_flat_state(gradient)}
         assert names == {"linear", "inner", "outer", "shift", "bias"}
@@ -254,14 +282,21 @@ class TestResNet:
 class TestGlue:
     def test_flows_of_different_dimensions_one_behind_the_other(self, mlp):
         """2, 3, 1 and 2 dimensions: what ends before a wider flow is drawn to zero."""
-        make = lambda d, seed, cells: nf.DepthVarying(
-            lambda rngs: nf.fields.MLP(d, hidden=5, time=True, param_dtype=jnp.float64, rngs=rngs),
-            nf.PiecewiseConstant(cells),
-            rngs=nnx.Rngs(seed),
-        )
+
+        def make(d, seed, cells):
+            return nf.DepthVarying(
+                lambda rngs: nf.fields.MLP(
+                    d, hidden=5, time=True, param_dtype=jnp.float64, rngs=rngs
+                ),
+                nf.PiecewiseConstant(cells),
+                rngs=nnx.Rngs(seed),
+            )
+
         solve = nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9)
         widths = (2, 3, 1, 2)
-        flows = [nf.NeuralODE(make(d, k, 1 + k % 2), solve, 0.0, 1.0 + k) for k, d in enumerate(widths)]
+        flows = [
+            nf.NeuralODE(make(d, k, 1 + k % 2), solve, 0.0, 1.0 + k) for k, d in enumerate(widths)
+        ]
         glued = plain_net.glue(flows, widths, cutoff=1e-9, solve=solve)
         x = y = points(2, 5)
         for flow, width in zip(flows, widths, strict=True):
@@ -290,7 +325,10 @@ class TestGlue:
         ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be real numbers, got complex128"),
         ([(np.full((2, 2), np.nan), np.zeros(2), relu)], "4 values that are not finite"),
         ([(np.eye(2), np.array([0, np.inf]), relu)], "1 values that are not finite"),
-        ([(np.eye(2), np.zeros(2), relu), (np.eye(3), np.zeros(3), relu)], "gives 2 numbers, but the next one takes 3"),
+        (
+            [(np.eye(2), np.zeros(2), relu), (np.eye(3), np.zeros(3), relu)],
+            "gives 2 numbers, but the next one takes 3",
+        ),
         ([(np.eye(2), np.zeros(3), relu)], "b of layer 0 holds 3 numbers, but W gives 2"),
         ([(np.zeros(2), np.zeros(2), relu)], r"W of layer 0 must have shape \(out, in\)"),
         ([relu], "layer 0 of a plain net is an nnx.Linear"),
@@ -309,14 +347,23 @@ def test_bad_options(x):
         (lambda: plain_net.as_flow(NET)(x), "takes 5 numbers a sample"),
         (lambda: plain_net.as_resnet(NET, linear="exact"), "linear must be one of"),
         (lambda: plain_net.as_resnet(NET, steps=0), "steps must be at least 1"),
-        (lambda: plain_net.as_resnet(NET, horizon=-1.0, activation="relaxed"), "horizon is a positive length"),
-        (lambda: plain_net.as_resnet(NET, activation="relaxed", steps=2), "takes at least as many steps, got 2"),
+        (
+            lambda: plain_net.as_resnet(NET, horizon=-1.0, activation="relaxed"),
+            "horizon is a positive length",
+        ),
+        (
+            lambda: plain_net.as_resnet(NET, activation="relaxed", steps=2),
+            "takes at least as many steps, got 2",
+        ),
         (lambda: plain_net.as_resnet(NET, about=()), "about is a sequence of finite numbers"),
         (
             lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh)),
             'exact blocks are for relu and leaky_relu, got tanh; take activation="lin',
         ),
-        (lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh), activation="relaxed", steps=20), "for relu alone, got tanh"),
+        (
+            lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh), activation="relaxed", steps=20),
+            "for relu alone, got tanh",
+        ),
         (lambda: plain_net.decompose(np.eye(3), 2), "does not fit into 2 dimensions"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -340,4 +387,6 @@ def test_pictures():
     flow = plain_net.as_flow(net, solve=nf.FixedGrid(nf.Euler(), steps=5 * 400))
     frames = plain_net.plots.motions(flow, points(2, 8)).axes
     assert [axis.get_title() for axis in frames] == ["before", *plain_net.MOTIONS]
-    np.testing.assert_allclose(frames[-1].collections[0].get_offsets(), output(net, points(2, 8)), atol=0.1)
+    np.testing.assert_allclose(
+        frames[-1].collections[0].get_offsets(), output(net, points(2, 8)), atol=0.1
+    )

@@ -55,7 +55,9 @@ def test_moments_of_linear_networks_are_those_of_all_their_outcomes(case):
     field, steps = FIELDS[case](), 8
     moments = flat(st.network_moments(field, START, steps))
     if case == "shake-shake":
-        drawn = st.expectation(st.RandomNetwork(field, steps), powers, START, count=100_000, key=KEY)
+        drawn = st.expectation(
+            st.RandomNetwork(field, steps), powers, START, count=100_000, key=KEY
+        )
         assert (np.abs(np.asarray(drawn.mean) - moments) < 4 * np.asarray(drawn.error)).all()
         return
     h, total = 1 / steps, 0.0
@@ -91,31 +93,51 @@ def test_moments_of_the_limit_against_closed_forms(case):
 
         def product(*index):
             m = noise[list(index)]
-            return np.prod(y[list(index)]) * np.exp(drift[list(index)].sum() + (m.sum() ** 2 - (m**2).sum()) / 2)
+            return np.prod(y[list(index)]) * np.exp(
+                drift[list(index)].sum() + (m.sum() ** 2 - (m**2).sum()) / 2
+            )
 
-        exact = np.einsum("ai,bj,ij->ab", vectors, vectors, [[product(i, j) for j in (0, 1)] for i in (0, 1)])
+        exact = np.einsum(
+            "ai,bj,ij->ab", vectors, vectors, [[product(i, j) for j in (0, 1)] for i in (0, 1)]
+        )
         np.testing.assert_allclose(second, exact, atol=1e-12)
         cubes = np.asarray([[[product(i, j, k) for k in (0, 1)] for j in (0, 1)] for i in (0, 1)])
-        np.testing.assert_allclose(third, np.einsum("ai,bj,ck,ijk->abc", vectors, vectors, vectors, cubes), atol=1e-12)
+        np.testing.assert_allclose(
+            third, np.einsum("ai,bj,ck,ijk->abc", vectors, vectors, vectors, cubes), atol=1e-12
+        )
 
 
 def test_moments_follow_what_varies_along_depth():
     """The mean of a linear network is its evaluation; that of the limit comes from steps at order one, the moments' own of order two."""
     timed = nf.from_function(lambda a, x, t: (1 + 3 * t**2) * (x @ a.T), jnp.asarray(A))
-    make = lambda rngs: nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+
+    def make(rngs):
+        return nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
+
     for inner in (timed, nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))):
-        for field in (st.StochasticDepth(inner, 0.7, rngs=nnx.Rngs(0)), st.ShakeShake(inner, linear(B), rngs=nnx.Rngs(0))):
+        for field in (
+            st.StochasticDepth(inner, 0.7, rngs=nnx.Rngs(0)),
+            st.ShakeShake(inner, linear(B), rngs=nnx.Rngs(0)),
+        ):
             network = st.RandomNetwork(field, 9)
             network.eval()
             moments = st.network_moments(field, START, 9)
             np.testing.assert_allclose(moments[0], network(START[None])[0], atol=1e-12)
             limit = [flat(st.limit_moments(field, START, steps=3 * n)) for n in (4, 8, 16)]
-            assert np.log2(np.abs(limit[0] - limit[1]).max() / np.abs(limit[1] - limit[2]).max()) == pytest.approx(2, abs=0.1)
+            assert np.log2(
+                np.abs(limit[0] - limit[1]).max() / np.abs(limit[1] - limit[2]).max()
+            ) == pytest.approx(2, abs=0.1)
 
 
 def orders(field, steps):
     limit = st.limit_moments(field, START)
-    errors = [[np.abs(m - e).max() for m, e in zip(st.network_moments(field, START, n), limit, strict=True)] for n in steps]
+    errors = [
+        [
+            np.abs(m - e).max()
+            for m, e in zip(st.network_moments(field, START, n), limit, strict=True)
+        ]
+        for n in steps
+    ]
     return -np.diff(np.log2(errors), axis=0)
 
 
@@ -141,11 +163,21 @@ def test_a_brownian_motion_for_every_coordinate_has_another_covariance():
         apart += np.kron(row, row)
     wrong = (expm(np.kron(a, one) + np.kron(one, a) + apart) @ np.kron(START, START)).reshape(2, 2)
     assert abs(wrong - shared[1])[0, 1] > 0.02
-    outer = lambda y: jnp.einsum("bi,bj->bij", y, y)
-    for model, count, far in ((st.RandomNetwork(field, 64), 40_000, 20), (st.NeuralSDE(field, 32), 10_000, 10)):
+
+    def outer(y):
+        return jnp.einsum("bi,bj->bij", y, y)
+
+    for model, count, far in (
+        (st.RandomNetwork(field, 64), 40_000, 20),
+        (st.NeuralSDE(field, 32), 10_000, 10),
+    ):
         estimate = st.expectation(model, outer, START, count=count, key=KEY)
-        gap = lambda exact: np.abs(np.asarray(estimate.mean) - exact)[0, 1] / float(estimate.error[0, 1])
-        assert gap(shared[1]) < 4 < far < gap(wrong)
+
+        right, off = (
+            np.abs(np.asarray(estimate.mean) - exact)[0, 1] / float(estimate.error[0, 1])
+            for exact in (shared[1], wrong)
+        )
+        assert right < 4 < far < off
 
 
 class Bent(nnx.Module):
@@ -169,11 +201,17 @@ def bend(y):
 
 def test_sampled_weak_errors_of_a_linear_field_are_the_exact_ones():
     field, steps = depth(0.8), (3, 6)
-    cube = lambda y: y[:, 1] ** 3
+
+    def cube(y):
+        return y[:, 1] ** 3
+
     weak_errors = st.weak_errors(field, cube, START, steps=steps, count=200_000, key=KEY)
     limit = st.limit_moments(field, START)[2][1, 1, 1]
     exact = np.asarray([st.network_moments(field, START, n)[2][1, 1, 1] - limit for n in steps])
-    assert (np.abs(np.asarray(weak_errors.errors.mean) - exact) < 4 * np.asarray(weak_errors.errors.error)).all()
+    assert (
+        np.abs(np.asarray(weak_errors.errors.mean) - exact)
+        < 4 * np.asarray(weak_errors.errors.error)
+    ).all()
     assert (np.abs(exact) > 10 * np.asarray(weak_errors.errors.error)).all()
     assert weak_errors.interval[0] < np.log2(exact[0] / exact[1]) < weak_errors.interval[1]
 
@@ -183,26 +221,40 @@ def test_weak_error_of_a_nonlinear_field_falls_with_depth():
     field = bent(survival=0.5)
     weak_errors = st.weak_errors(field, bend, START, steps=(8, 16), count=150_000, key=KEY)
     assert weak_errors.order == pytest.approx(1.0, abs=0.1)
-    assert weak_errors.interval[0] < weak_errors.order < weak_errors.interval[1] < weak_errors.interval[0] + 0.3
+    assert (
+        weak_errors.interval[0]
+        < weak_errors.order
+        < weak_errors.interval[1]
+        < weak_errors.interval[0] + 0.3
+    )
     alone = st.expectation(st.RandomNetwork(field, 16), bend, START, count=150_000, key=KEY)
     assert float(weak_errors.errors.error[-1]) < 0.9 * 2**0.5 * float(alone.error)
 
 
-@pytest.mark.parametrize("scheme", [diffrax.ItoMilstein(), diffrax.EulerHeun()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "scheme", [diffrax.ItoMilstein(), diffrax.EulerHeun()], ids=lambda s: type(s).__name__
+)
 def test_sdes_have_the_moments_of_the_limit(scheme):
     field = shake()
     estimate = st.expectation(st.NeuralSDE(field, 32, scheme), powers, START, count=10_000, key=KEY)
     assert (
-        np.abs(np.asarray(estimate.mean) - flat(st.limit_moments(field, START))) < 4 * np.asarray(estimate.error) + 0.01
+        np.abs(np.asarray(estimate.mean) - flat(st.limit_moments(field, START)))
+        < 4 * np.asarray(estimate.error) + 0.01
     ).all()
 
 
 def test_milstein_paths_are_of_order_one_and_euler_paths_are_not():
     """Equal keys and resolutions are one Brownian path, also where steps end at no power of two of it."""
     field, x = shake(), jnp.broadcast_to(START, (500, 2))
-    run = lambda scheme, steps: st.NeuralSDE(field, steps, scheme, resolution=1 / 256).sample(x, KEY)
+
+    def run(scheme, steps):
+        return st.NeuralSDE(field, steps, scheme, resolution=1 / 256).sample(x, KEY)
+
     fine = run(diffrax.ItoMilstein(), 120)
-    error = lambda scheme, steps: float(jnp.mean(jnp.abs(run(scheme, steps) - fine)))
+
+    def error(scheme, steps):
+        return float(jnp.mean(jnp.abs(run(scheme, steps) - fine)))
+
     coarse, finer = error(diffrax.ItoMilstein(), 5), error(diffrax.ItoMilstein(), 20)
     assert np.log(coarse / finer) / np.log(4) == pytest.approx(1.0, abs=0.15)
     assert error(diffrax.Euler(), 20) > 1.5 * finer
@@ -211,8 +263,12 @@ def test_milstein_paths_are_of_order_one_and_euler_paths_are_not():
 def test_dropout_has_a_brownian_motion_for_every_coordinate():
     field = bent(st.Dropout, survival=0.7)
     network = st.expectation(st.RandomNetwork(field, 32), powers, START, count=20_000, key=KEY)
-    limit = st.expectation(st.NeuralSDE(field, 32), powers, START, count=5_000, key=jax.random.key(1))
-    assert (np.abs(np.asarray(network.mean - limit.mean)) / np.hypot(network.error, limit.error)).max() < 4.5
+    limit = st.expectation(
+        st.NeuralSDE(field, 32), powers, START, count=5_000, key=jax.random.key(1)
+    )
+    assert (
+        np.abs(np.asarray(network.mean - limit.mean)) / np.hypot(network.error, limit.error)
+    ).max() < 4.5
 
 
 def test_injected_noise_has_its_covariance():
@@ -224,7 +280,9 @@ def test_injected_noise_has_its_covariance():
     for _ in range(steps):
         mean, covariance = block @ mean, block @ covariance @ block.T + scale**2 / steps * np.eye(2)
     exact = np.concatenate([mean, (covariance + np.outer(mean, mean)).ravel()])
-    assert (np.abs(np.asarray(estimate.mean[:6]) - exact) < 4 * np.asarray(estimate.error[:6])).all()
+    assert (
+        np.abs(np.asarray(estimate.mean[:6]) - exact) < 4 * np.asarray(estimate.error[:6])
+    ).all()
 
 
 def test_keys_decide_and_evaluation_draws_nothing():
@@ -242,12 +300,19 @@ def test_keys_decide_and_evaluation_draws_nothing():
     before = jax.tree.leaves(nnx.state(network, nnx.RngState))
     mean = network(x)
     assert (mean == network(x)).all()
-    assert all((a == b).all() for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.RngState)), strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.RngState)), strict=True)
+    )
     field = network.field.field
-    expected = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(x)  # p f, walked for a time of one
+    expected = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(
+        x
+    )  # p f, walked for a time of one
     assert float(jnp.abs(mean - expected).max()) < 1e-14
     assert (network.sample(x, KEY) == one).all()
-    other = st.RandomNetwork(network.field, 16)  # the same field on other steps leaves the first as it was
+    other = st.RandomNetwork(
+        network.field, 16
+    )  # the same field on other steps leaves the first as it was
     assert (network.sample(x, KEY) == one).all() and (other.sample(x, KEY) != one).any()
 
 
@@ -258,9 +323,15 @@ def test_an_sde_is_a_layer():
     x = jax.random.normal(KEY, (4, 2))
     assert (sde(x) != sde(x)).any()
     one = sde.sample(x, KEY)
-    assert (one == sde.sample(x, KEY)).all() and (one == jax.jit(lambda x: sde.sample(x, KEY))(x)).all()
+    assert (one == sde.sample(x, KEY)).all() and (
+        one == jax.jit(lambda x: sde.sample(x, KEY))(x)
+    ).all()
     solution = sde.solve(x, KEY, depths=[0.0, 0.5, 1.0])
-    assert solution.states.shape == (3, 4, 2) and not solution.status.any() and int(solution.accepted) == 8
+    assert (
+        solution.states.shape == (3, 4, 2)
+        and not solution.status.any()
+        and int(solution.accepted) == 8
+    )
     np.testing.assert_allclose(solution.states[0], x, atol=1e-15)
     np.testing.assert_allclose(solution.states[2], one, atol=1e-15)
     bad = sde.solve(x.at[1].set(jnp.nan), KEY)
@@ -268,14 +339,23 @@ def test_an_sde_is_a_layer():
     with pytest.raises(nf.SolveError, match="x held 2 values that are not finite"):
         sde.sample(x.at[1].set(jnp.nan), KEY)
     cubed = st.Noise(nf.from_function(lambda p, x: p * x**3, 1.0), 0.1, rngs=nnx.Rngs(0))
-    with pytest.raises(nf.SolveError, match="1 of 4 paths left the range of floating point within 8 steps"):
+    with pytest.raises(
+        nf.SolveError, match="1 of 4 paths left the range of floating point within 8 steps"
+    ):
         st.NeuralSDE(cubed, 8).sample(x.at[1].set(1e200), KEY)
     # The derivative along a direction of all weights, against differences.
     graphdef, weights, rest = nnx.split(sde, nnx.Param, ...)
     loss = jax.jit(lambda weights: jnp.sum(nnx.merge(graphdef, weights, rest).sample(x, KEY) ** 2))
-    along = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=float)).reshape(leaf.shape), weights)
-    slope = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), jax.grad(loss)(weights), along)))
-    moved = lambda h: loss(jax.tree.map(lambda a, b: a + h * b, weights, along))
+    along = jax.tree.map(
+        lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=float)).reshape(leaf.shape), weights
+    )
+    slope = sum(
+        jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), jax.grad(loss)(weights), along))
+    )
+
+    def moved(h):
+        return loss(jax.tree.map(lambda a, b: a + h * b, weights, along))
+
     assert float(slope) == pytest.approx(float(moved(1e-5) - moved(-1e-5)) / 2e-5, rel=1e-7)
     sde.eval()
     network = st.RandomNetwork(field, 8)
@@ -293,7 +373,9 @@ def test_an_sde_of_any_state_steps_to_its_own_edges():
         first = solution.states["a"]
         assert (first[..., 0] == first[..., 1]).all() == field.shared
     noisy = st.Noise(linear(A), 0.3, rngs=nnx.Rngs(0))
-    few, many = (st.NeuralSDE(noisy, steps, diffrax.SRA1(), resolution=1 / 128) for steps in (8, 64))
+    few, many = (
+        st.NeuralSDE(noisy, steps, diffrax.SRA1(), resolution=1 / 128) for steps in (8, 64)
+    )
     x = jnp.broadcast_to(START, (4, 2))
     assert float(jnp.abs(few.sample(x, KEY) - many.sample(x, KEY)).max()) < 0.01
 
@@ -307,9 +389,13 @@ def test_networks_and_sdes_train():
         return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
 
     for kind in (st.RandomNetwork, st.NeuralSDE):
-        field = st.StochasticDepth(nnx.Linear(2, 2, param_dtype=float, rngs=nnx.Rngs(0)), 0.9, rngs=nnx.Rngs(1))
+        field = st.StochasticDepth(
+            nnx.Linear(2, 2, param_dtype=float, rngs=nnx.Rngs(0)), 0.9, rngs=nnx.Rngs(1)
+        )
         model = kind(field, 4)
-        losses = nf.training.fit(model, loss, optax.adam(0.05), data, epochs=6, batch=32, progress=False).history["loss"]
+        losses = nf.training.fit(
+            model, loss, optax.adam(0.05), data, epochs=6, batch=32, progress=False
+        ).history["loss"]
         assert losses[-1] < 0.3 * losses[0]
         model.eval()
         assert float(loss(model, data)) < losses[-1]
@@ -320,8 +406,13 @@ def test_steps_and_samples_draw_their_own():
     for per, own in (("sample", True), ("batch", False)):
         field = st.StochasticDepth(ones, 0.5, per=per, rngs=nnx.Rngs(0))
         network = st.RandomNetwork(field, 16, t1=16.0)
-        alive = np.diff(np.asarray(st.seeded(network, KEY).layer.trajectory(jnp.zeros((64, 3)))), axis=0)
-        assert set(np.unique(alive.round(12))) == {0.0, 1.0}  # with steps of one a block is there or not
+        alive = np.diff(
+            np.asarray(st.seeded(network, KEY).layer.trajectory(jnp.zeros((64, 3)))), axis=0
+        )
+        assert set(np.unique(alive.round(12))) == {
+            0.0,
+            1.0,
+        }  # with steps of one a block is there or not
         assert (alive == alive[..., :1]).all()  # one draw for all coordinates
         assert len(np.unique(alive[:, :, 0].T, axis=0)) == (64 if own else 1)
         assert 0 < alive[:, 0, 0].sum() < 16
@@ -335,7 +426,10 @@ def test_an_lm_network_with_stochastic_depth_keeps_its_two_steps():
     path = np.asarray(st.seeded(network, KEY).layer.trajectory(x))[:, 0]
     g = -1 + 0.3
     etas = [(path[1] - path[0]) / (A @ path[0])]
-    etas += [(path[n + 1] - (2 + g) * path[n] + (1 + g) * path[n - 1]) / (A @ path[n]) for n in range(1, 10)]
+    etas += [
+        (path[n + 1] - (2 + g) * path[n] + (1 + g) * path[n - 1]) / (A @ path[n])
+        for n in range(1, 10)
+    ]
     etas = np.asarray(etas)
     np.testing.assert_allclose(etas, np.broadcast_to(etas[:, :1].round(), (10, 2)), atol=1e-8)
     assert set(etas.round().ravel()) == {0.0, 1.0}
@@ -350,7 +444,9 @@ def test_a_block_that_is_left_out_leaves_its_statistics():
             return self.norm(x).astype(x.dtype)
 
     inner = nf.DepthVarying(Normed, nf.PiecewiseConstant(8), rngs=nnx.Rngs(0))
-    network = st.RandomNetwork(st.StochasticDepth(inner, 0.5, per="batch", rngs=nnx.Rngs(0)), 8, t1=8.0, memory="full")
+    network = st.RandomNetwork(
+        st.StochasticDepth(inner, 0.5, per="batch", rngs=nnx.Rngs(0)), 8, t1=8.0, memory="full"
+    )
     x = jax.random.normal(KEY, (16, 2)) + 1.0
     path = nnx.clone(network).layer.trajectory(x)
     network(x)
@@ -383,19 +479,34 @@ REFUSED = {
     "a survival of zero": (lambda: depth(0.0), "survival is a probability above zero"),
     "a survival above one": (lambda: depth(1.5), "probability above zero and up to one, got 1.5"),
     "another per": (lambda: depth(0.5, per="pixel"), "per must be one of 'sample', 'batch'"),
-    "a function for a field": (lambda: st.StochasticDepth(lambda x: x, rngs=nnx.Rngs(0)), "field must be an nnx.Module"),
-    "noise of no size": (lambda: st.Noise(linear(A), 0.0, rngs=nnx.Rngs(0)), "scale is a positive number"),
+    "a function for a field": (
+        lambda: st.StochasticDepth(lambda x: x, rngs=nnx.Rngs(0)),
+        "field must be an nnx.Module",
+    ),
+    "noise of no size": (
+        lambda: st.Noise(linear(A), 0.0, rngs=nnx.Rngs(0)),
+        "scale is a positive number",
+    ),
     "a plain field": (lambda: st.RandomNetwork(linear(A), 4), "a random field such as"),
     "a network backward": (lambda: st.RandomNetwork(depth(0.5), 4, t0=1.0, t1=0.0), "runs forward"),
-    "many evaluations a step": (lambda: st.RandomNetwork(depth(0.5), 4, nf.Heun()), "one draw, so one evaluation.*Heun"),
-    "a scheme that is none": (lambda: st.NeuralSDE(depth(0.5), 4, "euler"), "diffrax's Ito or Stratonovich solvers"),
+    "many evaluations a step": (
+        lambda: st.RandomNetwork(depth(0.5), 4, nf.Heun()),
+        "one draw, so one evaluation.*Heun",
+    ),
+    "a scheme that is none": (
+        lambda: st.NeuralSDE(depth(0.5), 4, "euler"),
+        "diffrax's Ito or Stratonovich solvers",
+    ),
     "Stratonovich's form of many motions": (
         lambda: st.NeuralSDE(st.Dropout(linear(A), rngs=nnx.Rngs(0)), 4, diffrax.EulerHeun()),
         "noise that the coordinates share, or that is constant",
     ),
     "an SDE backward": (lambda: st.NeuralSDE(depth(0.5), 4, None, 1.0, 0.0), "runs forward"),
     "moments of a nonlinear field": (
-        lambda: st.limit_moments(st.StochasticDepth(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)), START),
+        lambda: st.limit_moments(
+            st.StochasticDepth(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)),
+            START,
+        ),
         "drift of this StochasticDepth is not linear",
     ),
     "moments of many motions": (
@@ -407,16 +518,27 @@ REFUSED = {
         r"one point \(d,\) of finite numbers, got \[\[1.0",
     ),
     "paths of one draw": (
-        lambda: st.expectation(st.RandomNetwork(depth(0.5, per="batch"), 4), powers, START, count=10, key=KEY),
+        lambda: st.expectation(
+            st.RandomNetwork(depth(0.5, per="batch"), 4), powers, START, count=10, key=KEY
+        ),
         "must draw for each",
     ),
-    "one path": (lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), powers, START, count=1, key=KEY), "at least 2"),
+    "one path": (
+        lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), powers, START, count=1, key=KEY),
+        "at least 2",
+    ),
     "a key that is a number": (
         lambda: st.RandomNetwork(depth(0.5), 4).sample(jnp.ones((1, 2)), 3),
         "random key such as .* got 3",
     ),
-    "a point without a batch": (lambda: st.NeuralSDE(depth(0.5), 4).sample(jnp.asarray(1.0), KEY), "x has no axis"),
-    "paths coarser than steps": (lambda: st.NeuralSDE(depth(0.5), 4, resolution=0.5), "step's length, 0.25, at most"),
+    "a point without a batch": (
+        lambda: st.NeuralSDE(depth(0.5), 4).sample(jnp.asarray(1.0), KEY),
+        "x has no axis",
+    ),
+    "paths coarser than steps": (
+        lambda: st.NeuralSDE(depth(0.5), 4, resolution=0.5),
+        "step's length, 0.25, at most",
+    ),
     "depths outside": (
         lambda: st.NeuralSDE(depth(0.5), 4).solve(START[None], KEY, [0.5, 2.0]),
         "depths must rise between 0 and 1",
@@ -437,23 +559,42 @@ REFUSED = {
         lambda: st.RandomNetwork(depth(st.linear(0.5)), 4, t1=4.0),
         "survival is a probability .* at t = 2; nf.labs.stochastic.linear takes the length",
     ),
-    "random fields in random fields": (lambda: st.Dropout(depth(0.5), rngs=nnx.Rngs(0)), "do not nest"),
-    "a solver for constant noise": (lambda: st.NeuralSDE(depth(0.5), 4, diffrax.SRA1()), "SRA1 solves SDEs of constant noise"),
+    "random fields in random fields": (
+        lambda: st.Dropout(depth(0.5), rngs=nnx.Rngs(0)),
+        "do not nest",
+    ),
+    "a solver for constant noise": (
+        lambda: st.NeuralSDE(depth(0.5), 4, diffrax.SRA1()),
+        "SRA1 solves SDEs of constant noise",
+    ),
     "statistics of one sample": (
-        lambda: st.NeuralSDE(st.StochasticDepth(nnx.BatchNorm(2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)), 4)(jnp.ones((3, 2))),
+        lambda: st.NeuralSDE(
+            st.StochasticDepth(nnx.BatchNorm(2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)), 4
+        )(jnp.ones((3, 2))),
         "batch statistics are those of a batch",
     ),
-    "depths that are none": (lambda: st.NeuralSDE(depth(0.5), 4).solve(START[None], KEY, [jnp.nan]), "depths must rise"),
-    "integers": (lambda: st.NeuralSDE(depth(0.5), 4).sample(jnp.ones((3, 2), int), KEY), "float32 or float64, got int64"),
+    "depths that are none": (
+        lambda: st.NeuralSDE(depth(0.5), 4).solve(START[None], KEY, [jnp.nan]),
+        "depths must rise",
+    ),
+    "integers": (
+        lambda: st.NeuralSDE(depth(0.5), 4).sample(jnp.ones((3, 2), int), KEY),
+        "float32 or float64, got int64",
+    ),
     "points that are no numbers": (
-        lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), powers, START * np.nan, count=10, key=KEY),
+        lambda: st.expectation(
+            st.RandomNetwork(depth(0.5), 4), powers, START * np.nan, count=10, key=KEY
+        ),
         "one point of finite floating numbers",
     ),
     "a functional of the batch": (
         lambda: st.expectation(st.RandomNetwork(depth(0.5), 4), jnp.mean, START, count=10, key=KEY),
         r"from outputs \(batch, ...\) to an array",
     ),
-    "moments backward": (lambda: st.network_moments(depth(0.5), START, 4, -1.0), "time is a positive number"),
+    "moments backward": (
+        lambda: st.network_moments(depth(0.5), START, 4, -1.0),
+        "time is a positive number",
+    ),
     "a Hurst index of zero": (lambda: nf.fractional(0.0), "Hurst index above 0"),
     "nodes at odd places": (
         lambda: nf.fractional(0.7)(nf.Legendre(5).nodes),

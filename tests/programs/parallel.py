@@ -25,12 +25,18 @@ def loss(model, batch):
 
 def train(dtype, epochs, by_depth=False, **options):
     points = data.moons(64)
-    make = lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=dtype, rngs=rngs)
+
+    def make(rngs):
+        return nf.fields.MLP(2, hidden=8, param_dtype=dtype, rngs=rngs)
+
     field = nf.DepthVarying(make, nf.PiecewiseConstant(8), rngs=nnx.Rngs(0))
     model = nf.NeuralODE(field, nf.FixedGrid(nf.Heun(), steps=8))
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     if by_depth:
-        spread = jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))), nnx.state(model))
+        spread = jax.tree.map(
+            lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))),
+            nnx.state(model),
+        )
         nnx.update(model, spread)
     points = {name: values.astype(dtype) for name, values in points.items()}
     options = {"epochs": epochs, "batch": 64, "mesh": mesh, "progress": False, **options}
@@ -42,13 +48,17 @@ def train(dtype, epochs, by_depth=False, **options):
 
 def drawn_alike():
     """Whether random networks and their limits give the same bits for samples on many devices as for those on one."""
-    field = nf.labs.stochastic.StochasticDepth(nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    field = nf.labs.stochastic.StochasticDepth(
+        nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1)
+    )
     x, key = jax.random.normal(jax.random.key(0), (64, 2), jnp.float32), jax.random.key(1)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     models = nf.labs.stochastic.RandomNetwork(field, 4), nf.labs.stochastic.NeuralSDE(field, 4)
     pairs = [(model.sample(x, key), model.sample(spread, key)) for model in models]
-    return all(not two.sharding.is_fully_replicated and np.array_equal(one, two) for one, two in pairs)
+    return all(
+        not two.sharding.is_fully_replicated and np.array_equal(one, two) for one, two in pairs
+    )
 
 
 results = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}

@@ -24,7 +24,11 @@ from neuralflow.labs.deep_limit.distances import (
     richardson as richardson,
     scaled_error as scaled_error,
 )
-from neuralflow.labs.deep_limit.falsifiers import Panel as Panel, falsify as falsify, kinked as kinked
+from neuralflow.labs.deep_limit.falsifiers import (
+    Panel as Panel,
+    falsify as falsify,
+    kinked as kinked,
+)
 from neuralflow.labs.deep_limit.minimum import (
     Minimum as Minimum,
     adaptive_energy as adaptive_energy,
@@ -37,8 +41,16 @@ from neuralflow.labs.deep_limit.minimum import (
     recovery as recovery,
     restarted as restarted,
 )
-from neuralflow.labs.deep_limit.objective import Objective as Objective, continuum as continuum, discrete as discrete
-from neuralflow.labs.deep_limit.pontryagin import Residuals as Residuals, pontryagin as pontryagin, residuals as residuals
+from neuralflow.labs.deep_limit.objective import (
+    Objective as Objective,
+    continuum as continuum,
+    discrete as discrete,
+)
+from neuralflow.labs.deep_limit.pontryagin import (
+    Residuals as Residuals,
+    pontryagin as pontryagin,
+    residuals as residuals,
+)
 from neuralflow.labs.deep_limit.problem import (
     Perceptron as Perceptron,
     Problem as Problem,
@@ -66,4 +78,8 @@ from neuralflow.labs.deep_limit.trained import (
     scaling as scaling,
     train as train,
 )
-from neuralflow.statistics import ASYMPTOTIC as ASYMPTOTIC, fitted_order as fitted_order, interval as interval
+from neuralflow.statistics import (
+    ASYMPTOTIC as ASYMPTOTIC,
+    fitted_order as fitted_order,
+    interval as interval,
+)

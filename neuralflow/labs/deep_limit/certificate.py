@@ -88,7 +88,11 @@ class Certificate:
     @property
     def failures(self) -> list[str]:
         """What speaks against an ODE, in words and numbers; empty for an ODE."""
-        reasons = [f"{what}: outputs change by {change:.0%}" for what, change in self.changes.items() if not change <= CHANGE]
+        reasons = [
+            f"{what}: outputs change by {change:.0%}"
+            for what, change in self.changes.items()
+            if not change <= CHANGE
+        ]
         if self.scores:
             base, least = self.scores["as trained"], self.least_score
             lost = {what: base - score for what, score in self.scores.items() if not score >= least}
@@ -97,7 +101,9 @@ class Certificate:
         if not error <= GRADIENT:
             reasons.append(f"the gradient is {error:.0%} off that of the exact flow")
         if self.halving and not self.halving[-1] <= max(0.75 * self.halving[0], 1e-6):
-            reasons.append(f"halving the steps again and again changes the outputs by {_list(self.halving)}")
+            reasons.append(
+                f"halving the steps again and again changes the outputs by {_list(self.halving)}"
+            )
         return reasons
 
     @property
@@ -114,22 +120,41 @@ class Certificate:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The evidence as (what, number, bound): a dash where a number decides nothing."""
-        rows = [(f"outputs under {what}", f"{change:.2%}", f"<= {CHANGE:.0%}") for what, change in self.changes.items()]
+        rows = [
+            (f"outputs under {what}", f"{change:.2%}", f"<= {CHANGE:.0%}")
+            for what, change in self.changes.items()
+        ]
         for what, score in self.scores.items():
             trained = what == "as trained"
             rows.append(
-                (f"score {'' if trained else 'under '}{what}", f"{score:.4f}", "-" if trained else f">= {self.least_score:.4f}")
+                (
+                    f"score {'' if trained else 'under '}{what}",
+                    f"{score:.4f}",
+                    "-" if trained else f">= {self.least_score:.4f}",
+                )
             )
         if self.halving:
             rows.append(("outputs as steps are cut in 2, 4, 8", _list(self.halving), "falling"))
         for name, weights in self.smoothness.items():
             rows.append((f"{name}: Lipschitz constant in depth", f"{weights.lipschitz:.3g}", "-"))
             rows.append((f"{name}: total variation", f"{weights.variation:.3g}", "-"))
-            rows.append((f"{name}: Hoelder exponent", "-" if weights.hoelder is None else f"{weights.hoelder:.2f}", "-"))
+            rows.append(
+                (
+                    f"{name}: Hoelder exponent",
+                    "-" if weights.hoelder is None else f"{weights.hoelder:.2f}",
+                    "-",
+                )
+            )
         for name, errors in self.gradients.items():
             trained = name == "as trained"
             what = name if trained else f"{name}, steps cut in {', '.join(map(str, errors))}"
-            rows.append((f"gradient error, {what}", _list(errors.values()), f"<= {GRADIENT:.0%}" if trained else "-"))
+            rows.append(
+                (
+                    f"gradient error, {what}",
+                    _list(errors.values()),
+                    f"<= {GRADIENT:.0%}" if trained else "-",
+                )
+            )
         return rows
 
     def record(self) -> dict[str, Any]:
@@ -166,7 +191,9 @@ def certify(
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if score is not None:
         checks.function("score", score)
-    layers = {".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)}
+    layers = {
+        ".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)
+    }
     for name, layer in layers.items():
         if any(map(_is_row, jax.tree.leaves(layer.discretisation, is_leaf=_is_row))):
             raise InputTypeError(
@@ -185,26 +212,46 @@ def certify(
     walk = _walker(model, x, list(layers.values()))
     base = walk(_AS_TRAINED).outputs
     if not np.isfinite(base).all():
-        raise InputError("the model's outputs are not finite; look at the inputs and at the weights")
+        raise InputError(
+            "the model's outputs are not finite; look at the inputs and at the weights"
+        )
     if len(base) < 2:
         raise InputError(f"a verdict needs several samples, some hundred, got {len(base)}")
     size = float(np.sqrt(np.mean((base - walk(None).outputs) ** 2)))
     if not size > 0:
-        raise InputError("the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first")
-    changes = {**_CHANGES, **({"weights of neighbouring layers averaged": _averaged} if stacks else {})}
+        raise InputError(
+            "the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first"
+        )
+    changes = {
+        **_CHANGES,
+        **({"weights of neighbouring layers averaged": _averaged} if stacks else {}),
+    }
     outputs = {what: walk(change).outputs for what, change in changes.items()}
-    move = lambda a, b: float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / size, nan=np.inf))
+
+    def move(a, b):
+        return float(np.nan_to_num(np.sqrt(np.mean((a - b) ** 2)) / size, nan=np.inf))
+
     fixed = all(layer.discretisation.planned for layer in layers.values())
     finer = [walk(_cutting(k)).outputs for k in (1, 2, 4, 8)] if fixed else []
     exact = walk(_EXACT).gradient
     steep = float(np.linalg.norm(exact)) or 1.0
-    error = lambda change: float(np.nan_to_num(np.linalg.norm(walk(change).gradient - exact) / steep, nan=np.inf))
+
+    def error(change):
+        return float(
+            np.nan_to_num(np.linalg.norm(walk(change).gradient - exact) / steep, nan=np.inf)
+        )
+
     gradients = {"as trained": {1: error(_AS_TRAINED)}}
     if fixed:
-        gradients |= {type(s).__name__: {k: error(_cutting(k, s)) for k in (1, 2, 4)} for s in (Euler(), Heun())}
+        gradients |= {
+            type(s).__name__: {k: error(_cutting(k, s)) for k in (1, 2, 4)}
+            for s in (Euler(), Heun())
+        }
     return Certificate(
         changes={what: move(other, base) for what, other in outputs.items()},
-        scores={what: _scored(score, y) for what, y in {"as trained": base, **outputs}.items()} if score else {},
+        scores={what: _scored(score, y) for what, y in {"as trained": base, **outputs}.items()}
+        if score
+        else {},
         halving=tuple(move(a, b) for a, b in itertools.pairwise(finer)),
         smoothness={name: smoothness(stack) for name, stack in stacks.items()},
         gradients=gradients,
@@ -223,7 +270,9 @@ def _is_row(leaf: Any) -> bool:
     return isinstance(leaf, PerStep)
 
 
-def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[[Change | None], _Walk]:
+def _walker(
+    model: nnx.Module, x: Any, layers: Sequence[NeuralODE]
+) -> Callable[[Change | None], _Walk]:
     """Walks the model with its layers changed, or with none of them (None); the same walk is made once."""
     model = nnx.merge(*nnx.split(model), copy=True)
     model.eval()
@@ -239,7 +288,11 @@ def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[
     stacked = bool(depth_bases(model))
 
     def walk(change: Change | None) -> _Walk:
-        key = tuple(repr(change(layer)[1]) for layer in layers) if change not in (None, _averaged) else change
+        key = (
+            tuple(repr(change(layer)[1]) for layer in layers)
+            if change not in (None, _averaged)
+            else change
+        )
         if key not in walks:
             walked = _without(model) if change is None else _changed(model, change)
             graphdef, params, rest = nnx.split(walked, nnx.Param, ...)
@@ -252,7 +305,9 @@ def _walker(model: nnx.Module, x: Any, layers: Sequence[NeuralODE]) -> Callable[
             if stacked:
                 gradient = whitened(model, gradient)
             leaves = [np.asarray(leaf, float).ravel() for leaf in jax.tree.leaves(gradient)]
-            walks[key] = _Walk(np.asarray(outputs, float), np.concatenate(leaves) if leaves else np.zeros(0))
+            walks[key] = _Walk(
+                np.asarray(outputs, float), np.concatenate(leaves) if leaves else np.zeros(0)
+            )
         return walks[key]
 
     return walk
@@ -273,8 +328,14 @@ def _exact(solve: Discretisation) -> Discretisation:
     return solve.refined(8, RK4()) if solve.planned else solve.refined(4)
 
 
-_AS_TRAINED: Change = lambda layer: (layer.field, layer.discretisation)
-_EXACT: Change = lambda layer: (layer.field, _exact(layer.discretisation))
+def _AS_TRAINED(layer):
+    return (layer.field, layer.discretisation)
+
+
+def _EXACT(layer):
+    return (layer.field, _exact(layer.discretisation))
+
+
 _CHANGES: dict[str, Change] = {
     "a scheme of higher order": lambda layer: (layer.field, _higher(layer.discretisation)),
     "steps cut in two": _cutting(2),
@@ -294,13 +355,17 @@ class _Identity(nnx.Module):
 
 def _without(model: nnx.Module) -> nnx.Module:
     """The model with its flows left out."""
-    return nnx.recursive_map(lambda _, node: _Identity(node) if isinstance(node, NeuralODE) else node, model)
+    return nnx.recursive_map(
+        lambda _, node: _Identity(node) if isinstance(node, NeuralODE) else node, model
+    )
 
 
 def _scored(score: Callable[[Array], Any], outputs: np.ndarray) -> float:
     value = np.asarray(score(jnp.asarray(outputs)))
     if value.shape or value.dtype.kind not in "fiub" or not np.isfinite(value):
-        raise InputError(f"score(outputs) must be one finite number, such as an accuracy, got {value}")
+        raise InputError(
+            f"score(outputs) must be one finite number, such as an accuracy, got {value}"
+        )
     return float(value)
 
 
@@ -318,7 +383,11 @@ def _changed(model: nnx.Module, change: Change) -> nnx.Module:
 
 def _stacks(field: nnx.Module) -> dict[str, DepthVarying]:
     """What varies with depth in a field."""
-    stacks = {".".join(map(str, path)): n for path, n in nnx.iter_graph(field) if isinstance(n, DepthVarying)}
+    stacks = {
+        ".".join(map(str, path)): n
+        for path, n in nnx.iter_graph(field)
+        if isinstance(n, DepthVarying)
+    }
     return {where: stack for where, stack in stacks.items() if stack.basis.size > 1}
 
 
@@ -337,17 +406,28 @@ def smoothness(stack: DepthVarying) -> Smoothness:
     """How smooth in depth the weights of a stack are: see `Smoothness`."""
     checks.instance("stack", stack, DepthVarying, "a DepthVarying")
     if stack.basis.size < 2:
-        raise InputError(f"{stack.basis} has one set of weights for all depths; smoothness needs several")
+        raise InputError(
+            f"{stack.basis} has one set of weights for all depths; smoothness needs several"
+        )
     basis, nodes = stack.basis, np.asarray(stack.basis.nodes)
-    values = [np.asarray(leaf.get_value()) for _, leaf in nnx.to_flat_state(nnx.split(stack.stack, nnx.Param, ...)[1])]
-    curve = np.concatenate([evaluation(basis, nodes) @ v.reshape(len(v), -1) for v in values], axis=1)
+    values = [
+        np.asarray(leaf.get_value())
+        for _, leaf in nnx.to_flat_state(nnx.split(stack.stack, nnx.Param, ...)[1])
+    ]
+    curve = np.concatenate(
+        [evaluation(basis, nodes) @ v.reshape(len(v), -1) for v in values], axis=1
+    )
     size = float(np.sqrt(np.mean((curve**2).sum(axis=1)))) or 1.0
     steps = np.linalg.norm(np.diff(curve, axis=0), axis=1) / size
     spans, hoelder = {}, None
     if len(curve) >= 8 and steps.max() > 1e-12 and basis.nodal:
         strides = np.unique(np.geomspace(1, len(curve) // 4, 6).astype(int))
         width = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
-        spans = {float(s * width): float(np.sqrt(np.mean(((curve[s:] - curve[:-s]) ** 2).sum(axis=1)))) / size for s in strides}
+        spans = {
+            float(s * width): float(np.sqrt(np.mean(((curve[s:] - curve[:-s]) ** 2).sum(axis=1))))
+            / size
+            for s in strides
+        }
         hoelder = float(np.polyfit(np.log(list(spans)), np.log(list(spans.values())), 1)[0])
     return Smoothness(float((steps / np.diff(nodes)).max()), float(steps.sum()), spans, hoelder)
 

@@ -38,7 +38,9 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     """How far a minimiser on piecewise-linear weights is from the limit on any basis: see `DISTANCES`."""
     basis = minimum.basis
     if not isinstance(basis, PiecewiseLinear):
-        raise InputTypeError(f"distances are those of nodal weights on PiecewiseLinear, got {basis}")
+        raise InputTypeError(
+            f"distances are those of nodal weights on PiecewiseLinear, got {basis}"
+        )
     nodes, widths = basis.nodes, np.diff(basis.nodes)
     inside, weights = np.polynomial.legendre.leggauss(6)
     depth = nodes[:-1, None] + widths[:, None] * (inside + 1) / 2
@@ -59,7 +61,9 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
         return float(np.abs(error).max())
 
     at_nodes = limit.at(nodes)
-    edges = values[:-1] - limit.at(nodes[1:])  # the far end of a cell, where a piecewise-constant extension is worst
+    edges = values[:-1] - limit.at(
+        nodes[1:]
+    )  # the far end of a cell, where a piecewise-constant extension is worst
     return {
         "energy": abs(minimum.energy - limit.energy),
         "prediction": float(np.sqrt(np.mean((minimum.prediction - limit.prediction) ** 2))),
@@ -79,21 +83,29 @@ def expected_order(scheme: object, distance: str) -> int:
     return 1 if isinstance(scheme, Euler) or distance in _FIRST_ORDER else 2
 
 
-def richardson(coarse: Minimum, fine: Minimum, order: int = 1) -> Float[np.ndarray, "nodes parameters"]:
+def richardson(
+    coarse: Minimum, fine: Minimum, order: int = 1
+) -> Float[np.ndarray, "nodes parameters"]:
     """Weights extrapolated from depths n and 2n: (2^p theta_2n - theta_n) / (2^p - 1) at the nodes of the coarser."""
     if fine.basis.count != 2 * coarse.basis.count:
-        raise InputError(f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}")
+        raise InputError(
+            f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}"
+        )
     nodes = coarse.basis.nodes
     return (2**order * fine.at(nodes) - coarse.at(nodes)) / (2**order - 1)
 
 
-def scaled_error(minimum: Minimum, limit: Minimum, order: int = 1) -> Float[np.ndarray, "nodes parameters"]:
+def scaled_error(
+    minimum: Minimum, limit: Minimum, order: int = 1
+) -> Float[np.ndarray, "nodes parameters"]:
     """n^p (theta_n - theta) at the nodes i/n, i < n: curves that fall on one where the order is p."""
     nodes = minimum.basis.nodes[:-1]
     return minimum.basis.count**order * (minimum.at(nodes) - limit.at(nodes))
 
 
-def aligned(minimum: Minimum, reference: Minimum, hidden: Mapping[str, int], *, odd: bool = False) -> Minimum:
+def aligned(
+    minimum: Minimum, reference: Minimum, hidden: Mapping[str, int], *, odd: bool = False
+) -> Minimum:
     """The same network with its hidden units in the order, and with the signs, nearest to a reference.
 
     `hidden`: for every weight that knows the hidden units, by dotted name, which of its axes counts them (the basis'
@@ -106,7 +118,10 @@ def aligned(minimum: Minimum, reference: Minimum, hidden: Mapping[str, int], *, 
     onto = mass @ depth_basis.projection(minimum.basis, reference.basis)
 
     def units(m: Minimum, matrix: np.ndarray) -> np.ndarray:
-        parts = [np.moveaxis(np.tensordot(matrix, m.theta[name], axes=1), 1 + axis, 0) for name, axis in hidden.items()]
+        parts = [
+            np.moveaxis(np.tensordot(matrix, m.theta[name], axes=1), 1 + axis, 0)
+            for name, axis in hidden.items()
+        ]
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
     ours, theirs = units(minimum, onto), units(reference, mass)

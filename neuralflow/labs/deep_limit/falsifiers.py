@@ -61,7 +61,9 @@ class Panel:
         return f"{self.name}: {'converges' if self.converges else 'no convergence'}, {evidence}."
 
 
-def falsify(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0) -> Iterator[Panel]:
+def falsify(
+    problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0
+) -> Iterator[Panel]:
     """The problem as it is, then six changes under which its minimisers must not come to its limit; Euler throughout.
 
     `problem`: of `thorpe_van_gennip`, `limit`: its continuum optimum, such as `study(...)`'s `.limit`. Raises ValueError for fewer than two depths of at
@@ -72,7 +74,9 @@ def falsify(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 6
     yield _panel("the problem as it is", right, limit)
     changed = {
         "no penalty on the weights": replace(problem, weights=dict.fromkeys(weights, 0.0)),
-        "an L2 penalty of 1e-3 in place of H1": replace(problem, weights=dict.fromkeys(weights, 1e-3), penalty=square),
+        "an L2 penalty of 1e-3 in place of H1": replace(
+            problem, weights=dict.fromkeys(weights, 1e-3), penalty=square
+        ),
         "increments weighted by 1 in place of n": replace(problem, penalty=Sobolev(tau, 0.0)),
         "increments weighted by n^2 in place of n": replace(problem, penalty=Sobolev(tau, 2.0)),
     }
@@ -81,10 +85,16 @@ def falsify(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 6
     whole = continuum(replace(problem, weights={name: 1.05 * a for name, a in weights.items()}))
     wrong = minimise(whole, [whole.coordinates(limit.theta, limit.readout)])[0]
     yield _panel("compared with the limit of weights a that are 5% larger", right, wrong)
-    yield _panel("layers shuffled", {n: [_shuffled(m, seed) for m in pair] for n, pair in right.items()}, limit)
+    yield _panel(
+        "layers shuffled",
+        {n: [_shuffled(m, seed) for m in pair] for n, pair in right.items()},
+        limit,
+    )
 
 
-def kinked(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0) -> Panel:
+def kinked(
+    problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0
+) -> Panel:
     """The problem with ReLU in place of its activation, Euler, measured against the optimum of its own continuum problem.
 
     No falsifier: the theory covers it (Lipschitz, zero at zero). Its minimisers sit on kinks, where gradients do not
@@ -99,15 +109,21 @@ def kinked(problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64
     return _panel("ReLU, compared with its own limit", minima, own)
 
 
-def _check(problem: Problem, limit: Minimum, depths: Sequence[int]) -> tuple[Mapping[str, float], float]:
+def _check(
+    problem: Problem, limit: Minimum, depths: Sequence[int]
+) -> tuple[Mapping[str, float], float]:
     """The weights a and tau of a problem of the paper."""
     if sum(n >= ASYMPTOTIC for n in set(depths)) < 2:
         raise InputError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
-    checks.instance("limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit")
+    checks.instance(
+        "limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit"
+    )
     paper = isinstance(problem.penalty, Sobolev) and isinstance(problem.layer, Perceptrons)
     if not paper or not isinstance(problem.weights, Mapping):
-        raise InputError("the falsifiers change the problem of the paper; give one of thorpe_van_gennip")
+        raise InputError(
+            "the falsifiers change the problem of the paper; give one of thorpe_van_gennip"
+        )
     return problem.weights, problem.penalty.tau
 
 
@@ -119,7 +135,9 @@ def _panel(name: str, minima: Mapping[int, Sequence[Minimum]], limit: Minimum) -
     )
 
 
-def _minima(problem: Problem, limit: Minimum, depth: int, seed: int, progress: float = 0.0) -> list[Minimum]:
+def _minima(
+    problem: Problem, limit: Minimum, depth: int, seed: int, progress: float = 0.0
+) -> list[Minimum]:
     """From the limit's own weights, and from beside them."""
     objective = discrete(problem, Euler(), depth)
     start = recovery(objective, limit)

@@ -35,7 +35,9 @@ class Minimum:
 
     def flat(self, matrix: np.ndarray) -> np.ndarray:
         """matrix @ coefficients, all weights side by side: (rows, parameters)."""
-        return np.concatenate([(matrix @ c.reshape(len(c), -1)) for c in self.theta.values()], axis=1)
+        return np.concatenate(
+            [(matrix @ c.reshape(len(c), -1)) for c in self.theta.values()], axis=1
+        )
 
     def at(self, depths: Any) -> np.ndarray:
         """All weights side by side at depths (m,) in [0, 1]: (m, parameters)."""
@@ -43,7 +45,11 @@ class Minimum:
 
 
 def minimise(
-    objective: Objective, starts: Sequence[np.ndarray], *, tolerance: float = 1e-11, progress: float = 0.0
+    objective: Objective,
+    starts: Sequence[np.ndarray],
+    *,
+    tolerance: float = 1e-11,
+    progress: float = 0.0,
 ) -> list[Minimum]:
     """Runs L-BFGS from every start, and returns the minima found, the best first and polished.
 
@@ -55,7 +61,10 @@ def minimise(
     from scipy.optimize import minimize
 
     options = {"maxcor": 30, "maxiter": 2000, "maxfun": 4000, "ftol": progress, "gtol": 1e-7}
-    runs = [minimize(lambda xi: objective(xi)[:2], start, jac=True, method="L-BFGS-B", options=options) for start in starts]
+    runs = [
+        minimize(lambda xi: objective(xi)[:2], start, jac=True, method="L-BFGS-B", options=options)
+        for start in starts
+    ]
     best, *others = sorted(runs, key=lambda run: run.fun)
     return [
         described(objective, _polished(objective, best.x, tolerance), int(best.nit)),
@@ -67,11 +76,21 @@ def _polished(objective: Objective, xi: np.ndarray, tolerance: float) -> np.ndar
     from scipy.linalg import LinAlgWarning
     from scipy.optimize import root
 
-    slope = lambda xi: objective(xi)[1]
+    def slope(xi):
+        return objective(xi)[1]
+
     if np.abs(slope(xi)).max() > 1e-4:  # a kink, or no minimum at all: nothing to polish
         return xi
-    options = {"fatol": tolerance, "maxiter": 60, "line_search": None, "jac_options": {"alpha": -0.5, "M": 10}}
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():  # a minimum already
+    options = {
+        "fatol": tolerance,
+        "maxiter": 60,
+        "line_search": None,
+        "jac_options": {"alpha": -0.5, "M": 10},
+    }
+    with (
+        np.errstate(divide="ignore", invalid="ignore"),
+        warnings.catch_warnings(),
+    ):  # a minimum already
         warnings.simplefilter("ignore", LinAlgWarning)
         polished = root(slope, xi, method="anderson", options=options).x
     return min(polished, xi, key=lambda xi: np.abs(slope(xi)).max())
@@ -81,10 +100,20 @@ def described(objective: Objective, xi: np.ndarray, iterations: int = 0) -> Mini
     """The point with these coordinates."""
     energy, gradient, prediction = objective(xi)
     theta, readout = objective.parameters(np.asarray(xi))
-    return Minimum(energy, objective.basis, theta, readout, prediction, float(np.abs(gradient).max()), iterations)
+    return Minimum(
+        energy,
+        objective.basis,
+        theta,
+        readout,
+        prediction,
+        float(np.abs(gradient).max()),
+        iterations,
+    )
 
 
-def newton(objective: Objective, minimum: Minimum, *, tolerance: float = 1e-13, iterations: int = 8) -> Minimum:
+def newton(
+    objective: Objective, minimum: Minimum, *, tolerance: float = 1e-13, iterations: int = 8
+) -> Minimum:
     """Polishes a minimum by Newton's method: exact Hessian-vector products inside conjugate gradients.
 
     In whitened coordinates the Hessian is twice the identity and a compact part, so that few products are enough at
@@ -114,16 +143,23 @@ def curvature(objective: Objective, minimum: Minimum) -> float:
 
     xi = objective.coordinates(minimum.theta, minimum.readout)
     if len(xi) <= 16:  # Lanczos needs room
-        return float(np.linalg.eigvalsh(np.stack([objective.bend(xi, v) for v in np.eye(len(xi))])).min())
+        return float(
+            np.linalg.eigvalsh(np.stack([objective.bend(xi, v) for v in np.eye(len(xi))])).min()
+        )
     options: dict[str, Any] = {"tol": 1e-6, "v0": np.random.default_rng(0).standard_normal(len(xi))}
-    return float(eigsh(_hessian(objective, xi), k=1, which="SA", return_eigenvectors=False, **options)[0])
+    return float(
+        eigsh(_hessian(objective, xi), k=1, which="SA", return_eigenvectors=False, **options)[0]
+    )
 
 
 def _hessian(objective: Objective, xi: np.ndarray) -> Any:
     from scipy.sparse.linalg import LinearOperator
 
-    shape: Any = (len(xi), len(xi))
-    return LinearOperator(dtype=float, shape=shape, matvec=lambda v: objective.bend(xi, np.asarray(v, float).ravel()))  # pyright: ignore[reportCallIssue]
+    operator: Any = LinearOperator
+    shape = (len(xi), len(xi))
+    return operator(
+        dtype=float, shape=shape, matvec=lambda v: objective.bend(xi, np.asarray(v, float).ravel())
+    )
 
 
 def basins(minima: Sequence[Minimum], tolerance: float = 1e-6) -> list[tuple[float, int]]:
@@ -137,7 +173,9 @@ def basins(minima: Sequence[Minimum], tolerance: float = 1e-6) -> list[tuple[flo
     return levels
 
 
-def random_starts(objective: Objective, count: int, seed: int, scale: float = 0.3) -> list[np.ndarray]:
+def random_starts(
+    objective: Objective, count: int, seed: int, scale: float = 0.3
+) -> list[np.ndarray]:
     """Normal draws in whitened coordinates."""
     rng = np.random.default_rng(seed)
     return [scale * rng.standard_normal(objective.size) for _ in range(count)]
@@ -158,6 +196,8 @@ def restarted(objective: Objective, minimum: Minimum) -> np.ndarray:
 
 def recovery(objective: Objective, limit: Minimum) -> np.ndarray:
     """The coordinates of the limit's weights, taken at the nodes: the recovery sequence of Gamma-convergence."""
-    matrix = depth_basis.interpolation(objective.basis) @ depth_basis.evaluation(limit.basis, objective.basis.nodes)
+    matrix = depth_basis.interpolation(objective.basis) @ depth_basis.evaluation(
+        limit.basis, objective.basis.nodes
+    )
     theta = {name: np.tensordot(matrix, value, axes=1) for name, value in limit.theta.items()}
     return objective.coordinates(theta, limit.readout)

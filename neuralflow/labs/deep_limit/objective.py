@@ -43,7 +43,9 @@ class Objective:
 
     def __init__(self, problem: Problem, basis: Basis, solve: Discretisation):
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-            raise RuntimeError('the deep limit is computed in float64; call jax.config.update("jax_enable_x64", True) first')
+            raise RuntimeError(
+                'the deep limit is computed in float64; call jax.config.update("jax_enable_x64", True) first'
+            )
         self.problem, self.basis, self.solve = problem, basis, solve
         readout = tuple((name, tuple(shape)) for name, shape in problem.readout.items())
         self.form = _form(problem.layer, problem.predict, problem.loss, readout, basis, solve)
@@ -53,7 +55,9 @@ class Objective:
             )
         gram = problem.penalty(basis)
         self._whiten = np.linalg.cholesky(gram).T
-        weights = np.concatenate([np.full(int(np.prod(shape)), weight) for _, shape, weight in self._blocks()])
+        weights = np.concatenate(
+            [np.full(int(np.prod(shape)), weight) for _, shape, weight in self._blocks()]
+        )
         self.held = Held(
             x=np.asarray(problem.x, float),
             y=np.asarray(problem.y, float),
@@ -80,7 +84,10 @@ class Objective:
 
     def coordinates(self, theta: Mapping[str, Any], readout: Mapping[str, Any]) -> np.ndarray:
         """The inverse of `parameters`."""
-        parts = [np.tensordot(self._whiten, np.asarray(theta[name]), axes=1).ravel() for name in self.form.shapes]
+        parts = [
+            np.tensordot(self._whiten, np.asarray(theta[name]), axes=1).ravel()
+            for name in self.form.shapes
+        ]
         parts += [np.ravel(np.asarray(readout[name])) for name in self.form.readout]
         return np.concatenate(parts) / self.held.scale
 
@@ -114,11 +121,21 @@ class _Form:
         basis: Basis,
         solve: Discretisation,
     ):
-        self.predict, self.loss, self.readout, self.basis, self.solve = predict, loss, dict(readout), basis, solve
-        varying = nnx.eval_shape(lambda: DepthVarying(lambda rngs: layer(), basis, rngs=nnx.Rngs(0), init=tied))
+        self.predict, self.loss, self.readout, self.basis, self.solve = (
+            predict,
+            loss,
+            dict(readout),
+            basis,
+            solve,
+        )
+        varying = nnx.eval_shape(
+            lambda: DepthVarying(lambda rngs: layer(), basis, rngs=nnx.Rngs(0), init=tied)
+        )
         self.graphdef, self.state = nnx.split(varying)
         flat = nnx.to_flat_state(self.state)
-        self.shapes: dict[str, Shape] = {_name(path): leaf.get_value().shape[1:] for path, leaf in flat}
+        self.shapes: dict[str, Shape] = {
+            _name(path): leaf.get_value().shape[1:] for path, leaf in flat
+        }
         self.pull = jax.jit(jax.value_and_grad(self.energy, has_aux=True))
         self.bend = jax.jit(self._bend)
 
@@ -139,7 +156,9 @@ class _Form:
 
     def layer(self, theta: Mapping[str, Any]) -> NeuralODE:
         leaves = [theta[_name(path)] for path, _ in nnx.to_flat_state(self.state)]
-        varying = nnx.merge(self.graphdef, jax.tree.unflatten(jax.tree.structure(self.state), leaves))
+        varying = nnx.merge(
+            self.graphdef, jax.tree.unflatten(jax.tree.structure(self.state), leaves)
+        )
         return NeuralODE(varying, self.solve)
 
     def energy(self, xi: Array, held: Held) -> tuple[Array, Array]:
@@ -148,7 +167,9 @@ class _Form:
         return self.loss(prediction, held.y) + jnp.sum(held.penalised * xi**2), prediction
 
     def _bend(self, xi: Array, direction: Array, held: Held) -> Array:
-        slope = lambda xi: jax.grad(self.energy, has_aux=True)(xi, held)[0]
+        def slope(xi):
+            return jax.grad(self.energy, has_aux=True)(xi, held)[0]
+
         return jax.jvp(slope, (xi,), (direction,))[1]
 
 

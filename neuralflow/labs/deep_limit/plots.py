@@ -37,8 +37,12 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
             depth = [row.depth for row in study.of(name)]
             order = orders[name][distance]
             label = name if order is None else f"{name}, order {order:.2f}"
-            plots.depth_line(axis, k, depth, [row.distances[distance] for row in study.of(name)], label)
-        plots.depth_axis(axis, _TITLES[distance], [row.depth for row in study.of(next(iter(orders)))])
+            plots.depth_line(
+                axis, k, depth, [row.distances[distance] for row in study.of(name)], label
+            )
+        plots.depth_axis(
+            axis, _TITLES[distance], [row.depth for row in study.of(next(iter(orders)))]
+        )
     _growing(panels[-1], study, parameter)
     return picture
 
@@ -67,7 +71,9 @@ def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
             n, plain, better = np.asarray(pairs).T
             plots.depth_line(panels[3], k, 2 * n, plain, name)
             plots.depth_line(panels[3], k, 2 * n, better, f"{name}, extrapolated", linestyle="--")
-            plots.depth_axis(panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int))
+            plots.depth_axis(
+                panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int)
+            )
     for axis, name in zip(panels[4:], list(orders)[:2], strict=False):
         order = expected_order(schemes[name], "sup")
         minima = [m for (scheme, _), m in study.weights.items() if scheme == name][-4:]
@@ -77,7 +83,12 @@ def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
             shade = 0.25 + 0.75 * (k + 1) / len(minima)
             n = m.basis.count
             axis.plot(
-                m.basis.nodes[:-1], curve[:, entry], color=plots.COLOURS[0], alpha=shade, linewidth=1.2, label=f"{n} layers"
+                m.basis.nodes[:-1],
+                curve[:, entry],
+                color=plots.COLOURS[0],
+                alpha=shade,
+                linewidth=1.2,
+                label=f"{n} layers",
             )
         power = "" if order == 1 else f"^{order}"
         axis.set_title(rf"$n{power}(\theta_n - \theta^*)$, {name}", fontsize=10)
@@ -99,8 +110,17 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
             spans = smoothness.spans
             if spans:
                 plots.depth_line(weights, k, list(spans), list(spans.values()), name)
-                note = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "color": plots.COLOURS[k % 5]}
-                weights.annotate(f"H = {abs(smoothness.hoelder or 0):.2f}", (min(spans), spans[min(spans)]), **note)
+                note = {
+                    "xytext": (4, 4),
+                    "textcoords": "offset points",
+                    "fontsize": 8,
+                    "color": plots.COLOURS[k % 5],
+                }
+                weights.annotate(
+                    f"H = {abs(smoothness.hoelder or 0):.2f}",
+                    (min(spans), spans[min(spans)]),
+                    **note,
+                )
     steps.set_title("change of the outputs", fontsize=10)
     slopes.set_title("error of the gradient, Euler", fontsize=10)
     weights.set_title(r"$|\theta(s + r) - \theta(s)|$, relative", fontsize=10)
@@ -113,7 +133,13 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
     if marks:
         weights.set_xticks((marks[0], marks[-1]), [f"{r:.3g}" for r in (marks[0], marks[-1])])
         weights.xaxis.minorticks_off()
-    picture.legend(*slopes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    picture.legend(
+        *slopes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
     return picture
 
 
@@ -126,10 +152,28 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
         measured = [gaps(network, reference) for network in shallow]
         names = [what for what in measured[0] if what != "loss"]
         for k, what in enumerate(names):
-            plots.depth_line(axis, k, depths, [gap[what].mean() for gap in measured], f"{what}, to {reference.depth} layers")
-        rises = [max(network.increment(weight).mean() for weight in network.weights) for network in networks]
-        plots.depth_line(axis, len(names), [network.depth for network in networks], rises, "largest increment", "--")
-        axis.loglog(depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n")
+            plots.depth_line(
+                axis,
+                k,
+                depths,
+                [gap[what].mean() for gap in measured],
+                f"{what}, to {reference.depth} layers",
+            )
+        rises = [
+            max(network.increment(weight).mean() for weight in network.weights)
+            for network in networks
+        ]
+        plots.depth_line(
+            axis,
+            len(names),
+            [network.depth for network in networks],
+            rises,
+            "largest increment",
+            "--",
+        )
+        axis.loglog(
+            depths, rises[0] * depths[0] / depths, color="0.6", linewidth=0.8, label="1 / n"
+        )
         plots.depth_axis(axis, name, depths)
     return picture
 
@@ -146,7 +190,13 @@ def _growing(axis: Any, study: Study, parameter: str) -> None:
         values = _flat(minimum.theta[parameter])[:, entry]
         shade = 0.25 + 0.6 * k / max(1, len(minima) - 1)
         axis.step(
-            nodes, values, where="post", color=plots.COLOURS[0], alpha=shade, linewidth=1.1, label=f"{len(nodes) - 1} layers"
+            nodes,
+            values,
+            where="post",
+            color=plots.COLOURS[0],
+            alpha=shade,
+            linewidth=1.1,
+            label=f"{len(nodes) - 1} layers",
         )
     axis.plot(fine, limit[:, entry], color="black", linewidth=1.4, linestyle="--", label="limit")
     axis.set_title(f"one entry of {parameter}(t), {name}", fontsize=10)

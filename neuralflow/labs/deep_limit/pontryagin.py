@@ -33,7 +33,14 @@ from neuralflow.solve import FixedGrid
 from neuralflow.solve.collocation import by_columns
 
 
-def pontryagin(problem: Problem, guess: Minimum, *, tolerance: float = 1e-9, terms: int = 24, max_nodes: int = 4000) -> Minimum:
+def pontryagin(
+    problem: Problem,
+    guess: Minimum,
+    *,
+    tolerance: float = 1e-9,
+    terms: int = 24,
+    max_nodes: int = 4000,
+) -> Minimum:
     """The continuum optimum near a guess, by collocation (`scipy.integrate.solve_bvp`) and not by minimisation.
 
     `guess`: a minimiser of any E_n on piecewise-linear weights; a rough one will do. Meant for small problems: there are
@@ -47,10 +54,17 @@ def pontryagin(problem: Problem, guess: Minimum, *, tolerance: float = 1e-9, ter
     system = _system(problem)
     nodes, states, adjoints, theta = system.path(guess)
     slope = np.gradient(theta, nodes, axis=0)
-    start = np.concatenate([states.reshape(len(nodes), -1), adjoints.reshape(len(nodes), -1), theta, slope], axis=1)
+    start = np.concatenate(
+        [states.reshape(len(nodes), -1), adjoints.reshape(len(nodes), -1), theta, slope], axis=1
+    )
     readout = system.flat_readout(guess.readout)
-    jacobian = lambda t, u, r: (by_columns(system.rates_slope, t, u), np.zeros((len(u), len(r), len(t))))
-    edges_slope = lambda left, right, r: tuple(np.asarray(block) for block in system.edges_slope(left, right, r))
+
+    def jacobian(t, u, r):
+        return (by_columns(system.rates_slope, t, u), np.zeros((len(u), len(r), len(t))))
+
+    def edges_slope(left, right, r):
+        return tuple(np.asarray(block) for block in system.edges_slope(left, right, r))
+
     options = {"tol": tolerance, "bc_tol": 1e-3 * tolerance, "max_nodes": max_nodes}
     solution = solve_bvp(
         lambda t, u, r: by_columns(system.rates, t, u),
@@ -85,7 +99,9 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
     """How far piecewise-linear weights are from the continuum's optimality, along depth: O(1/n) for a minimiser of E_n."""
     system = _system(problem)
     nodes, states, adjoints, theta = system.path(minimum)
-    wanted = np.stack([system.push(*at) for at in zip(nodes, states, adjoints, theta, strict=True)]) / (2 * system.weights)
+    wanted = np.stack(
+        [system.push(*at) for at in zip(nodes, states, adjoints, theta, strict=True)]
+    ) / (2 * system.weights)
     widths = np.diff(nodes)[:, None]
     slopes = np.diff(theta, axis=0) / widths
     bend = 2 * np.diff(slopes, axis=0) / (widths[:-1] + widths[1:])
@@ -121,13 +137,19 @@ class _System:
         self.names = [".".join(map(str, path)) for path, _ in flat]
         self.shapes = [leaf.get_value().shape for _, leaf in flat]
         self.weights = np.concatenate(
-            [np.full(int(np.prod(s)), problem.weight(n)) for n, s in zip(self.names, self.shapes, strict=True)]
+            [
+                np.full(int(np.prod(s)), problem.weight(n))
+                for n, s in zip(self.names, self.shapes, strict=True)
+            ]
         )
         if not (self.weights > 0).all():
-            raise InputError("Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined")
+            raise InputError(
+                "Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined"
+            )
         self.empty = {name: np.zeros(shape) for name, shape in problem.readout.items()}
         self.ridge = np.concatenate(
-            [np.full(np.size(v), problem.ridge[n]) for n, v in sorted(self.empty.items())] or [np.zeros(0)]
+            [np.full(np.size(v), problem.ridge[n]) for n, v in sorted(self.empty.items())]
+            or [np.zeros(0)]
         )
         _, self.readout = ravel_pytree(self.empty)
         self.rates = jax.jit(jax.vmap(self._rates))
@@ -135,18 +157,27 @@ class _System:
         self.edges = jax.jit(self._edges)
         self.edges_slope = jax.jit(jax.jacfwd(self._edges, argnums=(0, 1, 2)))
         self.across = jax.jit(self._across)
-        self.back = jax.jit(lambda x, p, *cell: jax.vjp(lambda x: self._across(x, *cell), x)[1](p)[0])
+        self.back = jax.jit(
+            lambda x, p, *cell: jax.vjp(lambda x: self._across(x, *cell), x)[1](p)[0]
+        )
         self.pull = jax.jit(jax.grad(self._loss))
         self.push = jax.jit(self.forces)
 
     def flat_readout(self, readout: dict[str, Any]) -> np.ndarray:
         """Its parameters in one vector, by name."""
-        return np.concatenate([np.ravel(readout[name]) for name in sorted(self.empty)] or [np.zeros(0)])
+        return np.concatenate(
+            [np.ravel(readout[name]) for name in sorted(self.empty)] or [np.zeros(0)]
+        )
 
     def split(self, u: Any) -> tuple[Any, Any, Any, Any]:
         """States, adjoints, weights and their slope out of one vector."""
         n, p = self.x.size, len(self.weights)
-        return u[:n].reshape(self.x.shape), u[n : 2 * n].reshape(self.x.shape), u[2 * n : 2 * n + p], u[2 * n + p :]
+        return (
+            u[:n].reshape(self.x.shape),
+            u[n : 2 * n].reshape(self.x.shape),
+            u[2 * n : 2 * n + p],
+            u[2 * n + p :],
+        )
 
     def velocity(self, theta: Array, x: Array, t: Any) -> Array:
         """f(x, t; theta)."""
@@ -163,7 +194,9 @@ class _System:
         x, p, theta, slope = self.split(u)
         velocity, pull = jax.vjp(lambda x, theta: self.velocity(theta, x, t), x, theta)
         by_state, by_weight = pull(p)
-        return jnp.concatenate([velocity.ravel(), -by_state.ravel(), slope, by_weight / (2 * self.weights)])
+        return jnp.concatenate(
+            [velocity.ravel(), -by_state.ravel(), slope, by_weight / (2 * self.weights)]
+        )
 
     def _loss(self, states: Array, readout: Array) -> Array:
         return self.problem.loss(self.problem.predict(self.readout(readout), states), self.y)
@@ -179,7 +212,9 @@ class _System:
         """Depths of the nodes, states and adjoints there (nodes, samples, d), and weights (nodes, P)."""
         basis = minimum.basis
         if not isinstance(basis, PiecewiseLinear):
-            raise InputTypeError(f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}")
+            raise InputTypeError(
+                f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}"
+            )
         weights = [np.asarray(minimum.theta[name]) for name in self.names]
         readout = self.flat_readout(minimum.readout)
         cells = [[w[i : i + 2] for w in weights] for i in range(basis.count)]
@@ -188,13 +223,19 @@ class _System:
             states.append(np.asarray(self.across(states[-1], cell, t0, t1)))
         adjoints = [np.asarray(self.pull(states[-1], readout))]
         for k in reversed(range(basis.count)):
-            adjoints.append(np.asarray(self.back(states[k], adjoints[-1], cells[k], basis.nodes[k], basis.nodes[k + 1])))
+            adjoints.append(
+                np.asarray(
+                    self.back(states[k], adjoints[-1], cells[k], basis.nodes[k], basis.nodes[k + 1])
+                )
+            )
         flat = np.concatenate([w.reshape(basis.size, -1) for w in weights], axis=1)
         return basis.nodes, np.stack(states), np.stack(adjoints[::-1]), flat
 
     def _across(self, x: Array, weights: list[Array], t0: Array, t1: Array) -> Array:
         """States at the end of a cell, its weights linear in between: one program for the cells of all depths."""
-        varying = DepthVarying(lambda rngs: self.problem.layer(), PiecewiseLinear(1), rngs=nnx.Rngs(0), init=tied)
+        varying = DepthVarying(
+            lambda rngs: self.problem.layer(), PiecewiseLinear(1), rngs=nnx.Rngs(0), init=tied
+        )
         graphdef, state = nnx.split(varying)
         field = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), weights))
         return NeuralODE(field, FixedGrid(RK4(), steps=4, memory="full"), t0, t1)(x)
@@ -204,18 +245,33 @@ class _System:
         basis, n = Legendre(terms), self.x.size
         values = solution.sol(basis.nodes).T[:, 2 * n : 2 * n + len(self.weights)]
         coefficients = depth_basis.interpolation(basis) @ values
-        parts = np.split(coefficients, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1], axis=1)
-        theta = {n: part.reshape(terms, *s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
+        parts = np.split(
+            coefficients, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1], axis=1
+        )
+        theta = {
+            n: part.reshape(terms, *s)
+            for n, part, s in zip(self.names, parts, self.shapes, strict=True)
+        }
         states = self.split(solution.y[:, -1])[0]
-        readout = {name: np.asarray(value) for name, value in self.readout(jnp.asarray(solution.p)).items()}
+        readout = {
+            name: np.asarray(value) for name, value in self.readout(jnp.asarray(solution.p)).items()
+        }
         points, weight = np.polynomial.legendre.leggauss(64)
         slope = solution.sol((points + 1) / 2)[2 * n + len(self.weights) :]
         start = self.split(solution.y[:, 0])[2]
         energy = float(self._loss(states, solution.p)) + self.ridge @ np.asarray(solution.p) ** 2
         energy += self.weights @ (slope**2 @ weight / 2 + self.tau * start**2)
-        prediction = np.asarray(self.problem.predict(self.readout(jnp.asarray(solution.p)), jnp.asarray(states)))
+        prediction = np.asarray(
+            self.problem.predict(self.readout(jnp.asarray(solution.p)), jnp.asarray(states))
+        )
         return Minimum(
-            float(energy), basis, theta, readout, prediction, float(solution.rms_residuals.max()), int(solution.niter)
+            float(energy),
+            basis,
+            theta,
+            readout,
+            prediction,
+            float(solution.rms_residuals.max()),
+            int(solution.niter),
         )
 
 

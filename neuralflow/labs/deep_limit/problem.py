@@ -32,7 +32,9 @@ class Sobolev:
 
     def __post_init__(self):
         if self.tau <= 0:
-            raise InputError(f"tau must be positive, or constant weights cost nothing and there is no limit; got {self.tau}")
+            raise InputError(
+                f"tau must be positive, or constant weights cost nothing and there is no limit; got {self.tau}"
+            )
 
     def __call__(self, basis: Basis) -> np.ndarray:
         """The Gram matrix."""
@@ -81,7 +83,9 @@ class Problem:
 
     def weight(self, name: str) -> float:
         """The weight a_p of a parameter."""
-        return float(self.weights[name]) if isinstance(self.weights, Mapping) else float(self.weights)
+        return (
+            float(self.weights[name]) if isinstance(self.weights, Mapping) else float(self.weights)
+        )
 
 
 def affine(readout: dict[str, Array], states: Array) -> Array:
@@ -110,13 +114,17 @@ def thorpe_van_gennip(
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or not len(x):
-        raise InputError(f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}")
+        raise InputError(
+            f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("x and y must be finite; clean the data first")
     if len(a) != 4:
         raise InputError(f"a holds four weights, of K, b, W and c, got {a}")
     if min(*a, tau) <= 0:
-        raise InputError(f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}")
+        raise InputError(
+            f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}"
+        )
     return Problem(
         x=x,
         y=y,

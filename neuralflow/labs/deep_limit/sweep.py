@@ -15,7 +15,13 @@ import numpy as np
 from neuralflow import checks, files
 from neuralflow.checks import InputError
 from neuralflow.depth import Legendre, PiecewiseLinear
-from neuralflow.labs.deep_limit.distances import DISTANCES, distances, expected_order, richardson, scaled_error
+from neuralflow.labs.deep_limit.distances import (
+    DISTANCES,
+    distances,
+    expected_order,
+    richardson,
+    scaled_error,
+)
 from neuralflow.labs.deep_limit.minimum import (
     Minimum,
     adaptive_energy,
@@ -62,13 +68,31 @@ class Folder(MutableMapping[str, Kept]):
                 arrays = {name: held[name] for name in held.files}
             meta = json.loads(str(arrays.pop("meta")))
             basis = _BASES[meta.pop("basis")](meta.pop("size"))
-            part = lambda group: {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{group}/")}
+
+            def part(group):
+                return {
+                    k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{group}/")
+                }
+
             measured = meta.pop("measured")
             minimum = Minimum(
-                basis=basis, theta=part("theta"), readout=part("readout"), prediction=arrays["prediction"], **meta
+                basis=basis,
+                theta=part("theta"),
+                readout=part("readout"),
+                prediction=arrays["prediction"],
+                **meta,
             )
             return Kept(minimum, measured)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            AttributeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ):
             raise KeyError(key) from None
 
     def __setitem__(self, key: str, value: Kept) -> None:
@@ -82,7 +106,9 @@ class Folder(MutableMapping[str, Kept]):
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez(file, prediction=minimum.prediction, meta=np.asarray(json.dumps(meta)), **arrays)  # pyright: ignore[reportArgumentType]
+                save: Any = np.savez
+                held = {"prediction": minimum.prediction, "meta": np.asarray(json.dumps(meta))}
+                save(file, **held, **arrays)
 
         files.write(self._path(key), write)
 
@@ -161,8 +187,17 @@ class Study:
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
             if coarse is not None and fine is not None:
                 target = self.limit.at(coarse.basis.nodes)
-                error = lambda values, target=target: float(np.abs(values - target)[:-1].max())
-                errors.append((row.depth, error(fine.at(coarse.basis.nodes)), error(richardson(coarse, fine, order))))
+
+                def error(values, target=target):
+                    return float(np.abs(values - target)[:-1].max())
+
+                errors.append(
+                    (
+                        row.depth,
+                        error(fine.at(coarse.basis.nodes)),
+                        error(richardson(coarse, fine, order)),
+                    )
+                )
         return errors
 
     def collapse(self, scheme: str, order: int) -> list[tuple[int, float]]:
@@ -171,7 +206,10 @@ class Study:
         for row in self.of(scheme):
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
             if coarse is not None and fine is not None:
-                one, two = scaled_error(coarse, self.limit, order), scaled_error(fine, self.limit, order)[::2]
+                one, two = (
+                    scaled_error(coarse, self.limit, order),
+                    scaled_error(fine, self.limit, order)[::2],
+                )
                 gaps.append((row.depth, float(np.abs(one - two).max() / np.abs(two).max())))
         return gaps
 
@@ -221,7 +259,9 @@ def study(
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
     checks.whole("starts", starts)
     if not isinstance(schemes, Mapping) or not schemes:
-        raise InputError(f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}")
+        raise InputError(
+            f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}"
+        )
     if not depths or depths[0] < 2 or any(n != int(n) for n in depths):
         raise InputError(f"depths must be whole numbers >= 2, got {depths}")
     kept = {} if kept is None else kept
@@ -233,7 +273,11 @@ def study(
     if "boundary" not in kept and _is_small(problem):
         kept["boundary"] = Kept(pontryagin(problem, start), {})
     fine = np.linspace(0, 1, 1001)
-    apart = float(np.abs(kept["boundary"].minimum.at(fine) - limit.at(fine)).max()) if "boundary" in kept else np.nan
+    apart = (
+        float(np.abs(kept["boundary"].minimum.at(fine) - limit.at(fine)).max())
+        if "boundary" in kept
+        else np.nan
+    )
     met = {"discrete": at_start["basins"], "continuum": at_limit["basins"]}
     done = Study(limit, at_limit["error"], apart, at_start["curvature"], met)
     yield f"continuum, {limit.iterations} iterations", done
@@ -243,13 +287,21 @@ def study(
             key = f"{name}-{depth}"
             if key not in kept:
                 objective = discrete(problem, scheme, depth)
-                tries = [restarted(objective, last)] if cascade else random_starts(objective, starts, seed)
+                tries = (
+                    [restarted(objective, last)]
+                    if cascade
+                    else random_starts(objective, starts, seed)
+                )
                 best = minimise(objective, tries)[0]
-                kept[key] = Kept(best, _measured(objective, limit) | {"residual": _residual(problem, best)})
+                kept[key] = Kept(
+                    best, _measured(objective, limit) | {"residual": _residual(problem, best)}
+                )
             last, measured = kept[key]
             reached = {what: getattr(last, what) for what in ("energy", "gradient", "iterations")}
             seen = {what: measured[what] for what in FURTHER}
-            done.rows.append(Row(scheme=name, depth=depth, **reached, **seen, distances=distances(last, limit)))
+            done.rows.append(
+                Row(scheme=name, depth=depth, **reached, **seen, distances=distances(last, limit))
+            )
             done.weights[name, depth] = last
             yield f"{name}, depth {depth}, {last.iterations} iterations", done
 
@@ -264,8 +316,13 @@ def _branch(problem: Problem, first: Objective, starts: int, seed: int) -> tuple
     limit = min((*fine, *carried), key=lambda m: m.energy)
     back = minimise(first, [restarted(first, limit)])
     start = min((*coarse, *back), key=lambda m: distances(m, limit)["l2"])
-    at_limit = {"basins": basins(fine), "error": abs(limit.energy - adaptive_energy(problem, limit))}
-    return Kept(limit, at_limit), Kept(start, {"basins": basins(coarse), "curvature": curvature(first, start)})
+    at_limit = {
+        "basins": basins(fine),
+        "error": abs(limit.energy - adaptive_energy(problem, limit)),
+    }
+    return Kept(limit, at_limit), Kept(
+        start, {"basins": basins(coarse), "curvature": curvature(first, start)}
+    )
 
 
 def _different(minima: Sequence[Minimum]) -> list[Minimum]:
@@ -291,7 +348,9 @@ def _residual(problem: Problem, minimum: Minimum) -> float:
 
 def _is_bolza(problem: Problem) -> bool:
     """Whether Pontryagin's equations are those of the problem."""
-    weights = problem.weights.values() if isinstance(problem.weights, Mapping) else [problem.weights]
+    weights = (
+        problem.weights.values() if isinstance(problem.weights, Mapping) else [problem.weights]
+    )
     return isinstance(problem.penalty, Sobolev) and problem.penalty.power == 1 and min(weights) > 0
 
 

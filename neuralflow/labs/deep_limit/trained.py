@@ -36,7 +36,9 @@ from neuralflow.statistics import fitted_order
 class Residual(nnx.Module):
     """The branch V sigma(W x / sqrt(q)) / sqrt(m) on states of dimension q with m hidden units; V = 0 at the start."""
 
-    def __init__(self, dimension: int, hidden: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs):
+    def __init__(
+        self, dimension: int, hidden: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs
+    ):
         self.V = nnx.Param(jnp.zeros((dimension, hidden)))
         self.W = nnx.Param(jax.random.normal(rngs.params(), (hidden, dimension), float))
         self.activation = activation
@@ -100,11 +102,18 @@ def train(
     for depth in depths:
         checks.whole("a depth", depth, least=2)
     checks.whole("steps", steps)
-    for name, function in {"make": make, "loss": loss, "batch": batch, "optimiser": optimiser}.items():
+    for name, function in {
+        "make": make,
+        "loss": loss,
+        "batch": batch,
+        "optimiser": optimiser,
+    }.items():
         checks.function(name, function)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise InputError(f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}")
+        raise InputError(
+            f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}"
+        )
     (count,) = lengths.pop()
 
     def one(case: Any, arrays: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
@@ -112,15 +121,24 @@ def train(
         checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
         named = _names(depth_bases(model))
         if not named:
-            raise InputError("no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field")
+            raise InputError(
+                "no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field"
+            )
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
-        checks.instance("what optimiser(...) returns", rule, optax.GradientTransformation, "from optax, such as optax.sgd(0.1)")
+        checks.instance(
+            "what optimiser(...) returns",
+            rule,
+            optax.GradientTransformation,
+            "from optax, such as optax.sgd(0.1)",
+        )
 
         def value(params: Any, seen: Any) -> tuple[Array, Array]:
             result = loss(nnx.merge(graphdef, params, rest), seen)
             if not isinstance(result, tuple) or len(result) != 2:
-                raise InputTypeError("loss(model, batch) must return a scalar and the outputs: return loss, outputs")
+                raise InputTypeError(
+                    "loss(model, batch) must return a scalar and the outputs: return loss, outputs"
+                )
             return result
 
         def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -129,18 +147,33 @@ def train(
             return optax.apply_updates(carry[0], updates), memory
 
         params, _ = lax.fori_loop(0, steps, step, (params, rule.init(params)))
-        final_loss, outputs = value(params, batch(arrays[0], case, jnp.asarray(0)) if arrays[1] is None else arrays[1])
-        weights = {named[path]: leaf.get_value() for path, leaf in nnx.to_flat_state(params) if path in named}
+        final_loss, outputs = value(
+            params, batch(arrays[0], case, jnp.asarray(0)) if arrays[1] is None else arrays[1]
+        )
+        weights = {
+            named[path]: leaf.get_value()
+            for path, leaf in nnx.to_flat_state(params)
+            if path in named
+        }
         return weights, outputs, final_loss
 
     mesh = Mesh(np.asarray(jax.devices()[: math.gcd(count, jax.device_count())]), ("cases",))
     rows = PartitionSpec("cases")
     cases = jax.device_put(cases, NamedSharding(mesh, rows))
     replicated = jax.device_put((data, probe), NamedSharding(mesh, PartitionSpec()))
-    spread = {"mesh": mesh, "in_specs": (rows, PartitionSpec()), "out_specs": rows, "check_vma": False}
+    spread = {
+        "mesh": mesh,
+        "in_specs": (rows, PartitionSpec()),
+        "out_specs": rows,
+        "check_vma": False,
+    }
     for depth in depths:
-        every = jax.vmap(lambda case, arrays, depth=depth: one(case, arrays, depth), in_axes=(0, None))
-        weights, outputs, losses = jax.tree.map(np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, replicated))
+        every = jax.vmap(
+            lambda case, arrays, depth=depth: one(case, arrays, depth), in_axes=(0, None)
+        )
+        weights, outputs, losses = jax.tree.map(
+            np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, replicated)
+        )
         yield Trained(depth, weights, outputs, losses)
 
 
@@ -169,13 +202,20 @@ def descend(
     Inputs and targets are standard normal, another draw for every seed and the same at every depth; the loss is the
     mean over samples of |h_L - y|^2 / 2. `alike`: W starts equal in all layers, or with another draw in each.
     """
-    for name, count in {"seeds": seeds, "samples": samples, "dimension": dimension, "iterations": iterations}.items():
+    for name, count in {
+        "seeds": seeds,
+        "samples": samples,
+        "dimension": dimension,
+        "iterations": iterations,
+    }.items():
         checks.whole(name, count)
     checks.function("activation", activation)
     init = tied if alike else independent
 
     def make(depth: int, seed: Array) -> nnx.Module:
-        branch = lambda rngs: Residual(dimension, hidden, activation, rngs=rngs)
+        def branch(rngs):
+            return Residual(dimension, hidden, activation, rngs=rngs)
+
         rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(1), seed))
         field = DepthVarying(branch, PiecewiseConstant(depth), rngs=rngs, init=init)
         return NeuralODE(field, FixedGrid(Euler(), steps=depth))
@@ -206,7 +246,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 def gaussian_pairs(seed: Any, samples: int, dimension: int) -> tuple[Array, Array]:
     """Inputs and targets of `descend`, (samples, dimension) each."""
-    x, y = jax.random.normal(jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float)
+    x, y = jax.random.normal(
+        jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float
+    )
     return x, y
 
 
@@ -214,16 +256,28 @@ def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " 
     """How far networks are from deeper ones: every weight (the largest norm over nodes of the difference at equal depth
     k / L), the outputs (root mean square) and the loss."""
     if reference.depth < network.depth:
-        raise InputError(f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please")
+        raise InputError(
+            f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please"
+        )
     if reference.depth % network.depth:
-        raise InputError(f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}")
+        raise InputError(
+            f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}"
+        )
     every = reference.depth // network.depth
     distances = {
-        name: np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(axis=1)
+        name: np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(
+            axis=1
+        )
         for name, w in network.weights.items()
     }
-    outputs = network.outputs.reshape(len(network.losses), -1) - reference.outputs.reshape(len(network.losses), -1)
-    return {**distances, "output": np.sqrt(np.mean(outputs**2, axis=1)), "loss": np.abs(network.losses - reference.losses)}
+    outputs = network.outputs.reshape(len(network.losses), -1) - reference.outputs.reshape(
+        len(network.losses), -1
+    )
+    return {
+        **distances,
+        "output": np.sqrt(np.mean(outputs**2, axis=1)),
+        "loss": np.abs(network.losses - reference.losses),
+    }
 
 
 @dataclass(frozen=True)
@@ -258,25 +312,41 @@ def scaling(networks: Iterable[Trained]) -> Scaling:
     """
     everyone = sorted(networks, key=lambda network: network.depth)
     if len({network.depth for network in everyone}) < max(3, len(everyone)):
-        raise InputError(f"exponents need three different depths or more, got {[network.depth for network in everyone]}")
+        raise InputError(
+            f"exponents need three different depths or more, got {[network.depth for network in everyone]}"
+        )
     *shallow, reference = everyone
     measured = [gaps(network, reference) for network in shallow]
 
-    def exponents(of: Sequence[Trained], series: Sequence[np.ndarray], finite: int | None = None) -> np.ndarray:
+    def exponents(
+        of: Sequence[Trained], series: Sequence[np.ndarray], finite: int | None = None
+    ) -> np.ndarray:
         depths = [network.depth for network in of]
-        fits = (fitted_order(depths, list(case), least=1, reference=finite) for case in np.transpose(series))
+        fits = (
+            fitted_order(depths, list(case), least=1, reference=finite)
+            for case in np.transpose(series)
+        )
         return np.asarray([np.nan if p is None else p for p in fits])
 
     def moved(name: str) -> bool:
         """Whether layers differ by more than rounding."""
         rounding = 100 * np.finfo(reference.weights[name].dtype).eps
-        return all((network.increment(name) > rounding * network.largest(name)).all() for network in everyone)
+        return all(
+            (network.increment(name) > rounding * network.largest(name)).all()
+            for network in everyone
+        )
 
     names = list(reference.weights)
-    statistic = lambda what, names: {n: exponents(everyone, [getattr(t, what)(n) for t in everyone]) for n in names}
+
+    def statistic(what, names):
+        return {n: exponents(everyone, [getattr(t, what)(n) for t in everyone]) for n in names}
+
     steps = [name for name in names if moved(name)]
     return Scaling(
-        gaps={name: exponents(shallow, [gap[name] for gap in measured], reference.depth) for name in measured[0]},
+        gaps={
+            name: exponents(shallow, [gap[name] for gap in measured], reference.depth)
+            for name in measured[0]
+        },
         largest=statistic("largest", names),
         increment=statistic("increment", steps),
         variation=statistic("variation", steps),

@@ -75,7 +75,9 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
     checks.function("map", mapping)
     checks.whole("terms", terms)
     if back is None and not isinstance(mapping, NeuralODE | Composition | Inverse):
-        raise InputTypeError("the inverse of a plain function is not known; give it: logarithm(mapping, back)")
+        raise InputTypeError(
+            "the inverse of a plain function is not known; give it: logarithm(mapping, back)"
+        )
     back = inverse(mapping) if back is None else back
     checks.function("back", back)
     j = np.arange(1, terms + 1)
@@ -91,7 +93,9 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
             y, z = ahead(ends[0]), behind(ends[1])
             return (y, z), jax.tree.map(lambda a, b: weight.astype(a.dtype) * (a - b), y, z)
 
-        return jax.tree.map(lambda a: jnp.sum(a, axis=0), lax.scan(advance, (x, x), jnp.asarray(weights))[1])
+        return jax.tree.map(
+            lambda a: jnp.sum(a, axis=0), lax.scan(advance, (x, x), jnp.asarray(weights))[1]
+        )
 
     return from_function(velocity, modules)
 
@@ -101,7 +105,12 @@ class Composition(nnx.Module):
 
     def __init__(self, *flows: Any):
         for k, flow in enumerate(flows):
-            checks.instance(f"flow {k}", flow, NeuralODE | Composition | Inverse, "a NeuralODE, a Composition or an inverse")
+            checks.instance(
+                f"flow {k}",
+                flow,
+                NeuralODE | Composition | Inverse,
+                "a NeuralODE, a Composition or an inverse",
+            )
         self.flows = nnx.List(flows)
 
     def __call__(self, x: Any) -> Any:

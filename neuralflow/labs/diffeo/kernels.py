@@ -31,7 +31,9 @@ _STEPS = 150
 _UNITS = "give it in units of the points"
 
 
-def gaussian(x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any) -> Float[Array, "*batch m n"]:
+def gaussian(
+    x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any
+) -> Float[Array, "*batch m n"]:
     """The matrix k(x_i, y_j)."""
     gaps = x[..., :, None, :] - y[..., None, :, :]
     return jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * width**2))
@@ -50,7 +52,11 @@ class KernelField(nnx.Module):
 
     def __init__(self, centres: Any, width: float, momenta: Any = None):
         centres = _points("centres", centres)
-        momenta = jnp.zeros_like(centres) if momenta is None else _like("momenta", momenta, centres, "centres")
+        momenta = (
+            jnp.zeros_like(centres)
+            if momenta is None
+            else _like("momenta", momenta, centres, "centres")
+        )
         checks.positive("width, the kernel's,", width, _UNITS)
         self.centres = nnx.data(centres)
         self.momenta = nnx.Param(momenta)
@@ -108,14 +114,18 @@ class Geodesic(nnx.Module):
     The landmarks stay as they are given; the momenta are an nnx.Param.
     """
 
-    def __init__(self, landmarks: Any, momenta: Any, width: float, solve: Discretisation | None = None):
+    def __init__(
+        self, landmarks: Any, momenta: Any, width: float, solve: Discretisation | None = None
+    ):
         landmarks = _points("landmarks", landmarks)
         momenta = _like("momenta", momenta, landmarks, "landmarks")
         checks.positive("width, the kernel's,", width, _UNITS)
         self.landmarks = nnx.data(landmarks)
         self.momenta = nnx.Param(momenta)
         self.width = float(width)
-        self.layer = NeuralODE(_Shooting(self.width), FixedGrid(RK4(), steps=32) if solve is None else solve)
+        self.layer = NeuralODE(
+            _Shooting(self.width), FixedGrid(RK4(), steps=32) if solve is None else solve
+        )
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
         """Points where the geodesic ends."""
@@ -130,10 +140,14 @@ class Geodesic(nnx.Module):
         """Points in the precision of the landmarks."""
         dimension = self.landmarks.shape[1]
         if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
-            raise InputError(f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}")
+            raise InputError(
+                f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}"
+            )
         return jnp.asarray(x, self.landmarks.dtype)
 
-    def path(self, depths: Any = None) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
+    def path(
+        self, depths: Any = None
+    ) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
         """Landmarks and momenta along the geodesic: at `depths` in [0, 1], or at all steps of a fixed grid."""
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
@@ -157,7 +171,14 @@ class Geodesic(nnx.Module):
         return self.landmarks, self.momenta[...]
 
 
-def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, solve: Discretisation | None = None) -> Geodesic:
+def register(
+    source: Any,
+    target: Any,
+    width: float,
+    *,
+    fidelity: float = 1e4,
+    solve: Discretisation | None = None,
+) -> Geodesic:
     """The geodesic that takes landmarks `source` (n, d) to `target` (n, d), in order: least H + fidelity / 2 * sum |q(1) - target|^2.
 
     By Levenberg and Marquardt's method on the momenta, to some four digits. A larger `fidelity` matches closer at a longer
@@ -166,7 +187,10 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
     """
     # optimistix keeps numbers of its own in JAX's default precision.
-    source, target = (_points(name, p).astype(jnp.result_type(float)) for name, p in (("source", source), ("target", target)))
+    source, target = (
+        _points(name, p).astype(jnp.result_type(float))
+        for name, p in (("source", source), ("target", target))
+    )
     target = _like("target", target, source, "source")
     if any(isinstance(points, core.Tracer) for points in (source, target)):
         raise InputTypeError(
@@ -175,7 +199,9 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     gaps = np.linalg.norm(np.asarray(source[:, None] - source), axis=-1) + np.eye(len(source))
     if gaps.min() < 1e-6 * width:
         i, j = np.unravel_index(gaps.argmin(), gaps.shape)
-        raise InputError(f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out")
+        raise InputError(
+            f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out"
+        )
     checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
     eps = float(jnp.finfo(source.dtype).eps)
@@ -183,7 +209,9 @@ def register(source: Any, target: Any, width: float, *, fidelity: float = 1e4, s
     kept = np.asarray(values) > eps**0.5 * float(values[-1])
     basis = vectors[:, kept] / jnp.sqrt(values[kept])
     graphdef, state = nnx.split(flow)
-    momenta, failed = _matched(graphdef, (state, basis, target, jnp.asarray(fidelity, source.dtype)))
+    momenta, failed = _matched(
+        graphdef, (state, basis, target, jnp.asarray(fidelity, source.dtype))
+    )
     if failed:
         raise SolveError(
             f"no geodesic was found in {_STEPS} steps; take a larger width, a smaller fidelity, or landmarks that are closer to their targets",
@@ -235,18 +263,24 @@ def action(layer: NeuralODE) -> Float[Array, ""]:
     Among flows that do the same to the data it is least where ||V_t|| is constant.
     """
     energies, shares = _energies(layer)
-    return jnp.sum(jnp.asarray(shares, energies.dtype) * energies) * abs(raw(layer.t1) - raw(layer.t0))
+    return jnp.sum(jnp.asarray(shares, energies.dtype) * energies) * abs(
+        raw(layer.t1) - raw(layer.t0)
+    )
 
 
 def _energies(layer: NeuralODE) -> tuple[Array, np.ndarray]:
     """||V_t||^2 in the middle of every step, and the steps' shares of the interval."""
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     plan = layer.plan
-    return over_depth(_energy, layer.field, plan.local(0.5), plan.steps), np.abs(plan.lengths) / plan.total
+    return over_depth(_energy, layer.field, plan.local(0.5), plan.steps), np.abs(
+        plan.lengths
+    ) / plan.total
 
 
 def _energy(field: Any) -> Array:
-    checks.instance("the field", field, KernelField, "a nf.labs.diffeo.KernelField, or a DepthVarying of one")
+    checks.instance(
+        "the field", field, KernelField, "a nf.labs.diffeo.KernelField, or a DepthVarying of one"
+    )
     return field.energy()
 
 
@@ -260,7 +294,9 @@ def _points(name: str, value: Any) -> Array:
     if len(np.shape(value)) != 2 or not np.size(value):
         raise InputError(f"{name} are points in rows, (n, d), got shape {np.shape(value)}")
     value = jnp.asarray(value)
-    value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+    value = (
+        value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+    )
     if not isinstance(value, core.Tracer) and not bool(jnp.isfinite(value).all()):
         raise InputError(f"{name} must be finite")
     return value
@@ -268,5 +304,7 @@ def _points(name: str, value: Any) -> Array:
 
 def _like(name: str, value: Any, points: Array, other: str) -> Array:
     if jnp.shape(value) != points.shape:
-        raise InputError(f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}")
+        raise InputError(
+            f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}"
+        )
     return jnp.asarray(value, points.dtype)

@@ -104,7 +104,11 @@ def _(module: nnx.Conv) -> Array:
     The second: every input pixel is read by at most as many outputs as there are taps.
     """
     padding = module.padding if isinstance(module.padding, str) else "SAME"
-    if module.feature_group_count != 1 or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL") or module.mask is not None:
+    if (
+        module.feature_group_count != 1
+        or padding not in ("SAME", "VALID", "CIRCULAR", "CAUSAL")
+        or module.mask is not None
+    ):
         raise InputTypeError(
             "the bound of a convolution is known with one group, without a mask, and with padding by zeros or in circles, got "
             f"{module.feature_group_count} groups, padding {padding}, mask {'none' if module.mask is None else 'given'}"
@@ -124,7 +128,9 @@ def _(module: nnx.Sequential) -> Array:
 @lipschitz_rule.register
 def _(module: MLP) -> Array:
     first, *rest = module.dense
-    kernel = first.kernel[...][:-1] if module.time else first.kernel[...]  # depth time is the last input
+    kernel = (
+        first.kernel[...][:-1] if module.time else first.kernel[...]
+    )  # depth time is the last input
     slope = lipschitz(module.activation) ** len(rest)
     return spectral_norm(kernel) * slope * _product(*rest)
 
@@ -179,7 +185,9 @@ class SpectralNorm(nnx.Module):
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         checks.positive("bound", bound, _EXAMPLE)
         self.dense, self.bound, self.use_running_average = dense, float(bound), False
-        self.vector = nnx.BatchStat(_unit(jax.random.normal(rngs.params(), (dense.kernel.shape[1],), dense.kernel.dtype)))
+        self.vector = nnx.BatchStat(
+            _unit(jax.random.normal(rngs.params(), (dense.kernel.shape[1],), dense.kernel.dtype))
+        )
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
         """The normalised layer's output."""
@@ -244,7 +252,9 @@ def bounds(layer: NeuralODE) -> Bounds:
         inner = sum((abs(a) * k for a, k in zip(row, slopes, strict=False)), jnp.zeros(()))
         here = over_depth(lipschitz, layer.field, plan.local(float(share)), plan.steps)
         slopes.append(here * (1 + jnp.abs(h) * inner))
-    residual = jnp.abs(h) * sum((abs(b) * k for b, k in zip(weights, slopes, strict=True)), jnp.zeros(()))
+    residual = jnp.abs(h) * sum(
+        (abs(b) * k for b, k in zip(weights, slopes, strict=True)), jnp.zeros(())
+    )
     below = jnp.maximum(1 - residual, 0)
     return Bounds(residual, jnp.exp(jnp.sum(jnp.log1p(residual))), jnp.exp(jnp.sum(jnp.log(below))))
 
@@ -253,10 +263,14 @@ def check(layer: NeuralODE) -> None:
     """ValueError unless every block of a layer is known to be a diffeomorphism: h Lip(V) < 1, by `bounds`."""
     bound = bounds(layer).residual
     if isinstance(bound, core.Tracer):
-        raise InputTypeError("check() looks at numbers; call it outside of transformations, or read bounds(layer) inside")
+        raise InputTypeError(
+            "check() looks at numbers; call it outside of transformations, or read bounds(layer) inside"
+        )
     residual = np.asarray(bound)
     if not np.isfinite(residual).all():
-        raise InputError("the weights of the layer are not finite, or so large that their bound is not; mend them first")
+        raise InputError(
+            "the weights of the layer are not finite, or so large that their bound is not; mend them first"
+        )
     if not (residual < 1).all():
         worst = int(residual.argmax())
         more = int(np.ceil(residual.max() * len(residual))) + 1
@@ -266,10 +280,15 @@ def check(layer: NeuralODE) -> None:
         )
 
 
-def over_depth(function: Callable[[Any], Array], field: nnx.Module, local: Local, count: int) -> Array:
+def over_depth(
+    function: Callable[[Any], Array], field: nnx.Module, local: Local, count: int
+) -> Array:
     """A number of the plain module at many depths, (count,): `local` are cells and local coordinates in each of its bases."""
     graphdef, state = nnx.split(field)
-    return _over_depth((function, graphdef, count), (state, [(jnp.asarray(cell), jnp.asarray(s)) for cell, s in local]))
+    return _over_depth(
+        (function, graphdef, count),
+        (state, [(jnp.asarray(cell), jnp.asarray(s)) for cell, s in local]),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -277,7 +296,10 @@ def _over_depth(static: Any, data: Any) -> Array:
     function, graphdef, count = static
     state, local = data
     field = nnx.merge(graphdef, state)
-    one = lambda local: function(field_in_step(field, local))
+
+    def one(local):
+        return function(field_in_step(field, local))
+
     return jax.vmap(one)(local) if local else jnp.broadcast_to(one(local), (count,))
 
 
@@ -291,7 +313,11 @@ def _tableau(scheme: Any) -> tuple[list[float], list[Any], list[float]]:
         )
     tableau: Any = scheme.tableau
     count = used_stages(tableau)
-    return [0.0, *tableau.c[: count - 1]], [(), *tableau.a_lower[: count - 1]], list(tableau.b_sol[:count])
+    return (
+        [0.0, *tableau.c[: count - 1]],
+        [(), *tableau.a_lower[: count - 1]],
+        list(tableau.b_sol[:count]),
+    )
 
 
 def _flow_bounds(field: nnx.Module, ends: Any, length: Any) -> Bounds:

@@ -33,22 +33,34 @@ def deformed_grid(
     each, count = 6, 6 * (lines - 1) + 1
     ends = zip(np.broadcast_to(low, 2), np.broadcast_to(high, 2), strict=True)
     box: Any = [np.linspace(a, b, count) for a, b in ends]
-    points = jnp.asarray(np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float))
+    points = jnp.asarray(
+        np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float)
+    )
     places = np.asarray(mapping(points))
     if places.shape != points.shape or not np.isfinite(places).all():
-        raise InputError(f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}")
+        raise InputError(
+            f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}"
+        )
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):
             axis.plot(*line.T, color="0.55", linewidth=0.6, zorder=1)
     folded = np.linalg.det(np.asarray(jacobian(mapping, points))).reshape(count, count) <= 0
-    corners = np.stack([places[:-1, :-1], places[1:, :-1], places[1:, 1:], places[:-1, 1:]], axis=-2)
+    corners = np.stack(
+        [places[:-1, :-1], places[1:, :-1], places[1:, 1:], places[:-1, 1:]], axis=-2
+    )
     folds = corners[folded[:-1, :-1] & folded[1:, 1:]]
     if len(folds):
         from matplotlib.collections import PolyCollection
 
         axis.add_collection(
-            PolyCollection(list(folds), facecolor=plots.COLOURS[1], edgecolor=plots.COLOURS[1], linewidth=0.2, zorder=2)
+            PolyCollection(
+                list(folds),
+                facecolor=plots.COLOURS[1],
+                edgecolor=plots.COLOURS[1],
+                linewidth=0.2,
+                zorder=2,
+            )
         )
     if x is not None:
         moved = np.asarray(mapping(jnp.asarray(x)))

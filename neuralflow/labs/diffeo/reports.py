@@ -73,29 +73,43 @@ class Report:
             return "The flow of these weights is a diffeomorphism everywhere; the solve follows it to its tolerances."
         if self.certified:
             return "It is a diffeomorphism everywhere: every block is x + g(x) with Lip(g) < 1."
-        return (
-            f"It folds at none of {self.samples} samples; elsewhere nothing is known, for its weights have no bound below one."
-        )
+        return f"It folds at none of {self.samples} samples; elsewhere nothing is known, for its weights have no bound below one."
 
     def rows(self) -> list[tuple[str, str, str]]:
         """What, the number measured on the samples, and the bound that holds everywhere."""
-        known = lambda value: "unknown" if value is None else f"{value:.3g}"
+
+        def known(value):
+            return "unknown" if value is None else f"{value:.3g}"
+
         error = "not found" if self.inverse_error is None else f"{self.inverse_error:.2e}"
         return [
             ("error of the inverse", error, "-"),
             ("error of walking back", f"{self.reverse_error:.2e}", "-"),
-            ("least det D", f"{self.least_determinant:.3g}", "> 0" if self.certified else "unknown"),
+            (
+                "least det D",
+                f"{self.least_determinant:.3g}",
+                "> 0" if self.certified else "unknown",
+            ),
             ("folded share", f"{self.folded:.2%}", "0" if self.certified else "unknown"),
             ("largest stretch", f"{self.stretch:.3g}", known(self.expansion)),
             ("least stretch", f"{self.squeeze:.3g}", known(self.contraction)),
-            ("largest Lip(block - Id)", "-", "no blocks" if self.certified and self.residual is None else known(self.residual)),
+            (
+                "largest Lip(block - Id)",
+                "-",
+                "no blocks" if self.certified and self.residual is None else known(self.residual),
+            ),
             ("mean path length", f"{self.path_length:.3g}", "-"),
             ("spread of the speed", f"{self.variation:.2%}", "-"),
         ]
 
     def record(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return {**vars(self), "speeds": list(self.speeds), "variation": self.variation, "certified": self.certified}
+        return {
+            **vars(self),
+            "speeds": list(self.speeds),
+            "variation": self.variation,
+            "certified": self.certified,
+        }
 
     def __str__(self) -> str:
         cells = [("", "on samples", "everywhere"), *self.rows()]
@@ -119,7 +133,13 @@ def report(layer: NeuralODE, x: Any) -> Report:
         raise InputError(f"a report needs samples, got x of shape {jax.tree.map(jnp.shape, x)}")
     blocks = block_determinants(layer, x) if layer.discretisation.planned else None
     y = layer(x)
-    apart = lambda other: max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True))
+
+    def apart(other):
+        return max(
+            float(jnp.abs(a - b).max())
+            for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True)
+        )
+
     try:
         inverse_error = apart(inverse(layer)(y))
     except SolveError:
@@ -131,7 +151,9 @@ def report(layer: NeuralODE, x: Any) -> Report:
         folded |= (blocks.sign <= 0).any(axis=0)
     stretches = jnp.linalg.svd(slopes, compute_uv=False)
     known, reason = _known(layer)
-    if known[1] is not None and (stretches.max() > known[1] * (1 + 1e-5) or (known[2] and bool(folded.any()))):
+    if known[1] is not None and (
+        stretches.max() > known[1] * (1 + 1e-5) or (known[2] and bool(folded.any()))
+    ):
         known = (None, None, None)
         reason = "The samples contradict the bounds: a rule taught to nf.labs.diffeo.lipschitz_rule is wrong."
     path_length, speeds = _speeds(layer, x)
@@ -157,7 +179,10 @@ def _speeds(layer: NeuralODE, x: Any) -> tuple[float, tuple[float, ...]]:
     if layer.discretisation.planned:
         depths, times = None, np.abs(layer.plan.lengths)
     else:
-        depths, times = jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS), np.ones(_DEPTHS - 1)
+        depths, times = (
+            jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS),
+            np.ones(_DEPTHS - 1),
+        )
     times = times / times.sum() * abs(stop - start)
     paths = jax.vmap(lambda state: flat(state)[0])(layer.trajectory(x, depths))
     lengths = jnp.linalg.norm(jnp.diff(paths, axis=0), axis=2)
@@ -174,4 +199,8 @@ def _known(layer: NeuralODE) -> tuple[tuple[float | None, float | None, float | 
         residual, expansion, contraction = bounds(layer)
     except TypeError as error:
         return (None, None, None), str(error)
-    return (float(residual.max()) if residual.size else None, float(expansion), float(contraction)), ""
+    return (
+        float(residual.max()) if residual.size else None,
+        float(expansion),
+        float(contraction),
+    ), ""

@@ -59,7 +59,9 @@ def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
     """values at the places to which Id + u takes the nodes: an image (n_1, ..., n_d, *rest) pulled back by the map."""
     shape = _checked(u)
     if jnp.shape(values)[: len(shape)] != shape:
-        raise InputError(f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}")
+        raise InputError(
+            f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}"
+        )
     return interpolate(values, nodes(shape, u.dtype) + u)
 
 
@@ -92,7 +94,10 @@ def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "...
     checks.whole("squarings", squarings, least=0)
     velocity, failed = _roots(_finite(u), squarings)
     return _unless_failed(
-        velocity, failed, u, "Id + u has no logarithm that the iteration finds: it folds, or is too far from the identity"
+        velocity,
+        failed,
+        u,
+        "Id + u has no logarithm that the iteration finds: it folds, or is too far from the identity",
     )
 
 
@@ -104,7 +109,9 @@ def inverse(u: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """
     _checked(u)
     value, failed = _newton(_finite(u))
-    return _unless_failed(value, failed, u, "Id + u is not inverted: it folds, or bends too sharply")
+    return _unless_failed(
+        value, failed, u, "Id + u is not inverted: it folds, or bends too sharply"
+    )
 
 
 @jax.jit
@@ -112,7 +119,11 @@ def _newton(u: Array) -> tuple[Array, Array]:
     places, units = nodes(u.shape[:-1], u.dtype), jnp.eye(u.shape[-1], dtype=u.dtype)
 
     def step(w: Array, u: Array) -> Array:
-        push = lambda unit: jax.jvp(lambda p: interpolate(u, p), (places + w,), (jnp.broadcast_to(unit, w.shape),))[1]
+        def push(unit):
+            return jax.jvp(
+                lambda p: interpolate(u, p), (places + w,), (jnp.broadcast_to(unit, w.shape),)
+            )[1]
+
         slopes = jnp.moveaxis(jax.vmap(push)(units), 0, -1) + units
         return w - jnp.linalg.solve(slopes, (w + warp(u, w))[..., None])[..., 0]
 
@@ -123,7 +134,9 @@ def _newton(u: Array) -> tuple[Array, Array]:
 @functools.partial(jax.jit, static_argnums=1)
 def _roots(u: Array, count: int) -> tuple[Array, Array]:
     """2^count times the 2^count-th root of Id + u, less Id, and whether one of the roots was not found."""
-    root = lambda w, u: w + (u - compose(w, w)) / 2
+
+    def root(w, u):
+        return w + (u - compose(w, w)) / 2
 
     def halve(carry: Any, _: Any) -> Any:
         u, failed = carry
@@ -139,7 +152,9 @@ def _fixed(step: Callable[[Array, Array], Array], start: Array, u: Array) -> tup
     eps = float(jnp.finfo(u.dtype).eps)
     size = float(max(u.shape))  # indices are of this size, and so are their roundings
     finder = optx.FixedPointIteration(rtol=4 * eps, atol=4 * eps * size, norm=optx.max_norm)
-    adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(rtol=1e3 * eps, atol=1e3 * eps, stagnation_iters=100))
+    adjoint = optx.ImplicitAdjoint(
+        linear_solver=lx.GMRES(rtol=1e3 * eps, atol=1e3 * eps, stagnation_iters=100)
+    )
     point = optx.fixed_point(step, finder, start, u, max_steps=512, throw=False, adjoint=adjoint)
     return point.value, point.result != optx.RESULTS.successful
 
@@ -169,7 +184,8 @@ def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
         corners = []
         for corner in itertools.product((0, 1), repeat=dimension):
             cut = tuple(
-                slice(None) if b == a else slice(bit, n - 1 + bit) for b, (bit, n) in enumerate(zip(corner, shape, strict=True))
+                slice(None) if b == a else slice(bit, n - 1 + bit)
+                for b, (bit, n) in enumerate(zip(corner, shape, strict=True))
             )
             corners.append(slope[cut])
         rises.append(jnp.stack(corners, axis=-2))

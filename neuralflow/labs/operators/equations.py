@@ -62,27 +62,44 @@ class DifferentialOperator(nnx.Module):
                 raise InputTypeError(
                     f"a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw them, got rngs={rngs!r}"
                 )
-            sizes = np.sqrt((_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1))))
+            sizes = np.sqrt(
+                (_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1)))
+            )
             scale = 1 / (sizes * math.sqrt(inputs * shape[0]))
-            coefficients = jax.random.normal(rngs.params(), shape, param_dtype) * jnp.asarray(scale, param_dtype)[:, None, None]
+            coefficients = (
+                jax.random.normal(rngs.params(), shape, param_dtype)
+                * jnp.asarray(scale, param_dtype)[:, None, None]
+            )
         elif np.shape(coefficients) != shape:
             raise InputError(
                 f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} out have shape {shape}, got "
                 f"{np.shape(coefficients)}"
             )
         self.coefficients = nnx.Param(jnp.asarray(coefficients, param_dtype))
-        self.dimension, self.spacing, self.boundary, self.dtype = dimension, spacing, boundary, dtype
+        self.dimension, self.spacing, self.boundary, self.dtype = (
+            dimension,
+            spacing,
+            boundary,
+            dtype,
+        )
 
     @property
     def kernel(self) -> Array:
         """The kernel of the convolution that it is, (3, in, out) or (3, 3, in, out)."""
         values = self.coefficients[...]
-        return jnp.tensordot(jnp.asarray(_stencils(self.dimension, self.spacing), values.dtype), values, ((0,), (0,)))
+        return jnp.tensordot(
+            jnp.asarray(_stencils(self.dimension, self.spacing), values.dtype), values, ((0,), (0,))
+        )
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """The operator on x, of its dtype."""
         inputs = self.coefficients[...].shape[1]
-        if x.ndim < self.dimension + 1 or x.shape[-1] != inputs or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
+        if (
+            x.ndim < self.dimension + 1
+            or x.shape[-1] != inputs
+            or not x.size
+            or not jnp.issubdtype(x.dtype, jnp.floating)
+        ):
             raise InputError(
                 f"this operator takes floating arrays with {self.dimension} axes of space and {inputs} channels behind them, got {x.dtype} of "
                 f"shape {x.shape}"
@@ -94,7 +111,9 @@ class DifferentialOperator(nnx.Module):
         if self.boundary == "dirichlet":
             y = convolution(y, kernel, (1,) * self.dimension, edges[1:-1])
         else:
-            y = convolution(jnp.pad(y, edges, mode=_PADS[self.boundary]), kernel, (1,) * self.dimension, "VALID")
+            y = convolution(
+                jnp.pad(y, edges, mode=_PADS[self.boundary]), kernel, (1,) * self.dimension, "VALID"
+            )
         return y.reshape(*x.shape[:-1], kernel.shape[-1]).astype(x.dtype)
 
     def formula(self, source: int = 0, target: int = 0) -> str:
@@ -193,7 +212,9 @@ def hyperbolic(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian:
     `channels` are those of u; the state is a pair, or an array of 2 * channels. With RevNet a step is that of leapfrog, u_2 = 2 u_1 - u_0
     + h^2 u''. `options` are those of `ConvolutionEnergy`.
     """
-    return Hamiltonian(Separable(KineticEnergy(), ConvolutionEnergy(channels, rngs=rngs, **options)))
+    return Hamiltonian(
+        Separable(KineticEnergy(), ConvolutionEnergy(channels, rngs=rngs, **options))
+    )
 
 
 def hamiltonian(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian:
@@ -201,7 +222,10 @@ def hamiltonian(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian
 
     `channels` are those of q; the state is a pair, or an array of 2 * channels. `options` are those of `ConvolutionEnergy`.
     """
-    make = lambda: ConvolutionEnergy(channels, rngs=rngs, **options)
+
+    def make():
+        return ConvolutionEnergy(channels, rngs=rngs, **options)
+
     return Hamiltonian(Separable(make(), make()))
 
 
@@ -216,7 +240,9 @@ def read(model: nnx.Module) -> dict[str, np.ndarray]:
     return dict(_read(model, (), "", ()))
 
 
-def _read(node: Any, path: tuple[Any, ...], at: str, above: tuple[Any, ...]) -> Iterator[tuple[str, np.ndarray]]:
+def _read(
+    node: Any, path: tuple[Any, ...], at: str, above: tuple[Any, ...]
+) -> Iterator[tuple[str, np.ndarray]]:
     """The convolutions at a node and below it, in the order of the model's attributes; `above` are the nodes on the way."""
     if any(node is other for other in above):
         return
@@ -240,7 +266,9 @@ def _operator(node: Any) -> np.ndarray:
         return to_operator(node.kernel)
     kernel = node.kernel[...]
     if kernel.ndim != len(node.kernel_size) + 2:
-        raise InputError(f"it is a stack of kernels, of shape {kernel.shape}; read its parts one by one")
+        raise InputError(
+            f"it is a stack of kernels, of shape {kernel.shape}; read its parts one by one"
+        )
     return to_operator(kernel, 1.0 if node.kernel_dilation is None else node.kernel_dilation)
 
 

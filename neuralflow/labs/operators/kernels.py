@@ -67,7 +67,9 @@ def to_kernel(coefficients: Any, spacing: Any = 1.0) -> Any:
     for axis, h in enumerate(_spacings(spacing, _space(kernel.shape))):
         size = kernel.shape[axis]
         _check_size(size)
-        kernel = _along(kernel, axis, (_lagrange(size) * (_factorials(size) / h ** np.arange(size))[:, None]).T)
+        kernel = _along(
+            kernel, axis, (_lagrange(size) * (_factorials(size) / h ** np.arange(size))[:, None]).T
+        )
     return kernel
 
 
@@ -86,8 +88,14 @@ def formula(coefficients: Any, digits: int = 3) -> str:
     if not np.isfinite(values).all():
         raise InputError("a formula is that of finite coefficients, got some that are not")
     values = values[None] if values.ndim == 1 else values
-    places = sorted(itertools.product(*map(range, values.shape)), key=lambda place: (sum(place), place))
-    terms = [(values[q, p], _derivative(p, q)) for q, p in places if abs(values[q, p]) > 1e-6 * np.abs(values).max()]
+    places = sorted(
+        itertools.product(*map(range, values.shape)), key=lambda place: (sum(place), place)
+    )
+    terms = [
+        (values[q, p], _derivative(p, q))
+        for q, p in places
+        if abs(values[q, p]) > 1e-6 * np.abs(values).max()
+    ]
     words = [_term(value, name, digits) for value, name in terms]
     return " ".join([words[0].removeprefix("+ ").replace("- ", "-"), *words[1:]]) if words else "0"
 
@@ -125,10 +133,14 @@ def symbol(kernel: Any, frequencies: int = 32) -> np.ndarray:
     """
     values = np.asarray(kernel)
     if values.ndim not in (3, 4):
-        raise InputError(f"the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape {values.shape}")
+        raise InputError(
+            f"the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape {values.shape}"
+        )
     checks.whole("frequencies", frequencies, least=2)
     if frequencies % 2:
-        raise InputError(f"frequencies is an even number, so that the shortest wave is among them, got {frequencies}")
+        raise InputError(
+            f"frequencies is an even number, so that the shortest wave is among them, got {frequencies}"
+        )
     if not np.isfinite(values).all():
         raise InputError("the symbol is that of a finite kernel, got numbers that are not")
     turns = 2 * np.pi * np.arange(frequencies) / frequencies
@@ -145,7 +157,9 @@ def _derivative(p: int, q: int) -> str:
 
 def _term(value: float, name: str, digits: int) -> str:
     size = f"{abs(value):.{digits}g}"
-    return f"{'-' if value < 0 else '+'} {name if size == '1' and name else f'{size} {name}'.strip()}"
+    return (
+        f"{'-' if value < 0 else '+'} {name if size == '1' and name else f'{size} {name}'.strip()}"
+    )
 
 
 def _array(name: str, value: Any) -> Any:
@@ -171,9 +185,15 @@ def _space(shape: Sequence[int]) -> int:
 
 
 def _spacings(spacing: Any, axes: int) -> list[float]:
-    values = np.broadcast_to(np.asarray(spacing, float), (axes,)) if np.ndim(spacing) == 0 else np.asarray(spacing, float)
+    values = (
+        np.broadcast_to(np.asarray(spacing, float), (axes,))
+        if np.ndim(spacing) == 0
+        else np.asarray(spacing, float)
+    )
     if values.shape != (axes,) or not np.isfinite(values).all() or not (values > 0).all():
-        raise InputError(f"spacing is a positive length, or one for each of {axes} axes, got {spacing!r}")
+        raise InputError(
+            f"spacing is a positive length, or one for each of {axes} axes, got {spacing!r}"
+        )
     return values.tolist()
 
 
@@ -201,7 +221,9 @@ def _factorials(size: int) -> np.ndarray:
 def _along(array: Any, axis: int, matrix: np.ndarray) -> Any:
     """A matrix applied along one axis."""
     if isinstance(array, core.Tracer):
-        return jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, array.dtype), array, (1, axis)), 0, axis)
+        return jnp.moveaxis(
+            jnp.tensordot(jnp.asarray(matrix, array.dtype), array, (1, axis)), 0, axis
+        )
     return np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
 
 
@@ -210,6 +232,8 @@ def _lagrange(size: int) -> np.ndarray:
     """The coefficients (power, point) of the Lagrange polynomials of the points -size//2, ..., size//2."""
     points = np.arange(size) - size // 2
     columns = [
-        np.atleast_1d(np.poly(np.delete(points, k)))[::-1] / np.prod(points[k] - np.delete(points, k)) for k in range(size)
+        np.atleast_1d(np.poly(np.delete(points, k)))[::-1]
+        / np.prod(points[k] - np.delete(points, k))
+        for k in range(size)
     ]
     return np.stack(columns, axis=1)

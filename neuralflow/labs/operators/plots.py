@@ -19,11 +19,21 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
     """A convolution kernel (k,) or (k, k) and the differential operator it is: its entries, and its coefficients by derivative."""
     coefficients = np.asarray(to_operator(kernel, spacing))
     picture, axes = plots.figure(1, 2, width=7.2, height=3.2)
-    offsets = lambda size, variable: [str(i - size // 2) for i in range(size)]
-    powers = lambda size, variable: ["1", rf"$\partial_{variable}$", *(rf"$\partial_{variable}^{p}$" for p in range(2, size))][
-        :size
-    ]
-    drawn = (np.asarray(kernel, float), "kernel", offsets), (coefficients, formula(coefficients), powers)
+
+    def offsets(size, variable):
+        return [str(i - size // 2) for i in range(size)]
+
+    def powers(size, variable):
+        return [
+            "1",
+            rf"$\partial_{variable}$",
+            *(rf"$\partial_{variable}^{p}$" for p in range(2, size)),
+        ][:size]
+
+    drawn = (
+        (np.asarray(kernel, float), "kernel", offsets),
+        (coefficients, formula(coefficients), powers),
+    )
     for axis, (numbers, title, names) in zip(axes.ravel(), drawn, strict=True):
         rows = np.atleast_2d(numbers)
         bound = np.abs(rows).max() or 1.0
@@ -32,7 +42,9 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
             colour = "white" if abs(number) > 0.6 * bound else "black"
             axis.text(j, i, f"{number:.3g}", ha="center", va="center", fontsize=9, color=colour)
         axis.set_xticks(range(rows.shape[1]), names(rows.shape[1], "x"))
-        axis.set_yticks(*((range(len(rows)), names(len(rows), "y")) if numbers.ndim == 2 else ([],)))
+        axis.set_yticks(
+            *((range(len(rows)), names(len(rows), "y")) if numbers.ndim == 2 else ([],))
+        )
         axis.set_title(title, fontsize=10)
         axis.grid(False)
     return picture
@@ -41,17 +53,34 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
 def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
     """Reaction, convection, diffusion and higher derivatives of a network's convolutions in their order, one panel a network:
     name -> (place -> shares)."""
-    if not networks or not all(isinstance(s, Shares) for layers in networks.values() for s in layers.values()):
-        raise InputError("shares are given by network and place: {'net': {place: nf.labs.operators.shares(coefficients)}}")
+    if not networks or not all(
+        isinstance(s, Shares) for layers in networks.values() for s in layers.values()
+    ):
+        raise InputError(
+            "shares are given by network and place: {'net': {place: nf.labs.operators.shares(coefficients)}}"
+        )
     picture, axes = plots.figure(1, len(networks), width=4.8 * len(networks), height=3.4)
     for axis, (name, layers) in zip(axes.ravel(), networks.items(), strict=True):
         parts = np.asarray(list(layers.values()))
         bottom = np.zeros(len(parts))
         for k, kind in enumerate(Shares._fields):
-            axis.bar(np.arange(1, len(parts) + 1), parts[:, k], bottom=bottom, color=plots.COLOURS[k], width=0.9, label=kind)
+            axis.bar(
+                np.arange(1, len(parts) + 1),
+                parts[:, k],
+                bottom=bottom,
+                color=plots.COLOURS[k],
+                width=0.9,
+                label=kind,
+            )
             bottom += parts[:, k]
         axis.set(xlabel="convolution", ylim=(0, 1), title=name)
         axis.title.set_fontsize(10)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    picture.legend(*axes.ravel()[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    picture.legend(
+        *axes.ravel()[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
     return picture

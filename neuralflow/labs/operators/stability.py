@@ -18,7 +18,11 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_in_step, raw
 from neuralflow.fields import Gradient, Hamiltonian, Separable
-from neuralflow.labs.operators.equations import ConvolutionEnergy, DifferentialOperator, KineticEnergy
+from neuralflow.labs.operators.equations import (
+    ConvolutionEnergy,
+    DifferentialOperator,
+    KineticEnergy,
+)
 from neuralflow.labs.operators.kernels import symbol
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
@@ -60,7 +64,9 @@ def _curvature(energy: Any, frequencies: int) -> float:
     """An upper bound of the energy's second derivatives, |K|^2 max S''."""
     if type(energy) is KineticEnergy:
         return 1.0
-    size = np.linalg.norm(symbol(energy.convolution.kernel[...], frequencies), ord=2, axis=(1, 2)).max()
+    size = np.linalg.norm(
+        symbol(energy.convolution.kernel[...], frequencies), ord=2, axis=(1, 2)
+    ).max()
     places = jnp.linspace(-30.0, 30.0, 6001)
     slope = jax.grad(energy.potential)
     bends = np.abs(jax.vmap(jax.grad(slope))(places))
@@ -89,8 +95,13 @@ def _stable_step(rates: np.ndarray, scheme: Any) -> float:
     if not radius:
         return math.inf
     rates = np.unique(np.round(rates / radius, 12))
-    stable = lambda lengths: _growth(rates, scheme, lengths) <= 1 + _SLACK
-    enough = lambda low, high: high <= _NONE or high - low <= 1e-10 * high
+
+    def stable(lengths):
+        return _growth(rates, scheme, lengths) <= 1 + _SLACK
+
+    def enough(low, high):
+        return high <= _NONE or high - low <= 1e-10 * high
+
     limit = analysis.longest(stable, _LONGEST, scan=256, cuts=16, enough=enough)
     return limit / radius if limit > _NONE else 0.0
 
@@ -132,7 +143,11 @@ class Stability:
         length, limit = self.steps[worst], self.limits[worst]
         if self.stable:
             bound = "any length" if math.isinf(limit) else f"{limit:.4g}"
-            grows = f" Waves grow in the equation itself, at rates up to {self.rate:.4g}." if self.rate > 1e-12 else ""
+            grows = (
+                f" Waves grow in the equation itself, at rates up to {self.rate:.4g}."
+                if self.rate > 1e-12
+                else ""
+            )
             return f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} allows {bound}.{grows}"
         if not limit:
             return (
@@ -152,7 +167,9 @@ class Stability:
             (str(k), f"{a:.4g}", f"{b:.4g}", f"{c:.4g}")
             for k, (a, b, c) in enumerate(zip(self.steps, self.limits, self.growth, strict=True))
         ]
-        return "\n".join([*("  ".join(f"{cell:>9}" for cell in row) for row in rows), self.sentence()])
+        return "\n".join(
+            [*("  ".join(f"{cell:>9}" for cell in row) for row in rows), self.sentence()]
+        )
 
 
 def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
@@ -182,7 +199,9 @@ def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
         growth.append(_growth(rates, scheme, abs(step))[0])
     rate = max(float(np.real(rates).max()) for rates, _ in known.values())
     cells = math.lcm(*(basis.count for basis in FlatField(layer.field).bases))
-    return Stability(type(scheme).__name__, rate, cells, np.abs(steps), np.asarray(limits), np.asarray(growth))
+    return Stability(
+        type(scheme).__name__, rate, cells, np.abs(steps), np.asarray(limits), np.asarray(growth)
+    )
 
 
 def check(layer: NeuralODE) -> None:

@@ -48,8 +48,14 @@ class Branches(NamedTuple):
         """Branches of given matrices (N, ..., d, d) and offsets (N, ..., d), zeros by default."""
         matrices = _floating(matrices)
         if matrices.ndim < 3 or matrices.shape[-1] != matrices.shape[-2] or not matrices.size:
-            raise InputError(f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}")
-        offsets = jnp.zeros(matrices.shape[:-1], matrices.dtype) if offsets is None else _floating(offsets)
+            raise InputError(
+                f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}"
+            )
+        offsets = (
+            jnp.zeros(matrices.shape[:-1], matrices.dtype)
+            if offsets is None
+            else _floating(offsets)
+        )
         if offsets.shape != matrices.shape[:-1]:
             raise InputError(
                 f"matrices of shape {matrices.shape} take offsets of shape {matrices.shape[:-1]}, got {offsets.shape}"
@@ -64,7 +70,10 @@ class Branches(NamedTuple):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """The network's output."""
-        step = lambda x, branch: (x + _apply(branch[0], x) + branch[1], None)
+
+        def step(x, branch):
+            return (x + _apply(branch[0], x) + branch[1], None)
+
         return lax.scan(step, self._state(x), (self.matrices, self.offsets))[0]
 
     def kernels(self) -> Array:
@@ -79,12 +88,19 @@ class Branches(NamedTuple):
         shape = self.offsets.shape[1:]
         if x.shape[-1:] != shape[-1:]:
             raise InputError(f"this network takes states (..., {shape[-1]}), got shape {x.shape}")
-        return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, shape)).astype(jnp.result_type(x, self.matrices))
+        return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, shape)).astype(
+            jnp.result_type(x, self.matrices)
+        )
 
 
 def _checked(branches: Any, x: Any) -> Array:
     """The state x of a network of branches."""
-    checks.instance("branches", branches, Branches, "nf.labs.paths.Branches, such as nf.labs.paths.linearised(layer, x)")
+    checks.instance(
+        "branches",
+        branches,
+        Branches,
+        "nf.labs.paths.Branches, such as nf.labs.paths.linearised(layer, x)",
+    )
     return branches._state(x)
 
 
@@ -101,9 +117,14 @@ def linearised(layer: NeuralODE, x: Any) -> Branches:
 
 def _affine(block: Callable[[Any], Any], x: Any) -> Branches:
     points, back = flat(x)
-    residual = lambda p: flat(block(back(p)))[0] - p
+
+    def residual(p):
+        return flat(block(back(p)))[0] - p
+
     value, push = jax.linearize(residual, points)
-    columns = jax.vmap(lambda unit: push(jnp.broadcast_to(unit, points.shape)))(jnp.eye(points.shape[1], dtype=points.dtype))
+    columns = jax.vmap(lambda unit: push(jnp.broadcast_to(unit, points.shape)))(
+        jnp.eye(points.shape[1], dtype=points.dtype)
+    )
     matrix = jnp.moveaxis(columns, 0, -1)
     return Branches(matrix, value - _apply(matrix, points))
 
@@ -118,7 +139,9 @@ def counts(depth: int) -> list[int]:
     return [math.comb(depth, k) for k in range(depth + 1)]
 
 
-def contributions(branches: Branches, x: Float[Array, "*batch d"]) -> Float[Array, "lengths *batch d"]:
+def contributions(
+    branches: Branches, x: Float[Array, "*batch d"]
+) -> Float[Array, "lengths *batch d"]:
     """What all sub-paths through k residual branches add to the output, k = 0, ..., N along axis 0; their sum is the output.
 
     By dynamic programming over depth, N^2 products with a matrix: any depth.
@@ -134,18 +157,25 @@ def contributions(branches: Branches, x: Float[Array, "*batch d"]) -> Float[Arra
     return lax.scan(step, start, tuple(branches))[0]
 
 
-def gradients(branches: Branches, cotangent: Float[Array, "*batch d"]) -> Float[Array, "lengths *batch d"]:
+def gradients(
+    branches: Branches, cotangent: Float[Array, "*batch d"]
+) -> Float[Array, "lengths *batch d"]:
     """The gradient of the input by the length of the paths on which it came: sums over sub-paths through k branches, k along axis 0.
 
     `cotangent`: the gradient of the loss at the output. Their sum is the gradient at the input.
     """
     cotangent = _checked(branches, cotangent)
     start = jnp.zeros((branches.depth + 1, *cotangent.shape), cotangent.dtype).at[0].set(cotangent)
-    step = lambda parts, matrix: (parts.at[1:].add(_apply(matrix.mT, parts[:-1])), None)
+
+    def step(parts, matrix):
+        return (parts.at[1:].add(_apply(matrix.mT, parts[:-1])), None)
+
     return lax.scan(step, start, branches.matrices, reverse=True)[0]
 
 
-def adjoints(branches: Branches, cotangent: Float[Array, "*batch d"], skip: bool = True) -> Float[Array, "depths *batch d"]:
+def adjoints(
+    branches: Branches, cotangent: Float[Array, "*batch d"], skip: bool = True
+) -> Float[Array, "depths *batch d"]:
     """dLoss/du_k for the states u_0, ..., u_N along axis 0; without `skip` those of the plain network u_{n+1} = B_n u_n + c_n."""
     cotangent = _checked(branches, cotangent)
 
@@ -167,7 +197,9 @@ def length_shares(parts: Float[Array, "lengths *batch d"]) -> Float[Array, " len
     return sizes / sizes.sum()
 
 
-def subpaths(branches: Branches, x: Float[Array, "*batch d"]) -> tuple[Int[Array, " paths"], Float[Array, "paths *batch d"]]:
+def subpaths(
+    branches: Branches, x: Float[Array, "*batch d"]
+) -> tuple[Int[Array, " paths"], Float[Array, "paths *batch d"]]:
     """All 2^N sub-paths one by one: the number of residual branches of each, and what it adds to the output.
 
     ValueError for more than 2^22 numbers; `contributions` sums them by length at any depth.
@@ -181,7 +213,9 @@ def subpaths(branches: Branches, x: Float[Array, "*batch d"]) -> tuple[Int[Array
 def _expanded(branches: Branches, x: Array) -> tuple[Array, Array]:
     lengths, parts = jnp.zeros(1, int), x[None]
     for matrix, offset in zip(*branches, strict=True):
-        through = _apply(matrix, parts).at[0].add(offset)  # the first path is the one of skips alone
+        through = (
+            _apply(matrix, parts).at[0].add(offset)
+        )  # the first path is the one of skips alone
         lengths, parts = jnp.concatenate([lengths, lengths + 1]), jnp.concatenate([parts, through])
     return lengths, parts
 
@@ -208,7 +242,9 @@ class Sampled(NamedTuple):
     weights: Array
 
 
-def sample(kernels: Float[Array, "n d d"], x: Float[Array, " d"], key: Array, count: int) -> Sampled:
+def sample(
+    kernels: Float[Array, "n d d"], x: Float[Array, " d"], key: Array, count: int
+) -> Sampled:
     """Paths over coordinates, drawn from their ends backward with probabilities |K_n(x_{n+1}, .)| / sum, and their weights.
 
     The mean of the weights is an unbiased estimate of the output K_{N-1} ... K_0 u_0; see `estimate`.
@@ -228,7 +264,9 @@ def sample(kernels: Float[Array, "n d d"], x: Float[Array, " d"], key: Array, co
 
     last = jnp.broadcast_to(jnp.arange(d), (count, d))
     layers = (kernels, rows, logits, jax.random.split(key, len(kernels)))
-    (first, weight), nodes = lax.scan(step, (last, jnp.ones((count, d), x.dtype)), layers, reverse=True)
+    (first, weight), nodes = lax.scan(
+        step, (last, jnp.ones((count, d), x.dtype)), layers, reverse=True
+    )
     return Sampled(jnp.moveaxis(jnp.concatenate([nodes, last[None]]), 0, -1), weight * x[first])
 
 
@@ -245,4 +283,6 @@ def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
 
 def _check_count(count: int, words: str) -> None:
     if count > _MOST:
-        raise InputError(f"{words} are too many to write out (2^22 numbers at most); contributions() sums them by length")
+        raise InputError(
+            f"{words} are too many to write out (2^22 numbers at most); contributions() sums them by length"
+        )

@@ -44,11 +44,27 @@ class Equation(eqx.Module):
     diffusion: Array
     potential: Any
 
-    def __init__(self, diffusion: Any, drift: Any = 0.0, potential: Any = 0.0, *, dimension: int | None = None):
+    def __init__(
+        self,
+        diffusion: Any,
+        drift: Any = 0.0,
+        potential: Any = 0.0,
+        *,
+        dimension: int | None = None,
+    ):
         traced = any(isinstance(value, core.Tracer) for value in (diffusion, drift, potential))
-        numbers = lambda value: jnp.asarray(value) if isinstance(value, core.Tracer) else np.asarray(value, float)
+
+        def numbers(value):
+            return (
+                jnp.asarray(value) if isinstance(value, core.Tracer) else np.asarray(value, float)
+            )
+
         matrix, known = numbers(diffusion), None if callable(drift) else numbers(drift)
-        sizes = {*matrix.shape, *(() if known is None else known.shape), *(() if dimension is None else (dimension,))}
+        sizes = {
+            *matrix.shape,
+            *(() if known is None else known.shape),
+            *(() if dimension is None else (dimension,)),
+        }
         if len(sizes) > 1 or matrix.ndim not in (0, 2):
             raise InputError(
                 f"diffusion is a number or (d, d), a constant drift (d,), in dimension d: got shapes {matrix.shape} and "
@@ -59,9 +75,15 @@ class Equation(eqx.Module):
         matrix = matrix * np.eye(d) if matrix.ndim == 0 else matrix
         if not traced:
             _check_diffusion(np.asarray(matrix))
-        constants = [value for value in (known, None if callable(potential) else numbers(potential)) if value is not None]
+        constants = [
+            value
+            for value in (known, None if callable(potential) else numbers(potential))
+            if value is not None
+        ]
         if not traced and not all(np.isfinite(value).all() for value in constants):
-            raise InputError(f"drift and potential are finite numbers or functions of points, got {drift!r} and {potential!r}")
+            raise InputError(
+                f"drift and potential are finite numbers or functions of points, got {drift!r} and {potential!r}"
+            )
         self.drift = drift if known is None else jnp.broadcast_to(jnp.asarray(known), (d,))
         self.diffusion = jnp.asarray(matrix)
         self.potential = potential if callable(potential) else jnp.asarray(numbers(potential))
@@ -77,7 +99,11 @@ class Equation(eqx.Module):
             raise InputTypeError(
                 f"an equation is made of numbers, got a {type(coefficients).__name__}; give operator.coefficients[...]"
             )
-        values = coefficients if isinstance(coefficients, core.Tracer) else np.asarray(coefficients, float)
+        values = (
+            coefficients
+            if isinstance(coefficients, core.Tracer)
+            else np.asarray(coefficients, float)
+        )
         if values.shape[:1] not in ((3,), (6,)) or values.ndim not in (1, 3):
             raise InputError(
                 f"an operator of second order has 3 coefficients (1, x, xx) or 6 (1, x, y, xx, xy, yy), (terms,) or (terms, 1, 1), got shape {values.shape}; "
@@ -118,19 +144,27 @@ class Equation(eqx.Module):
         x = self._points(x)
         return _at("potential", self.potential, x, x.shape[:-1])
 
-    def lagrangian(self, x: Float[Array, "*batch d"], rate: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    def lagrangian(
+        self, x: Float[Array, "*batch d"], rate: Float[Array, "*batch d"]
+    ) -> Float[Array, "*batch"]:
         """L(x, dx/dt) = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V."""
         gap = self._points(rate) - self.velocity(x)
-        return jnp.einsum("...i,ij,...j->...", gap, jnp.linalg.inv(self.diffusion), gap) / 4 + self.killing(x)
+        return jnp.einsum(
+            "...i,ij,...j->...", gap, jnp.linalg.inv(self.diffusion), gap
+        ) / 4 + self.killing(x)
 
-    def action(self, path: Float[Array, "*batch n d"], time: Any, at: Convention = "new") -> Float[Array, "*batch"]:
+    def action(
+        self, path: Float[Array, "*batch n d"], time: Any, at: Convention = "new"
+    ) -> Float[Array, "*batch"]:
         """S of a path through n points at equal times from 0 to `time`: the sum of dt L, with v and V where `at` says.
 
         The product of the kernels of its steps is exp(-S), times their normalisation.
         """
         path = self._points(path)
         if path.ndim < 2 or path.shape[-2] < 2:
-            raise InputError(f"a path has at least two points, (..., n, {self.dimension}), got shape {path.shape}")
+            raise InputError(
+                f"a path has at least two points, (..., n, {self.dimension}), got shape {path.shape}"
+            )
         old, new = path[..., :-1, :], path[..., 1:, :]
         dt = time / (path.shape[-2] - 1)
         return dt * jnp.sum(self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1)
@@ -172,7 +206,9 @@ def _place(old: Array, new: Array, at: Convention) -> Array:
     return new if at == "new" else old if at == "old" else (old + new) / 2
 
 
-def composed(equation: Equation, values: Any, period: float, time: float, steps: int, at: Convention = "new") -> Array:
+def composed(
+    equation: Equation, values: Any, period: float, time: float, steps: int, at: Convention = "new"
+) -> Array:
     """u(., time) on a periodic grid: `steps` Gaussian kernels one behind the other, the sum over all paths through its points.
 
     `values`: u_0 at equally spaced points from 0 to `period` along every axis, as many axes as the equation has coordinates. Drift and potential
@@ -186,13 +222,20 @@ def composed(equation: Equation, values: Any, period: float, time: float, steps:
             "composed() plans its kernel on the host and takes an equation of numbers; feynman_kac takes traced ones"
         )
     if values.size > _MOST_NODES:
-        raise InputError(f"values stand on a grid of at most {_MOST_NODES} points, got shape {values.shape}")
+        raise InputError(
+            f"values stand on a grid of at most {_MOST_NODES} points, got shape {values.shape}"
+        )
     dt = time / steps
     spreads = np.sqrt(2 * dt * np.linalg.eigvalsh(np.asarray(equation.diffusion)))
     spacing = period / min(values.shape)
     if spreads[0] < spacing:
-        fewer, finer = math.floor(steps * (spreads[0] / spacing) ** 2), math.ceil(period / spreads[0])
-        ways = [f"{fewer} steps or fewer"] * (fewer > 0) + [f"{finer} points an axis"] * (finer**d <= _MOST_NODES)
+        fewer, finer = (
+            math.floor(steps * (spreads[0] / spacing) ** 2),
+            math.ceil(period / spreads[0]),
+        )
+        ways = [f"{fewer} steps or fewer"] * (fewer > 0) + [f"{finer} points an axis"] * (
+            finer**d <= _MOST_NODES
+        )
         raise InputError(
             f"the grid does not resolve a step: its kernel is {spreads[0]:.3g} wide, the points are {spacing:.3g} apart; take "
             f"{' or '.join(ways or ['both fewer steps and more points'])}"
@@ -202,7 +245,9 @@ def composed(equation: Equation, values: Any, period: float, time: float, steps:
     with jax.ensure_compile_time_eval():
         moved = float(jnp.abs(equation.velocity(points)).max()) * dt
     reach = 1 + math.ceil((9 * spreads[-1] + moved) / period)
-    images = period * jnp.asarray(list(itertools.product(range(-reach, reach + 1), repeat=d)), float)
+    images = period * jnp.asarray(
+        list(itertools.product(range(-reach, reach + 1), repeat=d)), float
+    )
     matrix = _summed(equation, points, images, dt, at)
     matrix = matrix * (period**d / values.size)
     return lax.fori_loop(0, steps, lambda _, u: matrix @ u, values.ravel()).reshape(values.shape)
@@ -214,9 +259,13 @@ def _grid(equation: Any, values: Any, period: Any) -> Array:
     checks.positive("period", period, "the length after which all repeats")
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
-        raise InputTypeError("values are real numbers, got complex ones; take real and imaginary parts one by one")
+        raise InputTypeError(
+            "values are real numbers, got complex ones; take real and imaginary parts one by one"
+        )
     if values.ndim != equation.dimension or not values.size:
-        raise InputError(f"values stand on a grid of {equation.dimension} axes, got shape {values.shape}")
+        raise InputError(
+            f"values stand on a grid of {equation.dimension} axes, got shape {values.shape}"
+        )
     return values.astype(float)
 
 
@@ -241,8 +290,12 @@ def spectral(equation: Equation, values: Any, period: float, time: Any) -> Array
     values = _grid(equation, values, period)
     waves = [2j * np.pi / period * np.fft.fftfreq(n, 1 / n) for n in values.shape]
     k = np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1)
-    rate = -k @ np.asarray(equation.drift) + np.einsum("...i,ij,...j->...", k, np.asarray(equation.diffusion), k)
-    return jnp.real(jnp.fft.ifftn(jnp.fft.fftn(values) * jnp.exp(time * (rate - equation.potential))))
+    rate = -k @ np.asarray(equation.drift) + np.einsum(
+        "...i,ij,...j->...", k, np.asarray(equation.diffusion), k
+    )
+    return jnp.real(
+        jnp.fft.ifftn(jnp.fft.fftn(values) * jnp.exp(time * (rate - equation.potential)))
+    )
 
 
 def feynman_kac(
@@ -272,11 +325,15 @@ def feynman_kac(
         raise InputError(
             f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two points it made {jnp.shape(values)}"
         )
-    return _feynman_kac(equation, initial, x, jnp.asarray(time, x.dtype), int(steps), int(count), key)
+    return _feynman_kac(
+        equation, initial, x, jnp.asarray(time, x.dtype), int(steps), int(count), key
+    )
 
 
 @eqx.filter_jit
-def _feynman_kac(equation: Equation, initial: Any, x: Array, time: Array, steps: int, count: int, key: Array) -> Estimate:
+def _feynman_kac(
+    equation: Equation, initial: Any, x: Array, time: Array, steps: int, count: int, key: Array
+) -> Estimate:
     dt = time / steps
     root = jnp.linalg.cholesky(2 * equation.diffusion).astype(x.dtype)
 
@@ -284,7 +341,10 @@ def _feynman_kac(equation: Equation, initial: Any, x: Array, time: Array, steps:
         def step(carry: Any, noise: Array) -> tuple[Any, None]:
             place, weight = carry
             after = place - equation.velocity(place) * dt + jnp.sqrt(dt) * (root @ noise)
-            return (after, weight + dt * (equation.killing(place) + equation.killing(after)) / 2), None
+            return (
+                after,
+                weight + dt * (equation.killing(place) + equation.killing(after)) / 2,
+            ), None
 
         noise = jax.random.normal(key, (steps, equation.dimension), x.dtype)
         (end, weight), _ = lax.scan(step, (start, jnp.zeros((), x.dtype)), noise)
@@ -292,7 +352,11 @@ def _feynman_kac(equation: Equation, initial: Any, x: Array, time: Array, steps:
 
     def mean(start: Array, key: Array) -> Estimate:
         return estimate(
-            lax.map(lambda i: path(start, jax.random.fold_in(key, i)), jnp.arange(count), batch_size=min(count, _CHUNK))
+            lax.map(
+                lambda i: path(start, jax.random.fold_in(key, i)),
+                jnp.arange(count),
+                batch_size=min(count, _CHUNK),
+            )
         )
 
     points = x.reshape(-1, equation.dimension)
@@ -308,7 +372,9 @@ class Classical(NamedTuple):
     action: float
 
 
-def classical(equation: Equation, start: Any, end: Any, time: float, *, points: int = 129, guess: Any = None) -> Classical:
+def classical(
+    equation: Equation, start: Any, end: Any, time: float, *, points: int = 129, guess: Any = None
+) -> Classical:
     """The path from `start` (d,) to `end` (d,) in `time` on which the action is stationary, the most probable one near the guess.
 
     Solves Hamilton's equations x' = v + 2 D p, p' = -(grad v)' p + grad V as a boundary-value problem (scipy, tolerance 1e-9) from `guess`
@@ -319,14 +385,20 @@ def classical(equation: Equation, start: Any, end: Any, time: float, *, points: 
 
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-        raise RuntimeError('a classical path is computed in float64; call jax.config.update("jax_enable_x64", True) first')
+        raise RuntimeError(
+            'a classical path is computed in float64; call jax.config.update("jax_enable_x64", True) first'
+        )
     d = equation.dimension
     ends = np.asarray(start, float).reshape(-1), np.asarray(end, float).reshape(-1)
     if any(e.shape != (d,) for e in ends):
-        raise InputError(f"a path of this equation joins two points ({d},), got {start!r} and {end!r}")
+        raise InputError(
+            f"a path of this equation joins two points ({d},), got {start!r} and {end!r}"
+        )
     checks.positive("time", time, "the time that passes")
     checks.whole("points", points, least=2)
-    energy = lambda x, p: equation.velocity(x) @ p + p @ equation.diffusion @ p - equation.killing(x)
+
+    def energy(x, p):
+        return equation.velocity(x) @ p + p @ equation.diffusion @ p - equation.killing(x)
 
     @jax.jit
     @jax.vmap
@@ -337,10 +409,16 @@ def classical(equation: Equation, start: Any, end: Any, time: float, *, points: 
 
     line = _rough(equation, ends, time) if guess is None else np.asarray(guess, float)
     if line.ndim != 2 or line.shape[1] != d or len(line) < 2 or not np.isfinite(line).all():
-        raise InputError(f"a guess is a path of finite points (m, {d}), at least two, got shape {line.shape}")
+        raise InputError(
+            f"a guess is a path of finite points (m, {d}), at least two, got shape {line.shape}"
+        )
     times = np.linspace(0, time, len(line))
     rates = np.gradient(line, times, axis=0)
-    momenta = (rates - np.asarray(equation.velocity(jnp.asarray(line)))) @ np.linalg.inv(np.asarray(equation.diffusion)) / 2
+    momenta = (
+        (rates - np.asarray(equation.velocity(jnp.asarray(line))))
+        @ np.linalg.inv(np.asarray(equation.diffusion))
+        / 2
+    )
     states = np.concatenate([line, momenta, np.zeros((len(line), 1))], axis=1).T
     with np.errstate(all="ignore"):  # what overflows on the way is told by the result
         solution = solve_bvp(
@@ -353,18 +431,33 @@ def classical(equation: Equation, start: Any, end: Any, time: float, *, points: 
         )
     if not solution.success:
         raise SolveError(
-            f"no classical path was found ({solution.message.rstrip('.')}); give a guess, or a shorter time", Status.FAILED
+            f"no classical path was found ({solution.message.rstrip('.')}); give a guess, or a shorter time",
+            Status.FAILED,
         )
     times = np.linspace(0, time, points)
     return Classical(times, solution.sol(times)[:d].T, float(solution.y[-1, -1]))
 
 
-def _rough(equation: Equation, ends: tuple[np.ndarray, np.ndarray], time: float, points: int = 65) -> np.ndarray:
+def _rough(
+    equation: Equation, ends: tuple[np.ndarray, np.ndarray], time: float, points: int = 65
+) -> np.ndarray:
     """The path through so many points with the least action near the straight line; that line where it runs away."""
     from scipy.optimize import minimize
 
     line = np.linspace(*ends, points)
-    inside = lambda flat: jnp.concatenate([line[:1], flat.reshape(points - 2, -1), line[-1:]])
+
+    def inside(flat):
+        return jnp.concatenate([line[:1], flat.reshape(points - 2, -1), line[-1:]])
+
     cost = jax.jit(jax.value_and_grad(lambda flat: equation.action(inside(flat), time, "midpoint")))
-    best = minimize(lambda flat: tuple(map(np.asarray, cost(flat))), line[1:-1].ravel(), jac=True, method="L-BFGS-B")
-    return np.asarray(inside(jnp.asarray(best.x))) if np.isfinite(best.fun) and np.isfinite(best.x).all() else line
+    best = minimize(
+        lambda flat: tuple(map(np.asarray, cost(flat))),
+        line[1:-1].ravel(),
+        jac=True,
+        method="L-BFGS-B",
+    )
+    return (
+        np.asarray(inside(jnp.asarray(best.x)))
+        if np.isfinite(best.fun) and np.isfinite(best.x).all()
+        else line
+    )

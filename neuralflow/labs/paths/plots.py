@@ -21,7 +21,9 @@ def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = Non
     """
     depths = {branches.depth for branches, _ in networks.values()}
     if len(depths) != 1:
-        raise InputError(f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}")
+        raise InputError(
+            f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}"
+        )
     depth, picture = depths.pop(), None
     if axes is None:
         picture, axes = plots.figure(1, 2, width=9.6, height=3.4)
@@ -31,18 +33,26 @@ def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = Non
         colour = plots.COLOURS[k % 5]
         shares = np.asarray(length_shares(gradients(branches, cotangent)))
         ends.append(int(np.flatnonzero(shares > 2e-3).max(initial=0)))
-        lengths.plot(shares, color=colour, marker=plots.MARKS[k % 5], markersize=3, linewidth=1.1, label=name)
+        lengths.plot(
+            shares, color=colour, marker=plots.MARKS[k % 5], markersize=3, linewidth=1.1, label=name
+        )
         for skip, style in ((True, "-"), (False, "--")):
             sizes = np.linalg.norm(np.asarray(adjoints(branches, cotangent, skip), float), axis=-1)
             sizes = sizes.reshape(len(sizes), -1).sum(axis=1)
             shown = np.where(sizes > 1e-40 * sizes[-1], sizes / sizes[-1], np.nan)
-            through.semilogy(np.linspace(0, 1, len(sizes)), shown, color=colour, linestyle=style, linewidth=1.2)
+            through.semilogy(
+                np.linspace(0, 1, len(sizes)), shown, color=colour, linestyle=style, linewidth=1.2
+            )
     number = np.asarray([c / 2**depth for c in counts(depth)])
     lengths.plot(number, color="0.5", linestyle=":", linewidth=1.2, label="of all paths")
-    lengths.set_xlim(-0.5, max(4, min(depth, max(*ends, int(np.flatnonzero(number > 2e-3).max())))) + 0.5)
+    lengths.set_xlim(
+        -0.5, max(4, min(depth, max(*ends, int(np.flatnonzero(number > 2e-3).max())))) + 0.5
+    )
     lengths.set_xlabel("residual branches on the path")
     lengths.set_title(f"share of the gradient, depth {depth}", fontsize=10)
     through.set_xlabel("place in depth, k / N")
-    through.set_title(r"$\|\partial L / \partial u_k\|$ over that at the output; dashed: no skips", fontsize=10)
+    through.set_title(
+        r"$\|\partial L / \partial u_k\|$ over that at the output; dashed: no skips", fontsize=10
+    )
     lengths.legend(fontsize=8, frameon=False)
     return picture

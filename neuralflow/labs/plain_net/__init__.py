@@ -7,7 +7,11 @@ from neuralflow.labs.plain_net.decomposition import (
     dimension as dimension,
     rotation_logarithm as rotation_logarithm,
 )
-from neuralflow.labs.plain_net.embedding import Constant as Constant, Embedded as Embedded, pulled_back as pulled_back
+from neuralflow.labs.plain_net.embedding import (
+    Constant as Constant,
+    Embedded as Embedded,
+    pulled_back as pulled_back,
+)
 from neuralflow.labs.plain_net.flows import MOTIONS as MOTIONS, as_flow as as_flow, glue as glue
 from neuralflow.labs.plain_net.reading import Dense as Dense, identity as identity, read as read
 from neuralflow.labs.plain_net.resnets import (

@@ -19,7 +19,9 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
     there. ValueError for what is not orthogonal, and for a reflection, which has no real logarithm.
     """
     rotation = np.asarray(rotation, float)
-    if rotation.ndim != 2 or not np.allclose(rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8):
+    if rotation.ndim != 2 or not np.allclose(
+        rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
+    ):
         raise InputError(
             f"a rotation is a square orthogonal matrix, got shape {rotation.shape} with columns that are not orthonormal"
         )
@@ -29,7 +31,12 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
     i = 0
     while i < len(form):
         if i + 1 < len(form) and form[i + 1, i] != 0:
-            _turn(generator, i, i + 1, np.arctan2(form[i + 1, i] - form[i, i + 1], form[i, i] + form[i + 1, i + 1]))
+            _turn(
+                generator,
+                i,
+                i + 1,
+                np.arctan2(form[i + 1, i] - form[i, i + 1], form[i, i] + form[i + 1, i + 1]),
+            )
             i += 2
             continue
         if form[i, i] < 0:
@@ -71,7 +78,10 @@ def dimension(layers: Sequence[Dense]) -> int:
     determinant below zero."""
     most = max(max(layer.weight.shape) for layer in layers)
     square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
-    return most + any(_rank(np.linalg.svd(w, compute_uv=False)) == most and np.linalg.slogdet(w)[0] < 0 for w in square)
+    return most + any(
+        _rank(np.linalg.svd(w, compute_uv=False)) == most and np.linalg.slogdet(w)[0] < 0
+        for w in square
+    )
 
 
 def _rank(scale: np.ndarray) -> int:
@@ -86,7 +96,9 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
     """
     out, inputs = weight.shape
     if size < max(out, inputs):
-        raise InputError(f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}")
+        raise InputError(
+            f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}"
+        )
     padded = np.zeros((size, size))
     padded[:out, :inputs] = weight
     u, scale, vt = np.linalg.svd(padded)
@@ -102,7 +114,9 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         flipped = "a matched pair"
         u[:, -1], vt[-1] = -u[:, -1], -vt[-1]
     elif any(mirrored):
-        raise InputError(f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}")
+        raise InputError(
+            f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}"
+        )
     right, left = rotation_logarithm(vt), rotation_logarithm(u)
     angles = float(np.linalg.norm(right, 2)), float(np.linalg.norm(left, 2))
     return Decomposition(right, scale, left, rank, flipped, angles, size - max(out, inputs))

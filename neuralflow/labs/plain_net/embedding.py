@@ -29,7 +29,9 @@ class Embedded(nnx.Module):
     were kept whole.
     """
 
-    def __init__(self, layer: NeuralODE, sizes: tuple[int, int, int], report: tuple[Decomposition, ...] = ()):
+    def __init__(
+        self, layer: NeuralODE, sizes: tuple[int, int, int], report: tuple[Decomposition, ...] = ()
+    ):
         self.layer = layer
         self.inputs, self.size, self.outputs = sizes
         self.report = nnx.static(report)
@@ -41,12 +43,16 @@ class Embedded(nnx.Module):
     def embed(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch size"]:
         """x with zeros for the dimensions that were added."""
         if x.shape[-1] != self.inputs:
-            raise InputError(f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}")
+            raise InputError(
+                f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}"
+            )
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.size - self.inputs)])
 
     def with_solve(self, solve: Discretisation) -> Embedded:
         """The same flow under another discretisation."""
-        return Embedded(self.layer.with_solve(solve), (self.inputs, self.size, self.outputs), self.report)
+        return Embedded(
+            self.layer.with_solve(solve), (self.inputs, self.size, self.outputs), self.report
+        )
 
     def table(self) -> str:
         """The report in words, a line a layer."""
@@ -72,7 +78,9 @@ def straight_slopes(activation: Activation) -> tuple[float, float] | None:
     return (low, high) if np.allclose(values, straight, rtol=1e-6, atol=0) else None
 
 
-def pulled_back(activation: Activation, x: Float[Array, "*shape"], s: Any) -> Float[Array, "*shape"]:
+def pulled_back(
+    activation: Activation, x: Float[Array, "*shape"], s: Any
+) -> Float[Array, "*shape"]:
     """The y with (1 - s) y + s activation(y) = x, 0 <= s < 1: where the straight line through x at time s began."""
     pieces = straight_slopes(activation)
     if pieces is not None:
@@ -81,14 +89,22 @@ def pulled_back(activation: Activation, x: Float[Array, "*shape"], s: Any) -> Fl
     start = activation(jnp.zeros((), x.dtype))
     # The activation never falls, so the line that ignores its rise bounds the root.
     bound = (x - s * start) / (1 - s)
-    finder = optx.Bisection(rtol=4 * float(jnp.finfo(x.dtype).eps), atol=4 * float(jnp.finfo(x.dtype).eps), flip=False)
+    finder = optx.Bisection(
+        rtol=4 * float(jnp.finfo(x.dtype).eps), atol=4 * float(jnp.finfo(x.dtype).eps), flip=False
+    )
 
     def root(x: Array, s: Array, bound: Array) -> Array:
-        gap = lambda y, args: (1 - args[1]) * y + args[1] * activation(y) - args[0]
-        ends = {"lower": jnp.minimum(bound, 0) - 1e-3, "upper": jnp.maximum(bound, 0) + 1e-3}
-        return optx.root_find(gap, finder, x, (x, s), options=ends, max_steps=256, throw=False).value
+        def gap(y, args):
+            return (1 - args[1]) * y + args[1] * activation(y) - args[0]
 
-    return jax.vmap(root)(x.reshape(-1), s.reshape(-1), jax.lax.stop_gradient(bound.reshape(-1))).reshape(x.shape)
+        ends = {"lower": jnp.minimum(bound, 0) - 1e-3, "upper": jnp.maximum(bound, 0) + 1e-3}
+        return optx.root_find(
+            gap, finder, x, (x, s), options=ends, max_steps=256, throw=False
+        ).value
+
+    return jax.vmap(root)(
+        x.reshape(-1), s.reshape(-1), jax.lax.stop_gradient(bound.reshape(-1))
+    ).reshape(x.shape)
 
 
 def default_solve() -> Adaptive:
@@ -104,7 +120,9 @@ def by_precision(double: float, single: float) -> float:
 
 def activation_kinds(layers: Sequence[Dense]) -> tuple[Activation, ...]:
     """The different activations of a net, in their order; the identity is none."""
-    return tuple(dict.fromkeys(layer.activation for layer in layers if layer.activation is not identity))
+    return tuple(
+        dict.fromkeys(layer.activation for layer in layers if layer.activation is not identity)
+    )
 
 
 def activation_gates(layer: Dense, kinds: tuple[Activation, ...]) -> np.ndarray:

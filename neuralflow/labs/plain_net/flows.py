@@ -62,7 +62,9 @@ class _Motion(nnx.Module):
         return v.astype(x.dtype)
 
 
-def as_flow(model: Any, *, cutoff: float | None = None, solve: Discretisation | None = None) -> Embedded:
+def as_flow(
+    model: Any, *, cutoff: float | None = None, solve: Discretisation | None = None
+) -> Embedded:
     """A plain net as one flow: five units of depth time a layer, glued one behind the other.
 
     `model`: as for `read`. Motions that end in a point where several meet (zero singular values, the folded side of ReLU,
@@ -74,7 +76,9 @@ def as_flow(model: Any, *, cutoff: float | None = None, solve: Discretisation | 
     layers = read(model)
     cutoff = by_precision(1e-6, 1e-4) if cutoff is None else cutoff
     if not isinstance(cutoff, int | float) or not 0 < cutoff < 1:
-        raise InputError(f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6")
+        raise InputError(
+            f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6"
+        )
     size = dimension(layers)
     kinds = activation_kinds(layers)
     report = tuple(decompose(layer.weight, size) for layer in layers)
@@ -94,7 +98,13 @@ def as_flow(model: Any, *, cutoff: float | None = None, solve: Discretisation | 
 class _Glued(nnx.Module):
     """Fields of different dimensions, each in its own cell of depth; dimensions that end are drawn to zero first."""
 
-    def __init__(self, fields: Sequence[nnx.Module], widths: Sequence[int], place: DepthVarying, cutoff: float):
+    def __init__(
+        self,
+        fields: Sequence[nnx.Module],
+        widths: Sequence[int],
+        place: DepthVarying,
+        cutoff: float,
+    ):
         for field in fields:
             takes_time(field)  # refuses what is called in another way
         self.fields, self.widths, self.cutoff = nnx.List(fields), tuple(widths), cutoff
@@ -109,15 +119,21 @@ class _Glued(nnx.Module):
         def part(k: int) -> Callable[[Array], Array]:
             def moved(x: Array) -> Array:
                 v = span * evaluate(self.fields[k], x[..., : self.widths[k]], local)
-                return jnp.pad(v, [(0, 0)] * (x.ndim - 1) + [(0, size - self.widths[k])]).astype(x.dtype)
+                return jnp.pad(v, [(0, 0)] * (x.ndim - 1) + [(0, size - self.widths[k])]).astype(
+                    x.dtype
+                )
 
             return moved
 
         def collapse(x: Array) -> Array:
             gone = jnp.arange(size) >= span
-            return jnp.where(gone, -x / jnp.maximum(1 - (t - start), self.cutoff), 0).astype(x.dtype)
+            return jnp.where(gone, -x / jnp.maximum(1 - (t - start), self.cutoff), 0).astype(
+                x.dtype
+            )
 
-        return jax.lax.switch(number.astype(int), [*map(part, range(len(self.fields))), collapse], x)
+        return jax.lax.switch(
+            number.astype(int), [*map(part, range(len(self.fields))), collapse], x
+        )
 
 
 class _Row(nnx.Module):
@@ -126,7 +142,11 @@ class _Row(nnx.Module):
 
 
 def glue(
-    layers: Sequence[NeuralODE], widths: Sequence[int], *, cutoff: float | None = None, solve: Discretisation | None = None
+    layers: Sequence[NeuralODE],
+    widths: Sequence[int],
+    *,
+    cutoff: float | None = None,
+    solve: Discretisation | None = None,
 ) -> Embedded:
     """Flows of different dimensions, one behind the other, as one flow of the largest.
 
@@ -149,11 +169,17 @@ def glue(
     for k, layer in enumerate(layers):
         t0, t1 = float(layer.t0), float(layer.t1)
         rows.append((k, len(rows), t1 - t0, t0))
-        if k + 1 < len(layers) and widths[k + 1] < widths[k] and max(widths[k + 1 :]) > widths[k + 1]:
+        if (
+            k + 1 < len(layers)
+            and widths[k + 1] < widths[k]
+            and max(widths[k + 1 :]) > widths[k + 1]
+        ):
             rows.append((len(layers), len(rows), widths[k + 1], 0.0))
     place = DepthVarying.from_modules([_Row(*row) for row in rows], PiecewiseConstant(len(rows)))
     starts = [int(row[1]) for row in rows if row[0] < len(layers)]
-    fields = [_placed(layer.field, start, len(rows)) for layer, start in zip(layers, starts, strict=True)]
+    fields = [
+        _placed(layer.field, start, len(rows)) for layer, start in zip(layers, starts, strict=True)
+    ]
     field = _Glued(fields, widths, place, by_precision(1e-6, 1e-4) if cutoff is None else cutoff)
     glued = NeuralODE(field, solve or default_solve(), 0.0, float(len(rows)))
     return Embedded(glued, (widths[0], max(widths), widths[-1]))
@@ -166,7 +192,9 @@ def _placed(field: nnx.Module, start: int, count: int) -> nnx.Module:
         if not isinstance(node, DepthVarying):
             return node
         if not isinstance(node.basis, PiecewiseConstant):
-            raise InputError(f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with project()")
+            raise InputError(
+                f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with project()"
+            )
         inner = (start + node.basis.knots[1:-1]) / count
         modules = [node.at(s) for s in node.basis.nodes]
         return DepthVarying.from_modules(modules, PiecewiseConstant((0.0, *inner.tolist(), 1.0)))

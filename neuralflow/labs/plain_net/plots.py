@@ -15,16 +15,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def motions(flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None) -> Figure:
+def motions(
+    flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None
+) -> Figure:
     """A plain layer as a flow, in a strip: points x (n, inputs) before it, and after its rotation, stretching, rotation, shift
     and activation. The first two dimensions are shown; `colours` (n,) tell the points apart."""
     count = len(MOTIONS)
     depths = np.arange(layer * count, layer * count + count + 1.0)
-    frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[..., :2]
+    frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[
+        ..., :2
+    ]
     picture, axes = plots.figure(1, len(depths), width=2.3 * len(depths), height=2.6)
     reach = 1.05 * np.abs(frames).max()
     for axis, here, name in zip(axes, frames, ("before", *MOTIONS), strict=True):
-        axis.scatter(*here.T, s=5, c=np.arctan2(x[:, 1], x[:, 0]) if colours is None else colours, cmap="hsv", linewidths=0)
+        axis.scatter(
+            *here.T,
+            s=5,
+            c=np.arctan2(x[:, 1], x[:, 0]) if colours is None else colours,
+            cmap="hsv",
+            linewidths=0,
+        )
         axis.axhline(0, color="0.6", linewidth=0.5)
         axis.axvline(0, color="0.6", linewidth=0.5)
         axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])

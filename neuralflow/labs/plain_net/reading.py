@@ -47,7 +47,12 @@ def read(model: Any) -> list[Dense]:
             layers.append(_dense(k, item.kernel.get_value().T, bias))
         elif isinstance(item, tuple) and len(item) == 3:
             layers.append(_dense(k, item[0], item[1])._replace(activation=_activation(k, item[2])))
-        elif callable(item) and not isinstance(item, nnx.Module) and layers and layers[-1].activation is identity:
+        elif (
+            callable(item)
+            and not isinstance(item, nnx.Module)
+            and layers
+            and layers[-1].activation is identity
+        ):
             layers[-1] = layers[-1]._replace(activation=_activation(k, item))
         else:
             raise InputTypeError(
@@ -55,22 +60,32 @@ def read(model: Any) -> list[Dense]:
             )
     for k, (a, b) in enumerate(itertools.pairwise(layers)):
         if len(a.weight) != b.weight.shape[1]:
-            raise InputError(f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes {b.weight.shape[1]}")
+            raise InputError(
+                f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes {b.weight.shape[1]}"
+            )
     return layers
 
 
 def _dense(k: int, weight: Any, bias: Any) -> Dense:
     named = ("W", np.asarray(weight), "(out, in)"), ("b", np.asarray(bias), "(out,)")
     for axes, (name, array, form) in zip((2, 1), named, strict=True):
-        if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-            raise InputTypeError(f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points")
+        if not (
+            jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+        ):
+            raise InputTypeError(
+                f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points"
+            )
         if array.ndim != axes or not array.size:
             raise InputError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
         array = array.astype(float)
         if not np.isfinite(array).all():
-            raise InputError(f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite")
+            raise InputError(
+                f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite"
+            )
     if len(np.asarray(bias)) != len(np.asarray(weight)):
-        raise InputError(f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives {len(np.asarray(weight))}")
+        raise InputError(
+            f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives {len(np.asarray(weight))}"
+        )
     return Dense(np.asarray(weight, float), np.asarray(bias, float))
 
 
@@ -81,7 +96,9 @@ def _activation(k: int, activation: Any) -> Activation:
     values = np.asarray(activation(jnp.asarray(grid)))
     alone = np.asarray([activation(jnp.asarray([x]))[0] for x in grid[2900:3100:40]])
     name = getattr(activation, "__name__", type(activation).__name__)
-    if values.shape != grid.shape or not np.allclose(alone, values[2900:3100:40], rtol=1e-5, atol=1e-6):
+    if values.shape != grid.shape or not np.allclose(
+        alone, values[2900:3100:40], rtol=1e-5, atol=1e-6
+    ):
         raise InputError(
             f"the activation of layer {k}, {name}, is no function of single numbers; take relu, tanh, softplus, ..."
         )

@@ -39,7 +39,9 @@ class Block(nnx.Module):
     """
 
     def __init__(self, size: int, activations: tuple[Activation, ...], points: int):
-        square = lambda: nnx.Param(jnp.zeros((size, size)))
+        def square():
+            return nnx.Param(jnp.zeros((size, size)))
+
         self.linear, self.inner, self.outer = square(), square(), square()
         self.behind = square() if points > 1 else None
         self.shift, self.bias = nnx.Param(jnp.zeros(size)), nnx.Param(jnp.zeros(size))
@@ -55,7 +57,10 @@ class Block(nnx.Module):
             near = jnp.argmin(jnp.abs(x[..., None] - places), axis=-1)
             z = values[near] + slopes[near] * (x - places[near])
         y = z @ self.inner[...].T + self.bias[...]
-        moved = sum((gate * s(y) for gate, s in zip(self.gates[...], self.activations, strict=True)), jnp.zeros_like(y))
+        moved = sum(
+            (gate * s(y) for gate, s in zip(self.gates[...], self.activations, strict=True)),
+            jnp.zeros_like(y),
+        )
         out = x @ self.linear[...].T + self.shift[...] + moved @ self.outer[...].T
         return (out if self.behind is None else out + z @ self.behind[...].T).astype(x.dtype)
 
@@ -104,7 +109,11 @@ def as_resnet(
     table = len(points) if activation == "linearised" else 1
     forms: list[dict[str, Any]] = []
     for k, layer in enumerate(layers):
-        maps = [zero_padded(layer.weight, size) - np.eye(size)] if kept else _discretised(report[k], steps, linear)
+        maps = (
+            [zero_padded(layer.weight, size) - np.eye(size)]
+            if kept
+            else _discretised(report[k], steps, linear)
+        )
         forms += [{"linear": m} for m in maps]
         forms[-1]["shift"] = zero_padded(layer.bias, size)
         if layer.activation is not identity:
@@ -113,7 +122,10 @@ def as_resnet(
             forms += [{**own, **_spread(form, active_dimensions(layer, size))} for form in numbers]
     count = len(forms)
     resnet = NeuralODE(
-        stacked_along_depth(Block(size, kinds, table), forms), FixedGrid(Euler(), steps=count), 0.0, float(count)
+        stacked_along_depth(Block(size, kinds, table), forms),
+        FixedGrid(Euler(), steps=count),
+        0.0,
+        float(count),
     )
     return Embedded(resnet, (layers[0].weight.shape[1], size, len(layers[-1].weight)), report)
 
@@ -121,7 +133,11 @@ def as_resnet(
 def _spread(form: dict[str, Any], active: np.ndarray) -> dict[str, Any]:
     """Numbers for every active dimension as the vectors and diagonal matrices that they stand for; tables as they are."""
     vectors = {name: value * active for name, value in form.items() if name in ("bias", "shift")}
-    matrices = {name: value * np.diag(active) for name, value in form.items() if name not in ("bias", "shift", "table")}
+    matrices = {
+        name: value * np.diag(active)
+        for name, value in form.items()
+        if name not in ("bias", "shift", "table")
+    }
     return {**form, **vectors, **matrices}
 
 
@@ -131,23 +147,31 @@ def _discretised(row: Decomposition, steps: int, linear: str) -> list[np.ndarray
 
     def turn(generator: np.ndarray) -> np.ndarray:
         small = generator / steps
-        return small if linear == "euler" else np.linalg.solve(eye - small / 2, eye + small / 2) - eye
+        return (
+            small if linear == "euler" else np.linalg.solve(eye - small / 2, eye + small / 2) - eye
+        )
 
     stretches = [np.diag(stretch / (steps + k * stretch)) for k in range(steps)]
     return [turn(row.right)] * steps + stretches + [turn(row.left)] * steps
 
 
-def _activated(s: Activation, kind: str, steps: int, horizon: float, points: np.ndarray) -> list[dict[str, Any]]:
+def _activated(
+    s: Activation, kind: str, steps: int, horizon: float, points: np.ndarray
+) -> list[dict[str, Any]]:
     """The blocks of an activation, each as numbers for the arrays of a Block."""
     name, slopes = getattr(s, "__name__", type(s).__name__), straight_slopes(s)
     if kind == "linearised":
         return [_linearised(s, k / steps, 1 / steps, points) for k in range(steps)]
     if kind == "relaxed":
         if slopes is None or not np.allclose(slopes, (0, 1)):
-            raise InputError(f'relaxation comes to rest at s(x) for relu alone, got {name}; take activation="linearised"')
+            raise InputError(
+                f'relaxation comes to rest at s(x) for relu alone, got {name}; take activation="linearised"'
+            )
         return [{"inner": -1.0, "outer": horizon / steps} for _ in range(steps)]
     if slopes is None or not np.isclose(slopes[1], 1) or not 0 <= slopes[0] < 1:
-        raise InputError(f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"')
+        raise InputError(
+            f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"'
+        )
     low = slopes[0]
     # s(-x) + low x is (1 - low) relu(-x): what x lacks to s(x), once.
     weights = [1 / (steps + k * (low - 1)) for k in range(steps)]

@@ -16,5 +16,13 @@ from neuralflow.labs.stochastic.moments import (
     matrices as matrices,
     network_moments as network_moments,
 )
-from neuralflow.labs.stochastic.networks import NeuralSDE as NeuralSDE, RandomNetwork as RandomNetwork, seeded as seeded
-from neuralflow.labs.stochastic.weak import WeakErrors as WeakErrors, expectation as expectation, weak_errors as weak_errors
+from neuralflow.labs.stochastic.networks import (
+    NeuralSDE as NeuralSDE,
+    RandomNetwork as RandomNetwork,
+    seeded as seeded,
+)
+from neuralflow.labs.stochastic.weak import (
+    WeakErrors as WeakErrors,
+    expectation as expectation,
+    weak_errors as weak_errors,
+)

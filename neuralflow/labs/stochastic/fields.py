@@ -42,7 +42,9 @@ class RandomField(nnx.Module, abc.ABC):
         checks.choice("per", per, ("sample", "batch"))
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if not {"noise", "default"} & set(rngs):
-            raise InputError("rngs has no stream to draw noise from; take nnx.Rngs(seed) or nnx.Rngs(noise=seed)")
+            raise InputError(
+                "rngs has no stream to draw noise from; take nnx.Rngs(seed) or nnx.Rngs(noise=seed)"
+            )
         self.per, self.deterministic = per, False
         self.rngs = rngs.noise.fork()
 
@@ -69,7 +71,10 @@ class RandomField(nnx.Module, abc.ABC):
     def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
         """a + b z / sqrt(h), z by the law from normal numbers."""
         drift, diffusion = self.parts(x, t)
-        scaled = lambda a, b, n: a + b * (self.law(n, t) / step**0.5).astype(a.dtype)
+
+        def scaled(a, b, n):
+            return a + b * (self.law(n, t) / step**0.5).astype(a.dtype)
+
         return jax.tree.map(scaled, drift, diffusion, normal)
 
     def normals(self, key: Array, x: Any) -> Any:
@@ -77,7 +82,11 @@ class RandomField(nnx.Module, abc.ABC):
         leaves, form = jax.tree.flatten(x)
         keys = [key] * len(leaves) if self.shared else list(jax.random.split(key, len(leaves)))
         return jax.tree.unflatten(
-            form, [jax.random.normal(k, self._shape(leaf), leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+            form,
+            [
+                jax.random.normal(k, self._shape(leaf), leaf.dtype)
+                for k, leaf in zip(keys, leaves, strict=True)
+            ],
         )
 
     def _shape(self, leaf: Array) -> tuple[int, ...]:
@@ -89,7 +98,12 @@ class Stepped(nnx.Module):
     """A random field on steps of one length, as a velocity field for a fixed grid of such steps; `RandomNetwork` builds it."""
 
     def __init__(self, field: RandomField, step: float = 1.0):
-        checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+        checks.instance(
+            "field",
+            field,
+            RandomField,
+            "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+        )
         checks.positive("step", step, "the length of the steps in depth time")
         self.field, self.step = field, float(step)
 
@@ -118,7 +132,9 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
 def _check_field(name: str, field: Any) -> None:
     checks.instance(name, field, nnx.Module, "an nnx.Module such as nf.fields.MLP(...)")
     if isinstance(field, RandomField):
-        raise InputTypeError(f"{name} must be a plain field: random ones do not nest, got {type(field).__name__}")
+        raise InputTypeError(
+            f"{name} must be a plain field: random ones do not nest, got {type(field).__name__}"
+        )
 
 
 def _check_probability(name: str, p: Any) -> None:
@@ -150,7 +166,11 @@ class _Thinned(RandomField):
             p: Any = survival(float(t))
             if isinstance(p, core.Tracer):  # a learned one
                 return
-            if np.ndim(p) or not isinstance(p, int | float | np.number | np.ndarray | Array) or not 0 < p <= 1:
+            if (
+                np.ndim(p)
+                or not isinstance(p, int | float | np.number | np.ndarray | Array)
+                or not 0 < p <= 1
+            ):
                 raise InputError(
                     f"survival is a probability above zero and up to one at every depth time, got {p!r} at t = {t:g}; "
                     "nf.labs.stochastic.linear takes the length of the interval"
@@ -189,7 +209,9 @@ class StochasticDepth(_Thinned):
 
     shared = True
 
-    def __init__(self, field: nnx.Module, survival: Probability = 0.8, *, per: Per = "sample", rngs: nnx.Rngs):
+    def __init__(
+        self, field: nnx.Module, survival: Probability = 0.8, *, per: Per = "sample", rngs: nnx.Rngs
+    ):
         super().__init__(field, survival, per, rngs)
 
     def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
@@ -204,7 +226,9 @@ class StochasticDepth(_Thinned):
             velocity = evaluate(field, x, t)
             return nnx.state(field, nnx.BatchStat), velocity
 
-        past = lambda statistics, x: (statistics, jax.tree.map(jnp.zeros_like, x))
+        def past(statistics, x):
+            return (statistics, jax.tree.map(jnp.zeros_like, x))
+
         statistics, velocity = lax.cond(alive, through, past, statistics, x)
         nnx.update(self.field, statistics)
         return velocity
@@ -212,7 +236,10 @@ class StochasticDepth(_Thinned):
     def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
         """p f and sqrt(p (1 - p)) f."""
         velocity, p = self.velocity(x, t), jnp.asarray(self.probability(t))
-        scaled = lambda c: jax.tree.map(lambda v: c.astype(v.dtype) * v, velocity)
+
+        def scaled(c):
+            return jax.tree.map(lambda v: c.astype(v.dtype) * v, velocity)
+
         return scaled(p), scaled(jnp.sqrt(jnp.maximum(p * (1 - p), 0)))
 
 
@@ -224,13 +251,17 @@ class Dropout(_Thinned):
 
     shared = False
 
-    def __init__(self, field: nnx.Module, survival: Probability = 0.9, *, per: Per = "sample", rngs: nnx.Rngs):
+    def __init__(
+        self, field: nnx.Module, survival: Probability = 0.9, *, per: Per = "sample", rngs: nnx.Rngs
+    ):
         super().__init__(field, survival, per, rngs)
 
     def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
         """f and sqrt((1 - p) / p) f."""
         velocity, p = self.velocity(x, t), jnp.asarray(self.probability(t))
-        return velocity, jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(1 - p, 0) / p).astype(v.dtype) * v, velocity)
+        return velocity, jax.tree.map(
+            lambda v: jnp.sqrt(jnp.maximum(1 - p, 0) / p).astype(v.dtype) * v, velocity
+        )
 
 
 class ShakeShake(RandomField):
@@ -241,7 +272,9 @@ class ShakeShake(RandomField):
 
     shared = True
 
-    def __init__(self, first: nnx.Module, second: nnx.Module, *, per: Per = "sample", rngs: nnx.Rngs):
+    def __init__(
+        self, first: nnx.Module, second: nnx.Module, *, per: Per = "sample", rngs: nnx.Rngs
+    ):
         super().__init__(per, rngs)
         for name, part in (("first", first), ("second", second)):
             _check_field(name, part)
@@ -256,7 +289,9 @@ class ShakeShake(RandomField):
     def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
         """(f1 + f2) / 2 and (f1 - f2) / sqrt(12)."""
         one, two = (evaluate(branch, x, t) for branch in (self.first, self.second))
-        return jax.tree.map(lambda a, b: (a + b) / 2, one, two), jax.tree.map(lambda a, b: (a - b) / 12**0.5, one, two)
+        return jax.tree.map(lambda a, b: (a + b) / 2, one, two), jax.tree.map(
+            lambda a, b: (a - b) / 12**0.5, one, two
+        )
 
     def law(self, normal: Array, t: Any) -> Array:
         return (norm.cdf(normal) - 0.5) * 12**0.5
@@ -275,7 +310,9 @@ class Noise(RandomField):
     def __init__(self, field: nnx.Module, scale: float, *, per: Per = "sample", rngs: nnx.Rngs):
         super().__init__(per, rngs)
         _check_field("field", field)
-        checks.positive("scale", scale, "the standard deviation of the noise in one unit of depth time")
+        checks.positive(
+            "scale", scale, "the standard deviation of the noise in one unit of depth time"
+        )
         takes_time(field)  # refuses what is called in another way
         self.field, self.scale = field, float(scale)
 
@@ -286,7 +323,9 @@ class Noise(RandomField):
 
     def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
         """f and the scale."""
-        return evaluate(self.field, x, t), jax.tree.map(lambda leaf: jnp.full_like(leaf, self.scale), x)
+        return evaluate(self.field, x, t), jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, self.scale), x
+        )
 
     def law(self, normal: Array, t: Any) -> Array:
         return normal
@@ -299,7 +338,12 @@ class Gaussian(RandomField):
     """A random field with normal numbers in the place of its own law: on steps of length h, Euler and Maruyama's scheme for its limit."""
 
     def __init__(self, field: RandomField):
-        checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+        checks.instance(
+            "field",
+            field,
+            RandomField,
+            "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+        )
         super().__init__(cast(Any, field.per), nnx.Rngs(0))
         # One stream for both, so that one key gives both the same normal numbers.
         self.field, self.shared, self.rngs = field, field.shared, field.rngs

@@ -25,7 +25,9 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
 
     A field whose weights vary along depth has none of its own; the moments take those of every step.
     """
-    points = jnp.concatenate([jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))])
+    points = jnp.concatenate(
+        [jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))]
+    )
     drift, diffusion = (np.asarray(part, float) for part in field.parts(points, t))
     pair = []
     for name, values in (("drift", drift), ("diffusion", diffusion)):
@@ -38,7 +40,9 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
     return pair[0], pair[1]
 
 
-def network_moments(field: RandomField, x: Float[Any, " d"], steps: int, time: float = 1.0) -> list[np.ndarray]:
+def network_moments(
+    field: RandomField, x: Float[Any, " d"], steps: int, time: float = 1.0
+) -> list[np.ndarray]:
     """E X, E X (x) X and E X (x) X (x) X of the random network after `steps` blocks, exactly: arrays with 1, 2 and 3 axes of d.
 
     A block is the random matrix I + h A + sqrt(h) z B; the mean of its tensor powers is taken by quadrature over the law of z. Linear fields
@@ -52,13 +56,20 @@ def network_moments(field: RandomField, x: Float[Any, " d"], steps: int, time: f
     for n in range(steps):
         if known is None or _varies(field):
             a, b = matrices(at(n), d, n * h)
-            blocks = [(w, np.eye(d) + h * a + h**0.5 * z * b) for z, w in zip(*field.quadrature(n * h), strict=True)]
-            known = [sum(w * functools.reduce(np.kron, [m] * k) for w, m in blocks) for k in (1, 2, 3)]
+            blocks = [
+                (w, np.eye(d) + h * a + h**0.5 * z * b)
+                for z, w in zip(*field.quadrature(n * h), strict=True)
+            ]
+            known = [
+                sum(w * functools.reduce(np.kron, [m] * k) for w, m in blocks) for k in (1, 2, 3)
+            ]
         moments = [matrix @ moment for matrix, moment in zip(known, moments, strict=True)]
     return [moment.reshape((d,) * k) for k, moment in enumerate(moments, 1)]
 
 
-def limit_moments(field: RandomField, x: Float[Any, " d"], time: float = 1.0, *, steps: int = 256) -> list[np.ndarray]:
+def limit_moments(
+    field: RandomField, x: Float[Any, " d"], time: float = 1.0, *, steps: int = 256
+) -> list[np.ndarray]:
     """The same of the limit dX = A X dt + B X dB, from the equation of its moments: by exponentials of matrices.
 
     m_k' = (sum_i A_i + sum_{i<j} B_i B_j) m_k, the index telling on which of k factors a matrix acts. Constant fields exactly; what varies
@@ -70,7 +81,9 @@ def limit_moments(field: RandomField, x: Float[Any, " d"], time: float = 1.0, *,
     at = _along(field, count, 0.5)
     for n in range(count):
         a, b = matrices(at(n), len(x), (n + 0.5) / count * time)
-        moments = [expm(time / count * _generator(a, b, k)) @ moment for k, moment in enumerate(moments, 1)]
+        moments = [
+            expm(time / count * _generator(a, b, k)) @ moment for k, moment in enumerate(moments, 1)
+        ]
     return [moment.reshape((len(x),) * k) for k, moment in enumerate(moments, 1)]
 
 
@@ -93,7 +106,12 @@ def _along(field: RandomField, count: int, share: float) -> Callable[[int], Any]
 def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
     """The matrix of the equation of the k-th moments."""
     one = np.eye(len(a))
-    acting = lambda *places: functools.reduce(np.kron, [places[i] if places[i] is not None else one for i in range(k)])
+
+    def acting(*places):
+        return functools.reduce(
+            np.kron, [places[i] if places[i] is not None else one for i in range(k)]
+        )
+
     total = sum(acting(*(a if i == j else None for i in range(k))) for j in range(k))
     for i in range(k):
         for j in range(i):
@@ -102,7 +120,12 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 
 
 def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
-    checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+    checks.instance(
+        "field",
+        field,
+        RandomField,
+        "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+    )
     if not field.shared:
         raise InputTypeError(
             f"these moments are those of noise that the coordinates share, and each has its own in {type(field).__name__}"

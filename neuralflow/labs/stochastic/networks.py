@@ -34,9 +34,21 @@ class RandomNetwork(nnx.Module):
     """
 
     def __init__(
-        self, field: RandomField, steps: int, scheme: Any = None, t0: float = 0.0, t1: float = 1.0, *, memory: Any = "remat"
+        self,
+        field: RandomField,
+        steps: int,
+        scheme: Any = None,
+        t0: float = 0.0,
+        t1: float = 1.0,
+        *,
+        memory: Any = "remat",
     ):
-        checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+        checks.instance(
+            "field",
+            field,
+            RandomField,
+            "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+        )
         checks.whole("steps", steps)
         scheme = Euler() if scheme is None else scheme
         grid = FixedGrid(scheme, steps=steps, memory=memory)
@@ -65,8 +77,13 @@ def seeded(module: nnx.Module, key: Array) -> Any:
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     graphdef, keys, counts, rest = nnx.split(module, nnx.RngKey, nnx.RngCount, ...)
     leaves, form = jax.tree.flatten(keys)
-    folded = [jnp.broadcast_to(jax.random.fold_in(key, i), jnp.shape(leaf)) for i, leaf in enumerate(leaves)]
-    copy: Any = nnx.merge(graphdef, jax.tree.unflatten(form, folded), jax.tree.map(jnp.zeros_like, counts), rest)
+    folded = [
+        jnp.broadcast_to(jax.random.fold_in(key, i), jnp.shape(leaf))
+        for i, leaf in enumerate(leaves)
+    ]
+    copy: Any = nnx.merge(
+        graphdef, jax.tree.unflatten(form, folded), jax.tree.map(jnp.zeros_like, counts), rest
+    )
     copy.train()
     return copy
 
@@ -85,21 +102,41 @@ class NeuralSDE(nnx.Module):
     """
 
     def __init__(
-        self, field: RandomField, steps: int, scheme: Any = None, t0: float = 0.0, t1: float = 1.0, *, resolution: Any = None
+        self,
+        field: RandomField,
+        steps: int,
+        scheme: Any = None,
+        t0: float = 0.0,
+        t1: float = 1.0,
+        *,
+        resolution: Any = None,
     ):
-        checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+        checks.instance(
+            "field",
+            field,
+            RandomField,
+            "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+        )
         checks.whole("steps", steps)
         scheme = diffrax.Euler() if scheme is None else scheme
         if not isinstance(scheme, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
             raise InputTypeError(
                 f"an SDE is solved by diffrax's Ito or Stratonovich solvers, such as diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
             )
-        if isinstance(scheme, diffrax.AbstractStratonovichSolver) and not field.shared and not field.additive:
+        if (
+            isinstance(scheme, diffrax.AbstractStratonovichSolver)
+            and not field.shared
+            and not field.additive
+        ):
             raise InputTypeError(
                 "Stratonovich's form is known here for noise that the coordinates share, or that is constant; take an Ito solver such as "
                 "diffrax.Euler()"
             )
-        if isinstance(scheme, diffrax.AbstractSRK) and scheme.tableau.is_additive_noise() and not field.additive:
+        if (
+            isinstance(scheme, diffrax.AbstractSRK)
+            and scheme.tableau.is_additive_noise()
+            and not field.additive
+        ):
             raise InputTypeError(
                 f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take diffrax.SlowRK() or diffrax.Heun() for a "
                 f"{type(field).__name__}"
@@ -108,9 +145,13 @@ class NeuralSDE(nnx.Module):
         field.check(np.linspace(t0, t1, steps + 1)[:-1])
         step = (t1 - t0) / steps
         resolution = step / 2 if resolution is None else resolution
-        checks.positive("resolution", resolution, "the length in depth time to which Brownian paths are known")
+        checks.positive(
+            "resolution", resolution, "the length in depth time to which Brownian paths are known"
+        )
         if resolution > step:
-            raise InputError(f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}")
+            raise InputError(
+                f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}"
+            )
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
 
@@ -125,10 +166,13 @@ class NeuralSDE(nnx.Module):
         """X(t1) from X(t0) = x (batch, ...), one path a sample (with per="batch" one for all)."""
         solution = self.solve(x, key)
         if not isinstance(solution.status, core.Tracer) and np.any(solution.status):
-            bad = sum(int(np.count_nonzero(~np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(x))
+            bad = sum(
+                int(np.count_nonzero(~np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(x)
+            )
             if bad:
                 raise SolveError(
-                    f"x held {bad} values that are not finite before the first step; mend them first", Status.NOT_FINITE
+                    f"x held {bad} values that are not finite before the first step; mend them first",
+                    Status.NOT_FINITE,
                 )
             raise SolveError(
                 f"{int(np.count_nonzero(solution.status))} of {solution.status.size} paths left the range of floating point within {self.steps} steps; "
@@ -153,9 +197,15 @@ class NeuralSDE(nnx.Module):
         graphdef, state = nnx.split(self)
         states = _solved((graphdef, depths), (state, x, key))
         lead = 0 if depths is None else 1
-        finite = [jnp.isfinite(leaf).all(axis=(*range(lead), *range(lead + 1, leaf.ndim))) for leaf in jax.tree.leaves(states)]
+        finite = [
+            jnp.isfinite(leaf).all(axis=(*range(lead), *range(lead + 1, leaf.ndim)))
+            for leaf in jax.tree.leaves(states)
+        ]
         failed = ~functools.reduce(jnp.logical_and, finite)
-        put = lambda leaf: jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - lead - 1)), jnp.nan, leaf)
+
+        def put(leaf):
+            return jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - lead - 1)), jnp.nan, leaf)
+
         count = len(self._times(depths)) - 1
         return Solution(
             states=jax.tree.map(put, states),
@@ -173,10 +223,14 @@ class NeuralSDE(nnx.Module):
             raise InputError(f"depths must be depth times (m,), at least one, got {depths!r}")
         edges = self._times(None)
         nearest = edges[np.abs(times[:, None] - edges).argmin(axis=1)]
-        times = np.where(np.abs(times - nearest) < 1e-4 * self.steps**-1 * (self.t1 - self.t0), nearest, times)
+        times = np.where(
+            np.abs(times - nearest) < 1e-4 * self.steps**-1 * (self.t1 - self.t0), nearest, times
+        )
         inside = (times >= self.t0) & (times <= self.t1)  # not so for NaN
         if not inside.all() or not (np.diff(times) > 0).all():
-            raise InputError(f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths!r}")
+            raise InputError(
+                f"depths must rise between {self.t0:g} and {self.t1:g}, got {depths!r}"
+            )
         return tuple(times.tolist())
 
     def _times(self, depths: tuple[float, ...] | None) -> np.ndarray:
@@ -189,7 +243,9 @@ class NeuralSDE(nnx.Module):
         graphdef = nnx.graphdef(self.field)
         start, form = ravel_pytree(x)
         dtype, ito = start.dtype, isinstance(self.scheme, diffrax.AbstractItoSolver)
-        share = lambda t: (t - self.t0) / (self.t1 - self.t0)
+
+        def share(t):
+            return (t - self.t0) / (self.t1 - self.t0)
 
         def both(t: Any, y: Array, state: Any) -> tuple[Array, Array]:
             module: Any = field_at(nnx.merge(graphdef, state), share(t))
@@ -206,8 +262,14 @@ class NeuralSDE(nnx.Module):
 
         times = jnp.asarray(self._times(depths), dtype)
         shape = jax.ShapeDtypeStruct(() if self.field.shared else start.shape, dtype)
-        levy = diffrax.SpaceTimeLevyArea if isinstance(self.scheme, diffrax.AbstractSRK) else diffrax.BrownianIncrement
-        path = diffrax.VirtualBrownianTree(times[0], times[-1], tol=self.resolution, shape=shape, key=key, levy_area=levy)
+        levy = (
+            diffrax.SpaceTimeLevyArea
+            if isinstance(self.scheme, diffrax.AbstractSRK)
+            else diffrax.BrownianIncrement
+        )
+        path = diffrax.VirtualBrownianTree(
+            times[0], times[-1], tol=self.resolution, shape=shape, key=key, levy_area=levy
+        )
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
         vectors: Any = diffrax.diffeqsolve(
             terms, self.scheme, times[0], times[-1], None, start, args=state, stepsize_controller=diffrax.StepTo(times),
@@ -250,7 +312,9 @@ def _stages(scheme: Any) -> int:
 def _check_states(x: Any) -> None:
     leaves = jax.tree.leaves(x)
     if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):
-        raise InputTypeError(f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)")
+        raise InputTypeError(
+            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
+        )
     for leaf in leaves:
         if leaf.dtype not in (jnp.float32, jnp.float64):
             raise InputTypeError(f"x must be float32 or float64, got {leaf.dtype}; cast it")

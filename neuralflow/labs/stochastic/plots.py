@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     """Errors of random networks against their limit by the number of blocks, with intervals of 95%, on logarithmic axes: name -> errors."""
     if not networks or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
-        raise InputError("errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}")
+        raise InputError(
+            "errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}"
+        )
     picture, (axis,) = plots.figure(1, 1, width=5.6, height=3.8)
     for k, (name, errors) in enumerate(networks.items()):
         mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)

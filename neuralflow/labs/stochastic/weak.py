@@ -26,7 +26,12 @@ _CHUNK = 2**14
 
 
 def expectation(
-    network: RandomNetwork | NeuralSDE, functional: Callable[[Any], Array], x: Any, *, count: int, key: Array
+    network: RandomNetwork | NeuralSDE,
+    functional: Callable[[Any], Array],
+    x: Any,
+    *,
+    count: int,
+    key: Array,
 ) -> Estimate:
     """The mean of a functional of the output over `count` paths from one point x (...), with its standard error.
 
@@ -69,7 +74,12 @@ def weak_errors(
     behind a block's draw is the path's increment, so what is common to them cancels. The limit is twice its Euler-Maruyama solution in N steps
     less that in N / 2, N at least four times the most steps; what this leaves is of order N^-2 (Talay and Tubaro's extrapolation).
     """
-    checks.instance("field", field, RandomField, "a random field such as nf.labs.stochastic.StochasticDepth(...)")
+    checks.instance(
+        "field",
+        field,
+        RandomField,
+        "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+    )
     for n in steps if isinstance(steps, Sequence) else (None,):
         checks.whole("each of steps", n)
     if len(steps) < 2 or not (np.diff(steps) > 0).all():
@@ -86,10 +96,13 @@ def weak_errors(
     field.check(np.linspace(t0, t1, fine + 1)[:-1])
     graphdef, state = nnx.split(field)
     values = _compared(
-        (functional, graphdef, count, tuple(steps), fine, float(t0), float(t1)), (state, jax.tree.map(jnp.asarray, x), key)
+        (functional, graphdef, count, tuple(steps), fine, float(t0), float(t1)),
+        (state, jax.tree.map(jnp.asarray, x), key),
     )
     if values.ndim != 2:
-        raise InputError(f"the functional has one number for a path here, (batch,), got values of shape {values.shape[1:-1]}")
+        raise InputError(
+            f"the functional has one number for a path here, (batch,), got values of shape {values.shape[1:-1]}"
+        )
     order, margin = weighed_order(steps, np.asarray(values, float))
     return WeakErrors(tuple(steps), estimate(values), order, (order - margin, order + margin))
 
@@ -105,7 +118,9 @@ def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) ->
         if values.dtype.kind != "f" or not np.isfinite(values).all():
             raise InputError(f"x is one point of finite floating numbers, got {leaf!r}")
     if field.per != "sample":
-        raise InputError("paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'")
+        raise InputError(
+            "paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'"
+        )
 
 
 def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) -> Array:
@@ -130,18 +145,29 @@ def _sampled(static: Any, data: Any) -> Array:
     """The functional on every path (count, *values)."""
     functional, graphdef, count = static
     state, x, key = data
-    return _chunks(x, count, lambda batch, key: functional(nnx.merge(graphdef, state).sample(batch, key)), key)
+    return _chunks(
+        x, count, lambda batch, key: functional(nnx.merge(graphdef, state).sample(batch, key)), key
+    )
 
 
 class _Driven(nnx.Module):
     """A random field on steps of one length that draws nothing: its normal numbers (steps, batch, ...) are given."""
 
     def __init__(self, field: RandomField, step: float, t0: float, normals: Any):
-        self.field, self.step, self.t0, self.normals = field, step, t0, nnx.data(jax.tree.map(nnx.Variable, normals))
+        self.field, self.step, self.t0, self.normals = (
+            field,
+            step,
+            t0,
+            nnx.data(jax.tree.map(nnx.Variable, normals)),
+        )
 
     def __call__(self, x: Any, t: Any) -> Any:
         n = jnp.round((t - self.t0) / self.step).astype(int)
-        here = jax.tree.map(lambda normals: normals[n], self.normals, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        here = jax.tree.map(
+            lambda normals: normals[n],
+            self.normals,
+            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+        )
         return self.field.noisy(x, t, here, self.step)
 
 
@@ -157,9 +183,14 @@ def _compared(static: Any, data: Any) -> Array:
 
         def end(field: RandomField, n: int) -> Array:
             """Sums of normal numbers over the steps of the path that fall into one of n."""
-            summed = lambda leaf: leaf.reshape(n, fine // n, *leaf.shape[1:]).sum(1) / (fine // n) ** 0.5
+
+            def summed(leaf):
+                return leaf.reshape(n, fine // n, *leaf.shape[1:]).sum(1) / (fine // n) ** 0.5
+
             driven = _Driven(field, (t1 - t0) / n, t0, jax.tree.map(summed, increments))
-            return functional(NeuralODE(driven, FixedGrid(Euler(), steps=n, memory="full"), t0, t1)(batch))
+            return functional(
+                NeuralODE(driven, FixedGrid(Euler(), steps=n, memory="full"), t0, t1)(batch)
+            )
 
         limit = 2 * end(Gaussian(field), fine) - end(Gaussian(field), fine // 2)
         return jnp.stack([end(field, n) - limit for n in steps], axis=-1)
