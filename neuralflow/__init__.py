@@ -2,7 +2,7 @@
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from typing import Any as _Any
+from typing import TYPE_CHECKING
 
 from neuralflow import fields as fields, schemes as schemes
 from neuralflow.branches import from_branches as from_branches, to_branches as to_branches
@@ -41,14 +41,38 @@ from neuralflow.solve import (
     Status as Status,
 )
 
-_ROOMS = ("data", "labs", "models", "plots", "regularisers", "statistics", "training", "transport")
+if TYPE_CHECKING:
+    # Type checkers see the rooms, and no other name.
+    from neuralflow import (
+        data as data,
+        labs as labs,
+        models as models,
+        plots as plots,
+        regularisers as regularisers,
+        statistics as statistics,
+        training as training,
+        transport as transport,
+    )
+else:
+    _ROOMS = (
+        "data",
+        "labs",
+        "models",
+        "plots",
+        "regularisers",
+        "statistics",
+        "training",
+        "transport",
+    )
 
+    def __getattr__(name):
+        """The rooms that most programs do not need, imported at their first use."""
+        if name in _ROOMS:
+            return _import_module(f"neuralflow.{name}")
+        raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
 
-def __getattr__(name: str) -> _Any:
-    """The rooms that most programs do not need, imported at their first use."""
-    if name in _ROOMS:
-        return _import_module(f"neuralflow.{name}")
-    raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
+    def __dir__():
+        return sorted({*globals(), *_ROOMS})
 
 
 __version__ = _version("neuralflow-jax")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx import reprlib, visualization
 from jax import core, lax
 from jaxtyping import Array
 
@@ -62,6 +63,30 @@ class NeuralODE(nnx.Module):
     def discretisation(self) -> Discretisation:
         """The FixedGrid or Adaptive of this layer."""
         return self.solve_form.join(self.solve_data)
+
+    def __nnx_repr__(self) -> Iterator[Any]:
+        """The layer as it would be written, for `repr` and `print`."""
+        for part in super().__nnx_repr__():
+            name = part.key if isinstance(part, reprlib.Attr) else ""
+            if name == "solve_form":
+                yield reprlib.Attr("solve", self.discretisation)
+            elif name != "solve_data" and (name != "backward" or self.backward):
+                yield part
+
+    def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
+        """The layer as it would be written, for `nnx.display`."""
+        attributes = {
+            "field": self.field,
+            "solve": self.discretisation,
+            "t0": self.t0,
+            "t1": self.t1,
+        }
+        return visualization.render_object_constructor(
+            object_type=type(self),
+            attributes=attributes | ({"backward": True} if self.backward else {}),
+            path=path,
+            subtree_renderer=subtree_renderer,
+        )
 
     def with_solve(self, solve: Discretisation) -> NeuralODE:
         """The same field, interval and direction under another discretisation; the weights are shared, not copied."""

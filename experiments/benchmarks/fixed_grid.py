@@ -20,11 +20,12 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report, side_by_side
+from neuralflow.solve import Memory
 
 # width, steps, batch
 CASES = ((64, 64, 128), (64, 256, 128), (16, 1024, 32))
 LINEAR = (16, 64, 256, 1024, 4096)
-MEMORY = ("full", "remat", "two_level")
+MEMORY: tuple[Memory, ...] = ("full", "remat", "two_level")
 
 
 def routes(
@@ -63,7 +64,7 @@ def routes(
         )  # fmt: skip
         return solution.ys[0]
 
-    def layer(memory: str) -> Callable[..., Any]:
+    def layer(memory: Memory) -> Callable[..., Any]:
         grid = nf.FixedGrid(nf.Euler(), steps=steps, memory=memory)
 
         def run(params: Any, x: Any) -> Any:
@@ -74,7 +75,7 @@ def routes(
 
         return run
 
-    ours = {memory: layer(memory) for memory in MEMORY}
+    ours: dict[str, Callable[..., Any]] = {memory: layer(memory) for memory in MEMORY}
     functions = {"scan": scan, **ours, "nested scans by hand": nested, "diffeqsolve": solve}
     return functions, (params, jax.random.normal(jax.random.key(0), (batch, width)))
 

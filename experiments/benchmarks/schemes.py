@@ -22,6 +22,7 @@ import neuralflow as nf
 from experiments.benchmarks.fixed_grid import gradient
 from experiments.benchmarks.measure import ratio, report, side_by_side
 from neuralflow.schemes.network import cost
+from neuralflow.solve import Memory
 
 S = nf.schemes
 WIDTH, STEPS, BATCH = 64, 64, 128
@@ -45,7 +46,7 @@ SCHEMES = {
 
 
 def network(
-    scheme: Any, steps: int, memory: str = "full"
+    scheme: Any, steps: int, memory: Memory = "full"
 ) -> tuple[Callable[..., Any], tuple[Any, Any]]:
     """A flow of coupled fields by a scheme, as a function of (weights, x); RevNet's form, which any scheme can walk."""
 

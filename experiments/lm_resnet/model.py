@@ -131,10 +131,11 @@ class Network(nnx.Module):
 
         def rule(stage: int) -> Callable[[int], Any] | None:
             """The survival of a stage's blocks behind so many entries, as a function of its depth time."""
-            if survival is None:
+            last = survival
+            if last is None:
                 return None
             return lambda entries: nf.labs.stochastic.linear(
-                survival, length=3.0 * count, step=stage * count + entries + 1
+                last, length=3.0 * count, step=stage * count + entries + 1
             )
 
         self.stages = nnx.List(

@@ -6,17 +6,26 @@ residual networks and their SDEs.
 """
 
 from importlib import import_module as _import_module
-from typing import Any as _Any
+from typing import TYPE_CHECKING
 
-_ROOMS = ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")
+if TYPE_CHECKING:
+    # Type checkers see the rooms, and no other name.
+    from neuralflow.labs import (
+        deep_limit as deep_limit,
+        diffeo as diffeo,
+        operators as operators,
+        paths as paths,
+        plain_net as plain_net,
+        stochastic as stochastic,
+    )
+else:
+    _ROOMS = ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")
 
+    def __getattr__(name):
+        """A laboratory, imported at its first use."""
+        if name in _ROOMS:
+            return _import_module(f"neuralflow.labs.{name}")
+        raise AttributeError(f"module 'neuralflow.labs' has no attribute {name!r}")
 
-def __getattr__(name: str) -> _Any:
-    """A laboratory, imported at its first use."""
-    if name in _ROOMS:
-        return _import_module(f"neuralflow.labs.{name}")
-    raise AttributeError(f"module 'neuralflow.labs' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    def __dir__():
+        return sorted({*globals(), *_ROOMS})

@@ -4,7 +4,7 @@ Both kinds walk normalised depth s in [0, 1]; depth time is t = t0 + s (t1 - t0)
 of fixed grids stands in `walk`, the exact gradient of adaptive steps in `replay`.
 """
 
-from neuralflow.solve.adaptive import Adaptive as Adaptive
+from neuralflow.solve.adaptive import Adaptive as Adaptive, GradientMethod as GradientMethod
 from neuralflow.solve.base import EVERY_STEP as EVERY_STEP, Discretisation as Discretisation
 from neuralflow.solve.fixed_grid import FixedGrid as FixedGrid
 from neuralflow.solve.results import (
@@ -12,3 +12,4 @@ from neuralflow.solve.results import (
     SolveError as SolveError,
     Status as Status,
 )
+from neuralflow.solve.walk import Memory as Memory

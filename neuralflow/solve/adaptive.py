@@ -58,14 +58,14 @@ class Adaptive(Discretisation):
 
     def __init__(
         self,
-        scheme: Any,
-        rtol: Any = 1e-6,
-        atol: Any = 1e-6,
+        scheme: diffrax.AbstractSolver,
+        rtol: float | Array = 1e-6,
+        atol: float | Array = 1e-6,
         *,
         max_steps: int = 4096,
-        gradient: Any = "steps",
+        gradient: GradientMethod = "steps",
         per_sample: bool = False,
-        ends: Any = (0.0, 1.0),
+        ends: tuple[Any, Any] = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
@@ -90,6 +90,14 @@ class Adaptive(Discretisation):
     def whole(self) -> bool:
         """Whether all of the interval is walked, as far as is known without arrays."""
         return all(isinstance(end, float) for end in self.ends) and self.ends == (0.0, 1.0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments beside the scheme that are not the defaults, as they would be written."""
+        defaults = {"max_steps": 4096, "gradient": "steps", "per_sample": False}
+        options: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol}
+        options |= {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
+        return options if self.whole else {**options, "ends": self.ends}
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> NoReturn:
         """TypeError: its steps are chosen on the way."""

@@ -98,6 +98,25 @@ class Discretisation(eqx.Module):
     def remedy(self, status: Status, accepted: int, rejected: int) -> str:
         """Why a solve may have ended with this status, and what to do."""
 
+    @property
+    @abc.abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The arguments beside the scheme that are not the defaults, as they would be written."""
+
+    def __repr__(self) -> str:
+        written = [
+            repr(self.scheme),
+            *(f"{name}={value!r}" for name, value in self.options.items()),
+        ]
+        return f"{type(self).__name__}({', '.join(written)})"
+
+    def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
+        """One line, for `nnx.display`."""
+        from treescope import rendering_parts
+
+        line = rendering_parts.text(repr(self))
+        return rendering_parts.build_one_line_tree_node(line=line, path=path)
+
     def part(self, start: Any, stop: Any) -> Self:
         """The walk between two normalised depths."""
         return replace(self, ends=(start, stop))

@@ -48,12 +48,12 @@ class FixedGrid(Discretisation):
 
     def __init__(
         self,
-        scheme: Any,
+        scheme: diffrax.AbstractSolver,
         steps: int | None = None,
         *,
-        times: Any = None,
-        memory: Any = "remat",
-        ends: Any = (0.0, 1.0),
+        times: Sequence[float] | np.ndarray | None = None,
+        memory: Memory = "remat",
+        ends: tuple[Any, Any] = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
@@ -74,6 +74,15 @@ class FixedGrid(Discretisation):
         """The edges of the steps."""
         whole = grids.uniform(self.steps) if self.times is None else grids.uneven(self.times)
         return whole if self.ends == (0, 1) else whole.part(*self.ends)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments beside the scheme that are not the defaults, as they would be written."""
+        options: dict[str, Any] = (
+            {"steps": self.steps} if self.times is None else {"times": self.times}
+        )
+        options |= {} if self.memory == "remat" else {"memory": self.memory}
+        return options if self.ends == (0.0, 1.0) else {**options, "ends": self.ends}
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> grids.Plan:
         """Its steps against the bases of a field's weights, in the order and direction of the walk; ValueError for a step across a knot."""

@@ -22,7 +22,7 @@ from neuralflow.labs.stochastic.fields import RandomField, Stepped
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
-from neuralflow.solve import FixedGrid, Solution, SolveError, Status
+from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
 
 
 class RandomNetwork(nnx.Module):
@@ -37,11 +37,11 @@ class RandomNetwork(nnx.Module):
         self,
         field: RandomField,
         steps: int,
-        scheme: Any = None,
+        scheme: diffrax.AbstractSolver | None = None,
         t0: float = 0.0,
         t1: float = 1.0,
         *,
-        memory: Any = "remat",
+        memory: Memory = "remat",
     ):
         checks.instance(
             "field",
@@ -105,7 +105,7 @@ class NeuralSDE(nnx.Module):
         self,
         field: RandomField,
         steps: int,
-        scheme: Any = None,
+        scheme: diffrax.AbstractSolver | None = None,
         t0: float = 0.0,
         t1: float = 1.0,
         *,
