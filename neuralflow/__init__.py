@@ -1,4 +1,8 @@
-"""neuralflow: Flax modules as velocity fields, fixed grids that are ResNets, adaptive solves that are their limit."""
+"""neuralflow: Flax modules as velocity fields, walked by fixed grids or by adaptive solves.
+
+A fixed grid makes a velocity field a ResNet. With the same weights, an adaptive solve computes the
+limit of the ResNet for infinitely many steps.
+"""
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
@@ -66,10 +70,13 @@ else:
     )
 
     def __getattr__(name):
-        """The rooms that most programs do not need, imported at their first use."""
+        """Import a room at its first use, because most programs do not need it."""
         if name in _ROOMS:
             return _import_module(f"neuralflow.{name}")
-        raise AttributeError(f"module 'neuralflow' has no attribute {name!r}")
+        import neuralflow.labs as labs
+
+        hint = f"; it is nf.labs.{name}" if name in dir(labs) else ""
+        raise AttributeError(f"module 'neuralflow' has no attribute {name!r}{hint}")
 
     def __dir__():
         return sorted({*globals(), *_ROOMS})

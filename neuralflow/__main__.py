@@ -1,4 +1,4 @@
-"""`python -m neuralflow`."""
+"""The entry point of `python -m neuralflow`."""
 
 from neuralflow.cli import main
 

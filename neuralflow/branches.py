@@ -1,4 +1,8 @@
-"""To and from plain residual branches: a ResNet's own modules as a layer, and a layer's blocks as modules."""
+"""Conversion between layers and plain residual branches.
+
+`from_branches` turns the modules of a ResNet into a layer. `to_branches` turns the blocks of a
+layer into modules.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from neuralflow.solve import FixedGrid
 
 
 class _AtTime(nnx.Module):
-    """f(., t) of a field f(x, t) at one depth time."""
+    """The module f(., t) of a field f(x, t) at one depth time."""
 
     def __init__(self, field: nnx.Module, t: Float[Array, ""]):
         self.field = field
@@ -33,15 +37,46 @@ class _AtTime(nnx.Module):
 
 
 def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
-    """The layer of a ResNet's own residual branches: x + f_0(x), then x + f_1(x), ..., to the last bit.
+    """Return the layer that computes a ResNet from its own residual branches.
 
-    Branches of one class and one set of shapes, called as f(x). The interval is [0, N] and Euler's h is one.
+    The layer computes x + f_0(x), then x + f_1(x), and so on, to the last bit. It takes Euler steps
+    of length one over the interval [0, N], where N is the number of branches.
+
+    Args:
+        branches: The residual branches f_0, f_1, ..., called as f(x). All branches have the same
+            class, options, shapes and dtypes.
+
+    Returns:
+        A layer with a `DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of N Euler
+        steps.
+
+    Raises:
+        InputError: There is no branch, or `branches` is not a sequence.
+        InputError: The branches have different structures, shapes or dtypes, or hold state that no
+            solve can carry.
+        InputTypeError: A branch is not an `nnx.Module` that can be called as f(x), or a weight is
+            not floating.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> f, g = (nnx.Linear(2, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+        >>> x = jnp.ones((3, 2))
+        >>> y = x + f(x)
+        >>> bool(jnp.allclose(nf.from_branches([f, g])(x), y + g(y)))
+        True
     """
     if (not isinstance(branches, Sequence) and not isinstance(branches, nnx.List)) or not len(
         branches
     ):
+        shown = (
+            f"an empty {type(branches).__name__}"
+            if isinstance(branches, Sequence)
+            else type(branches).__name__
+        )
         raise InputError(
-            f"from_branches takes a sequence of at least one residual branch, got {type(branches).__name__}"
+            f"from_branches takes a sequence of at least one residual branch, got {shown}"
         )
     for k, branch in enumerate(branches):
         checks.instance(
@@ -60,17 +95,29 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
 
 
 def to_branches(layer: NeuralODE) -> list[nnx.Module]:
-    """The modules f_k such that x + h_k f_k(x) is the k-th residual block of an Euler layer.
+    """Return the residual branches of an Euler layer as plain modules.
 
-    h_k is the step's length, (t1 - t0) / steps on a uniform grid. Raises TypeError for any other discretisation.
+    The k-th residual block of the layer is x + h_k f_k(x). Here f_k is the k-th branch, and h_k is
+    the length of the k-th step. On a uniform grid, h_k is (t1 - t0) / steps. The branch of a field
+    f(x, t) has the depth time where its step starts.
+
+    Args:
+        layer: A layer with a fixed grid and Euler's scheme that walks forward.
+
+    Returns:
+        The branches f_k, one for each step, called as f_k(x).
+
+    Raises:
+        InputTypeError: `layer` is not a `NeuralODE`, has another discretisation, or walks backward.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     solve = layer.discretisation
     if not solve.planned or not isinstance(solve.scheme, Euler) or layer.backward:
         raise InputTypeError(
-            "only a forward fixed grid with Euler is a stack of residual blocks; use with_solve() first"
+            "only a forward fixed grid with Euler is a stack of residual blocks; use with_solve(), "
+            "or reverse() of a layer that walks backward, first"
         )
-    plan, timed = layer.plan, takes_time(layer.field)
+    plan, timed = layer.plan(), takes_time(layer.field)
     t0, t1 = jnp.asarray(raw(layer.t0), float), jnp.asarray(raw(layer.t1), float)
     modules = []
     for k in range(plan.steps):

@@ -1,4 +1,7 @@
-"""Refusals that many places share, each one sentence: what was given, what was expected."""
+"""The classes of errors of this package, and checks of arguments that many places share.
+
+The message of a refusal is one sentence that says what was given and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,35 @@ import numpy as np
 
 
 class InputError(ValueError):
-    """Input that a caller can mend: the message says what was given, what was expected, and the remedy."""
+    """Input is wrong and the caller can mend it.
+
+    The message says what was given, what was expected, and the remedy.
+    """
 
 
 class InputTypeError(InputError, TypeError):
-    """Input of the wrong kind."""
+    """Input has the wrong type."""
 
 
 class ExtraMissing(ImportError):
-    """A package that an extra brings is not installed: the message names the extra."""
+    """A package that an extra of this package brings is not installed.
+
+    The message names the extra.
+    """
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:
-    """TypeError for anything but a whole number, ValueError below `least`."""
+    """Refuse anything but a whole number of at least a given size.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. A bool is not a whole number.
+        least: The smallest value that is allowed.
+
+    Raises:
+        InputError: `value` is less than `least`.
+        InputTypeError: `value` is not a whole number.
+    """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise InputTypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
@@ -30,7 +49,16 @@ def whole(name: str, value: Any, least: int = 1) -> None:
 
 
 def positive(name: str, value: Any, remedy: str) -> None:
-    """ValueError for anything but a positive finite number."""
+    """Refuse anything but a positive finite number.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+        remedy: What to do instead, for the message.
+
+    Raises:
+        InputError: `value` is not a number, not positive or not finite.
+    """
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float | np.floating)
@@ -40,19 +68,46 @@ def positive(name: str, value: Any, remedy: str) -> None:
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """ValueError for a named choice that does not exist."""
+    """Refuse a value that is not one of the given choices.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. A string counts as a choice that equals the string. Any other
+            value counts only where it is the same object as a choice.
+        choices: The choices.
+
+    Raises:
+        InputError: `value` is none of the choices.
+    """
     if not any(value is known or (isinstance(value, str) and value == known) for known in choices):
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def instance(name: str, value: Any, kind: Any, example: str) -> None:
-    """TypeError for anything but an instance of `kind`."""
+    """Refuse anything but an instance of a class.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+        kind: The class.
+        example: What to give instead, for the message.
+
+    Raises:
+        InputTypeError: `value` is not an instance of `kind`.
+    """
     if not isinstance(value, kind):
         raise InputTypeError(f"{name} must be {example}, got {_shown(value)}")
 
 
 def key(value: Any) -> None:
-    """TypeError for anything but one random key."""
+    """Refuse anything but one random key.
+
+    Args:
+        value: The value to check. Typed keys and raw `uint32` keys of shape `(2,)` are allowed.
+
+    Raises:
+        InputTypeError: `value` is not a random key, or is an array of several keys.
+    """
     typed = (
         isinstance(value, jax.Array)
         and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
@@ -67,7 +122,16 @@ def key(value: Any) -> None:
 
 
 def forward(what: str, t0: Any, t1: Any) -> None:
-    """ValueError unless t0 and t1 are finite numbers, the second the greater."""
+    """Refuse an interval that does not run forward between two finite numbers.
+
+    Args:
+        what: What the interval belongs to, for the message.
+        t0: The start of the interval.
+        t1: The end of the interval.
+
+    Raises:
+        InputError: `t0` or `t1` is not a finite number, or `t1` is not greater than `t0`.
+    """
     numbers = all(
         isinstance(t, int | float | np.number) and not isinstance(t, bool) and np.isfinite(t)
         for t in (t0, t1)
@@ -79,12 +143,20 @@ def forward(what: str, t0: Any, t1: Any) -> None:
 
 
 def function(name: str, value: Any) -> None:
-    """TypeError for what cannot be called."""
+    """Refuse a value that cannot be called.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+
+    Raises:
+        InputTypeError: `value` is not callable.
+    """
     if not callable(value):
         raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
-    """The value where it is short, its type where it is not."""
+    """Return the text of a value where the text is short, and the type of the value elsewhere."""
     text = repr(value)
     return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What people see while work goes on."""
+"""The console: progress that people see while work goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def screen() -> Any:
-    """A rich console: as wide as the terminal, or 118 columns in a pipe."""
+    """Return a rich console, as wide as the terminal, or of 118 columns in a pipe."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 118, soft_wrap=not sys.stdout.isatty())
@@ -17,7 +17,15 @@ def screen() -> Any:
 
 @contextmanager
 def progress(total: int, shown: Any = None) -> Iterator[Callable[[str], None]]:
-    """Calls with what was done move a bar in a terminal, and print numbered lines in a pipe."""
+    """Show the progress of work: a moving bar in a terminal, numbered lines in a pipe.
+
+    Args:
+        total: The number of pieces of work.
+        shown: The rich console to write to, or None for a new console.
+
+    Yields:
+        A function to call after each piece of work, with a text that says what was done.
+    """
     shown = screen() if shown is None else shown
     if not shown.is_terminal:
         done = 0

@@ -1,4 +1,7 @@
-"""The solver-backed layer: a velocity field and a discretisation. What compiles it stands at the end."""
+"""The solver-backed layer `NeuralODE`: a velocity field together with a discretisation.
+
+The functions that compile a layer stand at the end of this module.
+"""
 
 from __future__ import annotations
 
@@ -27,29 +30,69 @@ from neuralflow.solve.tally import count
 
 
 class NeuralODE(nnx.Module):
-    """A velocity field and a discretisation: x(t1), where x' = field(x, t) from x(t0) = x.
+    """A layer that solves the ODE of a velocity field with a discretisation.
 
-    `field`: an NNX module f(x) or f(x, t), with `DepthVarying` anywhere inside. `solve`: FixedGrid or Adaptive.
-    `t0`, `t1`: the interval of depth time. Numbers are constants; arrays are data, which may be traced and
-    differentiated, and an nnx.Param is learned.
+    The layer takes x to x(t1), where x' = field(x, t) and x(t0) = x. The discretisation says how to
+    walk through depth time from t0 to t1.
 
-    A plain nnx.Module: nest it, jit it, differentiate it, save it. Batch statistics and random streams in the field
-    follow NNX's rules: `train()` and `eval()` choose, and a call under nnx.jit or outside any trace writes the new state
-    back (plain jax.jit loses it, as every module's). Called outside any trace it raises SolveError
-    where the solve failed; inside one a failed result is NaN, and `solve(x)` tells the status.
+    A layer is a plain `nnx.Module`: it can be nested, compiled, differentiated and saved. The field
+    may hold batch statistics and random streams, which follow the rules of NNX. `train()` and
+    `eval()` choose the mode. A call under `nnx.jit` or outside of any trace writes the new state
+    back. A call under plain `jax.jit` loses the new state, as it does for every NNX module.
+
+    A call outside of any trace raises `SolveError` where the solve fails. A call inside a trace
+    returns NaN instead. `solve(x)` returns the status in both cases.
+
+    Args:
+        field: The velocity field, an NNX module that is called as f(x) or f(x, t). A field may hold
+            a `DepthVarying` anywhere inside.
+        solve: The discretisation, a `FixedGrid` or an `Adaptive`.
+        t0: The depth time where the interval starts. A number is a constant. An array is data,
+            which may be traced and differentiated. An `nnx.Param` is learned.
+        t1: The depth time where the interval ends, different from `t0`. It is a number, an array or
+            an `nnx.Param`, as `t0` is.
+
+    Raises:
+        InputError: The interval is empty, or an end is not one finite number.
+        InputError: The discretisation cannot carry the field: a step crosses a knot of the weights,
+            or the field holds state that no solve can carry.
+        InputTypeError: `field` is not an `nnx.Module` that is called as f(x) or f(x, t), or `solve`
+            is not a discretisation.
+
+    Attributes:
+        field: The velocity field.
+        t0: The depth time where the interval starts.
+        t1: The depth time where the interval ends.
+        backward: Whether the layer walks from t1 to t0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> make = lambda rngs: nnx.Linear(2, 2, rngs=rngs)
+        >>> field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
+        >>> resnet = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))
+        >>> resnet(jnp.ones((3, 2))).shape
+        (3, 2)
+        >>> resnet.with_solve(nf.Adaptive(nf.Tsit5())).field is field  # the ODE of the same weights
+        True
     """
 
     def __init__(self, field: nnx.Module, solve: Discretisation, t0: Any = 0.0, t1: Any = 1.0):
         if not isinstance(field, nnx.Module):
-            remedy = (
-                "wrap it: nf.from_function(f, params)"
-                if callable(field)
-                else "give an nnx.Module with __call__(self, x)"
+            remedy = "give an nnx.Module with __call__(self, x)"
+            if isinstance(field, type):
+                remedy = f"build one: {field.__name__}(...)"
+            elif callable(field):
+                remedy = "wrap it: nf.from_function(f, params)"
+            shown = (
+                f"the class {field.__name__}" if isinstance(field, type) else type(field).__name__
             )
-            raise InputTypeError(f"a field is an nnx.Module, got {type(field).__name__}; {remedy}")
+            raise InputTypeError(f"a field is an nnx.Module, got {shown}; {remedy}")
         if not isinstance(solve, Discretisation):
             raise InputTypeError(
-                f"solve is a FixedGrid or an Adaptive, got {solve!r}; for example nf.FixedGrid(nf.Euler(), steps=16)"
+                f"solve is a FixedGrid or an Adaptive, got {solve!r}; "
+                "for example nf.FixedGrid(nf.Euler(), steps=16)"
             )
         _check_interval(t0, t1)
         solve.check(field)
@@ -61,11 +104,11 @@ class NeuralODE(nnx.Module):
 
     @property
     def discretisation(self) -> Discretisation:
-        """The FixedGrid or Adaptive of this layer."""
+        """The discretisation of the layer, a `FixedGrid` or an `Adaptive`."""
         return self.solve_form.join(self.solve_data)
 
     def __nnx_repr__(self) -> Iterator[Any]:
-        """The layer as it would be written, for `repr` and `print`."""
+        """Show the layer as a user would write it, for `repr` and `print`."""
         for part in super().__nnx_repr__():
             name = part.key if isinstance(part, reprlib.Attr) else ""
             if name == "solve_form":
@@ -74,7 +117,7 @@ class NeuralODE(nnx.Module):
                 yield part
 
     def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
-        """The layer as it would be written, for `nnx.display`."""
+        """Show the layer as a user would write it, for `nnx.display`."""
         attributes = {
             "field": self.field,
             "solve": self.discretisation,
@@ -89,18 +132,42 @@ class NeuralODE(nnx.Module):
         )
 
     def with_solve(self, solve: Discretisation) -> NeuralODE:
-        """The same field, interval and direction under another discretisation; the weights are shared, not copied."""
+        """Return the layer with another discretisation.
+
+        The field, the interval and the direction stay the same. The weights are shared, not copied.
+        A layer that `between` has cut stays cut, unless `solve` has ends of its own.
+
+        Args:
+            solve: The new discretisation, a `FixedGrid` or an `Adaptive`.
+
+        Raises:
+            InputError: The discretisation cannot carry the field.
+            InputTypeError: `solve` is not a discretisation.
+        """
+        if solve.whole and not self.discretisation.whole:
+            solve = solve.part(*self.discretisation.ends)
         return self._copy(self.field, solve, self.backward)
 
     def with_field(self, field: nnx.Module) -> NeuralODE:
-        """Another field under the same discretisation, on the same interval and in the same direction."""
+        """Return the layer with another field.
+
+        The discretisation, the interval and the direction stay the same.
+
+        Args:
+            field: The new velocity field.
+
+        Raises:
+            InputError: The discretisation cannot carry the field.
+            InputTypeError: `field` is not an `nnx.Module` that is called as f(x) or f(x, t).
+        """
         return self._copy(field, self.discretisation, self.backward)
 
     def reverse(self) -> NeuralODE:
-        """The layer that integrates backward, from t1 to t0.
+        """Return the layer that integrates in the opposite direction.
 
-        The inverse only up to the discretisation error (forward then backward Euler is not the identity); `invert`
-        solves for the input exactly.
+        The reverse of a layer that walks forward integrates from t1 to t0. The result is the
+        inverse of the layer only up to the discretisation error. Forward Euler followed by backward
+        Euler is not the identity, for example. `invert` solves for the input exactly.
         """
         return self._copy(self.field, self.discretisation, not self.backward)
 
@@ -111,7 +178,11 @@ class NeuralODE(nnx.Module):
 
     @property
     def ends(self) -> tuple[Any, Any]:
-        """The depth times between which it walks: t0 and t1, or those of `between`, in the order of the interval."""
+        """The depth times between which the layer walks, in the order of the interval.
+
+        These are t0 and t1, or the depth times that were given to `between`. The order is the same
+        for a layer that walks backward.
+        """
         t0, t1 = raw(self.t0), raw(self.t1)
         known = {0.0: t0, 1.0: t1}
         shares = [
@@ -124,17 +195,46 @@ class NeuralODE(nnx.Module):
         return start, stop
 
     def between(self, start: Any, stop: Any) -> NeuralODE:
-        """The layer that walks from depth time `start` to `stop` only, with the weights that belong to these depths.
+        """Return the layer that walks between two depth times inside the interval only.
 
-        `t0` and `t1` stay those of the whole, to which the weights belong; `ends` are the new ones. On a fixed grid both are
-        numbers, and steps that they cut are shortened; an adaptive layer takes arrays too, in any trace, and differentiates
-        with respect to them. ValueError outside of `ends`, or in the other direction; in a trace the result is NaN then.
+        The new layer uses the weights that belong to these depths. `t0` and `t1` stay as they are,
+        because the weights belong to the whole interval. `ends` are the new depth times. On a fixed
+        grid, a step that an end cuts is shortened.
+
+        Args:
+            start: The depth time of the end that is nearer to t0. A fixed grid takes a number. An
+                adaptive layer also takes an array, in any trace, and differentiates with respect to
+                the array.
+            stop: The depth time of the end that is nearer to t1, a number or an array as for
+                `start`.
+
+        Returns:
+            The new layer, with the same direction. In a trace, the result of the new layer is NaN
+            where `start` and `stop` are out of order or outside of t0 to t1.
+
+        Raises:
+            InputError: Outside of a trace, `start` and `stop` are out of order or outside of
+                `ends`.
+            InputError: On a fixed grid, `start` equals `stop`, or the scheme cannot start or stop
+                inside the interval.
+            InputTypeError: On a fixed grid, an end is a traced array.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import neuralflow as nf
+            >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+            >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))
+            >>> x = jnp.ones((1, 2))
+            >>> middle = layer.between(0.0, 0.5)(x)
+            >>> bool(jnp.allclose(layer.between(0.5, 1.0)(middle), layer(x)))
+            True
         """
         t0, t1 = raw(self.t0), raw(self.t1)
         if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
             first, last = map(float, self.ends)
             raise InputError(
-                f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} and inside, got {start!r} and {stop!r}; "
+                f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} "
+                f"and inside, got {start!r} and {stop!r}; "
                 "to walk back, take reverse() of it"
             )
 
@@ -144,12 +244,16 @@ class NeuralODE(nnx.Module):
         return self.with_solve(self.discretisation.part(share(start), share(stop)))
 
     def covers(self, *times: Any) -> bool:
-        """Whether known depth times are numbers between `ends`, in the order of the interval."""
+        """Return whether depth times lie between `ends`, in the order of the interval.
+
+        Args:
+            *times: Concrete depth times. The result is False if one of them is not a single number.
+        """
         numbers = [np.asarray(raw(t)) for t in times]
         if any(t.dtype.kind not in "fiu" or t.shape for t in numbers):
             return False
         start, stop = map(float, self.ends)
-        # Ends of a part are shares of the interval, turned back with a rounding.
+        # The ends of a part are stored as shares of the interval, so depth times carry a rounding.
         slack = 0.0 if self.discretisation.ends == (0.0, 1.0) else 1e-6
         shares = (
             (np.asarray(numbers, float) - start) / (stop - start)
@@ -160,12 +264,24 @@ class NeuralODE(nnx.Module):
             (np.diff(shares) >= 0).all()
             and (shares >= -slack).all()
             and (shares <= 1 + slack).all()
-        )  # not so for NaN
+        )  # NaN is not covered
 
     def velocity(self, x: Any, t: Any) -> Any:
-        """The field at x and depth time t, with the weights that belong to t; at a jump of theirs, those behind it.
+        """Return the velocity of the field at one state and one depth time.
 
-        ValueError for a t outside of t0 and t1; in a trace the nearest depth's weights are taken.
+        The field has the weights that belong to the depth time. Where the weights jump, the field
+        has the weights of the cell that begins there.
+
+        Args:
+            x: The state, a pytree of arrays with leading batch axes.
+            t: The depth time, between t0 and t1. In a trace, a depth time outside takes the weights
+                of the nearest depth.
+
+        Returns:
+            The velocity in depth time, with the structure, shapes and dtypes of `x`.
+
+        Raises:
+            InputError: Outside of a trace, `t` is not one depth time between t0 and t1.
         """
         t0, t1 = raw(self.t0), raw(self.t1)
         share = (t - t0) / (t1 - t0)
@@ -178,49 +294,143 @@ class NeuralODE(nnx.Module):
         time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
         return evaluate(field_at(self.field, share), x, time)
 
-    @property
     def plan(self) -> Plan:
-        """The steps of a fixed grid against the bases of the weights, in the order and direction of the walk; TypeError for an adaptive layer."""
+        """Return the steps of a fixed grid, with their places in the bases of the weights.
+
+        Returns:
+            The plan, in the order and the direction of the walk.
+
+        Raises:
+            InputTypeError: The layer is adaptive.
+        """
         return self.discretisation.plan(FlatField(self.field).bases, backward=self.backward)
 
     def __call__(self, x: Any) -> Any:
-        """x at the end of the interval, of the shape and dtype of x: any pytree of arrays with leading batch axes."""
+        """Carry a state through the interval.
+
+        Args:
+            x: The state at the start of the walk, a pytree of arrays with leading batch axes.
+
+        Returns:
+            The state at the end of the walk, with the structure, shapes and dtypes of `x`. In a
+            trace, the state is NaN where the solve failed.
+
+        Raises:
+            InputError: The discretisation cannot carry `x` or the state of the field.
+            InputTypeError: `x` has a leaf that is not an array.
+            SolveError: Outside of a trace, the solve failed.
+        """
         return self._checked(_integrate, x, None).states
 
     def solve(self, x: Any, depths: Any = None) -> Solution:
-        """States and status, step counts and evaluations; never raises for a numerical failure.
+        """Carry a state through the interval, and return the status of the solve beside the states.
 
-        `depths` (m,): depth times in the order of the walk, for states with a leading axis of m.
+        A numerical failure never raises an error here. The status tells of the failure.
+
+        Args:
+            x: The state at the start of the walk, a pytree of arrays with leading batch axes.
+            depths: Depth times `(m,)` at which to return states, in the order of the walk. None
+                returns the final state.
+
+        Returns:
+            The states, the status, the number of steps and the number of evaluations of the field.
+            With `depths`, the states have a leading axis of length m.
+
+        Raises:
+            InputError: Outside of a trace, `depths` are outside of `ends` or out of order.
+            InputError: The discretisation cannot carry `x` or the state of the field.
+            InputTypeError: `x` has a leaf that is not an array.
+            InputTypeError: A fixed grid has no states at `depths`, because its scheme carries more
+                than the state from step to step.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import neuralflow as nf
+            >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+            >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=4))
+            >>> solution = layer.solve(jnp.ones((1, 2)), depths=jnp.array([0.5, 1.0]))
+            >>> solution.states.shape, int(solution.status), int(solution.evaluations)
+            ((2, 1, 2), 0, 16)
+            >>> print(solution.states[:, 0, 0].round(2))
+            [1.65 2.72]
         """
         return self._run(_integrate, x, self._depths(depths))
 
     def trajectory(self, x: Any, depths: Any = None) -> Any:
-        """States along depth, with a new leading axis: at `depths` (m,), or on a fixed grid at all steps + 1 edges.
+        """Return the states at several depths.
 
-        Between the edges of a fixed grid the state is the scheme's own step, shortened. An adaptive solve steps to
-        every depth it is asked for. Differentiable with respect to the depths.
+        Between the edges of a fixed grid, the state is the result of a shortened step of the
+        scheme. An adaptive solve takes a step to every depth that is asked for. The states are
+        differentiable with respect to the depths.
+
+        Args:
+            x: The state at the start of the walk, a pytree of arrays with leading batch axes.
+            depths: Depth times `(m,)` in the order of the walk. None asks for both ends of the walk
+                and all edges of steps, which only a fixed grid has.
+
+        Returns:
+            The states, with a new leading axis of length m, or of length steps + 1 for the edges.
+
+        Raises:
+            InputError: Outside of a trace, `depths` are outside of `ends` or out of order.
+            InputError: The layer is adaptive and `depths` is None.
+            InputError: The discretisation cannot carry `x` or the state of the field.
+            InputTypeError: `x` has a leaf that is not an array.
+            InputTypeError: A fixed grid has no states at `depths`, because its scheme carries more
+                than the state from step to step.
+            SolveError: Outside of a trace, the solve failed.
         """
         return self._checked(
             _integrate, x, EVERY_STEP if depths is None else self._depths(depths)
         ).states
 
     def invert(self, y: Any) -> Any:
-        """The x with layer(x) = y, solved block by block by fixed-point iteration, to rounding.
+        """Return the x with layer(x) = y, solved to rounding on a fixed grid.
 
-        Needs a fixed grid whose blocks x + (step(x) - x) contract in their residual part: h times the Lipschitz
-        constant of the field below one. SolveError otherwise.
+        The blocks are solved one by one, from the last to the first. A reversible scheme uses its
+        own inverse. Every other scheme uses fixed-point iteration. The iteration needs blocks
+        x + (step(x) - x) whose residual part step(x) - x contracts. This means that h times the
+        Lipschitz constant of the field is below one, where h is the length of the step.
+
+        Args:
+            y: The state at the end of the walk, a pytree of arrays with leading batch axes.
+
+        Returns:
+            The state at the start of the walk. In a trace, the state is NaN where the iteration
+            failed.
+
+        Raises:
+            InputError: The field changes its state in a call, as batch statistics do in training.
+            InputTypeError: The layer is adaptive, or the scheme carries more than the state from
+                step to step.
+            InputTypeError: `y` has a leaf that is not an array.
+            SolveError: Outside of a trace, the iteration did not converge in a block, or the result
+                is not finite.
         """
         return self._checked(_invert, y, None).states
 
     def per_step(self, x: Any, function: Callable[[Callable[[Any], Any], Any], Any]) -> Any:
-        """function(block, x_k) of every step of a fixed grid, along a new leading axis (steps, ...).
+        """Compute function(block, x_k) for every step k of a fixed grid.
 
-        x_k is the state where the k-th step starts, `block` the step itself, from states to states: its Jacobian, its
-        length, its distance from the identity. Traced once for all steps. TypeError for an adaptive layer, and for schemes that
-        carry more than the state.
+        The function can compute the Jacobian of a block, its length, or its distance from the
+        identity, for example. The function is traced once for all steps.
+
+        Args:
+            x: The state at the start of the walk, a pytree of arrays with leading batch axes.
+            function: A function of `block` and x_k. `block` is the k-th step, as a function from
+                states to states. x_k is the state where the k-th step starts.
+
+        Returns:
+            The results of all steps, with a new leading axis of length steps.
+
+        Raises:
+            InputError: The field changes its state in a call, as batch statistics do in training.
+            InputTypeError: The layer is adaptive, or the scheme carries more than the state from
+                step to step.
+            InputTypeError: `function` cannot be called, or `x` has a leaf that is not an array.
         """
         checks.function("function", function)
-        program, arrays = self._handed_over(jax.tree.map(jnp.asarray, x), None)
+        program, arrays = self._handed_over(x, None)
         return _each_step(program, function, arrays)
 
     def _depths(self, depths: Any) -> Any:
@@ -234,23 +444,21 @@ class NeuralODE(nnx.Module):
         if _concrete((depths, self.t0, self.t1, self.ends)):
             start, end = map(float, self.ends)
             along = np.asarray(depths if self.backward is (end < start) else -depths)
-            inside = (depths >= min(start, end)) & (depths <= max(start, end))  # not so for NaN
+            # NaN is not inside.
+            inside = (depths >= min(start, end)) & (depths <= max(start, end))
             if not (np.diff(along) >= 0).all() or not inside.all():
                 raise InputError(
-                    f"depths must run in the direction of the walk between {start:g} and {end:g}, got {np.asarray(depths)}"
+                    "depths must run in the direction of the walk between "
+                    f"{start:g} and {end:g}, got {np.asarray(depths)}"
                 )
         return depths
 
     def _run(self, function: Any, x: Any, depths: Any) -> Solution:
-        """The solution by one of the compiled functions below, with the field's new state written back."""
-        if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-            raise InputTypeError(
-                f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
-            )
-        program, arrays = self._handed_over(jax.tree.map(jnp.asarray, x), depths)
+        """Call one of the compiled functions below, and write the new state of the field back."""
+        program, arrays = self._handed_over(x, depths)
         if _staged():
-            # What is being compiled already needs no compiled function of its own, and numbers are constants there:
-            # the steps are computed on the host, and there is less to compile.
+            # A call that is being compiled already needs no compiled function of its own. Numbers
+            # are constants there: the host computes the steps, and there is less to compile.
             function = function.__wrapped__
             if all(isinstance(t, int | float) for t in arrays.interval):
                 t0, t1 = map(float, arrays.interval)
@@ -267,7 +475,15 @@ class NeuralODE(nnx.Module):
         return solution
 
     def _handed_over(self, x: Any, depths: Any) -> tuple[_Program, _Arrays]:
-        """Everything a compiled function needs: what is static, and what is data, new numbers of which compile nothing."""
+        """Return everything that a compiled function needs: the static part, and the data.
+
+        New numbers in the data compile nothing anew.
+        """
+        if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+            raise InputTypeError(
+                f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
+                "write jnp.asarray(x)"
+            )
         graphdef, state = nnx.split(self.field)
         solve = self.discretisation
         data = solve.as_data
@@ -275,7 +491,9 @@ class NeuralODE(nnx.Module):
         every_step = depths is EVERY_STEP
         program = _Program(graphdef, form, self.backward, every_step, None)
         interval = (raw(self.t0), raw(self.t1))
-        return program, _Arrays(state, numbers, x, interval, None if every_step else depths)
+        return program, _Arrays(
+            state, numbers, jax.tree.map(jnp.asarray, x), interval, None if every_step else depths
+        )
 
     def _checked(self, function: Any, x: Any, depths: Any) -> Solution:
         solution = self._run(function, x, depths)
@@ -285,7 +503,10 @@ class NeuralODE(nnx.Module):
 
 
 class _Program(NamedTuple):
-    """What is static of a call. `interval`: its ends where they are numbers that are compiled in."""
+    """The static part of a call.
+
+    `interval` holds t0 and t1 where they are compiled in as numbers, and None elsewhere.
+    """
 
     graphdef: Any
     form: Form
@@ -295,7 +516,10 @@ class _Program(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """What is data of a call: the field's state, the discretisation's numbers, x, the interval, depth times."""
+    """The data of a call: the state of the field, the numbers of the discretisation, and the input.
+
+    `interval` is None where t0 and t1 are compiled in. `depths` are the depth times asked for.
+    """
 
     state: Any
     numbers: list[Any]
@@ -305,7 +529,7 @@ class _Arrays(NamedTuple):
 
 
 def _joined(program: _Program, arrays: _Arrays) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The discretisation, and the arguments of its methods."""
+    """Return the discretisation, and the positional and the named arguments of its methods."""
     field, interval = nnx.merge(program.graphdef, arrays.state), program.interval or arrays.interval
     return (
         program.form.join(arrays.numbers),
@@ -316,7 +540,7 @@ def _joined(program: _Program, arrays: _Arrays) -> tuple[Any, tuple[Any, ...], d
 
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
-    """The one compiled function behind every layer: the solution, and the field's new state."""
+    """Return the solution and the new state of the field: the compiled function of every layer."""
     solve, arguments, options = _joined(program, arrays)
     return solve.integrate(
         *arguments, depths=EVERY_STEP if program.every_step else arrays.depths, **options
@@ -336,7 +560,10 @@ def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays)
 
 
 def _staged() -> bool:
-    """Whether operations are being traced for compilation, rather than run (as under an eager grad or vmap)."""
+    """Return whether operations are being traced for compilation.
+
+    Operations under an eager grad or vmap run at once, so the result is False there.
+    """
     return isinstance(lax.add(np.float32(0), np.float32(0)), core.Tracer)
 
 
@@ -357,5 +584,6 @@ def _check_interval(t0: Any, t1: Any) -> None:
         raise InputError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
         raise InputError(
-            f"the interval is empty, t0 = t1 = {start:g}; give t1 another value, or leave the layer out"
+            f"the interval is empty, t0 = t1 = {start:g}; "
+            "give t1 another value, or leave the layer out"
         )

@@ -1,4 +1,8 @@
-"""Classifiers for the commands and for a start: a stem, a NeuralODE, a linear head."""
+"""Classifiers for the commands and for a first start: a stem, a NeuralODE and a linear head.
+
+The loss that belongs to them is `classification`. Fields, discretisations and the layer itself
+stand in `fields`, `solve` and `layers`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,27 @@ from neuralflow.solve import Discretisation
 
 
 class PointClassifier(nnx.Module):
-    """Points (batch, d), or flattened images, to logits (batch, classes): a linear lift, a flow of an MLP, a linear head."""
+    """A classifier of points: a linear lift, the flow of an MLP, and a linear head.
+
+    The MLP has weights of its own in every cell of depth. Images are flattened.
+
+    Args:
+        inputs: The number d of coordinates of a point, or of numbers in an image.
+        classes: The number of classes.
+        solve: The discretisation of the flow, a FixedGrid or an Adaptive.
+        width: The dimension of the state of the flow. The MLP has twice as many hidden units.
+        cells: The number of cells of depth, equally long.
+        rngs: The random streams for the initial weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> import neuralflow as nf
+        >>> grid = nf.FixedGrid(nf.Euler(), steps=2)
+        >>> model = nf.models.PointClassifier(2, 3, grid, width=8, cells=2, rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((5, 2))).shape
+        (5, 3)
+    """
 
     def __init__(
         self,
@@ -42,15 +66,34 @@ class PointClassifier(nnx.Module):
         self.head = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x: Shaped[Array, "batch *rest"]) -> Float[Array, "batch classes"]:
-        """Logits; whole numbers are taken as pixels of 0 to 255."""
+        """Return the logits of points or images.
+
+        Args:
+            x: The points `(batch, d)`, or images with d numbers each. Whole numbers are taken as
+                pixels from 0 to 255 and scaled to [0, 1].
+
+        Returns:
+            The logits `(batch, classes)`.
+        """
         return self.head(self.flow(self.stem(_scaled(x).reshape(len(x), -1))))
 
 
 class ImageClassifier(nnx.Module):
-    """Images (batch, height, width, channels) to logits (batch, classes).
+    """A classifier of images: a convolutional stem, the flow of a convolutional field, and a head.
 
-    The stem halves the image until it is at most 8 pixels high; the flow is a pre-activation convolutional field with
-    weights of its own in every cell of depth; the head averages over the image.
+    The stem halves the image until the image is at most 8 pixels high. The field of the flow is a
+    pre-activation convolutional block with weights of its own in every cell of depth. The head
+    averages over the image.
+
+    Args:
+        shape: The shape of an image, (height, width, channels).
+        classes: The number of classes.
+        solve: The discretisation of the flow, a FixedGrid or an Adaptive.
+        width: The number of channels of the state of the flow, a multiple of 4.
+        cells: The number of cells of depth, equally long.
+        dtype: The dtype in which convolutions compute, such as jnp.bfloat16. The default is the
+            dtype of the weights. The state of the flow is float32 for any `dtype`.
+        rngs: The random streams for the initial weights.
     """
 
     def __init__(
@@ -83,7 +126,15 @@ class ImageClassifier(nnx.Module):
     def __call__(
         self, x: Shaped[Array, "batch height width channels"]
     ) -> Float[Array, "batch classes"]:
-        """Logits; whole numbers are taken as pixels of 0 to 255."""
+        """Return the logits of images.
+
+        Args:
+            x: The images `(batch, height, width, channels)`. Whole numbers are taken as pixels from
+                0 to 255 and scaled to [0, 1].
+
+        Returns:
+            The logits `(batch, classes)`.
+        """
         x = self.stem[0](_scaled(x))
         for conv in self.stem[1:]:
             x = conv(jax.nn.relu(x))
@@ -92,11 +143,22 @@ class ImageClassifier(nnx.Module):
 
 
 def _scaled(x: Array) -> Array:
+    """Return floating point numbers as they are, and whole numbers divided by 255."""
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) / 255
 
 
 def classification(model: Any, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy of model(batch["x"]) against the labels batch["y"], and the accuracy beside it."""
+    """Return the mean cross-entropy of a model on a batch, with the accuracy beside it.
+
+    This function is a loss for `training.fit`.
+
+    Args:
+        model: A model from inputs to logits `(batch, classes)`.
+        batch: The inputs `batch["x"]` and the labels `batch["y"]` `(batch,)`, whole numbers.
+
+    Returns:
+        The mean cross-entropy, and a dict with the share of right answers under `accuracy`.
+    """
     logits = model(batch["x"])
     right = jnp.argmax(logits, axis=-1) == batch["y"]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {

@@ -1,4 +1,8 @@
-"""Pictures: arrays in, matplotlib figures out. The frame of every picture, and those of the core. Needs the extra `experiments`."""
+"""Draw pictures: arrays in, matplotlib figures out.
+
+This module holds the frame of every picture, and the pictures of the core. Each laboratory has its
+own pictures in its module `plots`. Pictures need the extra `cli`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import ExtraMissing, InputError
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 from neuralflow.transport import Transport
@@ -19,18 +23,35 @@ if TYPE_CHECKING:
 
 
 COLOURS = ("#20639b", "#d1495b", "#2e8b57", "#8d6a9f", "#c98b2b")
+"""The colours of series and classes, in turn."""
+
 MARKS = ("o", "s", "^", "D", "v")
+"""The markers of series, in turn."""
 
 
 def figure(
     rows: int, columns: int, width: float = 11.0, height: float = 6.4
 ) -> tuple[Figure, np.ndarray]:
-    """A figure without a window, with light axes."""
+    """Create a figure without a window, with light axes.
+
+    Args:
+        rows: The number of rows of panels.
+        columns: The number of columns of panels.
+        width: The width of the figure in inches.
+        height: The height of the figure in inches.
+
+    Returns:
+        The figure, and the array of its axes. The array is `(rows, columns)`, or one-dimensional
+        for a single row or column.
+
+    Raises:
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "pictures need matplotlib; install the extra: pip install 'neuralflow-jax[experiments]'"
+        raise ExtraMissing(
+            "pictures need matplotlib; install the extra: pip install 'neuralflow-jax[cli]'"
         ) from error
     picture = Figure(figsize=(width, height), layout="constrained")
     axes = np.atleast_1d(picture.subplots(rows, columns))
@@ -41,7 +62,25 @@ def figure(
 
 
 def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
-    """The stability regions of schemes in the plane of z = h g, for u' = g u: where no step makes what it carries grow."""
+    """Draw the stability regions of schemes in the plane of z = h g, for u' = g u.
+
+    A step of length h is stable at z if it does not make grow what the scheme carries from step to
+    step. The title of a panel tells the largest h g at which steps on the decay u' = -g u are
+    stable.
+
+    Args:
+        schemes: The schemes by name, such as {"Euler": nf.Euler()}.
+        columns: The number of panels in a row.
+
+    Returns:
+        The figure, one panel for each scheme.
+
+    Raises:
+        InputError: `schemes` is no dict with at least one scheme, `columns` is less than 1, or
+            `schemes.analysis.region` refuses a scheme.
+        InputTypeError: `columns` is no whole number, or `schemes.analysis.region` refuses a scheme.
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     if not isinstance(schemes, Mapping) or not schemes:
         raise InputError(
             f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}"
@@ -57,7 +96,7 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
         if stable[:, x < 0].mean() > 0.01:
             axis.contourf(x, y, stable, levels=(0.5, 1.5), colors=[COLOURS[0]], alpha=0.35)
             axis.contour(x, y, growth, levels=(1.0,), colors=[COLOURS[0]], linewidths=1.0)
-        # Some regions are no more than a piece of the imaginary axis.
+        # The regions of some schemes are only a piece of the imaginary axis.
         swings = np.where(analysis.growth(scheme, 1j * y) <= 1 + 1e-9, y, np.nan)
         axis.plot(np.zeros_like(y), swings, color=COLOURS[0], linewidth=2.5)
         axis.set(aspect="equal", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
@@ -78,7 +117,19 @@ def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
 
 
 def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figure:
-    """Learned coefficients, row by row, one line each: the k of an LM-ResNet's stages, say."""
+    """Draw learned coefficients, such as the k of the rows of an LM-ResNet, one line a series.
+
+    Args:
+        series: The coefficients by the name of a series, such as a stage of the network. The
+            values of a series are drawn in order over the rows 1, 2, ...
+        name: The name of the coefficient, shown on the vertical axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     picture, (axis,) = figure(1, 1, width=5.6, height=3.4)
     for k, (label, values) in enumerate(series.items()):
         places = np.arange(1, len(values) + 1)
@@ -102,8 +153,25 @@ def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figu
 def transported(
     u: Transport, x: np.ndarray, y: np.ndarray, depths: Sequence[float], size: int = 61
 ) -> Figure:
-    """u(., t) of one number in the plane at some depths, on a grid around points x (n, 2), with their classes y (n,), which
-    are carried along: at depth t they stand where the flow has taken them."""
+    """Draw a transported function u(., t) in the plane at some depths, with points carried along.
+
+    At depth t, every point stands where the flow has taken it from its start.
+
+    Args:
+        u: The transported function, with one number as value.
+        x: The points at the start of the flow, `(n, 2)`. The grid lies around their paths.
+        y: The classes of the points, `(n,)`.
+        depths: The depth times of the panels, in the order in which the flow reaches them.
+        size: The number of grid points along a side.
+
+    Returns:
+        The figure, one panel for each depth.
+
+    Raises:
+        InputError: `depths` lie outside the interval of the layer, or in the wrong order.
+        SolveError: A solve of the layer fails.
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     starts = np.asarray(depths, float)
     columns = -(-len(starts) // (1 if len(starts) < 5 else 2))
     picture, axes = figure(
@@ -135,7 +203,24 @@ def transported(
 
 
 def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int = 60) -> Figure:
-    """The paths of points x (n, 2) with classes y (n,) through a layer: in the plane, and their first coordinate over depth."""
+    """Draw the paths of points through a layer.
+
+    The left panel shows the paths in the plane. The right panel shows the first coordinate over
+    depth.
+
+    Args:
+        layer: The layer.
+        x: The points at the start of the flow, `(n, 2)`.
+        y: The classes of the points, `(n,)`.
+        steps: The number of depths at which a path is drawn, both ends included.
+
+    Returns:
+        The figure.
+
+    Raises:
+        SolveError: The solve of the layer fails.
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     depths = np.linspace(float(layer.t0), float(layer.t1), steps)
     paths = np.asarray(layer.trajectory(jnp.asarray(x), jnp.asarray(depths)))
     picture, (plane, along) = figure(1, 2, width=9.5, height=4.2)
@@ -156,8 +241,20 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
 def densities(
     sets: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], limits: tuple[float, float]
 ) -> Figure:
-    """Points, the density fitted to them and its samples, a row a set: name -> (points (n, 2), density (size, size), samples
-    (m, 2)). The density's square grid lies between `limits`, its rows at equal second coordinate."""
+    """Draw points in the plane, the density fitted to them and samples of it, one row a set.
+
+    Args:
+        sets: A triple for each set, by name: the points `(n, 2)`, the density `(size, size)` and
+            the samples `(m, 2)`. The density lies on a square grid between `limits`; a row of the
+            array has one second coordinate.
+        limits: The lower and upper limit of both coordinates.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
+    """
     picture, axes = figure(len(sets), 3, width=9.6, height=3.2 * len(sets))
     for row, (name, (points, density, samples)) in zip(
         axes.reshape(-1, 3), sets.items(), strict=True
@@ -173,7 +270,13 @@ def densities(
 
 
 def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
-    """Points in the plane in the colours of their classes."""
+    """Draw points in the plane in the colours of their classes.
+
+    Args:
+        axis: The axes to draw on.
+        x: The points, `(n, 2)`.
+        y: The classes of the points, `(n,)`.
+    """
     for k, label in enumerate(np.unique(y)):
         axis.scatter(
             *x[y == label].T,
@@ -186,13 +289,28 @@ def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def depth_line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:
-    """One series over depth, in the k-th colour."""
+    """Draw one series over depth, with logarithmic axes.
+
+    Args:
+        axis: The axes to draw on.
+        k: The number of the series, which chooses colour and marker.
+        depth: The numbers of layers, `(m,)`.
+        error: The values, `(m,)`.
+        label: The name of the series in the legend.
+        linestyle: The line style of matplotlib.
+    """
     style = {"color": COLOURS[k % 5], "marker": MARKS[k % 5], "markersize": 4, "linewidth": 1.2}
     axis.loglog(depth, error, linestyle=linestyle, label=label, **style)
 
 
 def depth_axis(axis: Any, title: str, depth: Any) -> None:
-    """Title, legend and ticks of a panel over numbers of layers."""
+    """Set title, legend and ticks of a panel over numbers of layers.
+
+    Args:
+        axis: The axes of the panel.
+        title: The title.
+        depth: The numbers of layers at which ticks stand, `(m,)`.
+    """
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("depth n (layers)")
     axis.set_xticks(depth, [str(n) for n in depth], minor=False)

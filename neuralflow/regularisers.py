@@ -1,6 +1,7 @@
-"""Penalties: on weights as functions of depth, with the gradient that belongs to them, and on the motion of a flow.
+"""Penalties on weights as functions of depth, and penalties on the motion of a flow.
 
-Those of the motion are rates, which `transport.along` integrates beside the states.
+Penalties on weights come with the gradient that belongs to them. Penalties on the motion are rates,
+which `transport.along` integrates beside the states. A new rate is a function of a `Motion`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,40 @@ from neuralflow.transport import Motion, flat, log_determinant, samples
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
-    """The sum over all weights theta that vary with depth of int |theta'|^2 ds + tau |theta(0)|^2, s in [0, 1].
+    """Compute the energy of a model's weights as functions of depth.
 
-    With n layers of weights of their own it is n sum |theta_k - theta_(k-1)|^2 + tau |theta_0|^2, the penalty of Thorpe &
-    van Gennip (arXiv 1810.11741, stated there): under it the optimal weights of deeper and deeper networks converge.
-    Weights that are the same at every depth cost their size alone. ValueError where no weight varies with depth.
+    The energy of a weight theta(s) is int |theta'|^2 ds + tau |theta(0)|^2, where s in [0, 1] is
+    normalised depth. The result is the sum over all weights that vary with depth. Weights that are
+    the same at every depth cost tau |theta(0)|^2 alone.
+
+    Suppose that n layers have weights theta_k of their own. Then the energy is
+    n sum |theta_k - theta_(k-1)|^2 + tau |theta_0|^2. Under this penalty, the optimal weights of
+    deeper and deeper networks converge.
+
+    Args:
+        model: The model, with a `DepthVarying` anywhere inside.
+        tau: The weight of the term at depth 0, a positive number.
+
+    Returns:
+        The energy, a scalar.
+
+    Raises:
+        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
+            number.
+        InputTypeError: `model` is no `nnx.Module`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> line = nf.PiecewiseLinear(4)
+        >>> net = nf.DepthVarying(lambda rngs: nnx.Linear(1, 1, rngs=rngs), line, rngs=nnx.Rngs(0))
+        >>> net.stack.kernel.set_value(1 + 2 * jnp.linspace(0, 1, 5).reshape(5, 1, 1))
+        >>> print(nf.regularisers.depth_energy(net).round(2))
+        5.0
+
+    Source:
+        Thorpe & van Gennip, arXiv 1810.11741, stated there.
     """
     products = _products(model, tau)
     params = nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1])
@@ -40,13 +70,35 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
 
 
 def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation:
-    """Gradients with respect to weights theta(s) in the inner product int theta' eta' ds + tau theta(0) eta(0).
+    """Make an optax transformation that turns plain gradients into Sobolev gradients.
 
-    What steepest descent and momentum need for one learning rate to serve every depth: with n layers the plain gradient
-    of each layer's weights is of order 1/n, that of a penalty on their increments of order n; this one is of order one,
-    and smooth in depth, for every n. Chain it before `optax.sgd`; weights that do not vary with depth keep their
-    gradient. Our formulation (descent in the whitened increments of the penalty). ValueError where no weight of the
-    model varies with depth.
+    The Sobolev gradient is the gradient in the inner product
+    int theta' eta' ds + tau theta(0) eta(0) of weights theta(s) and eta(s), where s in [0, 1] is
+    normalised depth. With this gradient, one learning rate of steepest descent or momentum serves
+    every depth.
+
+    With n layers, the plain gradient of each layer's weights is of order 1/n. The plain gradient of
+    a penalty on the increments of the weights is of order n. The Sobolev gradient is of order one
+    and smooth in depth, for every n.
+
+    Chain the transformation before `optax.sgd`. Weights that do not vary with depth keep their
+    gradient.
+
+    Args:
+        model: The model, with a `DepthVarying` anywhere inside.
+        tau: The weight of the term at depth 0, a positive number.
+
+    Returns:
+        The transformation. It belongs to models with the parameters of `model`.
+
+    Raises:
+        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
+            number. The update of the transformation raises this error for gradients of another
+            model.
+        InputTypeError: `model` is no `nnx.Module`.
+
+    Source:
+        Our formulation: descent in the whitened increments of the penalty.
     """
     chosen = _chosen(model, tau)
 
@@ -57,36 +109,85 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
 
 
 def whitened(model: nnx.Module, gradient: Any, tau: float = 1.0) -> Any:
-    """A gradient, a pytree like the model's parameters, in coordinates in which its Euclidean norm is the dual one.
+    """Return a gradient in coordinates in which its Euclidean norm is the dual norm.
 
-    That is the norm of its Sobolev gradient: it does not depend on the number of layers, nor on whether weights stand in
-    cells or at knots. ValueError where no weight of the model varies with depth.
+    The dual norm is the norm of the Sobolev gradient (see `sobolev`). This norm does not depend on
+    the number of layers. It does not depend either on whether weights stand in cells or at knots.
+
+    Args:
+        model: The model, with a `DepthVarying` anywhere inside.
+        gradient: The plain gradient, a pytree like the model's parameters.
+        tau: The weight of the term at depth 0, a positive number.
+
+    Returns:
+        The gradient in the new coordinates, a pytree of the same form. The gradient of weights that
+        do not vary with depth stays as it is.
+
+    Raises:
+        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
+            number, or the gradient belongs to another model.
+        InputTypeError: `model` is no `nnx.Module`.
     """
     return _mapped(_chosen(model, tau), lambda product, g: product.whitened(g), gradient)
 
 
 def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
-    """|v|^2 of every sample, a rate for `nf.transport.along`: its integral is twice the flow's kinetic energy.
+    """Return the squared speed |v|^2 of every sample.
 
-    Least for straight paths of constant speed, so that a solver takes few steps (Finlay et al., arXiv 2002.02798, stated
-    there).
+    The squared speed is a rate for `nf.transport.along`. Its integral is twice the kinetic energy
+    of the flow. Straight paths of constant speed have the least energy, and a solver takes few
+    steps along such paths.
+
+    Args:
+        motion: The motion of the samples.
+
+    Returns:
+        The squared speed, shape `(batch,)`.
+
+    Source:
+        Finlay et al., arXiv 2002.02798, stated there.
     """
     return jnp.sum(motion.velocity**2, axis=1)
 
 
 def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
-    """|grad v|_F^2 of every sample, a rate for `nf.transport.along`, estimated by the probes of the divergence where it is.
+    """Return the squared Frobenius norm |grad v|_F^2 of the velocity's Jacobian at every sample.
 
-    It keeps neighbours together (Finlay et al., arXiv 2002.02798, stated there).
+    The squared norm is a rate for `nf.transport.along`. As a penalty, the squared norm keeps
+    neighbours together. A random divergence estimates the squared norm with its probes.
+
+    Args:
+        motion: The motion of the samples.
+
+    Returns:
+        The squared norm, shape `(batch,)`.
+
+    Source:
+        Finlay et al., arXiv 2002.02798, stated there.
     """
     return motion.frobenius
 
 
 def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
-    """|back(layer(x)) - x|^2 of every sample, `back` walking the same steps backward: how far they are from a flow's.
+    """Compute |back(layer(x)) - x|^2 for every sample.
 
-    On a fixed grid it is O(h^2p) for a scheme of order p and a smooth field, and says where the steps are too long; zero to the
-    tolerances for an adaptive layer. Our formulation of the inverse consistency of Rousseau & Fablet (arXiv 1805.09585).
+    `back` walks the same steps backward. The result says how far the steps are from those of a
+    flow. On a fixed grid, the result is O(h^2p) for a scheme of order p, steps of length h and a
+    smooth field. A large value shows that the steps are too long. For an adaptive layer, the result
+    is zero up to the tolerances.
+
+    Args:
+        layer: The layer.
+        x: The samples, `(batch, ...)` or a pytree of such arrays.
+
+    Returns:
+        The squared distances, shape `(batch,)`.
+
+    Raises:
+        InputTypeError: `layer` is no `NeuralODE`, or axis 0 of x does not count samples.
+
+    Source:
+        Our formulation of the inverse consistency of Rousseau & Fablet, arXiv 1805.09585.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     return jnp.sum(
@@ -95,12 +196,33 @@ def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
 
 
 def volume_change(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
-    """(log |det D layer|)^2 of every sample: zero where volumes stay, large where the layer is about to fold. Our formulation."""
+    """Compute (log |det D|)^2 for every sample, where D is the layer's Jacobian.
+
+    The result is zero where the layer keeps volumes. The result is large where the layer is about
+    to fold space.
+
+    Args:
+        layer: The layer.
+        x: The samples, `(batch, ...)` or a pytree of such arrays.
+
+    Returns:
+        The squared log-determinants, shape `(batch,)`.
+
+    Raises:
+        InputTypeError: `layer` is no `NeuralODE`, axis 0 of x does not count samples, or the scheme
+            of a fixed grid carries more than the state from step to step.
+
+    Source:
+        Our formulation.
+    """
     return log_determinant(layer, x).log ** 2
 
 
 def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
-    """The product of every parameter, in the order in which gradients come; None where it does not vary with depth."""
+    """Return the inner product of every parameter, in the order in which gradients come.
+
+    None stands for a parameter that does not vary with depth.
+    """
     products = _products(model, tau)
     flat = list(nnx.to_flat_state(nnx.split(model, nnx.Param, ...)[1]))
     numbered = nnx.from_flat_state([(path, leaf.replace(k)) for k, (path, leaf) in enumerate(flat)])
@@ -110,6 +232,7 @@ def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
 def _mapped(
     chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: Any
 ) -> Any:
+    """Apply a function of product and gradient to the gradient of every weight with a product."""
     leaves, treedef = jax.tree.flatten(gradient)
     wrong = len(leaves) != len(chosen) or any(
         p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True)
@@ -117,8 +240,9 @@ def _mapped(
     if wrong:
         sizes = [p.basis.size for p in chosen if p]
         raise InputError(
-            f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} coefficients in depth, and is given "
-            f"gradients of shapes {[jnp.shape(g) for g in leaves]}; make it anew for the new model"
+            f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} "
+            "coefficients in depth, and is given gradients of shapes "
+            f"{[jnp.shape(g) for g in leaves]}; make it anew for the new model"
         )
     turned = [
         g if product is None else function(product, g)
@@ -129,10 +253,11 @@ def _mapped(
 
 @dataclass(frozen=True)
 class _Product:
-    """int p' q' + tau p(0) q(0) on a basis; values of cells stand for the line through the cells' centres.
+    """The inner product int p' q' ds + tau p(0) q(0) of two functions on a basis.
 
-    Nodal values are taken as increments, weighted by `squares`: of smooth weights the entries of the Gram matrix would
-    cancel. A polynomial or a spline has its Gram matrix.
+    Values of cells stand for the piecewise-linear function through the centres of the cells. Nodal
+    values enter as increments, weighted by `squares`. With the Gram matrix, large terms would
+    cancel for smooth weights. Polynomials and splines use the Gram matrix.
     """
 
     basis: Basis
@@ -140,14 +265,16 @@ class _Product:
 
     @property
     def squares(self) -> np.ndarray:
+        """The weights of the squared increments: tau, and the inverse distances of the nodes."""
         return np.append(self.tau, 1 / np.diff(self.basis.nodes))
 
     @property
     def gram(self) -> np.ndarray:
+        """The Gram matrix of the basis in this product."""
         return sobolev_gram(self.basis, self.tau)
 
     def square(self, coefficients: Array) -> Array:
-        """The product of a function with itself."""
+        """Return the product of a function with itself, summed over the entries of the weight."""
         rows = coefficients.reshape(len(coefficients), -1)
         if not self.basis.nodal:
             return jnp.sum(rows * (jnp.asarray(self.gram, rows.dtype) @ rows))
@@ -155,24 +282,25 @@ class _Product:
         return jnp.sum(jnp.asarray(self.squares, rows.dtype) @ rises**2)
 
     def gradient(self, slope: Array) -> Array:
-        """What represents a derivative in this product: the inverse of the Gram matrix times it."""
+        """Return the gradient in this product: the inverse Gram matrix times the plain gradient."""
         if not self.basis.nodal:
             return jnp.tensordot(jnp.asarray(np.linalg.inv(self.gram), slope.dtype), slope, axes=1)
         return jnp.cumsum(self._column(slope) * self.whitened(slope), axis=0)
 
     def whitened(self, slope: Array) -> Array:
-        """A derivative in coordinates in which the product is the Euclidean one."""
+        """Return the plain gradient in coordinates in which the product is the Euclidean one."""
         if not self.basis.nodal:
             root = np.linalg.inv(np.linalg.cholesky(self.gram))
             return jnp.tensordot(jnp.asarray(root, slope.dtype), slope, axes=1)
         return self._column(slope) * jnp.flip(jnp.cumsum(jnp.flip(slope, 0), axis=0), 0)
 
     def _column(self, like: Array) -> Array:
+        """Return the inverse roots of `squares` along the first axis, in the form of an array."""
         return jnp.asarray(self.squares**-0.5, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
-    """The product of every weight that varies with depth."""
+    """Return the inner product of every weight that varies with depth, by its path."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if not isinstance(tau, int | float) or not tau > 0:
         raise InputError(
@@ -181,6 +309,7 @@ def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     bases = depth_bases(model)
     if not bases:
         raise InputError(
-            f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its field"
+            f"no weight of {type(model).__name__} varies with depth; put a DepthVarying into its "
+            "field"
         )
     return {path: _Product(basis, float(tau)) for path, basis in bases.items()}

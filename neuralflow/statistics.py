@@ -1,4 +1,4 @@
-"""What numbers say: means with standard errors, intervals over a few data sets, observed orders of convergence."""
+"""Statistics: means with standard errors, intervals over data sets or seeds, observed orders."""
 
 from __future__ import annotations
 
@@ -11,20 +11,36 @@ from jaxtyping import Array, Float
 
 from neuralflow.checks import InputError, InputTypeError
 
-# Depths below this are left out of fitted orders: a wrong limit can look right there.
+# A fitted order leaves out depths below this number: a wrong limit can look right there.
 ASYMPTOTIC = 32
-_NORMAL = 1.959964  # 95% of a normal distribution, on both sides
+_NORMAL = 1.959964  # 95% of a normal distribution lies within so many deviations of its mean
 
 
 class Estimate(NamedTuple):
-    """The mean of random values and its standard error."""
+    """A mean of random values and the standard error of the mean.
+
+    Attributes:
+        mean: The mean.
+        error: The standard error, of the shape of `mean`.
+    """
 
     mean: Array
     error: Array
 
 
 def estimate(values: Float[Any, "count *values"]) -> Estimate:
-    """The mean over axis 0 with its standard error. ValueError for fewer than two values, TypeError for complex ones."""
+    """Return the mean over the first axis, with its standard error.
+
+    Args:
+        values: Independent random values, `(count, ...)`, with count at least two.
+
+    Returns:
+        The mean and the standard error, each of the shape `(...)`.
+
+    Raises:
+        InputError: There are fewer than two values.
+        InputTypeError: The values are complex.
+    """
     if np.ndim(values) < 1 or len(values) < 2:
         raise InputError(
             f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}"
@@ -32,7 +48,8 @@ def estimate(values: Float[Any, "count *values"]) -> Estimate:
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise InputTypeError(
-            "an estimate is that of real numbers, got complex ones; take real and imaginary parts one by one"
+            "an estimate is that of real numbers, got complex ones; "
+            "take real and imaginary parts one by one"
         )
     array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
     return Estimate(array.mean(axis=0), array.std(axis=0, ddof=1) / len(array) ** 0.5)
@@ -45,10 +62,34 @@ def fitted_order(
     least: int = ASYMPTOTIC,
     reference: int | None = None,
 ) -> float | None:
-    """p of error = C n^-p by least squares in logarithms over depths >= `least`; None for fewer than two of them.
+    """Return the observed order p of convergence in depth, from error = C n^-p.
 
-    `reference`: where the errors were measured against a network of that depth and not against the limit, the model is
-    C |n^-p - reference^-p|: the reference is as far off, in the same direction (our formulation).
+    The order is fitted by least squares in logarithms. n is the depth of a network in steps.
+
+    Errors may be measured against a network of a finite depth instead of the limit. The model is
+    then error = C |n^-p - reference^-p|: the reference is off in the same direction by its own
+    C reference^-p.
+
+    Args:
+        depths: The depths n.
+        errors: The error at each depth. Errors that are not positive are left out.
+        least: The smallest depth that is used. Errors at smaller depths can look right under a
+            wrong limit.
+        reference: The depth of the network against which the errors were measured, or None for
+            errors against the limit. An error at this depth is left out.
+
+    Returns:
+        The order p. None if fewer than two errors are left. With a reference, p is sought between
+        0.001 and 6.
+
+    Example:
+        >>> from neuralflow.statistics import fitted_order
+        >>> depths = [32, 64, 128]
+        >>> round(fitted_order(depths, [5.0 / n**2 for n in depths]), 2)
+        2.0
+
+    Source:
+        The model with a reference is our formulation.
     """
     pairs = [
         (n, e)
@@ -72,10 +113,18 @@ def fitted_order(
 
 
 def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, float]:
-    """p of |mean| = C steps^-p over random values (samples, steps), and half its interval of 95%.
+    """Return the order p of |mean| = C steps^-p for random values, with its 95% interval.
 
-    Each number of steps is weighed by the relative error of its mean; the interval is by linear propagation of the sampling error, with the
-    covariance of values that share their samples. NaN where a mean is zero.
+    The order is fitted by least squares in logarithms. Each number of steps is weighed by the
+    inverse square of the relative error of its mean. The interval follows by linear propagation of
+    the sampling error. The propagation uses the covariance of values that share their samples.
+
+    Args:
+        steps: The numbers of steps.
+        values: Random values `(samples, len(steps))`. Values in one row may share their sample.
+
+    Returns:
+        The order p, and half of the width of the interval. Both are NaN where a mean is zero.
     """
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
     covariance = covariance + np.diag(
@@ -92,7 +141,21 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
 
 
 def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """A bootstrap interval (bias-corrected and accelerated) for the mean of orders that were found on as many data sets."""
+    """Return a bootstrap interval for the mean of orders, one order from each data set.
+
+    The bootstrap is bias-corrected and accelerated.
+
+    Args:
+        orders: The observed orders, at least three.
+        level: The confidence level.
+        seed: The seed of the resampling.
+
+    Returns:
+        The lower and the upper limit. Both are the order itself where all orders are equal.
+
+    Raises:
+        InputError: There are fewer than three orders.
+    """
     from scipy.stats import bootstrap
 
     values = np.asarray(orders, float)
@@ -107,7 +170,15 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
 
 
 def over_seeds(values: Any) -> dict[str, Any]:
-    """Mean and 95% interval over a few seeds, by Student's distribution."""
+    """Return the mean and its 95% interval over a few seeds, by Student's t distribution.
+
+    Args:
+        values: One number for each seed.
+
+    Returns:
+        A dictionary with the entries `mean` and `interval` (lower and upper limit). The interval is
+        a point where all values are equal, or where there is one value.
+    """
     from scipy import stats
 
     values = np.asarray(values, float)

@@ -1,7 +1,11 @@
-"""What a flow carries along: values (the transport equation), densities (the continuity equation), integrals beside them.
+"""What a flow carries along: values, densities, and integrals beside the states.
 
-The velocity field v(x, t) of a layer has characteristics x' = v(x, t). Values are constant along them, log-densities change
-by -div v. Axis 0 of x counts the samples; all that is behind it is one point.
+The velocity field v(x, t) of a layer has the characteristics x' = v(x, t). The transport equation
+carries values, which are constant along the characteristics. The continuity equation carries
+densities, whose logarithms change by -div v along the characteristics. `along` integrates rates
+beside the states. Rates that serve as penalties stand in `regularisers`.
+
+Axis 0 of x counts the samples. The other axes of x make up one point of d coordinates.
 """
 
 from __future__ import annotations
@@ -29,11 +33,20 @@ from neuralflow.layers import NeuralODE
 from neuralflow.solve.system import time_dtype
 
 KnownAt = Literal["start", "end"]
+"""The end of a layer's interval at which a function is known."""
 Push = Callable[[Array], Array]
+"""The type of a function from directions (directions, batch, d) to the products of J with them."""
 
 
 class Jacobian(NamedTuple):
-    """Trace and squared Frobenius norm of every sample's Jacobian, (batch,) each; exact, or estimates without bias."""
+    """Two sums over the Jacobian J of the velocity at every sample.
+
+    The numbers are exact, or estimates without bias.
+
+    Attributes:
+        trace: The trace of J, shape `(batch,)`. The trace is the divergence of the velocity.
+        square: The squared Frobenius norm of J, shape `(batch,)`.
+    """
 
     trace: Array
     square: Array
@@ -41,24 +54,58 @@ class Jacobian(NamedTuple):
 
 @dataclass(frozen=True)
 class Exact:
-    """The divergence by as many derivatives as a point has coordinates: no noise, for points of few."""
+    """The divergence without noise, by one derivative for each coordinate of a point.
+
+    This way is for points of few coordinates.
+    """
 
     def draw(self, key: Array, points: Array) -> Array | None:
-        """No probes."""
+        """Return None, since the exact divergence needs no probes.
+
+        Args:
+            key: Not used.
+            points: Not used.
+
+        Returns:
+            None.
+        """
         return None
 
     def jacobian(self, push: Push, points: Array, probes: Any) -> Jacobian:
-        """`push` (directions, batch, d) -> the Jacobian's products with them."""
+        """Compute the sums over the Jacobian.
+
+        Args:
+            push: A function that multiplies the Jacobian with directions, shape
+                `(directions, batch, d)`.
+            points: The samples, shape `(batch, d)`.
+            probes: Not used.
+
+        Returns:
+            The exact sums.
+        """
         units = jnp.eye(points.shape[1], dtype=points.dtype)[:, None, :]
         return _sums(jnp.broadcast_to(units, (points.shape[1], *points.shape)), push, 1)
 
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """The divergence as the mean of e . J e over random signs e, drawn once a solve and anew for every sample.
+    """An estimate of the divergence: the mean of e . J e over random signs e.
 
-    Unbiased, and so are the gradients (Grathwohl et al., FFJORD, arXiv 1810.01367, stated there). Its variance is twice the
-    sum of squares off the diagonal of J's symmetric part, over `probes`; one probe costs one derivative.
+    J is the Jacobian of the velocity. The signs are drawn once for each solve, and independently
+    for every sample. One probe costs one derivative.
+
+    The estimate has no bias, and its gradients have no bias. Its variance is 2 q / probes. Here q
+    is the sum of squares off the diagonal of the symmetric part of J.
+
+    Args:
+        probes: The number of random sign vectors for each sample.
+
+    Raises:
+        InputError: `probes` is less than one.
+        InputTypeError: `probes` is not a whole number.
+
+    Source:
+        Grathwohl et al., FFJORD, arXiv 1810.01367, stated there.
     """
 
     probes: int = 1
@@ -67,21 +114,54 @@ class Hutchinson:
         checks.whole("probes", self.probes)
 
     def draw(self, key: Array, points: Array) -> Array:
-        """Signs (probes, batch, d)."""
+        """Draw the random signs of a solve.
+
+        Args:
+            key: The random key.
+            points: The samples, shape `(batch, d)`.
+
+        Returns:
+            Signs of shape `(probes, batch, d)`.
+        """
         return jax.random.rademacher(key, (self.probes, *points.shape), points.dtype)
 
     def jacobian(self, push: Push, points: Array, probes: Array) -> Jacobian:
-        """`push` (directions, batch, d) -> the Jacobian's products with them."""
+        """Estimate the sums over the Jacobian.
+
+        Args:
+            push: A function that multiplies the Jacobian with directions, shape
+                `(directions, batch, d)`.
+            points: Not used.
+            probes: The signs that `draw` returned.
+
+        Returns:
+            The estimates of the sums.
+        """
         return _sums(probes, push, self.probes)
 
 
 @dataclass(frozen=True)
 class HutchPlusPlus:
-    """The divergence exactly on the span of `probes` products J e, by Hutchinson's estimator on the rest of the space.
+    """An estimate of the divergence that is exact on a random subspace.
 
-    Three derivatives a probe; where J is close to a matrix of low rank the noise is far less than that of three of
-    Hutchinson's. Unbiased (Meyer, Musco, Musco & Woodruff, Hutch++, arXiv 2010.09649, stated there for one matrix). The span is
-    held fixed in derivatives: any span gives the right mean, so gradients stay without bias (our formulation).
+    J is the Jacobian of the velocity. The subspace is the span of `probes` products J e with random
+    signs e. Hutchinson's estimator covers the rest of the space. One probe costs three derivatives.
+    If J is close to a matrix of low rank, the noise is far less than that of three probes of
+    `Hutchinson`.
+
+    The estimate has no bias. Derivatives hold the span fixed. Every span gives the right mean, so
+    the gradients have no bias either.
+
+    Args:
+        probes: The number of dimensions of the subspace, and of random sign vectors for the rest.
+
+    Raises:
+        InputError: `probes` is less than one.
+        InputTypeError: `probes` is not a whole number.
+
+    Source:
+        Meyer, Musco, Musco & Woodruff, Hutch++, arXiv 2010.09649, stated there for one matrix. The
+        fixed span in derivatives is our formulation.
     """
 
     probes: int = 1
@@ -90,11 +170,30 @@ class HutchPlusPlus:
         checks.whole("probes", self.probes)
 
     def draw(self, key: Array, points: Array) -> Array:
-        """Signs (2 probes, batch, d): for the span, and for the rest."""
+        """Draw the random signs of a solve.
+
+        Args:
+            key: The random key.
+            points: The samples, shape `(batch, d)`.
+
+        Returns:
+            Signs of shape `(2 probes, batch, d)`. The first half is for the span, the second half
+            for the rest of the space.
+        """
         return jax.random.rademacher(key, (2 * self.probes, *points.shape), points.dtype)
 
     def jacobian(self, push: Push, points: Array, probes: Array) -> Jacobian:
-        """`push` (directions, batch, d) -> the Jacobian's products with them."""
+        """Estimate the sums over the Jacobian.
+
+        Args:
+            push: A function that multiplies the Jacobian with directions, shape
+                `(directions, batch, d)`.
+            points: Not used.
+            probes: The signs that `draw` returned.
+
+        Returns:
+            The estimates of the sums.
+        """
         seen, rest = probes[: self.probes], probes[self.probes :]
         sketch = jnp.moveaxis(jax.lax.stop_gradient(push(seen)), 0, -1)
         span = jnp.moveaxis(jnp.linalg.qr(sketch)[0], -1, 0)
@@ -105,7 +204,7 @@ class HutchPlusPlus:
 
 
 def _sums(directions: Array, push: Push, count: int) -> Jacobian:
-    """Sums of e . J e and |J e|^2 over directions, divided by a count."""
+    """Return the sums of e . J e and of |J e|^2 over directions e, divided by a count."""
     products = push(directions)
     return Jacobian(
         jnp.sum(directions * products, (0, 2)) / count, jnp.sum(products**2, (0, 2)) / count
@@ -113,11 +212,23 @@ def _sums(directions: Array, push: Push, count: int) -> Jacobian:
 
 
 Divergence = Exact | Hutchinson | HutchPlusPlus
+"""The type of the ways to compute a divergence."""
 
 
 class Motion:
-    """What happens at `points` (batch, d) of a field: `velocity` (batch, d), and each sample's `divergence` and squared
-    Frobenius norm of the Jacobian, `frobenius` (batch,). Each is computed when it is asked for."""
+    """What a velocity field does at given points and at one depth time.
+
+    The velocity and the sums over its Jacobian are computed when somebody asks for them.
+
+    Args:
+        velocity: The velocity at this depth time, a function from `(batch, d)` to `(batch, d)`.
+        points: The samples, shape `(batch, d)`.
+        estimator: The way to compute the divergence.
+        probes: The random probes that the estimator drew, or None.
+
+    Attributes:
+        points: The samples, shape `(batch, d)`.
+    """
 
     def __init__(
         self, velocity: Callable[[Array], Array], points: Array, estimator: Divergence, probes: Any
@@ -131,10 +242,13 @@ class Motion:
 
     @functools.cached_property
     def velocity(self) -> Array:
+        """The velocity of every sample, shape `(batch, d)`, per unit of depth time."""
         return self._function(self.points)
 
     @functools.cached_property
     def _jacobian(self) -> Jacobian:
+        """The sums over the Jacobian of every sample."""
+
         def direction(e):
             return jax.jvp(self._function, (self.points,), (e,))[1]
 
@@ -142,23 +256,26 @@ class Motion:
 
     @property
     def divergence(self) -> Array:
+        """The divergence of the velocity at every sample, shape `(batch,)`."""
         return self._jacobian.trace
 
     @property
     def frobenius(self) -> Array:
+        """The squared Frobenius norm of every sample's Jacobian, shape `(batch,)`."""
         return self._jacobian.square
 
 
 Rate = Callable[[Motion], Array]
+"""The type of a rate: a function from a motion to one number for each sample, shape `(batch,)`."""
 
 
 class _Accompanied(nnx.Module):
-    """x' = f(x, t), and beside it one number a sample for every rate, q' = rate."""
+    """The field x' = f(x, t), with one more number q for each sample and each rate: q' = rate."""
 
     def __init__(
         self, field: Any, rates: tuple[Rate, ...], estimator: Divergence, probes: Array | None
     ):
-        takes_time(field)  # refuses what is called in another way
+        takes_time(field)  # This call refuses a field that is called in another way.
         self.field, self.rates, self.estimator, self.probes = field, rates, estimator, probes
 
     def __call__(self, state: Any, t: Any) -> Any:
@@ -167,8 +284,8 @@ class _Accompanied(nnx.Module):
         probes = None if self.probes is None else self.probes[...]
         if probes is not None and probes.shape[1:] != points.shape:
             raise InputError(
-                f"random probes belong to samples that are solved together, got probes for {probes.shape[1]} and {len(points)} samples; "
-                "with per_sample=True take Exact()"
+                "random probes belong to samples that are solved together, got probes for "
+                f"{probes.shape[1]} and {len(points)} samples; with per_sample=True take Exact()"
             )
 
         def velocity(p):
@@ -181,8 +298,9 @@ class _Accompanied(nnx.Module):
             )
         except TraceContextError:
             raise InputError(
-                f"{type(self.field).__name__} changes its state where its Jacobian is taken, and couples or blurs the samples; call "
-                "model.eval(), or take a field without batch statistics and Dropout"
+                f"{type(self.field).__name__} changes its state where its Jacobian is taken, and "
+                "couples or blurs the samples; call model.eval(), or take a field without batch "
+                "statistics and Dropout"
             ) from None
         return back(motion.velocity), moved
 
@@ -194,12 +312,38 @@ def along(
     divergence: Divergence = Exact(),
     key: Array | None = None,
 ) -> tuple[Any, tuple[Array, ...]]:
-    """x at the end of the layer's walk, and the integral of each rate over depth time along it, (batch,) each.
+    """Walk with a layer, and integrate rates over depth time along the walk.
 
-    `rates`: functions of a `Motion`, such as those of `nf.regularisers` (kinetic_energy, jacobian_frobenius), or
-    `divergence`. One solve carries all; a layer that walks backward integrates backward. `divergence`
-    says how a Jacobian is summed up; `key` draws its probes where it is random. An adaptive solve controls the error of the
-    integrals too. TypeError where axis 0 of x does not count samples.
+    One solve carries the states and all integrals. A layer that walks backward integrates backward.
+    An adaptive solve controls the error of the integrals too.
+
+    Args:
+        layer: The layer that walks.
+        x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
+        *rates: Functions from a `Motion` to `(batch,)`. Examples are `divergence` of this module,
+            and `kinetic_energy` and `jacobian_frobenius` of `nf.regularisers`.
+        divergence: The way to compute sums over a Jacobian.
+        key: The random key that draws the probes of a random divergence. Each solve draws once.
+
+    Returns:
+        The samples at the end of the walk, and a tuple with the integral of each rate, each of
+        shape `(batch,)`.
+
+    Raises:
+        InputError: `divergence` is random and has no key. Or the field changes its state where its
+            Jacobian is taken. Or random probes meet an adaptive solve with `per_sample=True`.
+        InputTypeError: Axis 0 of x does not count samples, x is not an array of real numbers, or an
+            argument has the wrong type.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=8))
+        >>> rates = nf.transport.divergence, nf.regularisers.kinetic_energy
+        >>> y, (log_det, energy) = nf.transport.along(layer, jnp.ones((1, 2)), *rates)
+        >>> print(y.round(2), log_det.round(2), energy.round(2))
+        [[2.72 2.72]] [2.] [6.39]
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     _check_divergence(divergence)
@@ -216,10 +360,22 @@ def along(
 
 
 def samples(x: Any) -> Any:
-    """x with arrays for leaves; TypeError where they have no axis of samples in common."""
+    """Return x with JAX arrays for leaves, and refuse x that holds no samples.
+
+    Args:
+        x: An array or a pytree of arrays. Axis 0 of every array counts the samples.
+
+    Returns:
+        The same pytree, with JAX arrays.
+
+    Raises:
+        InputTypeError: A leaf is no array, or is complex. Or an array has fewer than two axes. Or
+            the arrays have different numbers of samples.
+    """
     if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
         raise InputTypeError(
-            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
+            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write "
+            "jnp.asarray(x)"
         )
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
@@ -229,17 +385,26 @@ def samples(x: Any) -> Any:
         or len({shape[0] for shape in shapes}) != 1
     ):
         raise InputTypeError(
-            f"x has one leading axis of samples and at least one axis of coordinates, got shapes {shapes}; try x[None]"
+            "x has one leading axis of samples and at least one axis of coordinates, got shapes "
+            f"{shapes}; try x[None]"
         )
     if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(x)):
         raise InputTypeError(
-            "densities and integrals are those of real points, got complex ones; give real and imaginary parts as a pair"
+            "densities and integrals are those of real points, got complex ones; give real and "
+            "imaginary parts as a pair"
         )
     return x
 
 
 def flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """Samples as rows (batch, d), and the way back."""
+    """Flatten samples to rows.
+
+    Args:
+        x: The samples, a pytree of arrays `(batch, ...)`.
+
+    Returns:
+        The rows, shape `(batch, d)`, and the function that turns rows back into the form of x.
+    """
     if isinstance(x, jax.Array) and x.ndim == 2:
         return x, lambda rows: rows
     back = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], x))[1]
@@ -247,7 +412,7 @@ def flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
 
 
 class _Carried(nnx.Module, abc.ABC):
-    """A function of x and t that is known at one end of a layer's interval."""
+    """A function of x and t that a flow carries, and that is known at one end of an interval."""
 
     def __init__(self, layer: NeuralODE, function: Any, given: KnownAt):
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
@@ -255,7 +420,8 @@ class _Carried(nnx.Module, abc.ABC):
         checks.choice("given", given, ("start", "end"))
         if layer.backward:
             raise InputTypeError(
-                "give the forward layer, and say by given='start' or 'end' where the function is known"
+                "give the forward layer, and say by given='start' or 'end' where the function is "
+                "known"
             )
         self.layer, self.function, self.given = layer, function, given
 
@@ -263,21 +429,39 @@ class _Carried(nnx.Module, abc.ABC):
     def __call__(self, x: Any, t: Any) -> Array: ...
 
     def _walk(self, t: Any) -> NeuralODE | None:
-        """The part of the layer from depth time t to where the function is known; None where that is t itself."""
+        """Return the part of the layer from depth time t to where the function is known.
+
+        The result is None if the function is known at t itself.
+        """
         layer, (start, stop) = self.layer, self.layer.ends
         edge = stop if self.given == "end" else start
         if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
             if not layer.covers(t):
                 t0, t1 = float(start), float(stop)
                 raise InputError(
-                    f"t must be one depth time between {t0:g} and {t1:g}, where the flow is defined, got {t!r}"
+                    f"t must be one depth time between {t0:g} and {t1:g}, where the flow is "
+                    f"defined, got {t!r}"
                 )
             if float(t) == float(edge):
                 return None
         return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
 
     def gradient(self, x: Any, t: Any) -> Any:
-        """The gradient with respect to x: of the form of x for one number a sample, (batch, k, ...) for k of them."""
+        """Compute the gradient of the carried function with respect to x.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time.
+
+        Returns:
+            The gradient. The gradient has the form of x for one number per sample, and shape
+            `(batch, k, ...)` for k numbers per sample.
+
+        Raises:
+            InputError: The function does not give one row per sample, or t lies outside the
+                interval.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         x = samples(x)
         values, pull = jax.vjp(lambda x: self(x, t), x)
         if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
@@ -293,7 +477,10 @@ class _Carried(nnx.Module, abc.ABC):
         )
 
     def _material(self, x: Any, t: float, step: float) -> Array:
-        """The derivative along the flow, w_t + v . grad w: w_t by differences of fourth order inside t's cell of depth."""
+        """Compute the derivative w_t + v . grad w of the carried function w along the flow.
+
+        Differences of fourth order give w_t. Their points lie in the cell of depth that holds t.
+        """
         if not isinstance(step, int | float) or not 0 < step <= 0.25:
             raise InputError(
                 f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002"
@@ -315,38 +502,116 @@ class _Carried(nnx.Module, abc.ABC):
 
 
 class Transport(_Carried):
-    """u(x, t) with u_t + v . grad u = 0 along a layer's flow: constant on the characteristics x' = v(x, t).
+    """The solution u(x, t) of the transport equation u_t + v . grad u = 0 along a layer's flow.
 
-    `values`: u at one end, a function or module from x (batch, ...) to (batch,) or (batch, k). given="end" is the terminal
-    value problem u(x, t1) = values(x) of Li & Shi (arXiv 1708.06257, stated there): with a classifier's readout for values,
-    u(., t0) is the classifier, and on a fixed grid u(., t_k) is what its blocks from the k-th on make of x. given="start"
-    carries initial values along. Call it as u(x, t); t between t0 and t1, an array in any trace for an adaptive layer.
+    v is the velocity field of the layer. u is constant on the characteristics x' = v(x, t).
+
+    With `given="end"`, u solves the terminal value problem u(x, t1) = values(x). If `values` is the
+    readout of a classifier, u(., t0) is the classifier. On a fixed grid with edges t_k,
+    u(., t_k) is then what the blocks from the k-th on make of x. With `given="start"`, u carries
+    the initial values u(x, t0) = values(x) along.
+
+    Call the object as u(x, t).
+
+    Args:
+        layer: The layer whose flow carries the values. The layer walks forward.
+        values: The function u at one end: a function or module from x, `(batch, ...)`, to
+            `(batch,)` or `(batch, k)`.
+        given: The end of the interval at which `values` is known, "start" or "end".
+
+    Raises:
+        InputError: `given` is neither "start" nor "end".
+        InputTypeError: `layer` is no `NeuralODE` or walks backward, or `values` cannot be called.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=8))
+        >>> u = nf.transport.Transport(layer, lambda x: x.sum(axis=1))
+        >>> x = jnp.ones((1, 2))
+        >>> print(u(x, 1.0).round(2), u(x, 0.0).round(2))
+        [2.] [5.44]
+
+    Source:
+        Li & Shi, arXiv 1708.06257, stated there: the terminal value problem.
     """
 
     def __init__(self, layer: NeuralODE, values: Any, given: KnownAt = "end"):
         super().__init__(layer, values, given)
 
     def __call__(self, x: Any, t: Any) -> Array:
-        """u(x, t), of the shape that `values` gives; ValueError for a t outside the interval."""
+        """Return u(x, t).
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, between t0 and t1. For an adaptive layer, t may be an array in any
+                trace.
+
+        Returns:
+            The values, of the shape that `values` gives.
+
+        Raises:
+            InputError: t is known and lies outside the interval.
+        """
         walk, values = self._walk(t), self.function
         return values(x if walk is None else walk(x))
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
-        """u_t + v . grad u, zero up to the error of the solve, and of u_t, which is taken by differences.
+        """Compute the residual u_t + v . grad u of the transport equation.
 
-        `step`: the distance of its five points in depth time, as a share of the interval; they stay in t's cell of depth. Errors
-        of the solve and of rounding are divided by it: it suits tight solves in float64; in float32 take 0.05 or so. On a fixed
-        grid what is left is the scheme's own error.
+        The residual is zero up to the error of the solve and the error of u_t. Differences between
+        five depth times give u_t. On a fixed grid, what is left is the scheme's own error.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, a number.
+            step: The distance of the five depth times, as a share of the interval in (0, 1/4]. The
+                five depth times stay in the cell of depth that holds t. The errors of the solve and
+                of rounding are divided by the distance. The default suits tight solves in float64.
+                In float32 take about 0.05.
+
+        Returns:
+            The residual, of the shape that `values` gives.
+
+        Raises:
+            InputError: `step` lies outside (0, 1/4], or t lies outside the interval.
+            InputTypeError: Axis 0 of x does not count samples.
         """
         return self._material(x, t, step)
 
 
 class Continuity(_Carried):
-    """log rho(x, t) with rho_t + div(rho v) = 0 along a layer's flow: on x' = v(x, t) it changes by -div v.
+    """The log-density log rho(x, t) that a layer's flow carries.
 
-    `log_density`: log rho at one end, from x (batch, ...) to (batch,). given="start": a density that the flow moves;
-    given="end": one that it arrives at, as in a normalising flow. `divergence`: Exact(), Hutchinson(), HutchPlusPlus(); random
-    ones take a key when called.
+    rho solves the continuity equation rho_t + div(rho v) = 0, where v is the velocity field of the
+    layer. On the characteristics x' = v(x, t), log rho changes at the rate -div v.
+
+    Call the object as log_rho(x, t).
+
+    Args:
+        layer: The layer whose flow carries the density. The layer walks forward.
+        log_density: The function log rho at one end, from x, `(batch, ...)`, to `(batch,)`.
+        given: The end of the interval at which `log_density` is known. "start" means a density that
+            the flow moves. "end" means a density at which the flow arrives, as in a normalising
+            flow.
+        divergence: The way to compute div v: `Exact()`, `Hutchinson()` or `HutchPlusPlus()`. The
+            two random ways need a key in each call.
+
+    Raises:
+        InputError: `given` is neither "start" nor "end".
+        InputTypeError: `layer` is no `NeuralODE` or walks backward, `log_density` cannot be called,
+            or `divergence` is none of the three.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=8))
+        >>> log_rho = nf.transport.Continuity(layer, lambda x: -jnp.sum(x**2, axis=1) / 2)
+        >>> x = jnp.zeros((1, 2))
+        >>> print(log_rho(x, 1.0).round(2))
+        [-2.]
     """
 
     def __init__(
@@ -361,13 +626,44 @@ class Continuity(_Carried):
         self.divergence = divergence
 
     def __call__(self, x: Any, t: Any, key: Array | None = None) -> Float[Array, "batch"]:
-        """log rho(x, t); ValueError for a t outside the interval."""
+        """Return log rho(x, t).
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, between t0 and t1.
+            key: The random key of the probes, for a random divergence.
+
+        Returns:
+            The log-densities, shape `(batch,)`.
+
+        Raises:
+            InputError: t is known and lies outside the interval, or a random divergence has no key.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         return self.accompanied(x, t, key=key)[0]
 
     def accompanied(
         self, x: Any, t: Any, *rates: Rate, key: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """log rho(x, t), and the integrals of rates along the walk from t to where the density is known, as `along` gives them."""
+        """Return log rho(x, t), and integrals of rates from the same solve.
+
+        The walk goes from t to the end of the interval at which the density is known. So the
+        integrals have the sign of `along` with a layer that walks this way.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, between t0 and t1.
+            *rates: Functions from a `Motion` to `(batch,)`, as for `along`.
+            key: The random key of the probes, for a random divergence.
+
+        Returns:
+            The log-densities, shape `(batch,)`, and a tuple with the integral of each rate, each of
+            shape `(batch,)`.
+
+        Raises:
+            InputError: t is known and lies outside the interval, or a random divergence has no key.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         walk = self._walk(t)
         if walk is None:
             count = len(jax.tree.leaves(samples(x))[0])
@@ -380,10 +676,28 @@ class Continuity(_Carried):
         return _each(self.function(y), len(gained)) + gained, tuple(others)
 
     def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
-        """(log rho)_t + v . grad log rho + div v, zero up to the errors of the solve and of the differences in t."""
+        """Compute the residual (log rho)_t + v . grad log rho + div v of the continuity equation.
+
+        The residual is zero up to the errors of the solve and of the differences in t.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, a number.
+            step: The distance of the five depth times of the differences, as a share of the
+                interval in (0, 1/4]; see `Transport.residual`.
+
+        Returns:
+            The residual, shape `(batch,)`.
+
+        Raises:
+            InputError: The divergence is random, `step` lies outside (0, 1/4], or t lies outside
+                the interval.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         if not isinstance(self.divergence, Exact):
             raise InputError(
-                f"the residual of the equation needs the divergence without noise, got {self.divergence}; take Exact()"
+                "the residual of the equation needs the divergence without noise, got "
+                f"{self.divergence}; take Exact()"
             )
         points, back = flat(samples(x))
         motion = Motion(lambda p: flat(self.layer.velocity(back(p), t))[0], points, Exact(), None)
@@ -391,16 +705,18 @@ class Continuity(_Carried):
 
 
 def _each(value: Any, count: int) -> Array:
-    """A log-density's values; ValueError where they are not one a sample."""
+    """Return the values of a log-density, and refuse anything but one number per sample."""
     if jnp.shape(value) != (count,):
         raise InputError(
-            f"a log-density gives one number a sample, ({count},), got {jnp.shape(value)}; a distribution over single coordinates "
-            "becomes one over points by numpyro's .to_event(1)"
+            f"a log-density gives one number a sample, ({count},), got {jnp.shape(value)}; a "
+            "distribution over single coordinates becomes one over points by numpyro's "
+            ".to_event(1)"
         )
     return value
 
 
 def _check_divergence(divergence: Any) -> None:
+    """Refuse anything but one of the three ways to compute a divergence."""
     checks.instance(
         "divergence",
         divergence,
@@ -410,24 +726,54 @@ def _check_divergence(divergence: Any) -> None:
 
 
 def divergence(motion: Motion) -> Float[Array, "batch"]:
-    """div v of every sample, a rate for `along`: its integral is the log-determinant of the flow."""
+    """Return the divergence div v of the velocity at every sample.
+
+    The divergence is a rate for `along`. Its integral is the log-determinant of the flow.
+
+    Args:
+        motion: The motion of the samples.
+
+    Returns:
+        The divergence, shape `(batch,)`, per unit of depth time.
+    """
     return motion.divergence
 
 
 class SlogDet(NamedTuple):
-    """Signs (1, 0 or -1) and logarithms of absolute values of determinants."""
+    """Determinants as signs and logarithms.
+
+    Attributes:
+        sign: The signs of the determinants: 1, 0 or -1.
+        log: The logarithms of the absolute values of the determinants.
+    """
 
     sign: Array
     log: Array
 
 
 def block_determinants(layer: NeuralODE, x: Any) -> SlogDet:
-    """det D block of every step at every sample, (steps, batch) each: a block of sign -1 or 0 folds there. Fixed grids only."""
+    """Compute the determinant of the Jacobian of every step at every sample.
+
+    A block is one step of a fixed grid. A block whose determinant has the sign -1 or 0 folds space
+    at the sample.
+
+    Args:
+        layer: A layer on a fixed grid.
+        x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
+
+    Returns:
+        The signs and the logarithms, each of shape `(steps, batch)`.
+
+    Raises:
+        InputTypeError: The layer is adaptive, its scheme carries more than the state from step to
+            step, or axis 0 of x does not count samples.
+    """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     return layer.per_step(samples(x), _determinant)
 
 
 def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
+    """Return the determinant of the Jacobian of a block at every sample."""
     points, back = flat(x)
 
     def push(unit):
@@ -440,11 +786,26 @@ def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
 
 
 def log_determinant(layer: NeuralODE, x: Any) -> SlogDet:
-    """det D layer at every sample, (batch,) each.
+    """Compute the determinant of the layer's Jacobian at every sample.
 
-    On a fixed grid it is that of the map as it is computed: the sum of log |det (I + h DV)| over its blocks, with the product of
-    their signs. Of an adaptive layer it is the integral of the divergence, to which the sum comes with O(h). On any layer that
-    integral is `along(layer, x, divergence)`.
+    On a fixed grid, the determinant is that of the map as computed. Its logarithm is the sum of
+    log |det (I + h DV)| over the blocks. Here h is the length of a step, and I + h DV is the
+    Jacobian of a block. Its sign is the product of the signs of the blocks.
+
+    For an adaptive layer, the logarithm is the integral of the divergence, and the sign is 1. The
+    sum of a fixed grid differs from this integral by O(h). `along(layer, x, divergence)` gives the
+    integral for any layer.
+
+    Args:
+        layer: The layer.
+        x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
+
+    Returns:
+        The sign and the logarithm, each of shape `(batch,)`.
+
+    Raises:
+        InputTypeError: `layer` is no `NeuralODE`, axis 0 of x does not count samples, or the scheme
+            of a fixed grid carries more than the state from step to step.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     if not layer.discretisation.planned:
@@ -455,28 +816,87 @@ def log_determinant(layer: NeuralODE, x: Any) -> SlogDet:
 
 
 class Distribution(Protocol):
-    """What a base distribution must do; numpyro's distributions do."""
+    """What a base distribution must be able to do.
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any: ...
+    numpyro's distributions meet this protocol.
+    """
 
-    def log_prob(self, value: Any) -> Any: ...
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Draw points.
+
+        Args:
+            key: The random key.
+            sample_shape: The leading axes of the result. A flow asks for `(count,)`.
+
+        Returns:
+            The points, shape `(*sample_shape, ...)`.
+        """
+        ...
+
+    def log_prob(self, value: Any) -> Any:
+        """Return the log-density at points.
+
+        Args:
+            value: The points, shape `(batch, ...)`.
+
+        Returns:
+            The log-densities, shape `(batch,)`.
+        """
+        ...
 
 
 class _Fixed:
-    """A distribution that is no part of the state: its parameters may come in any order of their own."""
+    """A distribution that is no part of a model's state.
+
+    NNX sees the wrapper as one static value. So the distribution may keep its parameters in any
+    order of its own.
+    """
 
     def __init__(self, distribution: Distribution):
         self.distribution = distribution
 
 
 class NormalisingFlow(nnx.Module):
-    """A density whose samples a layer turns into those of a base distribution (Chen et al., arXiv 1806.07366, stated there).
+    """A density whose samples a layer turns into samples of a base distribution.
 
-    log p(x) = log p_base(y) + int div v dt, y = layer(x): data at t0, base at t1. `base`: a distribution of numpyro over one point,
-    or anything with log_prob(y) -> (batch,) and sample(key, (count,)). An nnx.Module is trained with the field and saved with it;
-    any other stays as it is given, and is no part of the model's state. `divergence`:
-    Exact(), or Hutchinson() and HutchPlusPlus(), whose probes come from the stream `rngs.probes` of this module: call it under
-    nnx.jit, for plain jax.jit draws the same ones each time. Gradients in reverse mode, as the layer's.
+    The data live at depth time t0, and the base distribution lives at t1. The log-density is
+    log p(x) = log p_base(y) + int div v dt, where y = layer(x) and v is the velocity field of the
+    layer. Gradients work in reverse mode, as those of the layer.
+
+    A random divergence draws its probes from the stream `rngs.probes` of this module. Call such a
+    flow under `nnx.jit`. Plain `jax.jit` draws the same probes in every call.
+
+    Args:
+        layer: The layer from data to base, which walks forward.
+        base: The base distribution: a distribution of numpyro over one point, or any object with
+            `log_prob(y)` of shape `(batch,)` and `sample(key, (count,))`. A base that is an
+            `nnx.Module` is trained and saved with the field. Any other base stays as given, and is
+            no part of the model's state.
+        divergence: The way to compute div v: `Exact()`, `Hutchinson()` or `HutchPlusPlus()`.
+        rngs: The random streams from which a random divergence takes its stream of probes.
+
+    Raises:
+        InputTypeError: `base` lacks one of its two methods. Or `layer` is no `NeuralODE` or walks
+            backward. Or `divergence` is none of the three. Or `divergence` is random, and `rngs` is
+            missing.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> class Normal:
+        ...     def log_prob(self, y):
+        ...         return -jnp.sum(y**2 + jnp.log(2 * jnp.pi), axis=1) / 2
+        ...     def sample(self, key, shape):
+        ...         return jax.random.normal(key, (*shape, 2))
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=8))
+        >>> flow = nf.transport.NormalisingFlow(layer, Normal())
+        >>> print(flow.log_prob(jnp.zeros((1, 2))).round(2))
+        [0.16]
+
+    Source:
+        Chen et al., arXiv 1806.07366, stated there.
     """
 
     def __init__(
@@ -497,7 +917,8 @@ class NormalisingFlow(nnx.Module):
         _check_divergence(divergence)
         if layer.backward:
             raise InputTypeError(
-                "a normalising flow takes the layer that walks forward, from data to base; give it without reverse()"
+                "a normalising flow takes the layer that walks forward, from data to base; give "
+                "it without reverse()"
             )
         self.layer, self.divergence = layer, divergence
         self._base = base if isinstance(base, nnx.Module) else nnx.static(_Fixed(base))
@@ -505,27 +926,81 @@ class NormalisingFlow(nnx.Module):
 
     @property
     def base(self) -> Distribution:
-        """The base distribution."""
+        """The base distribution, as the constructor received it."""
         base: Any = self._base
         return base.distribution if isinstance(base, _Fixed) else base
 
     def log_prob(self, x: Any) -> Float[Array, "batch"]:
-        """The log-density at x (batch, ...)."""
+        """Return the log-density at samples.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+
+        Returns:
+            The log-densities, shape `(batch,)`.
+
+        Raises:
+            InputError: The base distribution does not give one number per sample.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         return self.accompanied(x)[0]
 
     def accompanied(self, x: Any, *rates: Rate) -> tuple[Float[Array, "batch"], tuple[Array, ...]]:
-        """The log-density at x (batch, ...), and the integrals of rates along the same solve, (batch,) each."""
+        """Return the log-density at samples, and integrals of rates from the same solve.
+
+        Args:
+            x: The samples, `(batch, ...)` or a pytree of such arrays.
+            *rates: Functions from a `Motion` to `(batch,)`, as for `along`.
+
+        Returns:
+            The log-densities, shape `(batch,)`, and a tuple with the integral of each rate, each of
+            shape `(batch,)`.
+
+        Raises:
+            InputError: The base distribution does not give one number per sample.
+            InputTypeError: Axis 0 of x does not count samples.
+        """
         carried = Continuity(self.layer, self.base.log_prob, "end", self.divergence)
         key = None if isinstance(self.divergence, Exact) or self.probes is None else self.probes()
         return carried.accompanied(x, self.layer.ends[0], *rates, key=key)
 
     def sample(self, key: Array, count: int) -> Any:
-        """Points (count, ...): the base's own, walked back; exact up to the errors of the solve."""
+        """Draw points from the flow's density.
+
+        The layer walks points of the base distribution back. The points are exact up to the error
+        of the solve.
+
+        Args:
+            key: The random key.
+            count: The number of points.
+
+        Returns:
+            The points, shape `(count, ...)`.
+
+        Raises:
+            InputError: `count` is less than one.
+            InputTypeError: `count` is not a whole number.
+        """
         checks.whole("count", count)
         return self.layer.reverse()(self.base.sample(key, (count,)))
 
     def sample_and_log_prob(self, key: Array, count: int) -> tuple[Any, Float[Array, "count"]]:
-        """Points (count, ...), and their log-densities from the same solve, with the exact divergence."""
+        """Draw points, and compute their log-densities in the same solve.
+
+        The log-densities use the exact divergence.
+
+        Args:
+            key: The random key.
+            count: The number of points.
+
+        Returns:
+            The points, shape `(count, ...)`, and their log-densities, shape `(count,)`.
+
+        Raises:
+            InputError: `count` is less than one, or the base distribution does not give one number
+                per point.
+            InputTypeError: `count` is not a whole number.
+        """
         checks.whole("count", count)
         y = self.base.sample(key, (count,))
         x, (lost,) = along(self.layer.reverse(), y, divergence)
@@ -533,7 +1008,7 @@ class NormalisingFlow(nnx.Module):
 
 
 def _stencil(layer: NeuralODE, t: float, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Five depth times around t in its cell of depth, and their weights in the derivative at t."""
+    """Return five depth times around t in its cell of depth, and their weights in d/dt at t."""
     t0, t1 = (float(raw(end)) for end in (layer.t0, layer.t1))
     first, last = ((float(end) - t0) / (t1 - t0) for end in layer.ends)
     knots = np.unique(

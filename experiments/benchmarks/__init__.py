@@ -1,1 +1,4 @@
-"""Speed and memory as ratios in one process: interleaved runs, medians with their spread, a table and JSON."""
+"""Speed and memory as ratios in one process, by interleaved runs.
+
+Each benchmark reports medians with their spread, as a table and as JSON.
+"""

@@ -1,8 +1,9 @@
-"""NeuralODE with adaptive steps against plain `diffeqsolve` with its defaults, at equal accepted steps.
+"""NeuralODE with adaptive steps against plain `diffeqsolve` with its defaults.
 
     python -m experiments.benchmarks.adaptive
 
-Every figure is a ratio to `diffeqsolve` in the same process (median over rounds, quartiles in brackets).
+Both take equally many accepted steps. Every figure is a ratio to `diffeqsolve` in the same process:
+the median over rounds, with the quartiles in brackets.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ CASES = (
 def routes(
     t1: float, tolerance: float, dimension: int, hidden: int
 ) -> tuple[dict[str, Callable[..., Any]], Any]:
-    """The same solve by both routes, as functions of (parameters, x); `diffeqsolve` in the same normalised depth."""
+    """Build the same solve by both routes, as functions of (parameters, x).
+
+    `diffeqsolve` solves in the same normalised depth.
+    """
     field = nf.fields.MLP(dimension, hidden=hidden, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(field)
     adaptive = nf.Adaptive(nf.Tsit5(), rtol=tolerance, atol=tolerance)
@@ -72,7 +76,7 @@ def routes(
 def compare(
     t1: float, tolerance: float, dimension: int, hidden: int, batch: int, rounds: int
 ) -> dict[str, Any]:
-    """One row: forward, gradient, compile time and memory as ratios to `diffeqsolve`."""
+    """Measure one case: forward, gradient, compile time and memory as ratios to `diffeqsolve`."""
     functions, params = routes(t1, tolerance, dimension, hidden)
     x = jax.random.normal(jax.random.key(0), (batch, dimension))
     ours, theirs = jax.jit(functions.pop("steps"))(params, x)

@@ -1,9 +1,10 @@
-"""Gradients of convolutions inside a loop over depth: `lax.conv_general_dilated` against `nf.fields.convolution`.
+"""Gradients of convolutions in a loop over depth: jax's convolution against neuralflow's.
 
     python -m experiments.benchmarks.convolution
 
-A scan over the layers of x + h conv(x), gradients of weights and input, float32; medians of interleaved runs (quartiles
-in brackets). `slower` is the time of the former over that of the latter.
+The loop is a scan over the layers of x + h conv(x) in float32. The gradients are those of the
+weights and the input. `slower` is the time with `lax.conv_general_dilated` over the time with
+`nf.fields.convolution`: the median of interleaved runs, with the quartiles in brackets.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def gradient(convolve: Any, layers: int, groups: int) -> Any:
-    """Of the squared norm after the last layer."""
+    """Return the gradient of the squared norm after the last layer."""
 
     run = functools.partial(convolve, dimension_numbers=LAYOUT, feature_group_count=groups)
 
@@ -40,7 +41,7 @@ def gradient(convolve: Any, layers: int, groups: int) -> Any:
 def compare(
     size: int, channels: int, batch: int, layers: int, groups: int, rounds: int
 ) -> dict[str, Any]:
-    """One row."""
+    """Measure one case."""
     shapes = ((layers, 3, 3, channels // groups, channels), (batch, size, size, channels))
     arguments = tuple(
         0.1 * jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes)

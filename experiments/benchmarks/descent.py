@@ -1,12 +1,14 @@
-"""The protocol of Marion et al., all seeds at once and compiled, against the same protocol as an eager PyTorch loop.
+"""The protocol of Marion et al., compiled for all seeds at once, against an eager PyTorch loop.
 
     pip install torch
     python -m experiments.benchmarks.descent
 
-100 points in 16 dimensions, 32 hidden units, GELU, equal layers, full gradient descent with the learning rate 0.01 L,
-float32. PyTorch walks a list of blocks and steps `torch.optim.SGD`, one seed after the other, as such experiments are
-published. Both start from the same weights and data; the table tells how far apart they end. Our seconds are those of the
-whole call, compilation included; `steady` is the ratio without it.
+The protocol has 100 points in 16 dimensions, 32 hidden units, GELU, equal layers at the start, and
+full gradient descent with the learning rate 0.01 L, in float32. PyTorch walks a list of blocks and
+steps `torch.optim.SGD`, one seed after the other, as such experiments are published. Both start
+from the same weights and data, and the table tells how far apart they end. The seconds of
+neuralflow are the seconds of the whole call, compilation included. `steady` is the ratio without
+compilation.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ DIMENSION, HIDDEN, SAMPLES = 16, 32, 100
 
 
 def start(seed: int) -> np.ndarray:
-    """W of every layer, (hidden, dimension)."""
+    """Return the weights W at the start, `(hidden, dimension)`, the same in every layer."""
 
     def make(rngs):
         return Residual(DIMENSION, HIDDEN, jax.nn.gelu, rngs=rngs)
@@ -41,7 +43,7 @@ def start(seed: int) -> np.ndarray:
 
 
 def eager(depth: int, seed: int, iterations: int) -> tuple[np.ndarray, float]:
-    """V of every layer after the PyTorch loop, and its seconds."""
+    """Return V of every layer after the PyTorch loop, and the seconds of the loop."""
     import torch  # pyright: ignore[reportMissingImports]
 
     class Block(torch.nn.Module):
@@ -69,7 +71,7 @@ def eager(depth: int, seed: int, iterations: int) -> tuple[np.ndarray, float]:
 
 
 def compiled(depth: int, seeds: int, iterations: int) -> tuple[np.ndarray, float]:
-    """V by seed and layer, and the seconds of the call."""
+    """Return V by seed and layer, and the seconds of the call."""
     began = time.perf_counter()
     (network,) = deep_limit.descend(
         [depth],
@@ -83,7 +85,7 @@ def compiled(depth: int, seeds: int, iterations: int) -> tuple[np.ndarray, float
 
 
 def compare(depth: int, seeds: int, iterations: int) -> dict[str, Any]:
-    """One depth."""
+    """Measure one depth."""
     theirs, slow = zip(*(eager(depth, seed, iterations) for seed in range(seeds)), strict=True)
     ours, fast = compiled(depth, seeds, iterations)
     _, compile_alone = compiled(depth, seeds, 1)

@@ -1,11 +1,14 @@
-"""The exponential of a displacement field on a grid, against PyTorch as registration tools write it.
+"""The exponential of a displacement field on a grid, against PyTorch.
 
     pip install torch
     python -m experiments.benchmarks.exponential
 
-Scaling and squaring of a smooth field on 256 x 256 nodes, float32: `nf.labs.diffeo.sampled.exponential`, compiled, against a loop
-over `torch.nn.functional.grid_sample` (bilinear, border padding, aligned corners), eager, on the same cores; forward, and the gradient of
-a sum of squares. Both agree to rounding, which is checked first. Rows over the number of squarings show what one costs.
+Both scale and square a smooth field on 256 x 256 nodes in float32, on the same cores. The one is
+`nf.labs.diffeo.sampled.exponential`, compiled. The other is PyTorch as registration tools write it:
+an eager loop over `torch.nn.functional.grid_sample`, with bilinear interpolation, border padding
+and aligned corners. The rows measure the forward pass and the gradient of a sum of squares, over
+the number of squarings, and so show the cost of one squaring. Both agree to rounding, which is
+checked first.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from neuralflow.labs.diffeo import sampled
 
 
 def field(size: int) -> np.ndarray:
-    """A smooth velocity of some eight spacings, at rest at the edges, (size, size, 2)."""
+    """Return a smooth velocity of some eight spacings, `(size, size, 2)`, at rest at the edges."""
     a, b = np.meshgrid(*[np.linspace(0, 1, size)] * 2, indexing="ij")
     bump = np.sin(np.pi * a) ** 2 * np.sin(np.pi * b) ** 2
     return (8 * np.stack([bump * np.cos(5 * b + a), bump * np.sin(4 * a)], axis=-1)).astype(
@@ -34,7 +37,7 @@ def field(size: int) -> np.ndarray:
 
 
 def torch_exponential(squarings: int) -> Callable[[Any], Any]:
-    """The same by grid_sample, channels first."""
+    """Return the same exponential by grid_sample, with the channels first."""
     import torch  # pyright: ignore[reportMissingImports]
 
     def exponential(v: Any) -> Any:
@@ -54,7 +57,7 @@ def torch_exponential(squarings: int) -> Callable[[Any], Any]:
 
 
 def compare(size: int, squarings: int, rounds: int) -> list[dict[str, Any]]:
-    """Forward and gradient, one row each."""
+    """Measure the forward pass and the gradient, one row each."""
     import torch  # pyright: ignore[reportMissingImports]
 
     velocity = field(size)

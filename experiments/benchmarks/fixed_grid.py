@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.fixed_grid
 
-Every figure is a ratio to the hand-written scan in the same process (median over rounds, quartiles in brackets).
+Every figure is a ratio to the hand-written scan in the same process: the median over rounds, with
+the quartiles in brackets.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MEMORY: tuple[Memory, ...] = ("full", "remat", "two_level")
 def routes(
     width: int, steps: int, batch: int
 ) -> tuple[dict[str, Callable[..., Any]], tuple[Any, Any]]:
-    """The same network by every route, as functions of (stacked parameters, x)."""
+    """Build the same network by every route, as functions of (stacked parameters, x)."""
     field = nf.DepthVarying(
         lambda rngs: nf.fields.MLP(width, hidden=width, rngs=rngs),
         nf.PiecewiseConstant(steps),
@@ -45,7 +46,10 @@ def routes(
         return jax.lax.scan(lambda x, p: (x + h * nnx.merge(graphdef, p)(x), None), x, params)[0]
 
     def nested(params: Any, x: Any) -> Any:
-        """The shortest two-level scan one can write: checkpoints around a chunk of layers and around each layer."""
+        """Run the shortest hand-written two-level scan.
+
+        Checkpoints stand around each chunk of layers and around each layer.
+        """
         inner = 2 ** round(math.log2(steps) / 2)
         chunks = jax.tree.map(lambda p: p.reshape(-1, inner, *p.shape[1:]), params)
         step = jax.checkpoint(lambda x, p: (x + h * nnx.merge(graphdef, p)(x), None))
@@ -81,12 +85,12 @@ def routes(
 
 
 def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The gradient of a scalar of the output with respect to parameters and input."""
+    """Return the gradient of a scalar of the output with respect to parameters and input."""
     return jax.grad(lambda params, x: jnp.sum(function(params, x) ** 2), argnums=(0, 1))
 
 
 def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per route, ratios to the hand-written scan."""
+    """Measure one case: a row per route, as ratios to the hand-written scan."""
     functions, arguments = routes(width, steps, batch)
     inputs = dict.fromkeys(functions, arguments)
     forward = side_by_side(functions, inputs, rounds)
@@ -109,7 +113,7 @@ def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, A
 
 
 def growth(rounds: int) -> list[dict[str, Any]]:
-    """Time and compile time of one layer as its depth grows."""
+    """Measure time and compile time of one layer as its depth grows."""
     rows = []
     for steps in LINEAR:
         functions, arguments = routes(16, steps, 32)

@@ -20,7 +20,11 @@ from neuralflow.files import as_json, write
 
 @dataclass(frozen=True)
 class Measured:
-    """One function: seconds to trace and compile, bytes of temporary memory, seconds of each run."""
+    """The measurements of one function.
+
+    `compile` holds the seconds to trace and compile, `memory` the bytes of temporary memory, and
+    `runs` the seconds of each run.
+    """
 
     compile: float
     memory: int
@@ -28,7 +32,11 @@ class Measured:
 
 
 def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float, int]:
-    """The compiled function, the seconds it took to trace and compile, and its temporary memory in bytes."""
+    """Compile a function, and measure the compilation.
+
+    Returns the compiled function, the seconds to trace and compile, and the bytes of temporary
+    memory.
+    """
     jax.clear_caches()
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
@@ -43,7 +51,10 @@ def side_by_side(
     rounds: int,
     compiles: int = 1,
 ) -> dict[str, Measured]:
-    """Measures the functions one after the other in every round, so that all see the same machine."""
+    """Measure the functions one after the other in every round.
+
+    All functions therefore see the same state of the machine.
+    """
     builds = {
         name: [compiled(f, arguments[name]) for _ in range(compiles)]
         for name, f in functions.items()
@@ -68,13 +79,13 @@ def side_by_side(
 
 
 def ratio(runs: np.ndarray, against: np.ndarray) -> dict[str, float]:
-    """Median of the round-by-round ratios, with their quartiles."""
+    """Return the median of the round-by-round ratios, with their quartiles."""
     low, middle, high = np.percentile(runs / against, [25, 50, 75])
     return {"median": float(middle), "low": float(low), "high": float(high)}
 
 
 def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """Prints the rows as a table and writes them, with what they were measured on, as JSON."""
+    """Print the rows as a table, and write them as JSON with the device and the versions."""
     table = Table(title=title)
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")

@@ -1,9 +1,10 @@
-"""What a scheme costs beyond its evaluations of the field, and what walking back saves.
+"""The cost of a scheme beyond its evaluations of the field, and what reversible memory saves.
 
     python -m experiments.benchmarks.schemes
 
-Per evaluation of the field, as ratios to Euler in the same process; reversible memory against full and remat over depth, as ratios
-to full (medians over interleaved runs, quartiles in brackets).
+The first table gives times per evaluation of the field, as ratios to Euler in the same process. The
+second table compares reversible memory with full and remat over depth, as ratios to full. All
+ratios are medians over interleaved runs, with the quartiles in brackets.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ SCHEMES = {
 def network(
     scheme: Any, steps: int, memory: Memory = "full"
 ) -> tuple[Callable[..., Any], tuple[Any, Any]]:
-    """A flow of coupled fields by a scheme, as a function of (weights, x); RevNet's form, which any scheme can walk."""
+    """Build a flow of coupled fields by a scheme, as a function of (weights, x).
+
+    The field has RevNet's form, which every scheme can integrate.
+    """
 
     def half(rngs):
         return nf.fields.MLP(WIDTH // 2, hidden=WIDTH, rngs=rngs)
@@ -65,7 +69,7 @@ def network(
 
 
 def costs(rounds: int) -> list[dict[str, Any]]:
-    """One row per scheme: time per evaluation of the field against Euler's."""
+    """Measure the time per evaluation of the field against Euler's, one row per scheme."""
     networks = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
     functions = {name: function for name, (function, _) in networks.items()}
     inputs = {name: arguments for name, (_, arguments) in networks.items()}
@@ -89,7 +93,10 @@ def costs(rounds: int) -> list[dict[str, Any]]:
 
 
 def memories(rounds: int) -> list[dict[str, Any]]:
-    """Time and working memory of the gradient over depth, by memory mode, for three reversible schemes."""
+    """Measure time and working memory of the gradient over depth.
+
+    There is a row for each memory mode and each of three reversible schemes.
+    """
     rows = []
     for scheme_name in ("RevNet", "leapfrog", "Reversible Heun"):
         for steps in DEPTHS:

@@ -1,9 +1,12 @@
-"""What stochastic depth saves: training steps of a ResNet and an LM-ResNet whose left-out blocks are not computed.
+"""What stochastic depth saves: training steps whose left-out blocks are not computed.
 
     python -m experiments.benchmarks.skipped
 
-Loss and gradients of images of 28 x 28, one draw for a batch; a run is sixteen steps, each with draws of its own, and runs of both are interleaved.
-`time` is that with stochastic depth over that without (median, quartiles in brackets), beside the expected share of the residual blocks that are computed.
+The networks are a ResNet and an LM-ResNet on images of 28 x 28. A step computes loss and gradients,
+with one draw for the whole batch. A run is sixteen steps, each with draws of its own, and runs with
+and without stochastic depth are interleaved. `time` is the time with stochastic depth over the time
+without: the median, with the quartiles in brackets. Beside `time` stands the expected share of the
+residual blocks that are computed.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ STEPS = 16
 def stepping(
     depth: int, model: Model, width: int, survival: float | None
 ) -> Callable[[Any, Any], Any]:
-    """A compiled training step of (key, batch): loss and gradients."""
+    """Compile a training step, a function of (key, batch) that returns loss and gradients."""
     network = Network(depth, model, channels=1, width=width, survival=survival, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
 
@@ -46,7 +49,7 @@ def stepping(
 
 
 def compare(depth: int, model: Model, width: int, survival: float, rounds: int) -> dict[str, Any]:
-    """One row."""
+    """Measure one case."""
     batch = {
         "x": jax.random.normal(jax.random.key(0), (128, 28, 28, 1)),
         "y": jnp.asarray(np.arange(128) % 10),

@@ -1,9 +1,10 @@
-"""`fit` against a hand-written jitted optax loop on the same model, and the share of time a stream is waited for.
+"""`fit` against a hand-written jitted optax loop on the same model, and the wait for a stream.
 
     python -m experiments.benchmarks.training --data-dir FOLDER
 
-Throughput as a ratio to the hand-written loop in the same process, epochs interleaved (median, quartiles in brackets).
-With --data-dir, a folder that holds MNIST, one epoch of it is streamed and the waiting measured.
+Throughput is a ratio to the hand-written loop in the same process, with interleaved epochs: the
+median, with the quartiles in brackets. With --data-dir, a folder that holds MNIST, one epoch of
+MNIST is streamed. The share of the time that is spent waiting is then measured.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def point_model() -> nnx.Module:
 
 
 def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], None]:
-    """One epoch as most people write it: shuffle, index, call a jitted step."""
+    """Return one epoch as most people write it: shuffle, index, call a jitted step."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimiser = optax.adam(1e-3)
     arrays = {name: jnp.asarray(values) for name, values in points.items()}
@@ -85,7 +86,7 @@ def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int],
 
 
 def by_fit(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], None]:
-    """One epoch as `fit` runs it."""
+    """Return one epoch as `fit` runs it."""
     run = Run(model, models.classification, optax.adam(1e-3), points, batch, None, None, 0, None)
     state = run.start()
 
@@ -100,7 +101,7 @@ def by_fit(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int], 
 
 
 def compare(name: str, make: Callable[[], nnx.Module], batch: int, rounds: int) -> dict[str, Any]:
-    """One row: samples a second of `fit` over those of the hand-written loop."""
+    """Measure one case: the throughput of `fit` over that of the hand-written loop."""
     points = data.digits("train")
     routes = {"hand": by_hand(make(), points, batch), "fit": by_fit(make(), points, batch)}
     seconds: dict[str, list[float]] = {route: [] for route in routes}
@@ -119,7 +120,7 @@ def compare(name: str, make: Callable[[], nnx.Module], batch: int, rounds: int) 
 
 
 def streamed(folder: Path) -> dict[str, Any]:
-    """One epoch of MNIST from a stream: the share of its time that was spent waiting for examples."""
+    """Stream one epoch of MNIST, and measure the share of its time spent waiting for examples."""
 
     def example(row: dict[str, Any]) -> data.Data:
         return {"x": row["image"], "y": np.asarray(row["label"], np.int32)}

@@ -2,9 +2,10 @@
 
     python -m experiments.deep_limit.certificates --data-dir FOLDER
 
-FOLDER holds MNIST as TFDS writes it. An ordinary ResNet (x + f_k(x), layers drawn each on its own), the same with its
-branches scaled by 1/n, and networks with equal layers at the start, scaled by 1/n, without and with a penalty in depth. Writes
-certificates.json and certificates.png.
+FOLDER holds MNIST as TFDS writes it. The first network is an ordinary ResNet, x + f_k(x), whose
+layers are drawn independently. The second is the same with its branches scaled by 1/n. The third
+and the fourth have equal layers at the start and branches scaled by 1/n, without and with a penalty
+in depth. Writes certificates.json and certificates.png.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WIDTH, PENALTY = 32, 1e-4
 
 
 def network(depth: int, init: Any, t1: float) -> Network:
-    """Untrained."""
+    """Build an untrained network."""
     rngs = nnx.Rngs(0)
 
     def mlp(rngs):
@@ -41,12 +42,12 @@ def network(depth: int, init: Any, t1: float) -> Network:
 
 
 def plain(model: Any, batch: Any) -> Any:
-    """Cross-entropy."""
+    """Compute the cross-entropy."""
     return cross_entropy(model(batch["x"]), batch["y"])
 
 
 def penalised(model: Any, batch: Any) -> Any:
-    """Cross-entropy and the H1 norm of the weights in depth."""
+    """Compute the cross-entropy plus the H1 norm of the weights in depth."""
     return plain(model, batch) + PENALTY * depth_energy(model)
 
 

@@ -1,10 +1,11 @@
-"""Five pairs of scikit-learn's digits, and two kinds of layers: orders of convergence with intervals.
+"""Orders of convergence on five pairs of scikit-learn's digits, for two kinds of layers.
 
     python -m experiments.deep_limit.digits
 
-Some 360 samples a pair in four principal components. The layer of the paper, tanh(K x + b), and one that is not of its
-form, A2 tanh(A1 x + b1) + b2 with four hidden units, whose weights are penalised alike. Orders are those of the last pair of
-depths, intervals are bootstrapped over the pairs. Writes digits.json.
+Each pair has some 360 samples in four principal components. The first kind is the layer of the
+paper, tanh(K x + b). The second kind is not of its form: A2 tanh(A1 x + b1) + b2 with four hidden
+units, whose weights are penalised alike. The orders are measured between the last two depths. Their
+intervals are bootstrapped over the pairs. Writes digits.json.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ PAIRS = ((3, 8), (4, 9), (1, 7), (2, 5), (0, 6))
 
 
 def paper(first: int, second: int) -> deep_limit.Problem:
-    """With the paper's layer."""
+    """Return the problem of a pair of digits, with the paper's layer."""
     pair = data.digits_pair(first, second)
     return deep_limit.thorpe_van_gennip(pair["x"], pair["y"])
 
 
 def hidden() -> nnx.Module:
-    """A layer with hidden units."""
+    """Return a layer with hidden units."""
     return nf.fields.MLP(4, hidden=4, rngs=nnx.Rngs(0))
 
 

@@ -1,4 +1,7 @@
-"""MNIST as flat floats, and the network of these experiments: a linear lift, a flow of depth n, a linear head."""
+"""MNIST as flat floats, and the network of these experiments.
+
+The network is a linear lift, a flow of depth n, and a linear head.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ CLASSES, PIXELS = 10, 784
 
 
 def images(split: str, folder: Path) -> dict[str, np.ndarray]:
-    """x (samples, 784) in [0, 1], float32, and y (samples,)."""
+    """Load x `(samples, 784)`, float32 in [0, 1], and y `(samples,)`."""
     dataset = data.load("mnist", split, data_dir=folder)
     return {
         "x": (dataset["image"].reshape(-1, PIXELS) / 255).astype(np.float32),
@@ -27,7 +30,10 @@ def images(split: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 class Network(nnx.Module):
-    """Logits of flat images. `field`: the flow's velocity field, of the given width."""
+    """A network from flat images to logits.
+
+    `field` is the velocity field of the flow, of the given width.
+    """
 
     def __init__(
         self, field: nnx.Module, steps: int, width: int, t1: float = 1.0, *, rngs: nnx.Rngs
@@ -41,10 +47,10 @@ class Network(nnx.Module):
 
 
 def cross_entropy(logits: Array, labels: Any) -> Array:
-    """Its mean."""
+    """Return the mean cross-entropy."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def accuracy(logits: Any, labels: Any) -> Any:
-    """The share of right answers, over the last axis of samples."""
+    """Return the share of right answers, over the last axis of samples."""
     return (jax.numpy.argmax(logits, axis=-1) == labels).mean(axis=-1)

@@ -1,11 +1,15 @@
-"""MNIST with a penalty in depth: do trained networks of growing depth converge, and does one learning rate serve them all?
+"""MNIST with a penalty in depth: do trained networks of growing depth converge?
 
     python -m experiments.deep_limit.mnist --data-dir FOLDER
 
-FOLDER holds MNIST as TFDS writes it. Mini-batches, cross-entropy plus a * (int |theta'|^2 + |theta(0)|^2), momentum in the
-Sobolev product of the same norm, weights piecewise linear in depth, Euler with n steps. Networks of every depth start
-from the same theta(t) and see the same batches. Tells the distance to the deepest network with its order, the test
-accuracy by depth, and the final training loss by learning rate at two depths. Writes mnist.json and mnist.png.
+FOLDER holds MNIST as TFDS writes it. The loss of a mini-batch is the cross-entropy plus
+a * (int |theta'|^2 + |theta(0)|^2). The optimiser has momentum, in the Sobolev product of the same
+norm. The weights are piecewise linear in depth, and Euler takes n steps. Networks of every depth
+start from the same theta(t) and see the same batches.
+
+The results are the distance to the deepest network with its order, the test accuracy by depth, and
+the test loss by learning rate at two depths. The last one tells whether one learning rate serves
+all depths. Writes mnist.json and mnist.png.
 """
 
 from __future__ import annotations
@@ -34,7 +38,10 @@ WIDTH, BATCH, COARSE = 32, 128, 4
 
 
 def make(depth: int, case: Any) -> nnx.Module:
-    """The network of a depth; its weights are drawn on a coarse basis, so that all depths begin with one theta(t)."""
+    """Build the network of a depth.
+
+    Its weights are drawn on a coarse basis, so that all depths begin with one theta(t).
+    """
     rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(0), case["seed"]))
 
     def mlp(rngs):
@@ -47,7 +54,7 @@ def make(depth: int, case: Any) -> nnx.Module:
 def run(
     depths: list[int], cases: Any, a: float, steps: int, train: Any, test: Any
 ) -> list[deep_limit.Trained]:
-    """Networks of every depth; `cases`: seeds and learning rates."""
+    """Train networks of every depth. `cases` holds the seeds and the learning rates."""
     a_pass = len(train["y"]) // BATCH
 
     def batch(train: Any, case: Any, i: Any) -> Any:
@@ -88,13 +95,17 @@ def run(
 
 
 def pick(network: deep_limit.Trained, cases: Any) -> deep_limit.Trained:
-    """Some of the cases."""
+    """Return the network with some of its cases."""
     weights = {name: values[cases] for name, values in network.weights.items()}
     return deep_limit.Trained(network.depth, weights, network.outputs[cases], network.losses[cases])
 
 
 def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
-    """Distances to the deepest network by depth, means over seeds, with orders and intervals; accuracies by depth and seed."""
+    """Summarise networks of every depth.
+
+    The distances to the deepest network are means over seeds, by depth. They have orders with
+    intervals. The accuracies are given by depth and seed.
+    """
     every = [deep_limit.gaps(network, networks[-1]) for network in networks[:-1]]
     orders = deep_limit.scaling(networks).gaps
     return {
@@ -110,7 +121,7 @@ def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
 
 
 def show(title: str, depths: list[int], metrics: dict[str, Any], console: Console) -> None:
-    """As a table."""
+    """Print the metrics as a table."""
     table = Table(title=title)
     for head in ("depth", *metrics["distances"], "test accuracy"):
         table.add_column(head, justify="right")
@@ -134,7 +145,7 @@ def picture(
     rates: list[float],
     losses: dict[int, list[float | None]],
 ) -> Any:
-    """Distances, accuracies and learning rates."""
+    """Draw distances, accuracies and learning rates."""
     figure, (left, middle, right) = plots.figure(1, 3, height=3.6)
     n = np.asarray(depths)
     for k, (rate, metrics) in enumerate(runs.items()):
@@ -245,13 +256,17 @@ def main() -> None:
     means = {network.depth: network.losses.reshape(2, -1).mean(axis=0) for network in searched}
     losses = {
         depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()
-    }  # None: it diverged
+    }  # None: the training diverged
     best = {depth: options.search[int(np.nanargmin(values))] for depth, values in means.items()}
     for rate, metrics in runs.items():
-        title = f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over {options.seeds} seeds"
+        title = (
+            f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over "
+            f"{options.seeds} seeds"
+        )
         show(title, options.depths, metrics, console)
     console.print(
-        f"Best learning rate: {best}; {spent:.0f} s for all depths, {time.perf_counter() - began:.0f} s in all."
+        f"Best learning rate: {best}; {spent:.0f} s for all depths, "
+        f"{time.perf_counter() - began:.0f} s in all."
     )
     record = {
         "command": "python -m experiments.deep_limit.mnist --data-dir FOLDER",

@@ -1,4 +1,7 @@
-"""Orders of convergence on several data sets, with bootstrap intervals over them: what `plane` and `digits` share."""
+"""Orders of convergence on several data sets, with bootstrap intervals over the data sets.
+
+`plane` and `digits` share this module.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ SHOWN = ("energy", "sup", "l2", "tl2", "h1", "recovery", "forward", "residual")
 
 
 def last_pair(study: deep_limit.Study, scheme: str) -> dict[str, float]:
-    """Orders between the two largest depths."""
+    """Return the orders between the two largest depths."""
     one, two = study.of(scheme)[-2:]
     ratio = np.log2(two.depth / one.depth)
 
@@ -33,7 +36,7 @@ def last_pair(study: deep_limit.Study, scheme: str) -> dict[str, float]:
 def draw(
     problem: deep_limit.Problem, seed: int, depths: list[int], starts: int, falsify: bool
 ) -> dict[str, Any]:
-    """The study of one data set, as plain data."""
+    """Run the study of one data set, and return it as plain data."""
     began = time.perf_counter()
     *_, (_, study) = deep_limit.study(problem, SCHEMES, depths, seed=seed, starts=starts)
     panels = (
@@ -61,7 +64,7 @@ def measure(
     *,
     falsify: bool,
 ) -> dict[str, Any]:
-    """Studies all data sets, prints a table of orders with intervals, and returns everything as plain data."""
+    """Study all data sets, print a table of orders with intervals, and return plain data."""
     draws = {}
     for seed, (name, problem) in enumerate(problems.items()):
         draws[name] = study = draw(problem, seed, depths, starts, falsify)
@@ -75,7 +78,8 @@ def measure(
         for sentence in study["falsifiers"]:
             console.print("  " + sentence, highlight=False)
     table = Table(
-        title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over {len(draws)} data sets"
+        title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over "
+        f"{len(draws)} data sets"
     )
     for name in ("scheme", *SHOWN):
         table.add_column(name, justify="left" if name == "scheme" else "right")
@@ -96,5 +100,5 @@ def measure(
 
 
 def keep(path: Path, command: str, result: Any) -> None:
-    """The result beside the script that made it."""
+    """Write the result beside the script that computed it."""
     files.write(path, files.as_json({"command": command, "result": result}))

@@ -1,10 +1,12 @@
-"""Ten points in the plane, five draws of them: orders of convergence with intervals, and the falsifiers.
+"""Orders of convergence on five draws of ten points in the plane, and the falsifiers.
 
     python -m experiments.deep_limit.plane
 
-The nonlinear problem of d = 2 with S = 10 standard normal points, y = 1 where x1 x2 + x1 / 2 > 0, tanh layers, a sigmoid
-readout and the squared loss. Orders are those of the last pair of depths; their intervals are bootstrapped over the
-draws. Several draws have two basins: one branch is followed, and the table says how many were met. Writes plane.json.
+The problem is nonlinear, with S = 10 standard normal points in d = 2 dimensions and y = 1 where
+x1 x2 + x1 / 2 > 0. It has tanh layers, a sigmoid readout and the squared loss. The orders are
+measured between the last two depths. Their intervals are bootstrapped over the draws. Several draws
+have two basins. The study then follows one branch, and the table says how many basins were met.
+Writes plane.json.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from neuralflow.labs import deep_limit
 
 
 def points(seed: int) -> deep_limit.Problem:
-    """One draw."""
+    """Return the problem of one draw."""
     x = np.random.default_rng(seed).standard_normal((10, 2))
     return deep_limit.thorpe_van_gennip(x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 0] > 0).astype(float))
 

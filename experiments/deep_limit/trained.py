@@ -1,11 +1,12 @@
-"""Networks trained by plain gradient descent, with no penalty: which of them have a limit, and at which order?
+"""Networks trained by plain gradient descent without a penalty: which of them have a limit?
 
     python -m experiments.deep_limit.trained
 
-Marion et al. (arXiv 2309.01213): 100 points in 16 dimensions, 32 hidden units, 500 iterations with the learning rate
-0.01 L. Three ways to begin: GELU with equal layers, GELU with layers drawn each on its own, ReLU with equal layers.
-Exponents p of L^-p with bootstrap intervals over seeds; gaps are those to the deepest network, corrected for its finite
-depth. Writes trained.json and trained.png.
+The protocol is that of Marion et al. (arXiv 2309.01213): 100 points in 16 dimensions, 32 hidden
+units, and 500 iterations with the learning rate 0.01 L. There are three ways to begin: GELU with
+equal layers, GELU with layers drawn independently, and ReLU with equal layers. The table shows the
+exponents p of L^-p, with bootstrap intervals over seeds. The gaps are distances to the deepest
+network, corrected for its finite depth. Writes trained.json and trained.png.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from neuralflow.labs import deep_limit
 
 
 def exponents(scaling: deep_limit.Scaling) -> dict[str, Any]:
-    """Means and intervals over seeds."""
+    """Return the means and the intervals of the exponents over seeds."""
     summary: dict[str, Any] = {}
     for what in ("gaps", "largest", "increment", "variation"):
         for name, values in getattr(scaling, what).items():

@@ -1,11 +1,15 @@
-"""Densities by continuous normalising flows: two sets in the plane and a table, beside the same model by hand.
+"""Densities by continuous normalising flows, beside the same model by hand.
 
     python -m experiments.densities
 
-Every set is fitted by neuralflow, by the same model written in plain diffrax, and, where it is installed, in torchdyn: the same
-field, initial weights, batches, learning rates, solver and tolerance. The two in JAX are trained in turns, a stretch of steps
-each, so that both see the same machine. Held-out negative log-likelihoods are those of a tighter solve. Training is short, for
-the comparison; `experiments.densities.draw` fits the plane longer, and draws. Writes results.json beside this file.
+The sets are two in the plane and a table. Every set is fitted by neuralflow, by the same model in
+plain diffrax, and by torchdyn where torchdyn is installed. All have the same field, initial
+weights, batches, learning rates, solver and tolerance. The two models in JAX are trained in turns,
+a stretch of steps each, so that both see the same machine. The negative log-likelihoods of held-out
+points come from a tighter solve.
+
+Training is short, for the comparison. `experiments.densities.draw` fits the plane longer, and
+draws. Writes results.json beside this file.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ Rates = Callable[[int], float]
 
 
 def sets(samples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Standardised training and held-out points by name."""
+    """Return standardised training and held-out points by name."""
     from sklearn.datasets import load_breast_cancer
 
     board, table = (
@@ -63,18 +67,18 @@ def sets(samples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def batches(points: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The batches of every step, (count, batch, d)."""
+    """Return the batches of all steps, `(count, batch, d)`."""
     rng = np.random.default_rng(seed)
     return points[rng.integers(len(points), size=(count, min(BATCH, len(points))))]
 
 
 def field(dimension: int, seed: int) -> nf.fields.MLP:
-    """The velocity field that all three share: [x, t] -> 32 -> 32 -> x, tanh."""
+    """Return the velocity field that all three models share: [x, t] -> 32 -> 32 -> x, with tanh."""
     return nf.fields.MLP(dimension, hidden=HIDDEN, layers=2, time=True, rngs=nnx.Rngs(seed))
 
 
 def ours(dimension: int, seed: int, solve: Any = None) -> NormalisingFlow:
-    """The model in neuralflow."""
+    """Return the model in neuralflow."""
     base = dist.Normal(jnp.zeros(dimension), 1.0).to_event(1)
     return NormalisingFlow(
         nf.NeuralODE(
@@ -85,7 +89,11 @@ def ours(dimension: int, seed: int, solve: Any = None) -> NormalisingFlow:
 
 
 class ByHand:
-    """The same model in plain diffrax: diffeqsolve with its default adjoint, the trace by one derivative a coordinate."""
+    """The same model in plain diffrax.
+
+    The solve is diffeqsolve with its default adjoint. The trace takes one derivative for each
+    coordinate.
+    """
 
     def __init__(self, dimension: int, seed: int):
         dense = field(dimension, seed).dense
@@ -132,7 +140,10 @@ class ByHand:
 def stepper(
     value: Callable[[Any, Any], Any], weights: Any, optimiser: Any
 ) -> tuple[Callable[..., Any], Any]:
-    """A compiled stretch of training steps, and its first state: the same loop for both models in JAX."""
+    """Return a compiled stretch of training steps, and its first state.
+
+    Both models in JAX share this loop.
+    """
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
         weights, memory = state
@@ -147,7 +158,11 @@ def stepper(
 
 
 def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, dict[str, Any]]:
-    """Trains the models in turns, a stretch each; seconds of every stretch, compilation apart, and the last weights."""
+    """Train the models in turns, a stretch each.
+
+    Returns the seconds of every stretch, the seconds of the compilation apart, and the last
+    weights.
+    """
     runs: dict[str, dict[str, Any]] = {}
     running = {}
     for name, (value, weights) in models.items():
@@ -169,7 +184,10 @@ def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, d
 
 
 def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
-    """The negative log-likelihood in nats a point, by a tighter solve, of weights [(kernel, bias), ...]."""
+    """Return the negative log-likelihood of weights [(kernel, bias), ...] in nats a point.
+
+    The solve is tighter than in training.
+    """
     flow = ours(dimension, 0, nf.Adaptive(nf.Dopri5(), 1e-6, 1e-6))
     for layer, (kernel, bias) in zip(flow.layer.field.dense, dense, strict=True):  # type: ignore[attr-defined]
         layer.kernel.set_value(jnp.asarray(kernel))
@@ -180,7 +198,10 @@ def held_out(dimension: int, dense: Any, points: np.ndarray) -> float:
 def torchdyn(
     dimension: int, seed: int, rows: np.ndarray, rate: Callable[[int], Any]
 ) -> dict[str, Any] | None:
-    """The same training in torchdyn, a stretch at a time; None where it is not installed."""
+    """Train the same model in torchdyn, a stretch at a time.
+
+    Returns None where torchdyn is not installed.
+    """
     try:
         import torch  # type: ignore
         from torch import nn  # type: ignore
@@ -189,7 +210,7 @@ def torchdyn(
         from torchdyn.nn import Augmenter, DepthCat  # type: ignore
     except ImportError:
         return None
-    # Small matrices: two threads wait for each other longer than one computes.
+    # The matrices are small: two threads wait for each other longer than one thread computes.
     torch.set_num_threads(1)
     linears = []
     for layer in field(dimension, seed).dense:
@@ -229,7 +250,7 @@ def torchdyn(
 def fit(
     name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
-    """One set, one seed: all models; held-out values and seconds."""
+    """Fit all models to one set with one seed, and return held-out values and seconds."""
     dimension = train.shape[1]
     rows = batches(train, options.steps, seed)
     rate = optax.cosine_decay_schedule(3e-3, options.steps)
@@ -286,7 +307,8 @@ def main() -> None:
         parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
     console, results = screen(), []
     table = Table(
-        title=f"negative log-likelihood of held-out points (nats), milliseconds a step; batch {BATCH}, tolerance {TOLERANCE:g}"
+        title="negative log-likelihood of held-out points (nats), milliseconds a step; "
+        f"batch {BATCH}, tolerance {TOLERANCE:g}"
     )
     for column in ("set", "seed", "model", "nats", "ms a step", "compile, s", "all, s"):
         table.add_column(column, justify="left" if column in ("set", "model") else "right")

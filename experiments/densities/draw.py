@@ -1,8 +1,9 @@
-"""The sets in the plane, fitted longer, with their densities and samples drawn.
+"""The sets in the plane, fitted longer, with pictures of their densities and samples.
 
     python -m experiments.densities.draw
 
-Writes drawn.json and densities.png beside this file. The mass of every density is summed up over a square around the points.
+Writes drawn.json and densities.png beside this file. The mass of every density is its sum over a
+square around the points.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ BATCH, LIMITS, SIZE = 256, (-3.2, 3.2), 161
 
 
 def loss(flow: Any, batch: Any) -> Any:
-    """Negative log-likelihood, and a small price on the kinetic energy, which keeps paths short and solves cheap."""
+    """Compute the negative log-likelihood plus a small multiple of the kinetic energy.
+
+    The kinetic energy keeps paths short and solves cheap.
+    """
     log_prob, (energy,) = flow.accompanied(batch["x"], nf.regularisers.kinetic_energy)
     return 0.01 * energy.mean() - log_prob.mean(), {"nats": -log_prob.mean()}
 

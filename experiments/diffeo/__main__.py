@@ -1,12 +1,16 @@
-"""Is a trained residual network a diffeomorphism? Shared and own weights, with and without control, three seeds, one table.
+"""Is a trained residual network a diffeomorphism?
 
     python -m experiments.diffeo --data-dir FOLDER
 
-An embedding, ten residual blocks, a linear readout (Rousseau & Fablet, arXiv 1805.09585) on two spirals, digits, and principal
-components of CIFAR-10 (left out without --data-dir). *Shared*: one field for all blocks, the exponential of a stationary field.
-*Control*: blocks bounded to Lip(h V) <= 0.9, and the kinetic energy of the samples as a penalty. Then twenty random
-planar fields, trained towards targets that no diffeomorphism reaches, and looked at on 10^5 points each. Writes
-results.json and grids.png beside this file.
+Each network is an embedding, ten residual blocks and a linear readout (Rousseau & Fablet, arXiv
+1805.09585). The sets are two spirals, digits, and principal components of CIFAR-10. CIFAR-10 is
+left out without --data-dir. Four kinds of networks are trained with three seeds each: with shared
+or own weights, with and without control. *Shared* means one field for all blocks, the exponential
+of a stationary field. *Control* means blocks bounded to Lip(h V) <= 0.9, and the kinetic energy of
+the samples as a penalty.
+
+Then twenty random planar fields are trained towards targets that no diffeomorphism reaches. Each is
+inspected on 10^5 points. Writes results.json and grids.png beside this file.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ KINDS = tuple((weights, control) for weights in ("shared", "own") for control in
 
 
 class Network(nnx.Module):
-    """Embedding, flow, linear readout. In the plane the embedding is the identity."""
+    """Embedding, flow and linear readout. In the plane, the embedding is the identity."""
 
     def __init__(
         self, inputs: int, width: int, classes: int, weights: str, control: bool, *, rngs: nnx.Rngs
@@ -61,13 +65,13 @@ class Network(nnx.Module):
         self.control = control
 
     def points(self, x: Any) -> Any:
-        """Where the flow starts."""
+        """Return the points where the flow starts."""
         x = x.reshape(len(x), -1)
         return x if self.embed is None else self.embed(x)
 
 
 def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Cross-entropy, and with control the kinetic energy."""
+    """Compute the cross-entropy, with control plus a multiple of the kinetic energy."""
     start = model.points(batch["x"])
     y, (energy,) = (
         along(model.flow, start, kinetic_energy)
@@ -82,7 +86,10 @@ def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def components(folder: Path, count: int = 48) -> tuple[dict[str, Any], dict[str, Any]]:
-    """CIFAR-10 by its first principal components, each of variance one: 10000 images to train on, 2000 to test."""
+    """Load CIFAR-10 by its first principal components, each of variance one.
+
+    10000 images are for training, and 2000 for testing.
+    """
     train, test = (
         nf.data.load("cifar10", split, data_dir=folder)
         for split in ("train[:10000]", "test[:2000]")
@@ -101,7 +108,7 @@ def components(folder: Path, count: int = 48) -> tuple[dict[str, Any], dict[str,
 
 
 def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
-    """What the trained network does on test points."""
+    """Measure on test points whether the trained network is a diffeomorphism."""
     x, y = jnp.asarray(test["x"]), jnp.asarray(test["y"])
     start = model.points(x)
     flow = model.flow
@@ -135,7 +142,10 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
 def learned(
     sets: dict[str, Any], epochs: dict[str, int], console: Console
 ) -> tuple[list[dict[str, Any]], list[Network]]:
-    """A row for every set, kind and seed, and the spirals' networks of the first seed."""
+    """Train networks for every set, kind and seed.
+
+    Returns a row for each, and the networks of the first seed on the spirals.
+    """
     rows, drawn = [], []
     with progress(len(sets) * len(KINDS) * SEEDS, console) as done:
         for name, (train, test) in sets.items():
@@ -171,9 +181,10 @@ def learned(
 
 
 def shown(rows: list[dict[str, Any]]) -> Table:
-    """Means over seeds; of determinants the least, of errors the largest."""
+    """Tabulate means over seeds, with the least determinant and the largest errors."""
     table = Table(
-        title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors over all seeds"
+        title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors "
+        "over all seeds"
     )
     names = list(rows[0])[4:]
     for name in ("set", "weights", "control", *names):
@@ -196,7 +207,10 @@ def shown(rows: list[dict[str, Any]]) -> Table:
 
 
 def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
-    """Planar networks of four blocks, trained to take random points to random targets, without the bound and with it."""
+    """Train planar networks of four blocks to take random points to random targets.
+
+    Every network is trained without the bound and with the bound.
+    """
     rows = []
     points = jax.random.uniform(jax.random.key(0), (100_000, 2), minval=-1.5, maxval=1.5)
     optimiser = optax.adam(3e-2)
@@ -245,7 +259,7 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
 
 
 def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
-    """The plane as the four spiral networks leave it."""
+    """Draw the plane as the four spiral networks leave it."""
     figure, axes = plots.figure(1, len(networks), width=3.1 * len(networks), height=3.5)
     for axis, model, (weights, control) in zip(axes, networks, KINDS, strict=True):
         diffeo.plots.deformed_grid(
@@ -262,7 +276,10 @@ def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, 
             for r in rows
             if (r["set"], r["weights"], r["control"], r["seed"]) == ("spirals", weights, control, 0)
         )
-        title = f"{weights} weights, {'bounded' if control else 'as trained'}\n{row['accuracy, %']:.1f}%, folded {row['folded, %']:.1f}%"
+        title = (
+            f"{weights} weights, {'bounded' if control else 'as trained'}\n"
+            f"{row['accuracy, %']:.1f}%, folded {row['folded, %']:.1f}%"
+        )
         axis.set_title(title, fontsize=9)
     return figure
 
@@ -296,7 +313,8 @@ def main() -> None:
         part = [row for row in fields if row["bounded"] is bounded]
         least, folding = min(r["least det"] for r in part), sum(r["folded"] > 0 for r in part)
         console.print(
-            f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least determinant {least:.2g}"
+            f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least "
+            f"determinant {least:.2g}"
         )
     record = {
         "command": COMMAND,

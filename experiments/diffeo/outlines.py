@@ -1,9 +1,10 @@
-"""Outlines of digits registered by geodesics of diffeomorphisms, with the plane that goes with them.
+"""Outlines of digits registered by geodesics of diffeomorphisms, with the plane that goes along.
 
     python -m experiments.diffeo.outlines --data-dir FOLDER
 
-Pairs of MNIST digits of one kind. Each outline is the level line of the smoothed image, as 32 points of equal distance along it; the
-second one's first point is the one that fits best. Landmarks are registered by shooting (nf.labs.diffeo.register), and the
+The outlines are pairs of MNIST digits of one kind. Each outline is the level line of the smoothed
+image, as 32 points at equal distances along the line. The first point of the second outline is the
+point that fits best. The landmarks are registered by shooting (nf.labs.diffeo.register), and the
 whole plane goes along. Writes outlines.json and outlines.png beside this file.
 """
 
@@ -32,7 +33,7 @@ WIDTH, COUNT = 0.3, 32
 
 
 def outline(image: np.ndarray, count: int) -> np.ndarray:
-    """The longest level line of a digit, (count, 2) in [-1, 1]^2, counter-clockwise."""
+    """Return the longest level line of a digit, `(count, 2)` in [-1, 1]^2, counter-clockwise."""
     import contourpy
 
     smooth = gaussian_filter(image.astype(float) / image.max(), 1.0)
@@ -49,13 +50,13 @@ def outline(image: np.ndarray, count: int) -> np.ndarray:
 
 
 def aligned(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The target's points from the one on that brings them closest to the source's."""
+    """Return the target's points from the start that brings them closest to the source's points."""
     shifts = [np.roll(target, k, axis=0) for k in range(len(target))]
     return min(shifts, key=lambda points: np.sum((points - source) ** 2))
 
 
 def registered(source: np.ndarray, target: np.ndarray) -> tuple[Geodesic, dict[str, float]]:
-    """The geodesic between two outlines, and what it does."""
+    """Return the geodesic between two outlines, and its measurements."""
     began = time.perf_counter()
     flow = register(source, target, WIDTH, fidelity=1e3, solve=nf.FixedGrid(nf.RK4(), steps=8))
     seconds = time.perf_counter() - began

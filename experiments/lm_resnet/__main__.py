@@ -2,9 +2,10 @@
 
     python -m experiments.lm_resnet --depth 20 --model lm --data-dir FOLDER
 
-FOLDER holds the set as TFDS writes it (`neuralflow data prepare cifar10 --data-dir FOLDER`). Epochs, learning rate and
-batch are the published ones unless given; published test errors on CIFAR-10: 8.75 (ResNet-20), 8.33 (LM-ResNet-20).
-Writes checkpoints and history.jsonl, result.json and, for an LM-ResNet, k.png to the folder --out.
+FOLDER holds the set as TFDS writes it (`neuralflow data prepare cifar10 --data-dir FOLDER`).
+Epochs, learning rate and batch are the published ones by default. The published test errors on
+CIFAR-10 are 8.75 (ResNet-20) and 8.33 (LM-ResNet-20). Writes checkpoints, history.jsonl,
+result.json and, for an LM-ResNet, k.png to the folder --out.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, and writes what came of it."""
+    """Train the network, and write the results."""
     out = (
         arguments.out
         or Path("results/lm_resnet")
@@ -102,8 +103,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     work = recipe.flops(network, {name: a[: arguments.batch] for name, a in train_set.items()})
     fitted = recipe.train(
-        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=arguments.rate, batch=arguments.batch,
-        flip=arguments.data != "mnist", seed=arguments.seed, folder=out, resume=arguments.resume,
+        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=arguments.rate,
+        batch=arguments.batch, flip=arguments.data != "mnist", seed=arguments.seed, folder=out,
+        resume=arguments.resume,
     )  # fmt: skip
     rows = fitted.history.rows
     speed = float(rows[-1]["samples_per_second"])

@@ -1,8 +1,9 @@
-"""The pre-activation ResNet and the LM-ResNet of Lu et al. (arXiv 1710.10121): one field a stage, two schemes.
+"""The pre-activation ResNet and the LM-ResNet of Lu et al. (arXiv 1710.10121).
 
-A stage of blocks at one width is a NeuralODE on [0, blocks] with steps of length one, batch statistics in every cell. Between
-stages stands a residual step of its own kind, whose shortcut halves the image; an LM stage goes on from there with that
-shortcut as the state before, as the authors' code does.
+A stage of blocks at one width is a NeuralODE on [0, blocks] with steps of length one and batch
+statistics in every cell. Both networks have one field a stage, and differ in the scheme. A residual
+step of its own kind stands between stages, and its shortcut halves the image. An LM stage goes on
+from there with that shortcut as the state before, as the authors' code does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import neuralflow as nf
 Model = Literal["resnet", "lm"]
 
 BLOCKS = {20: 3, 32: 5, 44: 7, 56: 9, 110: 18, 164: 18}
-"""Blocks a stage, by depth; at 164 they are bottlenecks."""
+"""Blocks a stage, by depth. At depth 164, the blocks are bottlenecks."""
 
 _INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -40,8 +41,8 @@ class Branch(nnx.Module):
         at = kernels.index(3) if 3 in kernels else 0
         self.convs = nnx.List(
             nnx.Conv(
-                a, b, (k, k), stride if i == at else 1, use_bias=False, kernel_init=_INIT, dtype=dtype, rngs=rngs,
-                conv_general_dilated=nf.fields.convolution,
+                a, b, (k, k), stride if i == at else 1, use_bias=False, kernel_init=_INIT,
+                dtype=dtype, rngs=rngs, conv_general_dilated=nf.fields.convolution,
             )
             for i, (a, b, k) in enumerate(pairs)
         )  # fmt: skip
@@ -54,11 +55,15 @@ class Branch(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks of one width. `entry`: whether the first is a residual step with a projected shortcut."""
+    """Blocks of one width.
+
+    `entry` says whether the first block is a residual step with a projected shortcut.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, blocks: int, stride: int, model: Model, branch: Callable[..., Branch],
-        survival: Callable[[int], Any] | None, dtype: Any, rngs: nnx.Rngs,
+        self, inputs: int, outputs: int, blocks: int, stride: int, model: Model,
+        branch: Callable[..., Branch], survival: Callable[[int], Any] | None, dtype: Any,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
         self.entry = stride > 1 or inputs != outputs
         steps = blocks - self.entry
@@ -77,7 +82,8 @@ class Stage(nnx.Module):
             field = nf.labs.stochastic.Stepped(thinned, 1.0)
         scheme = nf.Euler()
         if model == "lm":
-            # After an entry every step has a state before it; at the start of the network the first has none.
+            # After an entry, every step has a state before it. At the start of the network, the
+            # first step has none.
             scheme = nf.schemes.LMResNet.learned(steps + self.entry, rngs=rngs)
         self.flow = nf.NeuralODE(
             field, nf.FixedGrid(scheme, steps=steps, memory="full"), 0.0, float(steps)
@@ -95,11 +101,14 @@ class Stage(nnx.Module):
 
 
 class Network(nnx.Module):
-    """Images (batch, height, width, channels), normalised, to logits.
+    """A network from normalised images `(batch, height, width, channels)` to logits.
 
-    `depth`: a key of BLOCKS. `width`: channels of the first stage, 16 as published. `survival`: with stochastic depth, the
-    probability that the last block of a batch is computed; that of block l of L is 1 - l / L (1 - survival), and blocks between stages are always
-    computed. `dtype`: the arithmetic of the branches (bfloat16, say); the state is float32.
+    `depth` is a key of BLOCKS, and `width` is the number of channels of the first stage, 16 as
+    published. `dtype` is the arithmetic of the branches, such as bfloat16; the state is float32.
+
+    `survival` asks for stochastic depth. It is the probability that the last block of a batch is
+    computed. Block l of L is computed with the probability 1 - l / L (1 - survival), and the blocks
+    between stages are always computed.
     """
 
     def __init__(
@@ -130,7 +139,11 @@ class Network(nnx.Module):
         widths = [width, *(expansion * width * m for m in (1, 2, 4))]
 
         def rule(stage: int) -> Callable[[int], Any] | None:
-            """The survival of a stage's blocks behind so many entries, as a function of its depth time."""
+            """Return the survival rule of a stage, or None without stochastic depth.
+
+            The rule takes the number of entries before the stage's flow, and returns the survival
+            as a function of the flow's depth time.
+            """
             last = survival
             if last is None:
                 return None
@@ -162,7 +175,7 @@ class Network(nnx.Module):
         return self.head(jnp.mean(jax.nn.relu(self.norm(x)).astype(jnp.float32), axis=(1, 2)))
 
     def learned_k(self) -> list[list[float]]:
-        """The k of every stage, in the order of its steps; empty for a ResNet."""
+        """Return the k of every stage in the order of its steps, and an empty list for a ResNet."""
         schemes = [stage.flow.discretisation.scheme for stage in self.stages]
         return [
             np.asarray(s.k[...]).tolist() for s in schemes if isinstance(s, nf.schemes.LMResNet)
@@ -170,5 +183,5 @@ class Network(nnx.Module):
 
 
 def parameters(model: nnx.Module) -> int:
-    """The number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

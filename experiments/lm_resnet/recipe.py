@@ -1,4 +1,8 @@
-"""The published training: batches of 128, crops and flips, SGD with momentum, the learning rate cut by ten twice."""
+"""The published training of ResNets on CIFAR.
+
+Batches have 128 images with crops and flips. The optimiser is SGD with momentum, and the learning
+rate is divided by ten twice.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,14 @@ STATISTICS = {
     "mnist": ((0.1307,), (0.3081,)),
 }
 SCHEDULES = {"cifar100": (150, 225, 300)}
-"""Epochs after which the learning rate is cut, and the last; others have (80, 120, 160)."""
+"""Epochs after which the learning rate is cut, and the last epoch.
+
+Other sets have (80, 120, 160).
+"""
 
 
 def images(name: str, split: str, folder: Any) -> dict[str, np.ndarray]:
-    """x (samples, height, width, channels), normalised, float32, and y (samples,)."""
+    """Load x `(samples, height, width, channels)`, normalised float32, and y `(samples,)`."""
     dataset = data.load(name, split, data_dir=folder)
     mean, deviation = (np.asarray(v, np.float32) for v in STATISTICS[name])
     return {
@@ -37,12 +44,15 @@ def images(name: str, split: str, folder: Any) -> dict[str, np.ndarray]:
 
 
 def schedule(rate: float, cuts: tuple[int, ...], steps: int) -> optax.Schedule:
-    """The rate, divided by ten after each of these epochs."""
+    """Return the learning rate, divided by ten after each of the epochs in `cuts`."""
     return optax.piecewise_constant_schedule(rate, {epoch * steps: 0.1 for epoch in cuts})
 
 
 def sgd(rate: Any, momentum: float = 0.9, decay: float = 1e-4) -> optax.GradientTransformation:
-    """Stochastic gradient descent with momentum; the decay is added to the gradient, of all parameters, as published."""
+    """Return stochastic gradient descent with momentum.
+
+    As published, the decay of all parameters is added to the gradient.
+    """
     return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
 
 
@@ -61,17 +71,18 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> training.Fitted:
-    """Trains a network by the published recipe."""
+    """Train a network by the published recipe."""
     steps = len(train_set["y"]) // batch
     return training.fit(
         network, nf.models.classification, sgd(schedule(rate, cuts, steps)), train_set,
-        epochs=epochs, batch=batch, validation=test_set, augment=data.augment_images(shift=4, flip=flip),
-        seed=seed, folder=folder, resume=resume, progress=progress,
+        epochs=epochs, batch=batch, validation=test_set,
+        augment=data.augment_images(shift=4, flip=flip), seed=seed, folder=folder, resume=resume,
+        progress=progress,
     )  # fmt: skip
 
 
 def flops(network: Network, batch: dict[str, Any]) -> float:
-    """Floating-point operations of one training step, as the compiler counts them."""
+    """Return the floating-point operations of one training step, as the compiler counts them."""
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
 
     def loss(params: Any, batch: Any) -> Any:

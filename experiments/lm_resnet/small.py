@@ -1,9 +1,11 @@
-"""A small ResNet against the LM-ResNet of the same depth on part of Fashion-MNIST: paired seeds, intervals, curves, learned k.
+"""A small ResNet against the LM-ResNet of the same depth on part of Fashion-MNIST.
 
     python -m experiments.lm_resnet.small --data-dir FOLDER
 
-Pairs have the same seed, batches and augmentation, and the ResNet's weights start as the LM-ResNet's. Writes small.json and
-small.png beside this file. Sized for twenty minutes on two cores.
+Pairs have the same seed, batches and augmentation, and the weights of the ResNet start as the
+weights of the LM-ResNet. The table has intervals over seeds, and the picture has curves and the
+learned k. Writes small.json and small.png beside this file. The study is sized for twenty minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ COMMAND = "python -m experiments.lm_resnet.small --data-dir FOLDER"
 
 
 def pair(small: Study, seed: int) -> dict[Model, Network]:
-    """Both networks with the same weights, but for the k of one."""
+    """Return both networks with the same weights. The LM-ResNet also has its k."""
     networks: dict[Model, Network] = {
         "resnet": small.network("resnet", seed),
         "lm": small.network("lm", seed),
@@ -39,7 +41,10 @@ def pair(small: Study, seed: int) -> dict[Model, Network]:
 
 
 def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
-    """Loss and test error by epoch, every seed, and the learned k of the last one's stages."""
+    """Draw loss and test error by epoch for every seed, and the learned k.
+
+    The k of the LM-ResNet's stages is drawn as mean and range over seeds.
+    """
     figure, (loss, error, learned) = plots.figure(1, 3, height=3.6)
     for what, axis in (("loss", loss), ("error", error)):
         for model, colour in (("resnet", "#20639b"), ("lm", "#d1495b")):

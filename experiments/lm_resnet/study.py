@@ -1,4 +1,7 @@
-"""What small studies share: part of Fashion-MNIST, the published training in short, and what a run leaves to compare."""
+"""What small studies share: the data, a short version of the published training, and results.
+
+The data are a part of Fashion-MNIST. The results of a run are the numbers that studies compare.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,23 @@ class Study(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What was trained on, for a table."""
-        return f"Fashion-MNIST, {self.options.samples} images, {self.options.epochs} epochs: test error, percent"
+        """What the networks were trained on, for a table."""
+        return (
+            f"Fashion-MNIST, {self.options.samples} images, {self.options.epochs} epochs: "
+            "test error, percent"
+        )
 
     def network(self, model: Model, seed: int, survival: float | None = None) -> Network:
-        """A network with the weights of a seed."""
+        """Build a network with the weights of a seed."""
         sizes = {"width": self.options.width, "blocks": self.options.blocks}
         return Network(20, model, channels=1, survival=survival, rngs=nnx.Rngs(seed), **sizes)
 
     def train(self, network: Network, seed: int) -> dict[str, Any]:
-        """Trains it, the learning rate cut after a half and three quarters of the epochs: by epoch `loss`, test `error` in percent, `seconds`."""
+        """Train a network by the published recipe in short.
+
+        The learning rate is cut after a half and three quarters of the epochs. Returns, by epoch,
+        `loss`, the test `error` in percent, and `seconds`.
+        """
         epochs = self.options.epochs
         rows = recipe.train(
             network,
@@ -51,7 +61,10 @@ class Study(NamedTuple):
 
 
 def study(description: str | None, samples: int) -> Study:
-    """The study that a command line asks for, on `samples` images unless it says otherwise."""
+    """Return the study that a command line asks for.
+
+    `samples` is the default number of training images.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,8 +2,9 @@
 
     python -m experiments.mnist.run --data-dir FOLDER
 
-FOLDER holds MNIST as TFDS writes it (`neuralflow data prepare mnist --data-dir FOLDER`). Every scheme trains in a process
-of its own, from the start of Python to the last checkpoint; table and JSON tell its test accuracy and its seconds.
+FOLDER holds MNIST as TFDS writes it (`neuralflow data prepare mnist --data-dir FOLDER`). Every
+scheme trains in a process of its own, from the start of Python to the last checkpoint. Table and
+JSON tell the test accuracy and the seconds of each scheme.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OPTIONS = "--data mnist --width 16 --steps 2 --epochs 7 --batch 128 --learning-r
 
 
 def train(scheme: str, folder: Path) -> dict[str, Any]:
-    """One run of `neuralflow train`."""
+    """Run `neuralflow train` once."""
     with tempfile.TemporaryDirectory() as out:
         command = ["neuralflow", "train", *OPTIONS.split(), "--scheme", scheme]
         began = time.perf_counter()

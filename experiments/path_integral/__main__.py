@@ -1,12 +1,16 @@
-"""Networks of differential operators against ordinary and depthwise-separable ResNets: three paired seeds, two sets of images.
+"""Networks of differential operators against ordinary and depthwise-separable ResNets.
 
     python -m experiments.path_integral --data-dir FOLDER
 
-A stem, four pre-activation blocks x + f_k(x), average pooling and a linear readout. The blocks' two 3 x 3 layers are free convolutions
-(9 C^2 weights), combinations of six differential operators (6 C^2; Yin et al., arXiv 1904.07568), or depthwise and 1 x 1 convolutions
-(C^2 + 9 C), each at the width of the ResNet and at the width that gives as many weights. Pairs share seed and batches. Then the time
-of a training step, interleaved, and what equation the layers of the trained ResNet are. Writes results.json and shares.png beside this
-file.
+Each network is a stem, four pre-activation blocks x + f_k(x), average pooling and a linear readout.
+The two 3 x 3 layers of a block are free convolutions (9 C^2 weights), combinations of six
+differential operators (6 C^2 weights; Yin et al., arXiv 1904.07568), or depthwise and 1 x 1
+convolutions (C^2 + 9 C weights). Each kind is trained at the width of the ResNet and at the width
+that gives as many weights, on two sets of images with three paired seeds. Pairs share seed and
+batches.
+
+The results also have the time of a training step, from interleaved runs, and the equations that the
+layers of the trained ResNet belong to. Writes results.json and shares.png beside this file.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ free = functools.partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=nf.f
 
 
 def separable(inputs: int, outputs: int, *, rngs: nnx.Rngs, **types: Any) -> nnx.Sequential:
-    """A 3 x 3 convolution of every channel alone, then a mix of the channels."""
+    """Return a 3 x 3 convolution of every channel alone, followed by a mix of the channels."""
     depthwise = free(inputs, inputs, feature_group_count=inputs, use_bias=False, rngs=rngs, **types)
     return nnx.Sequential(depthwise, nnx.Linear(inputs, outputs, rngs=rngs, **types))
 
@@ -55,7 +59,7 @@ MODELS: dict[str, tuple[Any, int]] = {
 
 
 class Network(nnx.Module):
-    """Images (batch, h, w, c) to logits."""
+    """A network from images `(batch, h, w, c)` to logits."""
 
     def __init__(self, kernel: Any, width: int, channels: int, *, rngs: nnx.Rngs):
         def make(rngs):
@@ -73,7 +77,7 @@ class Network(nnx.Module):
 
 
 def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Cross-entropy and accuracy."""
+    """Compute cross-entropy and accuracy."""
     logits = model(batch["image"])
     right = jnp.argmax(logits, axis=-1) == batch["label"]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean(), {
@@ -82,18 +86,21 @@ def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def images(name: str, split: str, folder: Path) -> dict[str, Any]:
-    """Images of mean zero and variance one, by the training set's usual size of 0.5 +- 0.25."""
+    """Load images, normalised to about mean zero and variance one.
+
+    The usual mean of 0.5 and deviation of 0.25 stand in for those of the training set.
+    """
     data = nf.data.load(name, split, data_dir=folder)
     return {"image": (data["image"].astype(np.float32) / 255 - 0.5) / 0.25, "label": data["label"]}
 
 
 def weights(model: Network) -> int:
-    """The number of weights in the blocks."""
+    """Return the number of weights in the blocks."""
     return sum(np.size(leaf) for leaf in jax.tree.leaves(nnx.state(model.flow, nnx.Param)))
 
 
 def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
-    """The time of a gradient step's gradient against the ResNet's, round by round."""
+    """Measure the time of a step's gradient against the ResNet's, round by round."""
     functions, arguments = {}, {}
     batch = {
         "image": jax.random.normal(jax.random.key(0), (BATCH, size, size, channels)),

@@ -1,11 +1,13 @@
-"""Why deep residual networks can be trained: the gradient by length of path, at depths 8, 32 and 128, with and without skips.
+"""Why deep residual networks can be trained: the gradient by length of path.
 
     python -m experiments.path_integral.gradients
 
-Handwritten digits (scikit-learn's), embedded in 16 dimensions, N blocks x + h f_k(x) with dense branches, a linear readout; h = 1,
-1 / sqrt(N) and 1 / N, and the plain network x -> f_k(x), from the same weights. At 256 test points each network is the linear one of
-its gates: 2^N sub-paths, of which C(N, k) go through k branches. Before and after training. Writes gradients.json and gradients.png beside
-this file.
+The networks read scikit-learn's handwritten digits, embedded in 16 dimensions. They have N blocks
+x + h f_k(x) with dense branches, and a linear readout. N is 8, 32 or 128, and h is 1, 1 / sqrt(N)
+or 1 / N. The plain networks x -> f_k(x) have no skips, and start from the same weights. At each of
+256 test points, a network is the linear network of its gates: it has 2^N sub-paths, and C(N, k) of
+them go through k branches. The gradients are measured before and after training. Writes
+gradients.json and gradients.png beside this file.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LIMITS = (1, 2, 4, 8, 16)
 
 
 class Plain(nnx.Module):
-    """f(x) - x: with a step of one, x -> f(x)."""
+    """The field f(x) - x, whose Euler step of length one is x -> f(x)."""
 
     def __init__(self, net: nnx.Module):
         self.net = net
@@ -46,7 +48,7 @@ class Plain(nnx.Module):
 
 
 class Network(nnx.Module):
-    """Digits (batch, 8, 8, 1) to logits."""
+    """A network from digits `(batch, 8, 8, 1)` to logits."""
 
     def __init__(self, kind: str, depth: int, *, rngs: nnx.Rngs):
         def make(rngs):
@@ -65,7 +67,7 @@ class Network(nnx.Module):
 
 
 def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Cross-entropy and accuracy."""
+    """Compute cross-entropy and accuracy."""
     logits = model(batch["x"])
     right = jnp.argmax(logits, axis=-1) == batch["y"]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
@@ -74,7 +76,10 @@ def loss(model: Network, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def looked_at(model: Network, batch: dict[str, Any]) -> tuple[paths.Branches, Any]:
-    """The network's branches at the samples, and each sample's gradient of the loss at the flow's end, in float64."""
+    """Return the network's branches at the samples, and the gradients at the flow's end.
+
+    The gradients are those of each sample's loss. All numbers are float64.
+    """
     start = model.embed(batch["x"].reshape(len(batch["x"]), -1))
 
     def cost(y):
@@ -85,7 +90,11 @@ def looked_at(model: Network, batch: dict[str, Any]) -> tuple[paths.Branches, An
 
 
 def measured(branches: paths.Branches, cotangent: Any) -> dict[str, Any]:
-    """Norms of the gradient at the input over those at the output, added up over samples, and the shares of short paths."""
+    """Measure the gradient by length of path.
+
+    Norms of the gradient at the input are added up over samples, and divided by the norms at the
+    output. The shares are those of short paths.
+    """
 
     def size(a):
         return jnp.sum(jnp.linalg.norm(a, axis=-1))
@@ -111,9 +120,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began, console = time.perf_counter(), screen()
-    jax.config.update(
-        "jax_enable_x64", True
-    )  # gradients that grow by 1e30 and more; training stays in float32
+    # Some gradients grow by 1e30 and more. Training stays in float32.
+    jax.config.update("jax_enable_x64", True)
     train, test = nf.data.digits("train"), nf.data.digits("test")
     points = {key: jnp.asarray(value[:256]) for key, value in test.items()}
     figure, axes = plots.figure(len(DEPTHS), 2, width=10.5, height=9.5)
@@ -163,7 +171,8 @@ def main() -> None:
             paths.plots.gradient_paths(drawn, row)
             row[1].legend(fontsize=8, frameon=False)
     table = Table(
-        title="gradients at 256 test digits: at the input over at the output, and the share by length of path, trained"
+        title="gradients at 256 test digits: at the input over at the output, and the share by "
+        "length of path, trained"
     )
     for column in (
         "depth",

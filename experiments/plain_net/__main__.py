@@ -1,10 +1,12 @@
-"""A plain net as a flow and as a residual network: every formula's error on random nets, then digits, refined.
+"""A plain net as a flow and as a residual network: errors on random nets, then digits, refined.
 
     python -m experiments.plain_net
 
-Rows: twenty random nets of six layers (widths 1 to 64), decomposed, turned into flows and residual networks. Digits: a plain
-net is trained, turned into a ResNet of the same predictions, and trained on, against a ResNet of the same depth from scratch. Writes
-results.json, digits.png and motions.png beside this file.
+The rows of the table are the errors of every formula on twenty random nets of six layers (widths 1
+to 64). Each net is decomposed, and turned into flows and residual networks. For the digits, a plain
+net is trained, turned into a ResNet of the same predictions, and trained on. A ResNet of the same
+depth is trained from scratch for comparison. Writes results.json, digits.png and motions.png beside
+this file.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ SEEDS = 3
 
 
 def drawn(seed: int, largest: int) -> list[Any]:
-    """A random ReLU net of six layers, widths 1 to `largest`."""
+    """Draw a random ReLU net of six layers, with widths from 1 to `largest`."""
     rng = np.random.default_rng(seed)
     widths = rng.integers(1, largest + 1, 7)
     pairs = itertools.pairwise(widths)
@@ -47,7 +49,10 @@ def drawn(seed: int, largest: int) -> list[Any]:
 
 
 def errors(seed: int) -> dict[str, float]:
-    """The errors of one draw, relative to the largest output; sup norm over 200 points."""
+    """Return the errors of one draw.
+
+    An error is the sup norm over 200 points, relative to the largest output.
+    """
     net, narrow = drawn(seed, 64), drawn(seed, 8)
     layers = plain_net.read(net)
     size = plain_net.dimension(layers)
@@ -89,7 +94,10 @@ def errors(seed: int) -> dict[str, float]:
 
 
 def rows(draws: int, console: Console) -> dict[str, list[float | None]]:
-    """All draws, and their table. A draw whose rotations are all the identity (widths of one) has no order."""
+    """Measure all draws, and print their table.
+
+    A draw whose rotations are all the identity (widths of one) has no order.
+    """
     with progress(draws, console) as done:
         results = []
         for seed in range(draws):
@@ -117,7 +125,7 @@ class Net(nnx.Module):
 
     @property
     def layers(self) -> list[Any]:
-        """Linear maps and activations in their order."""
+        """The linear maps and the activations in their order."""
         pairs: list[Any] = [part for dense in self.dense for part in (dense, jax.nn.relu)]
         return pairs[:-1]
 
@@ -140,7 +148,10 @@ class Flattened(nnx.Module):
 
 
 def scratch(refined: plain_net.Embedded, rngs: nnx.Rngs) -> plain_net.Embedded:
-    """A ResNet of the same blocks, weights drawn as He et al. draw them, the outer ones zero."""
+    """Build a ResNet of the same blocks, with inner weights drawn as He et al. draw them.
+
+    The outer weights are zero.
+    """
     kinds = refined.layer.field.stack.activations  # type: ignore[attr-defined]
     size, count = refined.size, refined.layer.field.basis.count  # type: ignore[attr-defined]
 
@@ -156,7 +167,11 @@ def scratch(refined: plain_net.Embedded, rngs: nnx.Rngs) -> plain_net.Embedded:
 
 
 def digits(epochs: int, console: Console) -> dict[str, Any]:
-    """Curves of the plain net, of the ResNet it becomes, trained on, and of one from scratch."""
+    """Train on the digits, and return the curves.
+
+    The curves belong to the plain net, to the ResNet that it becomes, to the plain net trained
+    longer, and to a ResNet from scratch.
+    """
     train_set, test_set = nf.data.digits("train"), nf.data.digits("test")
     runs: dict[str, list[Any]] = {
         name: [] for name in ("plain net", "refined", "plain net, longer", "from scratch")
@@ -197,7 +212,8 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
         runs["plain net, longer"].append(train(net, epochs, 3e-4, seed + 1))
         runs["from scratch"].append(train(Flattened(fresh), 2 * epochs, 1e-3, seed))
         console.print(
-            f"seed {seed}: predictions equal {same[-1]['equal']:.1%}, logits to {same[-1]['largest difference']:.1e}"
+            f"seed {seed}: predictions equal {same[-1]['equal']:.1%}, logits to "
+            f"{same[-1]['largest difference']:.1e}"
         )
     table = Table(title="digits: after training, mean over seeds (least to largest)")
     for name in ("network", "test accuracy, percent", "test loss"):
@@ -219,7 +235,7 @@ def digits(epochs: int, console: Console) -> dict[str, Any]:
 
 
 def picture(results: dict[str, Any]) -> Any:
-    """Training loss, test loss and test accuracy by epoch, every seed."""
+    """Draw training loss, test loss and test accuracy by epoch, for every seed."""
     figure, axes = plots.figure(1, 3, height=3.6)
     starts = {
         "plain net": 0,
@@ -257,7 +273,7 @@ def picture(results: dict[str, Any]) -> Any:
 
 
 def strip() -> Any:
-    """One layer of the plane as its five motions."""
+    """Draw one layer of the plane as its five motions."""
     angle = 0.9
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     net = [(turn @ np.diag([1.6, 0.6]) @ turn, np.array([0.3, -0.2]), jax.nn.relu)]

@@ -1,10 +1,11 @@
-"""Kills a training with SIGKILL at random moments, resumes it each time, and compares it with one that was left alone.
+"""Kill a training with SIGKILL at random moments, resume it each time, and compare the results.
 
     python -m experiments.resume.kill --kills 20
 
-Moments are drawn between the appearance of a checkpoint and the end of the training, so that most fall into or beside
-the writing of one (every 7 steps). Ends with status 0 if weights, batch statistics, random streams and history are
-equal bit for bit.
+The reference is a training that was left alone. The moments are drawn between the appearance of a
+checkpoint and the end of the training. Most of them therefore fall into or beside the writing of a
+checkpoint (every 7 steps). Ends with status 0 if weights, batch statistics, random streams and
+history are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from neuralflow import files
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the kills met: the steps that were on disk at each, how many fell into the writing of a checkpoint, and
-    whether the end was the same."""
+    """What the kills met.
+
+    `steps` holds the steps that were on disk at each kill. `writing` counts the kills during the
+    writing of a checkpoint. `equal` says whether the end was the same.
+    """
 
     kills: int
     steps: list[int]
@@ -36,7 +40,7 @@ class Outcome:
 
 
 def start(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
-    """The training as a process of its own; all share what was compiled."""
+    """Start the training as a process of its own. All processes share one compilation cache."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -49,14 +53,14 @@ def start(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
 
 
 def saved(folder: Path) -> list[int]:
-    """The steps of the complete checkpoints."""
+    """Return the steps of the complete checkpoints."""
     return sorted(
         int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()
     )
 
 
 def kill(kills: int, epochs: int, seed: int = 0) -> Outcome:
-    """Runs the reference, then the training that is killed that often and at last left to end."""
+    """Run the reference, then kill and resume a second training, and at last let it end."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
         whole, cut = Path(place) / "whole", Path(place) / "cut"
@@ -72,7 +76,7 @@ def kill(kills: int, epochs: int, seed: int = 0) -> Outcome:
             process.send_signal(signal.SIGKILL)
             process.wait()
             if (cut / "final.json").exists():
-                # It was faster than the kill: begin anew, so that every kill counts.
+                # The training was faster than the kill: begin anew, so that every kill counts.
                 subprocess.run(["rm", "-rf", str(cut)], check=True)
                 continue
             met.append(saved(cut)[-1])

@@ -21,7 +21,10 @@ from neuralflow import data, files, models, training
 
 
 class Noisy(nnx.Module):
-    """A classifier with batch statistics and a random stream, so that every kind of state has to survive."""
+    """A classifier with batch statistics and a random stream.
+
+    With this classifier, every kind of state has to survive the kills.
+    """
 
     def __init__(self, rngs: nnx.Rngs):
         self.norm = nnx.BatchNorm(2, rngs=rngs)

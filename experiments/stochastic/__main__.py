@@ -1,11 +1,14 @@
-"""ResNet and LM-ResNet with and without stochastic depth on part of Fashion-MNIST: three paired seeds, intervals, time.
+"""ResNet and LM-ResNet with and without stochastic depth on part of Fashion-MNIST.
 
     python -m experiments.stochastic --data-dir FOLDER
 
-Depth 20, the published training in short. With stochastic depth block l of L is left out of a whole batch with probability l / L (1 - p_L), the
-residual branch only: an LM block keeps its two steps (Lu et al., arXiv 1710.10121). Blocks that are left out are not computed, and the time of an
-epoch says what that saves. Pairs share seed, batches and augmentation, and tests use the expectation. Writes results.json and curves.png
-beside this file.
+The networks have depth 20, and the training is the published one in short. With stochastic depth,
+block l of L is left out of a whole batch with the probability l / L (1 - p_L). Only the residual
+branch is left out: an LM block keeps its two steps (Lu et al., arXiv 1710.10121). Blocks that are
+left out are not computed, and the time of an epoch tells what this saves.
+
+There are three paired seeds. Pairs share seed, batches and augmentation. Tests use the expectation.
+Writes results.json and curves.png beside this file.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def called(model: str, survival: float | None) -> str:
 
 
 def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
-    """Training loss and test error by epoch, in the mean over seeds, and the range of the seeds."""
+    """Draw training loss and test error by epoch: means over seeds, and ranges of the seeds."""
     figure, axes = plots.figure(1, 2, width=9.0, height=3.6)
     colours = ("#20639b", "#20639b", "#d1495b", "#d1495b")
     for what, axis in zip(("loss", "error"), axes, strict=True):

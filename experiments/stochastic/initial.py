@@ -1,11 +1,15 @@
-"""Which limit has a deep residual network at initialisation? A map over the Hurst index of its weights and the scaling L^-beta.
+"""Which limit has a deep residual network at initialisation?
 
     python -m experiments.stochastic.initial
 
-x_{k+1} = x_k + L^-beta f_k(x_k), width 40, depth 1000, f_k a layer of 40 ReLUs whose weights are increments of fractional Brownian motions
-in depth: index 1/2 draws every layer on its own, 1 ties them all (Marion, Fermanian, Biau & Vert, arXiv 2206.06929). Colours:
-|x_L - x_0| / |x_0|, in the mean over points and seeds: little is the identity, much an explosion. The boundary of each index is where the
-ratio is the same at depths 250 and 1000. Writes initial.json and initial.png beside this file.
+The result is a map over the Hurst index H of the weights and the scaling L^-beta. The network is
+x_{k+1} = x_k + L^-beta f_k(x_k), of width 40 and depth L = 1000. Each f_k is a layer of 40 ReLUs
+whose weights are increments of fractional Brownian motions in depth (Marion, Fermanian, Biau &
+Vert, arXiv 2206.06929). The index 1/2 draws every layer independently, and 1 ties all layers.
+
+The colours show |x_L - x_0| / |x_0|, averaged over points and seeds: a small ratio is the identity,
+a large ratio an explosion. The boundary of each index is where the ratio is the same at depths 250
+and 1000. Writes initial.json and initial.png beside this file.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ BETAS = tuple(float(b) for b in np.round(np.linspace(0.2, 1.4, 25), 3))
 
 
 def ratios(hurst: float, depth: int, seed: int) -> np.ndarray:
-    """|x_L - x_0| / |x_0| for every beta."""
+    """Return the ratio |x_L - x_0| / |x_0|, in the mean over points, for every beta."""
 
     def make(rngs):
         return nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs)
@@ -56,7 +60,10 @@ def ratios(hurst: float, depth: int, seed: int) -> np.ndarray:
 
 
 def boundary(shallow: np.ndarray, deep: np.ndarray) -> float:
-    """The scaling beta where depth does not matter: the last sign change of log(deep / shallow), by interpolation."""
+    """Return the scaling beta at which depth does not matter.
+
+    This is the last sign change of log(deep / shallow), by interpolation.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log(deep) - np.log(shallow)
     growth = np.where(np.isfinite(growth), growth, np.inf)
@@ -68,7 +75,7 @@ def boundary(shallow: np.ndarray, deep: np.ndarray) -> float:
 
 
 def picture(change: np.ndarray, edges: list[float]) -> Any:
-    """The map at the greater depth, with the boundary."""
+    """Draw the map at the greater depth, with the boundary."""
     figure, (axis,) = plots.figure(1, 1, width=6.4, height=4.4)
     shown = np.clip(np.log10(np.where(np.isfinite(change), change, 1e9)), -3, 5)
     fine = np.linspace(HURSTS[0], HURSTS[-1], 141)

@@ -1,9 +1,11 @@
-"""How fast random networks of a nonlinear field come to their limits: weak errors by depth, by sampling, with intervals.
+"""How fast random networks of a nonlinear field come to their limits.
 
     python -m experiments.stochastic.weak
 
-A field of 16 hidden units in the plane with weights of its own in four parts of depth, float64; the mean of tanh(X_1 - X_2) from one point, a million
-paths for every row. Seconds are those of the second call, without compilation. Writes weak.json and weak.png beside this file.
+The field has 16 hidden units in the plane, with weights of its own in four parts of depth, in
+float64. The weak errors are errors in the mean of tanh(X_1 - X_2) from one point, by depth. They
+come from sampling a million paths for every row, and have intervals. The seconds are those of the
+second call, without compilation. Writes weak.json and weak.png beside this file.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ def main() -> None:
         )
     console.print(table)
     console.print(
-        "errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for one network of 16"
+        "errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for "
+        "one network of 16"
     )
     rows = {
         name: {

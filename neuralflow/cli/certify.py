@@ -9,32 +9,46 @@ from typing import Any
 import numpy as np
 
 from neuralflow import files
-from neuralflow.cli.common import UsageError, writable
+from neuralflow.checks import InputError
+from neuralflow.cli.common import writable
 from neuralflow.cli.train import Evaluate, restored
 from neuralflow.console import screen
 
 
 @dataclass(frozen=True)
 class Certify:
-    """Says whether what `neuralflow train` has left in a folder is an ODE, and on which evidence.
+    """Decide whether a network of `neuralflow train` is an ODE, and show the evidence.
 
-    Walks the network with finer steps and better schemes, exchanges weights of neighbouring layers for their mean,
-    compares gradients, and measures how smooth the weights are in depth. Writes certificate.json and certificate.png.
-    Ends with status 0 for an ODE, 1 for a network that is none, 2 for bad input.
+    The command runs the network with finer steps and with better schemes. The command replaces the
+    weights of neighbouring layers by their mean, compares gradients, and measures how smooth the
+    weights are in depth. The results are certificate.json and certificate.png in the same folder.
+
+    The exit status is 0 for an ODE, 1 for a network that is no ODE, and 2 for bad input.
     """
 
     folder: Path = Path("results/train")
-    """Folder of the training; the results are written there too."""
+    """The folder of the training. The results are written there too."""
     samples: int = 1000
-    """How many test samples to look at."""
+    """The number of test samples to use."""
     data_dir: Path | None = None
-    """Folder of the prepared TFDS sets; that of the training by default."""
+    """The folder of the prepared TFDS sets. The default is the data folder of the training."""
 
 
 def run(options: Certify) -> int:
-    """Certifies."""
+    """Run `neuralflow certify`: print the evidence, write certificate.json and certificate.png.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The exit status: 0 for an ODE, 1 for a network that is no ODE.
+
+    Raises:
+        InputError: An option is wrong, or the folder holds no training that can be read.
+        CheckpointError: The checkpoint is missing or damaged.
+    """
     if options.samples < 2:
-        raise UsageError(f"--samples must be at least 2, got {options.samples}")
+        raise InputError(f"--samples must be at least 2, got {options.samples}")
     _, model, test, _ = restored(Evaluate(options.folder, data_dir=options.data_dir))
     out = writable(options.folder)
     import jax.numpy as jnp
@@ -57,7 +71,11 @@ def run(options: Certify) -> int:
 
 
 def table(certificate: Any) -> Any:
-    """The evidence, for the screen."""
+    """Return the evidence as a table of rich, to print on the screen.
+
+    Args:
+        certificate: The certificate from `labs.deep_limit.certify`.
+    """
     from rich.table import Table
 
     evidence = Table(title="Is it an ODE?", title_style="bold")

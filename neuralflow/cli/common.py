@@ -1,10 +1,11 @@
-"""What the commands share."""
+"""What the commands share: the schemes by name, and a check of output folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from neuralflow import schemes
+from neuralflow.checks import InputError
 
 SCHEMES = {
     "euler": schemes.Euler,
@@ -16,19 +17,25 @@ SCHEMES = {
 }
 
 
-class UsageError(Exception):
-    """Input that a person can mend: printed as one sentence, exit status 2."""
-
-
 def writable(folder: Path) -> Path:
-    """The folder, made and tried before any work is done."""
+    """Create a folder and try to write in it, before any work is done.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The same folder.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.write_text("")
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
+        raise InputError(
             f"--out {folder} cannot be written ({error.strerror}); give another folder"
         ) from None
     return folder

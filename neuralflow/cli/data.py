@@ -1,4 +1,4 @@
-"""`neuralflow data`: what is prepared, and preparing it."""
+"""`neuralflow data`: prepare a data set, or show a prepared one."""
 
 from __future__ import annotations
 
@@ -8,41 +8,47 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from neuralflow.cli.common import UsageError
-
 
 @dataclass(frozen=True)
 class Data:
-    """Downloads and prepares a TFDS data set, or shows one that is there.
+    """Download and prepare a TFDS data set, or show a prepared one.
 
-    `prepare` is the only command that uses the network; TFDS needs TensorFlow to prepare most of its sets, none to
-    read them. `show` prints features, splits and sizes.
+    The action `prepare` is the only one that downloads anything. TFDS needs TensorFlow to prepare
+    most of its sets, but not to read them. The action `show` prints features, splits and sizes.
     """
 
     action: Positional[Literal["prepare", "show"]]
-    """prepare or show."""
+    """What to do: prepare or show."""
     name: Positional[str]
-    """Name in TFDS: mnist, cifar10, fashion_mnist, mnist:3.0.1, ..."""
+    """The name of the set in TFDS, such as mnist, cifar10, fashion_mnist or mnist:3.0.1."""
     data_dir: Path | None = None
-    """Folder of the prepared sets; TFDS's own by default."""
+    """The folder of the prepared sets. The default is the folder of TFDS itself."""
 
 
 def run(options: Data) -> int:
-    """Prepares, or shows."""
+    """Run `neuralflow data`: prepare a set, or print what a prepared set holds.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        InputError: TFDS knows no set of this name, or the set cannot be read.
+        DataMissing: The set to show is not prepared.
+        ConnectionError: The set cannot be downloaded.
+        ExtraMissing: A package that the action needs is not installed.
+    """
     from neuralflow import data
 
-    try:
-        if options.action == "prepare":
-            print(
-                f"{options.name} is prepared in {data.prepare(options.name, data_dir=options.data_dir)}"
-            )
-            return 0
-        info = data.source(options.name, "all", data_dir=options.data_dir).dataset_info
-    except (ImportError, ValueError, OSError) as error:
-        raise UsageError(str(error)) from None
-    print(
-        f"{info.name} {info.version}: {', '.join(f'{n} {s.num_examples}' for n, s in info.splits.items())}"
-    )
+    if options.action == "prepare":
+        folder = data.prepare(options.name, data_dir=options.data_dir)
+        print(f"{options.name} is prepared in {folder}")
+        return 0
+    info = data.source(options.name, "all", data_dir=options.data_dir).dataset_info
+    splits = ", ".join(f"{name} {split.num_examples}" for name, split in info.splits.items())
+    print(f"{info.name} {info.version}: {splits}")
     for name, feature in info.features.items():
         print(f"  {name}: {feature}")
     return 0

@@ -1,4 +1,7 @@
-"""`neuralflow deep-limit`: the depth-limit table."""
+"""`neuralflow deep-limit`: print and write the depth-limit table.
+
+The experiment itself stands in `labs.deep_limit`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from neuralflow import files
 from neuralflow.checks import InputError
-from neuralflow.cli.common import SCHEMES, UsageError, writable
+from neuralflow.cli.common import SCHEMES, writable
 from neuralflow.console import progress, screen
 
 SchemeName = Literal["euler", "heun", "midpoint", "rk4"]
@@ -22,43 +25,63 @@ SchemeName = Literal["euler", "heun", "midpoint", "rk4"]
 
 @dataclass(frozen=True)
 class DeepLimit:
-    """Do the optimal weights of deeper and deeper networks converge to those of the ODE? Measured, not argued.
+    """Measure whether the optimal weights of ever deeper networks converge to those of the ODE.
 
-    Minimises the regularised objective E_n of Thorpe & van Gennip (arXiv 1810.11741) at every depth and for every
-    scheme, finds the continuum optimum on its own, and prints how far they are apart and at which order they meet.
-    Writes a picture, the table and results.json. Ends with status 0 if the orders are as expected (or there are too
-    few depths to tell), 1 if they are not, 2 for bad input.
+    The command minimises the regularised objective E_n of Thorpe & van Gennip (arXiv 1810.11741) at
+    every depth and for every scheme. The optimum of the continuum is found independently. The
+    command prints the distances between the two optima and the orders of convergence. The results
+    are two pictures, the table and results.json.
+
+    The exit status is 0 if the orders are as expected, or if there are too few depths to tell. The
+    exit status is 1 if the orders, or the results of --falsify, are not as expected, and 2 for bad
+    input.
     """
 
     depths: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Numbers of layers; orders are fitted over those of at least 32."""
+    """The numbers of layers. Orders are fitted over the depths of at least 32 layers."""
     schemes: tuple[SchemeName, ...] = ("euler", "heun", "midpoint")
-    """Discretisations of the layer."""
+    """The discretisations of the layer."""
     seed: int = 0
-    """Seed of the random starts."""
+    """The seed of the random starts."""
     out: Path = Path("results/deep-limit")
-    """Folder for the results; created where it is missing."""
+    """The folder for the results. A missing folder is created."""
     data: str = "digits"
-    """'digits' (scikit-learn's, 3 against 8, four principal components) or an .npz file with x (samples, d) and y in {0, 1}."""
+    """The data: 'digits', or an .npz file with x (samples, d) and y in {0, 1}.
+    'digits' is scikit-learn's digits, 3 against 8, in four principal components."""
     resume: bool = False
-    """Go on with what an interrupted run has left in the folder; no finished depth is computed again."""
+    """Go on with the results of an interrupted run in the folder.
+    No finished depth is computed again."""
     falsify: bool = False
-    """Then change the problem in six ways under which it must not converge, and say whether it did; and try ReLU."""
+    """Afterwards change the problem in six ways under which the weights must not converge.
+    Say whether the weights converge, and try ReLU too."""
     trained: bool = False
-    """Then train networks of 16 to 256 layers without any penalty (arXiv 2309.01213), from equal and unequal layers, and say
-    which have a limit; some minutes."""
+    """Afterwards train networks of 16 to 256 layers without any penalty (arXiv 2309.01213).
+    Train from equal and from unequal layers, and say which networks have a limit.
+    The training takes some minutes."""
 
 
 def run(options: DeepLimit) -> int:
-    """The main job: the depth-limit table."""
+    """Run `neuralflow deep-limit`: print the depth-limit table, write pictures and numbers.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The exit status: 0 if the results are as expected or cannot tell, 1 if they are not.
+
+    Raises:
+        InputError: An option or the data is wrong.
+        ExtraMissing: A package that the data or the pictures need is not installed.
+    """
     if not options.schemes:
-        raise UsageError("--schemes is empty; name at least one of euler, heun, midpoint, rk4")
+        raise InputError("--schemes is empty; name at least one of euler, heun, midpoint, rk4")
     if not options.depths or min(options.depths) < 2 or max(options.depths) > 4096:
-        raise UsageError(
-            f"--depths must be whole numbers from 2 to 4096, got {' '.join(map(str, options.depths)) or 'none'}"
+        raise InputError(
+            "--depths must be whole numbers from 2 to 4096, "
+            f"got {' '.join(map(str, options.depths)) or 'none'}"
         )
     if options.seed < 0:
-        raise UsageError(f"--seed must not be negative, got {options.seed}")
+        raise InputError(f"--seed must not be negative, got {options.seed}")
     out = writable(options.out)
     import jax
 
@@ -70,14 +93,12 @@ def run(options: DeepLimit) -> int:
     chosen = {name: SCHEMES[name]() for name in dict.fromkeys(options.schemes)}
     depths = sorted(set(options.depths))
     started = time.perf_counter()
-    try:
-        data = _load(options.data)
-        problem = deep_limit.thorpe_van_gennip(data["x"], data["y"])
-    except (ValueError, ImportError) as error:
-        raise UsageError(str(error)) from None
+    data = _load(options.data)
+    problem = deep_limit.thorpe_van_gennip(data["x"], data["y"])
     console = screen()
     console.print(
-        f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; {' '.join(chosen)} at depths {' '.join(map(str, depths))}"
+        f"{options.data}: {len(data['x'])} samples in {data['x'].shape[1]} dimensions; "
+        f"{' '.join(chosen)} at depths {' '.join(map(str, depths))}"
     )
     study = None
     with progress(1 + len(chosen) * len(depths), console) as advance:
@@ -112,12 +133,14 @@ def run(options: DeepLimit) -> int:
     if options.trained:
         _descended(out, console)
     console.print(
-        f"Pictures, table and results.json are in {options.out} ({time.perf_counter() - started:.0f} s)."
+        f"Pictures, table and results.json are in {options.out} "
+        f"({time.perf_counter() - started:.0f} s)."
     )
     return 1 if agreed is False else 0
 
 
 def _load(name: str) -> Any:
+    """Read the data by its option, and refuse labels other than the classes 0 and 1."""
     from neuralflow import data
 
     arrays = data.digits_pair() if name == "digits" else data.from_file(Path(name))
@@ -129,7 +152,11 @@ def _load(name: str) -> Any:
 
 
 def _kept(options: DeepLimit, out: Path) -> Any:
-    """The minimisers on disk; those of another run are refused, or cleared where nobody wants to resume."""
+    """Return the minimisers on disk.
+
+    When the run resumes, minimisers of other data or of another seed are refused. Otherwise all
+    minimisers are deleted.
+    """
     from neuralflow.labs.deep_limit import Folder
 
     kept, identity = Folder(out / "minima"), {"data": options.data, "seed": options.seed}
@@ -138,8 +165,9 @@ def _kept(options: DeepLimit, out: Path) -> Any:
         for path in kept.folder.glob("*.npz"):
             path.unlink()
     elif len(kept) and _read(identity_file) != identity:
-        raise UsageError(
-            f"{options.out} holds minimisers of other options than --data {options.data} --seed {options.seed}; "
+        raise InputError(
+            f"{options.out} holds minimisers of other options than --data {options.data} "
+            f"--seed {options.seed}; "
             "give the same ones, another --out, or leave --resume out to begin anew"
         )
     identity_file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +176,7 @@ def _kept(options: DeepLimit, out: Path) -> Any:
 
 
 def _read(path: Path) -> Any:
-    """What a JSON file holds; None where it is not there, or damaged."""
+    """Read a JSON file; return None if the file is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -156,7 +184,7 @@ def _read(path: Path) -> Any:
 
 
 def _falsified(problem: Any, study: Any, seed: int, out: Path, console: Any) -> bool:
-    """Prints and writes the panel; whether it came out as it must."""
+    """Print and write the falsifiers; return whether all of them came out as expected."""
     from neuralflow.labs.deep_limit import falsify, kinked
 
     panels = []
@@ -184,7 +212,7 @@ def _falsified(problem: Any, study: Any, seed: int, out: Path, console: Any) -> 
 
 
 def _descended(out: Path, console: Any) -> None:
-    """Trains by plain descent, prints the verdicts, writes trained.json and trained.png."""
+    """Train by plain descent, print the verdicts, write trained.json and trained.png."""
     from neuralflow.labs import deep_limit
 
     depths, series, record = (16, 32, 64, 128, 256), {}, {}
@@ -208,16 +236,19 @@ def _descended(out: Path, console: Any) -> None:
 
 
 def _about(study: Any) -> list[str]:
-    """The limit and the minima, in sentences."""
+    """Describe the limit and the minima in sentences."""
     other = (
         ""
         if np.isnan(study.disagreement)
         else f", {study.disagreement:.0e} in weights from the boundary-value problem"
     )
-    limit = f"Energy of the limit {study.limit.energy:.10f} ({study.limit_error:.0e} from an adaptive solve{other})."
+    limit = (
+        f"Energy of the limit {study.limit.energy:.10f} "
+        f"({study.limit_error:.0e} from an adaptive solve{other})."
+    )
     met = [
-        f"{sum(k for _, k in met)} {where} starts met {len(met)} {'minimum' if len(met) == 1 else 'minima'}"
-        + f", the lowest {met[0][1]} times"
+        f"{sum(k for _, k in met)} {where} starts met "
+        f"{len(met)} {'minimum' if len(met) == 1 else 'minima'}" + f", the lowest {met[0][1]} times"
         for where, met in study.basins.items()
     ]
     branch = " One branch is followed." if max(map(len, study.basins.values())) > 1 else ""
@@ -228,6 +259,7 @@ def _about(study: Any) -> list[str]:
 
 
 def _table(study: Any, chosen: dict[str, Any]) -> Any:
+    """Return the depth-limit table: the distances at every depth, and the orders of convergence."""
     from rich.table import Table
 
     from neuralflow.labs.deep_limit import expected_order
@@ -250,10 +282,12 @@ def _table(study: Any, chosen: dict[str, Any]) -> Any:
 
 
 def _order(order: float | None) -> str:
+    """Return an order as text, a dash for an order that could not be fitted."""
     return "-" if order is None else f"{order:.3f}"
 
 
 def _further(study: Any, chosen: dict[str, Any]) -> Any:
+    """Return the table of the further fitted orders, and of the deepest pair of depths n and 2n."""
     from rich.table import Table
 
     from neuralflow.labs.deep_limit import expected_order
@@ -286,6 +320,7 @@ def _further(study: Any, chosen: dict[str, Any]) -> Any:
 
 
 def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of results.json: options, versions and the numbers of the study."""
     settings = {
         "depths": list(options.depths),
         "schemes": list(options.schemes),

@@ -1,4 +1,4 @@
-"""`neuralflow info`: versions, devices, extras."""
+"""`neuralflow info`: print versions, devices and extras."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import importlib.util
 import platform
 from dataclasses import dataclass
 
+from neuralflow.cli import cache
+
 
 @dataclass(frozen=True)
 class Info:
-    """Versions, devices, and which extras are installed."""
+    """Print versions, devices, and which extras are installed."""
 
 
 def run(options: Info) -> int:
-    """What is installed."""
+    """Run `neuralflow info`: print what is installed.
+
+    Args:
+        options: The options of the command, of which there are none.
+
+    Returns:
+        The exit status 0.
+    """
     import jax
 
     print(f"python {platform.python_version()} on {platform.machine()}")
@@ -33,10 +42,11 @@ def run(options: Info) -> int:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             print(f"{name} {importlib.metadata.version(name)}")
     print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))
+    print(f"compilation cache: {cache.state()}")
     extras = {
+        "cli": ("sklearn", "matplotlib", "tyro", "rich", "filelock"),
         "data": ("sklearn", "tensorflow_datasets", "array_record", "grain", "PIL"),
-        "experiments": ("sklearn", "matplotlib", "scipy", "tyro", "rich"),
-        "notebooks": ("ipykernel", "nbclient"),
+        "notebooks": ("ipykernel", "nbclient", "numpyro"),
     }
     for extra, modules in extras.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]

@@ -1,4 +1,7 @@
-"""`neuralflow train` and `neuralflow evaluate`: a classifier on a data set, under any discretisation."""
+"""`neuralflow train` and `neuralflow evaluate`: a classifier under any discretisation.
+
+The options become data, model, loss and optimiser here. The training itself stands in `training`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from neuralflow import files
-from neuralflow.cli.common import SCHEMES, UsageError, writable
+from neuralflow.checks import InputError
+from neuralflow.cli.common import SCHEMES, writable
 
 ADAPTIVE = ("tsit5", "dopri5")
 GENERATED = ("moons", "circles", "spirals", "annuli", "gaussians", "checkerboard")
@@ -21,90 +25,117 @@ GENERATED = ("moons", "circles", "spirals", "annuli", "gaussians", "checkerboard
 
 @dataclass(frozen=True)
 class Train:
-    """Trains a classifier: a stem, a NeuralODE, a linear head. One option changes the discretisation.
+    """Train a classifier: a stem, a NeuralODE and a linear head.
 
-    The data: scikit-learn's digits (the default), a generated set (moons, circles, spirals, annuli, gaussians,
-    checkerboard), or the name of a prepared TFDS set with features image and label. Writes options, history and
-    checkpoints into a folder; the same command with --resume goes on from there, to the same bits. Ends with status 0
-    when it is trained, 1 where the loss stopped being finite, 2 for bad input and for folders that cannot be used.
+    The option --scheme changes the discretisation. The data is scikit-learn's digits (the default),
+    a generated set (moons, circles, spirals, annuli, gaussians, checkerboard), or a prepared TFDS
+    set with the features image and label.
+
+    The command writes options, history and checkpoints into a folder. With --resume, the same
+    command goes on from there, to the same bits.
+
+    The exit status is 0 after a finished training, and 1 for a training that could not go on, such
+    as one whose loss stopped being finite. The exit status is 2 for bad input and for folders that
+    cannot be used.
     """
 
     data: str = "digits"
-    """'digits', a generated set, or a TFDS name such as mnist or cifar10."""
+    """The data: 'digits', a generated set, or a TFDS name such as mnist or cifar10."""
     data_dir: Path | None = None
-    """Folder of the prepared TFDS sets; TFDS's own by default."""
+    """The folder of the prepared TFDS sets. The default is the folder of TFDS itself."""
     train_split: str = "train"
-    """TFDS split to train on, such as 'train[:90%]'."""
+    """The TFDS split to train on, such as 'train[:90%]'."""
     test_split: str = "test"
-    """TFDS split to evaluate on after every epoch, which also tells the best checkpoint; hold one out of the training
-    split ('train[90%:]') where the test set is to stay unseen."""
+    """The TFDS split to evaluate on after every epoch.
+    This split also decides which checkpoint is the best.
+    Hold out a part of the training split ('train[90%:]') if the test set is to stay unseen."""
     scheme: Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5"] = "euler"
-    """Discretisation: fixed steps, or adaptive ones for tsit5 and dopri5."""
+    """The discretisation. tsit5 and dopri5 take adaptive steps, the others fixed steps."""
     steps: int = 4
-    """Cells of the weights, and fixed steps."""
+    """The number of cells of the weights, and of fixed steps."""
     tolerance: float | None = None
-    """Relative and absolute tolerance of adaptive steps, 1e-3 by default; for tsit5 and dopri5 alone."""
+    """The relative and absolute tolerance of adaptive steps, for tsit5 and dopri5 only.
+    The default is 1e-3."""
     width: int = 32
-    """Channels, or hidden dimension, of the state."""
+    """The number of channels of the state for images, or the dimension of the state for points.
+    The width is a multiple of 4."""
     epochs: int = 15
-    """Passes over the data."""
+    """The number of passes over the data."""
     batch: int = 64
-    """Samples a step."""
+    """The number of samples in a step."""
     learning_rate: float = 3e-3
-    """Peak of a cosine schedule for Adam, after a warm-up of a tenth."""
+    """The peak of the learning rate of Adam.
+    The rate rises over the first tenth of the steps, then falls as a cosine."""
     depth_penalty: float = 0.0
-    """Weight of int |theta'|^2 + |theta(0)|^2 over depth in the loss, under which growing depths have an ODE as limit."""
+    """The weight of int |theta'|^2 + |theta(0)|^2 over depth in the loss.
+    With this penalty, networks of growing depth have an ODE as limit."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the convolutions; weights, states and moments stay float32."""
+    """The arithmetic of the convolutions. Weights, states and moments stay float32."""
     augment: bool = False
-    """Random shifts (and mirrored images for cifar10)."""
+    """Shift images at random, and mirror half of them for cifar10 and cifar100."""
     patience: int | None = None
-    """Stop after so many epochs without a lower test loss."""
+    """Stop after this number of epochs without a lower test loss."""
     seed: int = 0
-    """Seed of weights, order and augmentation."""
+    """The seed of weights, order and augmentation, and of generated data."""
     out: Path = Path("results/train")
-    """Folder for options, history and checkpoints."""
+    """The folder for options, history and checkpoints."""
     save_every: int | None = None
-    """Steps between checkpoints within an epoch; one is written at the end of each anyway."""
+    """The number of steps between checkpoints within an epoch.
+    A checkpoint at the end of every epoch is written anyway."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder, if there is one; with other --epochs on another cosine schedule."""
+    """Go on from the last checkpoint in the folder, if there is one.
+    Another number of --epochs changes the cosine schedule."""
     parallel: bool = False
-    """Spread batches over all devices."""
+    """Spread every batch over all devices."""
     coordinator: str | None = None
-    """Address host:port of process 0, for several processes; 'auto' where the cluster's scheduler tells."""
+    """The address host:port of process 0, for a training with several processes.
+    'auto' takes the address and the numbers of the processes from the cluster's scheduler."""
     processes: int | None = None
-    """How many processes there are."""
+    """The number of processes."""
     process: int | None = None
-    """The number of this one."""
+    """The number of this process, counted from 0."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Loss and accuracy of what `neuralflow train` has left in a folder."""
+    """Print loss and accuracy of the network that `neuralflow train` has left in a folder."""
 
     folder: Path = Path("results/train")
-    """Folder of the training."""
+    """The folder of the training."""
     best: bool = True
-    """The best checkpoint rather than the last."""
+    """Take the best checkpoint instead of the last one."""
     split: str | None = None
-    """Split; the test split of the training by default."""
+    """The split to evaluate on. The default is the test split of the training."""
     scheme: Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5"] | None = None
-    """Another discretisation of the same weights."""
+    """Another discretisation of the same weights. The default is the scheme of the training."""
     data_dir: Path | None = None
-    """Folder of the prepared TFDS sets; that of the training by default."""
+    """The folder of the prepared TFDS sets. The default is the data folder of the training."""
 
 
 def run(options: Train) -> int:
-    """Trains; prints the last line of the history as the result."""
+    """Run `neuralflow train`: train, and print the last and the best test accuracy.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The exit status: 0 after a finished training, 1 if the training could not go on.
+
+    Raises:
+        InputError: An option, the data or the folder is wrong.
+        DataMissing: The TFDS set is not prepared.
+        CheckpointError: The folder holds another training, or cannot hold checkpoints.
+        ExtraMissing: A package that the data needs is not installed.
+    """
     import jax
 
     if options.tolerance is not None and options.scheme not in ADAPTIVE:
-        raise UsageError(
-            f"--tolerance is that of adaptive steps; {options.scheme} takes --steps {options.steps} whatever the error"
+        raise InputError(
+            f"--tolerance is that of adaptive steps; {options.scheme} takes "
+            f"--steps {options.steps} whatever the error"
         )
     _join(options)
     from neuralflow import training
-    from neuralflow.training.checkpoints import CheckpointError
 
     out = writable(options.out)
     try:
@@ -130,10 +161,6 @@ def run(options: Train) -> int:
             save_every=options.save_every,
             resume=options.resume,
         )
-    except BrokenPipeError:
-        raise
-    except (ValueError, TypeError, ImportError, OSError, CheckpointError) as error:
-        raise UsageError(str(error)) from None
     except training.TrainingError as error:
         print(f"neuralflow: {error}", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
@@ -143,60 +170,89 @@ def run(options: Train) -> int:
         history = fitted.history
         best = history["validation_accuracy"][fitted.best - 1]
         print(
-            f"Test accuracy {history['validation_accuracy'][-1]:.2%}; {best:.2%} after epoch {fitted.best}, the best loss."
+            f"Test accuracy {history['validation_accuracy'][-1]:.2%}; "
+            f"{best:.2%} after epoch {fitted.best}, the best loss."
         )
         print(f"Options, history and checkpoints are in {options.out}.")
     return 0
 
 
 def _join(options: Train) -> None:
-    """Joins the processes of one training, if there are several."""
+    """Join the processes of one training, if there are several."""
     import jax
 
     numbers = (options.processes, options.process)
     if options.coordinator is None:
         if numbers != (None, None):
-            raise UsageError(
-                "--processes and --process need --coordinator HOST:PORT, the address of process 0, or auto"
+            raise InputError(
+                "--processes and --process need --coordinator HOST:PORT, "
+                "the address of process 0, or auto"
             )
         return
     if options.coordinator == "auto":
         arguments: tuple[Any, ...] = ()
     else:
         if ":" not in options.coordinator or options.processes is None or options.process is None:
-            raise UsageError(
-                f"--coordinator {options.coordinator} needs an address HOST:PORT, --processes and --process; or give auto "
-                "where a scheduler tells them"
+            raise InputError(
+                f"--coordinator {options.coordinator} needs an address HOST:PORT, "
+                "--processes and --process; or give auto where a scheduler tells them"
             )
         if not 0 <= options.process < options.processes:
-            raise UsageError(
+            raise InputError(
                 f"--process must lie between 0 and {options.processes - 1}, got {options.process}"
             )
         arguments = (options.coordinator, options.processes, options.process)
     try:
         jax.distributed.initialize(*arguments)
     except (ValueError, RuntimeError) as error:
-        raise UsageError(
+        raise InputError(
             f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator"
         ) from None
 
 
 def run_evaluate(options: Evaluate) -> int:
-    """Restores and evaluates."""
+    """Run `neuralflow evaluate`: restore a network and print its test loss and accuracy.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        InputError: An option is wrong, or the folder holds no training that can be read.
+        DataMissing: The TFDS set is not prepared.
+        CheckpointError: The checkpoint is missing, damaged, or of another model.
+        ExtraMissing: A package that the data needs is not installed.
+    """
     from neuralflow import training
 
     trained, model, test, step = restored(options)
     metrics = training.evaluate(model, _loss(trained), test)
     print(
-        f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, accuracy {metrics['accuracy']:.2%}"
+        f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, "
+        f"accuracy {metrics['accuracy']:.2%}"
     )
     return 0
 
 
 def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]:
-    """What a folder of `neuralflow train` holds: its options, the model, its test data, the step of the checkpoint."""
+    """Read what a folder of `neuralflow train` holds.
+
+    Args:
+        options: The folder, and what to change against the training: split, scheme, data folder.
+
+    Returns:
+        The options of the training with these changes, the restored model, the test data, and the
+        number of training steps behind the checkpoint.
+
+    Raises:
+        InputError: The folder holds no options of a training, or the data cannot be read.
+        DataMissing: The TFDS set is not prepared.
+        CheckpointError: The checkpoint is missing, damaged, or of another model.
+        ExtraMissing: A package that the data needs is not installed.
+    """
     from neuralflow import training
-    from neuralflow.training.checkpoints import CheckpointError
 
     try:
         record = json.loads((options.folder / "options.json").read_text())
@@ -206,7 +262,7 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
             if isinstance(error, FileNotFoundError)
             else f"has an options.json that cannot be read ({error})"
         )
-        raise UsageError(
+        raise InputError(
             f"{options.folder} {why}; give the --out folder of neuralflow train"
         ) from None
     if (
@@ -214,8 +270,9 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
         or {"classes", "data", "scheme"} - set(record)
         or record["scheme"] not in SCHEMES
     ):
-        raise UsageError(
-            f"{options.folder}/options.json is not what neuralflow train has written; give its --out folder"
+        raise InputError(
+            f"{options.folder}/options.json is not what neuralflow train has written; "
+            "give its --out folder"
         )
     known = {field.name for field in dataclasses.fields(Train)}
     values: dict[str, Any] = {name: value for name, value in record.items() if name in known}
@@ -228,16 +285,26 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
     trained = dataclasses.replace(
         trained, **changes, test_split=options.split or trained.test_split
     )
-    try:
-        test = dataset(trained, "test")
-        model = build(trained, test, record["classes"])
-        return trained, model, test, training.restore(options.folder, model, best=options.best)
-    except (ValueError, ImportError, OSError, CheckpointError) as error:
-        raise UsageError(str(error)) from None
+    test = dataset(trained, "test")
+    model = build(trained, test, record["classes"])
+    return trained, model, test, training.restore(options.folder, model, best=options.best)
 
 
 def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
-    """The training or test part of the data: x, y."""
+    """Read or generate one part of the data.
+
+    Args:
+        options: The options of the training.
+        part: "train" or "test".
+
+    Returns:
+        The inputs x `(samples, ...)` and the labels y `(samples,)`.
+
+    Raises:
+        InputError: The split is unknown, or the set has no image and label.
+        DataMissing: The TFDS set is not prepared.
+        ExtraMissing: A package that the data needs is not installed.
+    """
     from neuralflow import data
 
     split = options.train_split if part == "train" else options.test_split
@@ -245,8 +312,9 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
         return data.digits(split)
     if options.data in GENERATED:
         if split != part:
-            raise UsageError(
-                f"{options.data} is generated, with one training and one test set; leave the split {split!r} out"
+            raise InputError(
+                f"{options.data} is generated, with one training and one test set; "
+                f"leave the split {split!r} out"
             )
         make = getattr(data, options.data)
         return (
@@ -254,14 +322,27 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
         )
     features = data.load(options.data, split, data_dir=options.data_dir)
     if not {"image", "label"} <= set(features):
-        raise UsageError(
-            f"{options.data} has the features {', '.join(features)}; a classifier needs image and label"
+        raise InputError(
+            f"{options.data} has the features {', '.join(features)}; "
+            "a classifier needs image and label"
         )
     return {"x": features["image"], "y": features["label"]}
 
 
 def build(options: Train, data: dict[str, np.ndarray], classes: int | None = None) -> Any:
-    """The classifier for data of this shape."""
+    """Build the classifier for data of a given shape.
+
+    Args:
+        options: The options of the training.
+        data: The inputs x `(samples, ...)` and the labels y `(samples,)`.
+        classes: The number of classes. The default is the largest label plus one.
+
+    Returns:
+        An ImageClassifier for images, a PointClassifier for other data.
+
+    Raises:
+        InputError: The width is no multiple of 4, or --precision bfloat16 is given for points.
+    """
     import jax.numpy as jnp
     from flax import nnx
 
@@ -269,7 +350,7 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
     from neuralflow.solve import Adaptive, FixedGrid
 
     if options.width % 4:
-        raise UsageError(f"--width must be a multiple of 4, got {options.width}")
+        raise InputError(f"--width must be a multiple of 4, got {options.width}")
     scheme = SCHEMES[options.scheme]()
     adaptive = options.scheme in ADAPTIVE
     tolerance = 1e-3 if options.tolerance is None else options.tolerance
@@ -288,11 +369,12 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
         dtype = jnp.bfloat16 if options.precision == "bfloat16" else None
         return models.ImageClassifier(shape, count, solve, dtype=dtype, **sizes)
     if options.precision == "bfloat16":
-        raise UsageError(f"--precision bfloat16 is that of convolutions; {options.data} has points")
+        raise InputError(f"--precision bfloat16 is that of convolutions; {options.data} has points")
     return models.PointClassifier(int(np.prod(shape)), count, solve, **sizes)
 
 
-# What a resumed training may change: how long, where and on what it runs, not what it computes.
+# The options that a resumed training may change: how long, where and on what the training runs,
+# but not what the training computes.
 _FREE = {
     "epochs",
     "patience",
@@ -308,7 +390,10 @@ _FREE = {
 
 
 def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
-    """options.json: what `evaluate` needs to build the model again, and what a resumed training must not change."""
+    """Write options.json, and refuse a resumed training with other options.
+
+    `evaluate` builds the model again from options.json.
+    """
     import jax
 
     shown = {
@@ -330,21 +415,23 @@ def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
             was = ", ".join(
                 f"--{name.replace('_', '-')} {before[name]} (now {shown[name]})" for name in changed
             )
-            raise UsageError(
-                f"{options.out} was trained with {was}; resume with the same options, or give another --out"
+            raise InputError(
+                f"{options.out} was trained with {was}; "
+                "resume with the same options, or give another --out"
             )
     elif any((out / "checkpoints").glob("[0-9]*")):
-        return  # a training that nobody wants to resume: `fit` refuses, and its options stay as they were
+        return  # without --resume, `fit` refuses this folder, and its options stay as they were
     if jax.process_index() == 0:
         files.write(out / "options.json", files.as_json(shown))
 
 
 def _loss(options: Train) -> Any:
+    """Return the loss: the cross-entropy, plus the penalty over depth if there is one."""
     from neuralflow import models, regularisers
 
     a = options.depth_penalty
     if not 0 <= a < float("inf"):
-        raise UsageError(f"--depth-penalty must not be negative, got {a}")
+        raise InputError(f"--depth-penalty must not be negative, got {a}")
     if a == 0:
         return models.classification
 
@@ -357,10 +444,11 @@ def _loss(options: Train) -> Any:
 
 
 def _optimiser(options: Train, steps: int) -> Any:
+    """Return Adam with clipped gradients, a warm-up and a cosine schedule over so many steps."""
     import optax
 
     if not options.learning_rate > 0:
-        raise UsageError(f"--learning-rate must be positive, got {options.learning_rate}")
+        raise InputError(f"--learning-rate must be positive, got {options.learning_rate}")
     rate = optax.warmup_cosine_decay_schedule(
         0.0, options.learning_rate, max(1, steps // 10), max(2, steps)
     )
@@ -368,12 +456,13 @@ def _optimiser(options: Train, steps: int) -> Any:
 
 
 def _augment(options: Train) -> Any:
+    """Return the augmentation of images, or None without --augment."""
     from neuralflow import data
 
     if not options.augment:
         return None
     if options.data in GENERATED:
-        raise UsageError(f"--augment moves images; {options.data} has none")
+        raise InputError(f"--augment moves images; {options.data} has none")
     return data.augment_images(
         shift=1 if options.data == "digits" else 2, flip=options.data.startswith("cifar")
     )

@@ -1,4 +1,9 @@
-"""Data sets as dicts of NumPy arrays. Nothing here downloads anything, `prepare` excepted."""
+"""Data sets as dicts of NumPy arrays.
+
+`generated` makes sets in the plane, `arrays` reads scikit-learn's digits and files, `tfds` reads
+TensorFlow data sets. `stream` reads sets that do not fit in memory, `augment` changes batches while
+training. Only `prepare` downloads anything.
+"""
 
 from neuralflow.data.arrays import (
     Data as Data,

@@ -1,4 +1,7 @@
-"""Arrays from scikit-learn's digits and from files."""
+"""Read arrays from scikit-learn's digits and from files.
+
+The type `Data`, the conversion of examples to arrays and the order of an epoch stand here too.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from neuralflow.checks import InputError
+from neuralflow.checks import ExtraMissing, InputError
 
 Data = dict[str, np.ndarray]
+"""Arrays by name, such as x and y; the first axis of every array counts the samples."""
 
 
 def numeric(row: dict[str, Any]) -> Data:
-    """The features of an example that are numbers, labels as int32; text is left out."""
+    """Return the numeric features of an example as arrays.
+
+    Args:
+        row: The example, a dict of features by name.
+
+    Returns:
+        The features that are numbers, with int64 turned into int32. Text is left out.
+    """
     arrays = {key: np.asarray(value) for key, value in row.items()}
     return {
         key: a.astype(np.int32) if a.dtype == np.int64 else a
@@ -23,14 +34,35 @@ def numeric(row: dict[str, Any]) -> Data:
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: the same for arrays and for a stream of the same examples."""
+    """Return the order of the samples in an epoch.
+
+    The order is the same for arrays and for a stream of the same examples.
+
+    Args:
+        count: The number of samples.
+        seed: The seed of the training.
+        epoch: The number of the epoch, counted from zero.
+
+    Returns:
+        A permutation of the sample numbers, `(count,)`.
+    """
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def digits(split: str = "train") -> Data:
-    """scikit-learn's 8x8 digits: x (samples, 8, 8, 1) float32 in [0, 1], y (samples,) int32, shuffled once for all.
+    """Return the 8x8 digits of scikit-learn, images of ten classes.
 
-    `split`: "train" (1437 samples) or "test" (360). Needs the extra `data`.
+    One fixed shuffle separates the two splits. This function needs the extra `data`.
+
+    Args:
+        split: "train" (1437 samples) or "test" (360 samples).
+
+    Returns:
+        The images x `(samples, 8, 8, 1)`, float32 in [0, 1], and the labels y `(samples,)`, int32.
+
+    Raises:
+        InputError: `split` is neither "train" nor "test".
+        ExtraMissing: scikit-learn is not installed.
     """
     images, labels = _digits()
     order = np.random.default_rng(0).permutation(len(labels))
@@ -43,10 +75,11 @@ def digits(split: str = "train") -> Data:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images `(samples, 64)` and labels `(samples,)` of all digits of scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
+        raise ExtraMissing(
             "the digits need scikit-learn; install the extra: pip install 'neuralflow-jax[data]'"
         ) from error
     images, labels = load_digits(return_X_y=True)
@@ -54,9 +87,22 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
-    """scikit-learn's 8x8 digits, two classes, as whitened principal components: x (samples, components), y in {0, 1}.
+    """Return two classes of the 8x8 digits of scikit-learn as whitened principal components.
 
-    3 against 8 has 357 samples. Needs the extra `data`.
+    The classes 3 and 8 have 357 samples together. This function needs the extra `data`.
+
+    Args:
+        first: The digit that becomes class 0.
+        second: The digit that becomes class 1.
+        components: The number of principal components.
+
+    Returns:
+        The components x `(samples, components)`, each with mean 0 and standard deviation 1, and
+        the classes y `(samples,)`, the numbers 0.0 and 1.0.
+
+    Raises:
+        InputError: `components` is less than 1, or more than the samples have.
+        ExtraMissing: scikit-learn is not installed.
     """
     images, labels = _digits()
     chosen = np.isin(labels, (first, second))
@@ -64,16 +110,28 @@ def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
     _, scale, axes = np.linalg.svd(x, full_matrices=False)
     if not 1 <= components <= int((scale > 1e-10 * scale[0]).sum()):
         raise InputError(
-            f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, got {components}"
+            f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, "
+            f"got {components}"
         )
-    # A component's sign is arbitrary: fix it, so that every platform sees the same data.
+    # The sign of a component is arbitrary. A fixed sign gives the same data on every platform.
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     scores = x @ axes[:components].T
     return {"x": scores / scores.std(axis=0), "y": (labels[chosen] == second).astype(float)}
 
 
 def from_file(path: Path) -> Data:
-    """Arrays x (samples, features) and y (samples,) from an .npz file; ValueError says what is wrong with it."""
+    """Read the arrays x (samples, features) and y (samples,) from an .npz file.
+
+    Args:
+        path: The file. Further arrays in the file are not read.
+
+    Returns:
+        The arrays x and y, as floats.
+
+    Raises:
+        InputError: There is no such file, the file is no .npz file of numbers, or it does not hold
+            x and y. The message says what is wrong.
+    """
     try:
         held = np.load(path, allow_pickle=False)
         if isinstance(held, np.ndarray):
@@ -87,10 +145,12 @@ def from_file(path: Path) -> Data:
     except (OSError, ValueError, EOFError) as error:
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise InputError(
-            f"{path} is not an .npz file of numbers{reason}; write one with np.savez(path, x=..., y=...)"
+            f"{path} is not an .npz file of numbers{reason}; "
+            "write one with np.savez(path, x=..., y=...)"
         ) from None
     if set(arrays) != {"x", "y"}:
         raise InputError(
-            f"{path} must hold arrays x (samples, features) and y (samples,), it holds {sorted(arrays)} of them"
+            f"{path} must hold arrays x (samples, features) and y (samples,), "
+            f"it holds {sorted(arrays)} of them"
         )
     return arrays

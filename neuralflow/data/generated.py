@@ -1,6 +1,8 @@
-"""Generated sets in the plane: x (count, 2) float32, y (count,) int32, classes as even as the count allows.
+"""Generate sets of points in the plane.
 
-`seed` decides everything that is random; `noise` is the standard deviation added to the points.
+Every function returns the points x (count, 2), float32, and the classes y (count,), int32. The
+classes are as even as the count allows. `seed` decides everything that is random. `noise` is the
+standard deviation of the noise that is added to the points.
 """
 
 from __future__ import annotations
@@ -13,7 +15,26 @@ from neuralflow.data.arrays import Data
 
 
 def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
-    """Two half circles that reach into each other."""
+    """Generate two half circles that reach into each other, one class each.
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of the normal noise that is added to the points.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
+        InputTypeError: `count` or `seed` is no whole number.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> points = nf.data.moons(100, noise=0.05)
+        >>> points["x"].shape, points["y"].shape, int(points["y"].sum())
+        ((100, 2), (100,), 50)
+    """
     rng, y = _start(count, 2, seed)
     angle = np.pi * rng.uniform(size=count)
     x = np.where(
@@ -25,7 +46,21 @@ def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
 
 
 def circles(count: int = 1000, *, noise: float = 0.05, ratio: float = 0.5, seed: int = 0) -> Data:
-    """A circle of radius `ratio` (class 1) inside one of radius one (class 0)."""
+    """Generate a circle of radius one (class 0) around a circle of radius `ratio` (class 1).
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of the normal noise that is added to the points.
+        ratio: The radius of the inner circle.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
+        InputTypeError: `count` or `seed` is no whole number.
+    """
     rng, y = _start(count, 2, seed)
     angle = 2 * np.pi * rng.uniform(size=count)
     return _noisy(_polar(np.where(y == 0, 1.0, ratio), angle), y, noise, rng)
@@ -34,16 +69,50 @@ def circles(count: int = 1000, *, noise: float = 0.05, ratio: float = 0.5, seed:
 def spirals(
     count: int = 1000, *, noise: float = 0.02, turns: float = 1.0, arms: int = 2, seed: int = 0
 ) -> Data:
-    """Interleaved spiral arms, one class each, from the centre outward to radius one."""
+    """Generate interleaved spiral arms, one class each, from near the centre out to radius one.
+
+    The arms begin at the radius 0.1.
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of the normal noise that is added to the points.
+        turns: The number of full turns that an arm makes between radius zero and radius one.
+        arms: The number of arms, and of classes.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, there are less than two arms, or
+            `noise` or `seed` is negative.
+        InputTypeError: `count`, `arms` or `seed` is no whole number.
+    """
     rng, y = _start(count, arms, seed)
     radius = np.sqrt(rng.uniform(0.01, 1, size=count))
     return _noisy(_polar(radius, 2 * np.pi * (turns * radius + y / arms)), y, noise, rng)
 
 
 def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
-    """A disc of radius 1/2 (class 1) and the annulus from 1 to 3/2 around it (class 0), uniform in area.
+    """Generate a disc of radius 1/2 (class 1) and an annulus around it (class 0).
 
-    No flow in the plane maps them to linearly separable sets (Dupont, Doucet & Teh, arXiv 1904.01681).
+    The annulus reaches from radius 1 to radius 3/2. The points of each class are uniform in area.
+    No flow in the plane maps the two sets to linearly separable sets.
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of the normal noise that is added to the points.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
+        InputTypeError: `count` or `seed` is no whole number.
+
+    Source:
+        Dupont, Doucet & Teh, arXiv 1904.01681.
     """
     rng, y = _start(count, 2, seed)
     share = rng.uniform(size=count)
@@ -54,13 +123,44 @@ def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
 def gaussians(
     count: int = 1000, *, noise: float = 0.3, modes: int = 8, radius: float = 2.0, seed: int = 0
 ) -> Data:
-    """Gaussians of standard deviation `noise`, one class each, around a circle."""
+    """Generate Gaussians whose centres lie evenly on a circle, one class each.
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of every Gaussian.
+        modes: The number of Gaussians, and of classes.
+        radius: The radius of the circle of centres.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, there are less than two modes, or
+            `noise` or `seed` is negative.
+        InputTypeError: `count`, `modes` or `seed` is no whole number.
+    """
     rng, y = _start(count, modes, seed)
     return _noisy(_polar(np.full(count, radius), 2 * np.pi * y / modes), y, noise, rng)
 
 
 def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, seed: int = 0) -> Data:
-    """The squares of a board on [-1, 1]^2, its two colours as classes."""
+    """Generate points on a checkerboard on [-1, 1]^2, whose two colours are the classes.
+
+    Args:
+        count: The number of points.
+        noise: The standard deviation of the normal noise that is added to the points.
+        squares: The number of squares along a side, which is even.
+        seed: The seed of everything that is random.
+
+    Returns:
+        The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
+
+    Raises:
+        InputError: `count` is less than the number of classes, `squares` is no even number from 2
+            on, or `noise` or `seed` is negative.
+        InputTypeError: `count` or `seed` is no whole number.
+    """
     if squares < 2 or squares % 2:
         raise InputError(f"squares is the even number of squares along a side, got {squares}")
     rng, y = _start(count, 2, seed)
@@ -71,22 +171,26 @@ def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, see
 
 
 def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np.ndarray]:
+    """Check the arguments of a set, and return its random generator and its shuffled classes."""
     checks.whole("count", count, least=0)
     checks.whole("the number of classes", classes, least=0)
     checks.whole("seed", seed, least=0)
     if count < classes or classes < 2:
         raise InputError(
-            f"a set needs at least two classes and a sample of each, got {count} samples of {classes} classes"
+            "a set needs at least two classes and a sample of each, "
+            f"got {count} samples of {classes} classes"
         )
     rng = np.random.default_rng(seed)
     return rng, rng.permutation(np.arange(count) % classes)
 
 
 def _polar(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Return the points `(count, 2)` with these polar coordinates, `(count,)` each."""
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def _noisy(x: np.ndarray, y: np.ndarray, noise: float, rng: np.random.Generator) -> Data:
+    """Return the set of points x and classes y, with normal noise added to the points."""
     if not noise >= 0:
         raise InputError(f"noise is a standard deviation >= 0, got {noise}")
     moved = x + noise * rng.standard_normal(x.shape)

@@ -1,4 +1,4 @@
-"""Examples that are read and decoded while training, for sets that do not fit in memory."""
+"""Read and decode examples while training, for sets that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,37 @@ from typing import Any
 import numpy as np
 
 from neuralflow import checks
-from neuralflow.checks import InputError, InputTypeError
+from neuralflow.checks import ExtraMissing, InputError, InputTypeError
 from neuralflow.data.arrays import Data, numeric, shuffled
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A random-access source of examples, read ahead by threads (grain); give it to `fit` in place of arrays.
+    """A source of examples that threads read ahead, to give to `fit` in place of arrays.
 
-    `examples`: anything with `len` and `[i]` that gives a dict, such as `source(name, split)`. `transform`: from such
-    a dict to a dict of arrays of fixed shapes, in NumPy (default: the numeric features). Shuffled anew every epoch by
-    the seed of the training, so the position in it is two integers.
+    The source has random access. The package grain runs the threads. The seed of the training
+    shuffles the examples anew every epoch, so that two integers, epoch and step, give the position
+    in the stream.
+
+    Attributes:
+        examples: Anything with `len` and `[i]` that gives a dict, such as `source(name, split)`.
+        transform: A function from such a dict to a dict of NumPy arrays of fixed shapes. The
+            default takes the numeric features.
+        threads: The number of threads that read.
+        ahead: The number of batches that are read ahead.
+
+    Raises:
+        InputError: `examples` is empty, or `threads` or `ahead` is less than 1.
+        InputTypeError: `examples` is no such sequence, `transform` is no function, or `threads` or
+            `ahead` is no whole number.
+
+    Example:
+        >>> import numpy as np
+        >>> import neuralflow as nf
+        >>> rows = [{"x": np.full(3, i), "y": np.asarray(i % 2)} for i in range(10)]
+        >>> stream = nf.data.Stream(rows, transform=lambda row: {"x": row["x"] / 9, "y": row["y"]})
+        >>> len(stream), stream.example(9)["x"].tolist()
+        (10, [1.0, 1.0, 1.0])
     """
 
     examples: Any
@@ -32,8 +52,8 @@ class Stream:
             hasattr(self.examples, "__len__") and hasattr(self.examples, "__getitem__")
         ):
             raise InputTypeError(
-                f"a stream reads a sequence of examples, with len and [i], got a {type(self.examples).__name__}; "
-                "a dict of arrays goes to fit as it is"
+                "a stream reads a sequence of examples, with len and [i], "
+                f"got a {type(self.examples).__name__}; a dict of arrays goes to fit as it is"
             )
         if not len(self.examples):
             raise InputError("a stream needs at least one example, got an empty sequence")
@@ -43,16 +63,30 @@ class Stream:
         checks.whole("ahead", self.ahead)
 
     def __len__(self) -> int:
+        """Return the number of examples."""
         return len(self.examples)
 
     def example(self, i: int) -> Data:
-        """One example, transformed."""
+        """Read one example and transform it.
+
+        Args:
+            i: The number of the example, counted from zero.
+
+        Returns:
+            The example, a dict of arrays without a leading axis of samples.
+
+        Raises:
+            InputTypeError: Without a transform the example is no dict, or the transform returns no
+                dict of arrays.
+        """
         return self._transformed(self.examples[i])
 
     def _transformed(self, row: Any) -> Data:
+        """Return the transformed example as a dict of arrays, and refuse anything else."""
         if self.transform is None and not isinstance(row, dict):
             raise InputTypeError(
-                f"an example is a dict of arrays, got a {type(row).__name__}; give transform=, a function to such a dict"
+                f"an example is a dict of arrays, got a {type(row).__name__}; "
+                "give transform=, a function to such a dict"
             )
         arrays = numeric(row) if self.transform is None else self.transform(row)
         if not isinstance(arrays, dict) or not all(
@@ -66,19 +100,38 @@ class Stream:
     def batches(
         self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Data]:
-        """The batches of an epoch from the given one on; the last, smaller one is left out.
+        """Yield the batches of an epoch from a given one on.
 
-        `share` (k, n): only the k-th of n equal parts of every batch, for the k-th of n processes.
+        The last batch of an epoch is left out if it is smaller.
+
+        Args:
+            size: The number of samples in a batch.
+            seed: The seed of the training.
+            epoch: The number of the epoch, counted from zero.
+            start: The batch to begin with, counted from zero.
+            share: The pair (k, n) gives only part k of n equal parts of every batch, for process k
+                of n processes. Processes are counted from zero.
+
+        Returns:
+            An iterator over batches, arrays of shape `(size / n, ...)`.
+
+        Raises:
+            InputError: The examples of a batch have different shapes.
+            InputTypeError: Without a transform an example is no dict, or the transform returns no
+                dict of arrays.
+            ExtraMissing: grain is not installed; it comes with the extra `data`.
         """
         try:
             import grain
         except ImportError as error:
-            raise ImportError(
-                f"streaming needs grain ({error}); install the extra: pip install 'neuralflow-jax[data]'"
+            raise ExtraMissing(
+                f"streaming needs grain ({error}); "
+                "install the extra: pip install 'neuralflow-jax[data]'"
             ) from None
         order = shuffled(len(self), seed, epoch)
 
         def batch(k: int) -> Data:
+            """Return this process's part of batch k."""
             part = size // share[1]
             first = k * size + share[0] * part
             return self._stacked(order[first : first + part].tolist())
@@ -89,7 +142,10 @@ class Stream:
         )
 
     def _stacked(self, chosen: list[int]) -> Data:
-        """The examples of a batch; sources of TFDS read several at once much faster than one by one."""
+        """Read the chosen examples and stack them into a batch.
+
+        Sources of TFDS read several examples at once much faster than one by one.
+        """
         several = getattr(self.examples, "__getitems__", None)
         rows = several(chosen) if several else [self.examples[i] for i in chosen]
         transformed = [self._transformed(row) for row in rows]
@@ -98,6 +154,7 @@ class Stream:
             if {key: value.shape for key, value in row.items()} != like:
                 shown = {key: value.shape for key, value in row.items()}
                 raise InputError(
-                    f"the examples of a stream must be alike: example {i} has {shown}, example {chosen[0]} {like}; resize them"
+                    f"the examples of a stream must be alike: example {i} has {shown}, "
+                    f"example {chosen[0]} {like}; resize them"
                 )
         return {key: np.stack([row[key] for row in transformed]) for key in transformed[0]}

@@ -1,6 +1,8 @@
-"""TensorFlow data sets, read without TensorFlow: `load` decodes once into arrays, `source` reads one by one.
+"""Read TensorFlow data sets (TFDS) without TensorFlow.
 
-Names and splits are those of TFDS ("cifar10", "mnist:3.0.1", "train[:90%]+test"). Needs the extra `data`.
+`load` decodes a split once into arrays. `source` reads a split example by example. `prepare`
+downloads a set. Names and splits are written as in TFDS ("cifar10", "mnist:3.0.1",
+"train[:90%]+test"). This module needs the extra `data`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,22 +20,39 @@ from typing import Any
 import numpy as np
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import ExtraMissing, InputError
 from neuralflow.data.arrays import Data, numeric
+from neuralflow.files import user_cache
 
 _BLOCK = 1000  # examples decoded at a time: TFDS reads blocks many times faster than single ones
 
 
 class DataMissing(FileNotFoundError):
-    """A data set that is not prepared; the message says where it was looked for and what prepares it."""
+    """A data set is not prepared; the message says where it was looked for and what prepares it."""
 
 
 def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = None) -> Data:
-    """A split as a dict of arrays, every feature with a leading axis of its length; text features are left out.
+    """Read a split as a dict of arrays.
 
-    Images stay uint8, labels become int32. Decoded once: the arrays are kept under `cache` (default: the user's cache
-    folder; False for none). `data_dir` defaults to TFDS's own. Raises DataMissing where the set is not prepared,
-    ValueError for an unknown split and for examples of unequal shapes.
+    The split is decoded once. Later calls read the decoded arrays from a cache on disk.
+
+    Args:
+        name: The name of the set in TFDS, such as "mnist" or "mnist:3.0.1".
+        split: The split in the language of TFDS, such as "train[:90%]+test".
+        data_dir: The folder of the prepared sets. The default is the folder of TFDS itself.
+        cache: The folder for the decoded arrays. The default is the folder of this package in the
+            cache of the user. False keeps nothing.
+
+    Returns:
+        One array for every feature that is numeric, with a leading axis of samples. Images stay
+        uint8 and labels become int32. Text features are left out.
+
+    Raises:
+        DataMissing: The set is not prepared, or is prepared in a format that only TensorFlow reads.
+        InputError: The split is unknown or empty, the examples have unequal shapes, or no feature
+            is numeric.
+        InputTypeError: `name` or `split` is no text.
+        ExtraMissing: The packages that read TFDS are not installed.
     """
     examples = source(name, split, data_dir=data_dir)
     place = None if cache is False else _cache_folder(cache) / _fingerprint(examples, name, split)
@@ -49,7 +67,24 @@ def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = 
 
 
 def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
-    """A split that decodes example by example, for sets that do not fit in memory: see `Stream`."""
+    """Open a split that decodes example by example, for sets that do not fit in memory.
+
+    The result is the `examples` of a `Stream`.
+
+    Args:
+        name: The name of the set in TFDS, such as "mnist" or "mnist:3.0.1".
+        split: The split in the language of TFDS, such as "train[:90%]+test".
+        data_dir: The folder of the prepared sets. The default is the folder of TFDS itself.
+
+    Returns:
+        A data source of TFDS, a sequence with `len` and `[i]` that gives a dict of features.
+
+    Raises:
+        DataMissing: The set is not prepared, or is prepared in a format that only TensorFlow reads.
+        InputError: The split is unknown or empty, or names several splits at once.
+        InputTypeError: `name` or `split` is no text.
+        ExtraMissing: The packages that read TFDS are not installed.
+    """
     checks.instance("name", name, str, "the name of a TFDS set such as 'mnist'")
     checks.instance("split", split, str, "one TFDS split such as 'train[:90%]'")
     folder = _data_dir(data_dir)
@@ -70,7 +105,8 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
         empty = True
     if empty:
         raise InputError(
-            f"the split {split!r} of {name} holds no examples; give one that does, such as 'train[:90%]'"
+            f"the split {split!r} of {name} holds no examples; "
+            "give one that does, such as 'train[:90%]'"
         )
     if isinstance(examples, dict):
         raise InputError(
@@ -80,32 +116,44 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
 
 
 def prepare(name: str, *, data_dir: Any = None) -> Path:
-    """Downloads and prepares a data set for reading; the only function here that uses the network.
+    """Download and prepare a data set for reading.
 
-    TFDS needs TensorFlow to *prepare* most of its sets. Returns the folder. Raises ConnectionError where the set cannot
-    be downloaded.
+    This function is the only one in `neuralflow.data` that uses the network. TFDS needs TensorFlow
+    to prepare most of its sets, but not to read them.
+
+    Args:
+        name: The name of the set in TFDS, such as "mnist" or "mnist:3.0.1".
+        data_dir: The folder for the prepared sets. The default is the folder of TFDS itself.
+
+    Returns:
+        The folder of the prepared set.
+
+    Raises:
+        InputError: TFDS knows no set of this name.
+        ConnectionError: The set cannot be downloaded.
+        ExtraMissing: TensorFlow, or a package that reads TFDS, is not installed.
     """
     folder = _data_dir(data_dir)
     logging.getLogger("urllib3").setLevel(
         logging.ERROR
-    )  # for good: threads of a failed download go on for a while
+    )  # never set back: threads of a failed download go on for a while
     with _quiet():
         import requests  # TFDS's own
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.download import downloader
 
-        downloader.MAX_RETRIES = (
-            3  # ten, as they come, are minutes of silence where there is no network
-        )
+        downloader.MAX_RETRIES = 3  # the default of ten means minutes of silence without a network
         try:
             builder = tfds.builder(name, data_dir=str(folder), file_format="array_record")
-            # One download folder a set: TFDS mixes up files of the same name from different sets.
+            # Every set has a download folder of its own, because TFDS mixes up files of the same
+            # name from different sets.
             builder.download_and_prepare(
                 download_dir=str(folder / "downloads" / name.split(":")[0].replace("/", "_"))
             )
         except ImportError as error:
-            raise ImportError(
-                f"preparing {name} needs TensorFlow ({error}); install it beside the extra: pip install tensorflow"
+            raise ExtraMissing(
+                f"preparing {name} needs TensorFlow ({error}); "
+                "install it beside the extra: pip install tensorflow"
             ) from None
         except tfds.core.DatasetNotFoundError:
             raise InputError(
@@ -118,16 +166,18 @@ def prepare(name: str, *, data_dir: Any = None) -> Path:
         ) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConnectionError(
-                f"{name} could not be downloaded ({reason}); connect to the network, or copy a prepared set into {folder}"
+                f"{name} could not be downloaded ({reason}); "
+                f"connect to the network, or copy a prepared set into {folder}"
             ) from None
     return folder / name.split(":")[0]
 
 
 def _data_dir(folder: Any) -> Path:
+    """Return the folder of the prepared sets; None means the folder of TFDS itself."""
     try:
         from tensorflow_datasets.core import constants
     except ImportError as error:
-        raise ImportError(
+        raise ExtraMissing(
             f"reading TFDS needs tensorflow-datasets, array_record and pillow ({error}); "
             "install the extra: pip install 'neuralflow-jax[data]'"
         ) from None
@@ -135,7 +185,10 @@ def _data_dir(folder: Any) -> Path:
 
 
 def _check_prepared(name: str, folder: Path) -> None:
-    """DataMissing unless the set lies there in a format that can be read; TFDS itself would speak of TFRECORD."""
+    """Raise DataMissing unless the folder holds the set in a format that can be read.
+
+    The messages of TFDS itself would speak of TFRECORD.
+    """
     base, _, version = name.partition(":")
     records = sorted((folder / base).glob(f"{version or '*'}/dataset_info.json"))
     remedy = f"prepare it with: neuralflow data prepare {name} --data-dir {folder} (downloads it)"
@@ -148,7 +201,8 @@ def _check_prepared(name: str, folder: Path) -> None:
         )
         there = f"; there {'are' if len(have) > 1 else 'is'} {', '.join(have)}" if have else ""
         raise DataMissing(
-            f"the data set {name!r} is not prepared in {folder}{there}; {remedy}, or name the folder that holds it"
+            f"the data set {name!r} is not prepared in {folder}{there}; "
+            f"{remedy}, or name the folder that holds it"
         )
     try:
         form = json.loads(records[-1].read_text()).get("fileFormat", "tfrecord")
@@ -158,11 +212,13 @@ def _check_prepared(name: str, folder: Path) -> None:
         ) from None
     if form != "array_record":
         raise DataMissing(
-            f"{records[-1].parent} is in the format {form}, which only TensorFlow reads; remove it and {remedy}"
+            f"{records[-1].parent} is in the format {form}, which only TensorFlow reads; "
+            f"remove it and {remedy}"
         )
 
 
 def _block(examples: Any, start: int) -> Data:
+    """Decode a block of examples from `start` on into arrays."""
     block = examples.__getitems__(range(start, min(start + _BLOCK, len(examples))))
     rows = [numeric(row) for row in block]
     arrays = {}
@@ -172,7 +228,8 @@ def _block(examples: Any, start: int) -> Data:
         if len(shapes) > 1:
             shown = ", ".join(map(str, sorted(shapes)[:3]))
             raise InputError(
-                f"the feature {key!r} has examples of unequal shapes ({shown}); read it with data.Stream and resize"
+                f"the feature {key!r} has examples of unequal shapes ({shown}); "
+                "read it with data.Stream and resize"
             )
         arrays[key] = np.stack(values)
     if not arrays:
@@ -181,14 +238,15 @@ def _block(examples: Any, start: int) -> Data:
 
 
 def _cache_folder(folder: Any) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (
-        Path(folder).expanduser() if folder is not None else Path(home).expanduser() / "neuralflow"
-    )
+    """Return the folder for decoded arrays; None means the cache of the user."""
+    return user_cache() if folder is None else Path(folder).expanduser()
 
 
 def _fingerprint(examples: Any, name: str, split: str) -> str:
-    """Names the prepared files and the split: a set that was prepared anew is decoded anew."""
+    """Return a name for the prepared files and the split.
+
+    A set that was prepared anew gets a new name, so that the set is decoded anew.
+    """
     folder = Path(examples.dataset_info.data_dir)
     files = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
@@ -199,6 +257,7 @@ def _fingerprint(examples: Any, name: str, split: str) -> str:
 
 
 def _from_cache(place: Path) -> Data | None:
+    """Read the decoded arrays, or return None if they are missing or damaged."""
     try:
         names = json.loads((place / "names.json").read_text())
         return {name: np.load(place / f"{name}.npy", allow_pickle=False) for name in names}
@@ -207,7 +266,10 @@ def _from_cache(place: Path) -> Data | None:
 
 
 def _to_cache(place: Path, data: Data) -> None:
-    """Writes the folder whole or not at all; where that is impossible the data is decoded again next time."""
+    """Write the folder whole or not at all.
+
+    If the folder cannot be written, the data is decoded again next time.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
@@ -224,13 +286,13 @@ def _to_cache(place: Path, data: Data) -> None:
 
 
 def _unasked(entry: logging.LogRecord) -> bool:
-    """Drops TFDS's advice to install a faster decoder."""
+    """Drop the advice of TFDS to install a faster decoder."""
     return "OpenCV" not in entry.getMessage()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS's hints about other decoders are not the reader's affair."""
+    """Silence the hints of TFDS about other decoders, which do not concern the reader."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
-"""Depth: bases, plans of fixed grids, weights that vary with depth, and how they begin.
+"""Depth: bases, plans of fixed grids, weights that vary with depth, and their initialisations.
 
-Everything here speaks of normalised depth s in [0, 1]; a layer owns the interval of depth time that it stands for.
+Everything here is written in normalised depth s in [0, 1]. A layer owns the interval of depth time
+that [0, 1] stands for.
 """
 
 from neuralflow.depth.basis import (

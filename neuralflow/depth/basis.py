@@ -1,11 +1,15 @@
-"""Functions of normalised depth s in [0, 1], cell by cell. A new basis is a subclass of `Basis` here.
+"""Bases: functions of normalised depth s in [0, 1], cell by cell, and their exact matrices.
 
-A basis cuts [0, 1] at its *knots* into *cells*. Inside a cell a function is a polynomial in the local
-coordinate s in [0, 1], built from the few coefficients that are active there (its *window*). Everything else,
-exact mass and stiffness matrices, refinement and projection, follows from those local shape functions.
+A basis cuts [0, 1] at its *knots* into *cells*. Inside a cell, a function is a polynomial in the
+local coordinate s in [0, 1]. The polynomial is a sum of local shape functions. Its coefficients are
+the few coefficients that are active in the cell, called the *window* of the cell. The exact mass
+and stiffness matrices, refinement and projection follow from the local shape functions.
 
-A piecewise-constant coefficient is the value in a cell (*cell-centred*); a piecewise-linear one is the value at a
-knot (*nodal*). The two are never converted silently. Coefficients of polynomials and splines are no values at all.
+A coefficient of a piecewise-constant function is the value in a cell (*cell-centred*). A
+coefficient of a piecewise-linear function is the value at a knot (*nodal*). The two kinds are never
+converted silently. Coefficients of polynomials and splines are not values of the function.
+
+A new basis is a subclass of `Basis` in this module.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ Side = Literal["left", "right"]
 
 
 def _knots(cells: Any) -> int | tuple[float, ...]:
-    """A number of equal cells, or the knots of unequal ones, checked and hashable."""
+    """Return a number of equal cells, or the knots of unequal cells, checked and hashable."""
     if isinstance(cells, (int, np.integer)) and not isinstance(cells, bool):
         if cells < 1:
             raise InputError(f"a basis needs at least one cell, got {cells}; give cells >= 1")
@@ -42,19 +46,24 @@ def _knots(cells: Any) -> int | tuple[float, ...]:
         or not (np.diff(knots) > 0).all()
     ):
         raise InputError(
-            f"knots must increase strictly from 0 to 1, got {cells!r}; divide depths by the length of the interval"
+            f"knots must increase strictly from 0 to 1, got {cells!r}; "
+            "divide depths by the length of the interval"
         )
     return tuple(knots.tolist())
 
 
 def _gauss(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1]."""
+    """Return the Gauss-Legendre nodes and weights on [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(points)
     return (x + 1) / 2, w / 2
 
 
 def _take(coefficients: Array, index: np.ndarray) -> Array:
-    """coefficients[index] without a gather where the index is a plain range (no copy, and a cheap transpose)."""
+    """Return coefficients[index], without a gather where the index is a plain range.
+
+    A range of all coefficients makes no copy. Every other range is a slice, whose transpose is
+    cheap.
+    """
     first, count = int(index[0]), len(index)
     if np.array_equal(index, np.arange(first, first + count)):
         return (
@@ -64,91 +73,167 @@ def _take(coefficients: Array, index: np.ndarray) -> Array:
 
 
 class Basis(abc.ABC):
-    """A space of functions of depth: its knots, its local shape functions, and all that follows from them.
+    """A space of functions of normalised depth, defined by its knots and its local shape functions.
 
-    A basis is a frozen dataclass of numbers, so that it is hashable. Shape functions are told on one cell, in its local
-    coordinate s in [0, 1]; matrices of values, derivatives, masses and projections follow (functions of this module). In cell k
-    the coefficients k, k + 1, ... are active, as many as there are shape functions.
+    A basis is a frozen dataclass of numbers, so a basis is hashable. Its shape functions are
+    defined on one cell, in the local coordinate s in [0, 1]. The functions of this module build the
+    matrices of values, derivatives, masses and projections from the shape functions.
+
+    In cell k the coefficients k, k + 1, ... are active. There are as many active coefficients as
+    shape functions.
+
+    Attributes:
+        cells: The number of equal cells, or the knots of unequal cells, from 0 to 1.
+        smoothness: The number of continuous derivatives at the knots. 0 means that functions are
+            continuous, -1 that functions jump.
+        nodal: Whether the coefficients are the values at `nodes`.
+        hierarchical: Whether a larger basis of the same kind begins with the functions of the
+            smaller basis. The other functions of the larger basis are orthogonal to these.
     """
 
     cells: int | tuple[float, ...]
     smoothness: ClassVar[int]
-    """Continuous derivatives at knots; -1 for jumps."""
     nodal: ClassVar[bool]
-    """Whether the coefficients are the values at `nodes`."""
     hierarchical: ClassVar[bool] = False
-    """Whether a larger basis of this kind has the same first functions, orthogonal to its others."""
 
     @property
     @abc.abstractmethod
     def degree(self) -> int:
-        """Highest polynomial degree inside a cell."""
+        """The highest polynomial degree inside a cell."""
 
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """Number of coefficients."""
+        """The number of coefficients."""
 
     @property
     @abc.abstractmethod
     def nodes(self) -> np.ndarray:
-        """The depths whose values determine a function."""
+        """The normalised depths `(size,)` whose values determine a function."""
 
     @abc.abstractmethod
     def shape(self, s: np.ndarray) -> np.ndarray:
-        """Local shape functions at s, in a new first axis."""
+        """Return the values of the local shape functions.
+
+        Args:
+            s: Local coordinates in [0, 1], of any shape.
+
+        Returns:
+            The values, with a new first axis of one entry for each shape function.
+        """
 
     @abc.abstractmethod
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Derivatives in depth of the local shape functions of a cell at s, in a new first axis."""
+        """Return the derivatives of the local shape functions with respect to normalised depth.
+
+        Args:
+            cell: The cell of each coordinate, integers of the shape of `s`.
+            s: Local coordinates in [0, 1], of any shape.
+
+        Returns:
+            The derivatives, with a new first axis of one entry for each shape function.
+        """
 
     @abc.abstractmethod
     def stiffness(self) -> Float[np.ndarray, "size size"]:
-        """Exact stiffness matrix: c^T S c is the integral of the derivative's square, cell by cell.
+        """Return the exact stiffness matrix S.
 
-        Raises ValueError for functions with jumps, which have no H^1 seminorm.
+        For coefficients c, c^T S c is the integral over [0, 1] of the square of the derivative. The
+        integral is taken cell by cell.
+
+        Returns:
+            The matrix `(size, size)`.
+
+        Raises:
+            InputError: The functions have jumps, so they have no H^1 seminorm.
         """
 
     @abc.abstractmethod
     def halved(self) -> Basis:
-        """The basis of half as many cells or terms: two neighbouring ones together, three where the number is odd."""
+        """Return the basis of the same kind with about half as many cells or terms."""
 
     @abc.abstractmethod
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Any:
-        """The coefficients that are active in a cell, or in each of an array of cells."""
+        """Return the coefficients that are active in a cell, or in each of an array of cells.
+
+        Args:
+            coefficients: Coefficients `(size, ...)`.
+            cell: One cell, or an array of cells. A NumPy array of consecutive cells is read without
+                a gather.
+
+        Returns:
+            The window: an array, or a tuple of arrays with one entry for each shape function. An
+            array of cells adds a leading axis to each array.
+        """
 
     @abc.abstractmethod
     def combine(self, window: Any, s: Array) -> Array:
-        """The value at the local coordinate s of one cell, from the window of that cell."""
+        """Return the value of a function at one point of a cell, from the window of the cell.
+
+        Args:
+            window: The window of one cell, as `window` returns it.
+            s: The local coordinate in [0, 1] of the point.
+
+        Returns:
+            The value, of the shape of one coefficient.
+        """
 
     def value(self, coefficients: Array, cell: Any, s: Any) -> Array:
-        """The value at the local coordinate s of a cell."""
+        """Return the value of a function at one point of a cell.
+
+        Args:
+            coefficients: The coefficients `(size, ...)` of the function.
+            cell: The number of the cell, from 0.
+            s: The local coordinate in [0, 1] of the point.
+
+        Returns:
+            The value, of the shape of one coefficient.
+        """
         return self.combine(self.window(coefficients, jnp.asarray(cell)), jnp.asarray(s))
 
     @property
     def count(self) -> int:
-        """Number of cells."""
+        """The number of cells."""
         return self.cells if isinstance(self.cells, int) else len(self.cells) - 1
 
     @property
     def knots(self) -> np.ndarray:
-        """The knots 0 = s_0 < ... < s_cells = 1, float64."""
+        """The knots 0 = s_0 < ... < s_count = 1, float64 `(count + 1,)`."""
         if isinstance(self.cells, int):
             return np.arange(self.cells + 1) / self.cells
         return np.asarray(self.cells)
 
 
 def _every_other(knots: np.ndarray) -> tuple[float, ...]:
-    """Every other knot, and both ends."""
+    """Return every other knot and both ends.
+
+    An odd number of cells has its last three cells joined. A single cell stays as it is.
+    """
     odd = (len(knots) - 1) % 2
     return tuple(np.unique([0.0, *knots[: len(knots) - 2 * odd : 2], 1.0]).tolist())
 
 
 @dataclass(frozen=True)
 class PiecewiseConstant(Basis):
-    """One value per cell: a stack of ordinary layers. Coefficients are cell-centred; jumps at the knots.
+    """Functions with one value per cell: the weights of a stack of ordinary layers.
 
-    `cells`: the number of equal cells, or the knots 0 = s_0 < ... < s_cells = 1.
+    The coefficients are cell-centred: coefficient k is the value in cell k. The functions jump at
+    the knots.
+
+    Args:
+        cells: The number of equal cells, or the knots 0 = s_0 < ... < s_n = 1 of n unequal cells.
+
+    Raises:
+        InputError: `cells` is less than one, or the knots do not increase strictly from 0 to 1.
+        InputTypeError: `cells` is neither a whole number nor a sequence of knots.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> basis = nf.PiecewiseConstant(4)
+        >>> basis.size
+        4
+        >>> basis.nodes.tolist()
+        [0.125, 0.375, 0.625, 0.875]
     """
 
     cells: int | tuple[float, ...]
@@ -160,51 +245,76 @@ class PiecewiseConstant(Basis):
 
     @property
     def degree(self) -> int:
-        """Highest polynomial degree: 0."""
+        """The highest polynomial degree inside a cell, 0."""
         return 0
 
     @property
     def size(self) -> int:
-        """Number of coefficients: one per cell."""
+        """The number of coefficients, one per cell."""
         return self.count
 
     @property
     def nodes(self) -> np.ndarray:
-        """The depths whose values determine a function: the centres of the cells."""
+        """The normalised depths whose values determine a function: the centres of the cells."""
         return (self.knots[:-1] + self.knots[1:]) / 2
 
     def shape(self, s: np.ndarray) -> np.ndarray:
-        """Local shape functions at s, in a new first axis."""
+        """Return the value of the one local shape function at `s`: ones in a new first axis."""
         return np.ones_like(s)[None]
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Derivatives in depth of the local shape functions: zeros."""
+        """Return the derivative of the one local shape function: zeros in a new first axis."""
         return np.zeros_like(s)[None]
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
-        """ValueError: functions with jumps have no derivative whose square has an integral."""
+        """Refuse: functions with jumps have no derivative whose square has an integral.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError(
-            "piecewise-constant functions have no H1 seminorm; use PiecewiseLinear on the same cells"
+            "piecewise-constant functions have no H1 seminorm; "
+            "use PiecewiseLinear on the same cells"
         )
 
     def halved(self) -> PiecewiseConstant:
-        """Every two neighbouring cells as one."""
+        """Return the basis that joins every two neighbouring cells.
+
+        An odd number of cells has its last three cells joined. A single cell stays as it is.
+        """
         return PiecewiseConstant(_every_other(self.knots))
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Array:
-        """The coefficients active in each of the cells."""
+        """Return coefficients[cell], the one active coefficient of each cell."""
         return _take(coefficients, cell) if isinstance(cell, np.ndarray) else coefficients[cell]
 
     def combine(self, window: Any, s: Array) -> Array:
-        """The value at the local coordinate s of one cell."""
+        """Return the value in one cell: the window itself, at every local coordinate `s`."""
         return window
 
 
 @dataclass(frozen=True)
 class PiecewiseLinear(Basis):
-    """One value per knot, linear in between. Coefficients are nodal; s = 1 in a cell is exactly the next node.
+    """Continuous functions with one value per knot, linear in between.
 
-    `cells`: the number of equal cells, or the knots 0 = s_0 < ... < s_cells = 1.
+    The coefficients are nodal: coefficient k is the value at knot k. The local coordinate s = 1 of
+    a cell gives exactly the value at the next knot.
+
+    Args:
+        cells: The number of equal cells, or the knots 0 = s_0 < ... < s_n = 1 of n unequal cells.
+
+    Raises:
+        InputError: `cells` is less than one, or the knots do not increase strictly from 0 to 1.
+        InputTypeError: `cells` is neither a whole number nor a sequence of knots.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> basis = nf.PiecewiseLinear((0, 0.25, 1))
+        >>> basis.size
+        3
+        >>> float(basis.value(jnp.array([0.0, 1.0, 3.0]), cell=1, s=0.5))
+        2.0
     """
 
     cells: int | tuple[float, ...]
@@ -216,46 +326,49 @@ class PiecewiseLinear(Basis):
 
     @property
     def degree(self) -> int:
-        """Highest polynomial degree: 1."""
+        """The highest polynomial degree inside a cell, 1."""
         return 1
 
     @property
     def size(self) -> int:
-        """Number of coefficients: one per knot."""
+        """The number of coefficients, one per knot."""
         return self.count + 1
 
     @property
     def nodes(self) -> np.ndarray:
-        """The depths whose values determine a function: the knots."""
+        """The normalised depths whose values determine a function: the knots."""
         return self.knots
 
     def shape(self, s: np.ndarray) -> np.ndarray:
-        """Local shape functions at s, in a new first axis."""
+        """Return the two local shape functions 1 - s and s, in a new first axis."""
         return np.stack([1 - s, s])
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Derivatives in depth of the local shape functions of a cell at s, in a new first axis."""
+        """Return the derivatives -1/w and 1/w in a new first axis; w is the width of `cell`."""
         inverse = (1 / np.diff(self.knots))[cell]
         return np.stack([-inverse, inverse])
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
-        """Exact stiffness matrix, tridiagonal."""
+        """Return the exact stiffness matrix, which is tridiagonal."""
         inverse = 1 / np.diff(self.knots)
         main = np.append(inverse, 0.0) + np.append(0.0, inverse)
         return np.diag(main) - np.diag(inverse, 1) - np.diag(inverse, -1)
 
     def halved(self) -> PiecewiseLinear:
-        """Every other knot."""
+        """Return the basis on every other knot and both ends.
+
+        An odd number of cells has its last three cells joined. A single cell stays as it is.
+        """
         return PiecewiseLinear(_every_other(self.knots))
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> tuple[Array, Array]:
-        """The coefficients active in each of the cells."""
+        """Return the coefficients at the left and at the right knot of each cell."""
         if isinstance(cell, np.ndarray):
             return _take(coefficients, cell), _take(coefficients, cell + 1)
         return coefficients[cell], coefficients[cell + 1]
 
     def combine(self, window: Any, s: Array) -> Array:
-        """The value at the local coordinate s of one cell."""
+        """Return the value (1 - s) left + s right at the local coordinate `s` of one cell."""
         left, right = window
         s = s.astype(jnp.real(left).dtype)
         return (1 - s) * left + s * right
@@ -263,7 +376,24 @@ class PiecewiseLinear(Basis):
 
 @dataclass(frozen=True)
 class Legendre(Basis):
-    """Polynomials of degree < `terms` in depth, in Legendre polynomials P_k(2s - 1): a spectral basis, one cell."""
+    """Polynomials in normalised depth, as sums of Legendre polynomials P_k(2s - 1).
+
+    The basis is spectral: one cell covers all of [0, 1]. The degree of the polynomials is less than
+    `terms`. Coefficient k is the factor of P_k(2s - 1), not a value of the function.
+
+    Args:
+        terms: The number of Legendre polynomials, at least one.
+
+    Raises:
+        InputError: `terms` is not a whole number, or is less than one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> basis = nf.Legendre(2)
+        >>> float(basis.value(jnp.array([1.0, 2.0]), cell=0, s=0.75))  # 1 + 2 (2s - 1)
+        2.0
+    """
 
     terms: int
     cells: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -284,48 +414,51 @@ class Legendre(Basis):
 
     @property
     def degree(self) -> int:
-        """Highest polynomial degree."""
+        """The highest polynomial degree, `terms - 1`."""
         return self.terms - 1
 
     @property
     def size(self) -> int:
-        """Number of coefficients."""
+        """The number of coefficients, `terms`."""
         return self.terms
 
     @property
     def nodes(self) -> np.ndarray:
-        """The depths whose values determine a function: the Gauss points."""
+        """The normalised depths whose values determine a function: the Gauss points."""
         return _gauss(self.terms)[0]
 
     def shape(self, s: np.ndarray) -> np.ndarray:
-        """Local shape functions at s, in a new first axis."""
+        """Return the Legendre polynomials P_k(2s - 1), with k in a new first axis."""
         return np.moveaxis(np.polynomial.legendre.legvander(2 * s - 1, self.degree), -1, 0)
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Derivatives in depth of the local shape functions at s, in a new first axis."""
+        """Return the derivatives 2 P_k'(2s - 1), with k in a new first axis."""
         return 2 * np.polynomial.legendre.legval(
             2 * s - 1, np.polynomial.legendre.legder(np.eye(self.terms))
         )
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
-        """Exact stiffness matrix: 2 m (m + 1), m = min(j, k), where j + k is even, else zero."""
+        """Return the exact stiffness matrix.
+
+        Entry (j, k) is 2 m (m + 1) with m = min(j, k) where j + k is even, and zero elsewhere.
+        """
         k = np.arange(self.terms)
         low = np.minimum(k[:, None], k)
         return np.where((k[:, None] + k) % 2 == 0, 2.0 * low * (low + 1), 0.0)
 
     def halved(self) -> Legendre:
-        """The lower half of the terms."""
+        """Return the basis of the lower half of the terms, rounded up."""
         return Legendre((self.terms + 1) // 2)
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Array:
-        """The coefficients active in each of the cells: all of them."""
+        """Return all coefficients, which are active in the one cell."""
         shape = np.shape(cell)
         return (
             jnp.broadcast_to(coefficients, (*shape, *coefficients.shape)) if shape else coefficients
         )
 
     def combine(self, window: Any, s: Array) -> Array:
-        """The value at the local coordinate s, by the three-term recurrence."""
+        """Return the value at the local coordinate `s`, by the three-term recurrence."""
         z = 2 * s.astype(jnp.real(window).dtype) - 1
         values = [jnp.ones_like(z), z]
         for k in range(1, self.degree):
@@ -337,10 +470,18 @@ class Legendre(Basis):
 
 @dataclass(frozen=True)
 class CubicSpline(Basis):
-    """Cubic splines on equal cells, twice continuously differentiable, in the cardinal B-splines that reach into [0, 1].
+    """Cubic splines on equal cells, twice continuously differentiable.
 
-    `cells`: the number of equal cells. The `cells + 3` coefficients are weights of B-splines, not values: a function is
-    determined by its values at `nodes`.
+    The basis functions are the `cells + 3` cardinal B-splines that reach into [0, 1]. The
+    coefficients are the factors of these B-splines, not values of the function. The values at
+    `nodes` determine a function.
+
+    Args:
+        cells: The number of equal cells.
+
+    Raises:
+        InputError: `cells` is less than one.
+        InputTypeError: `cells` is not a whole number.
     """
 
     cells: int
@@ -356,22 +497,26 @@ class CubicSpline(Basis):
 
     @property
     def degree(self) -> int:
-        """Highest polynomial degree: 3."""
+        """The highest polynomial degree inside a cell, 3."""
         return 3
 
     @property
     def size(self) -> int:
-        """Number of coefficients: one per B-spline."""
+        """The number of coefficients, one per B-spline."""
         return self.count + 3
 
     @property
     def nodes(self) -> np.ndarray:
-        """The depths whose values determine a function: the knots, and the centres of the first and the last cell."""
+        """The normalised depths whose values determine a function.
+
+        The nodes are the knots and the centres of the first and the last cell. A single cell has
+        the nodes 0, 1/3, 2/3 and 1.
+        """
         ends = np.array([0.5, self.count - 0.5] if self.count > 1 else [1 / 3, 2 / 3]) / self.count
         return np.sort(np.concatenate([self.knots, ends]))
 
     def shape(self, s: np.ndarray) -> np.ndarray:
-        """Local shape functions at s, in a new first axis."""
+        """Return the four local pieces of B-splines at `s`, in a new first axis."""
         return (
             np.stack(
                 [(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3]
@@ -380,7 +525,7 @@ class CubicSpline(Basis):
         )
 
     def slope(self, cell: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Derivatives in depth of the local shape functions of a cell at s, in a new first axis."""
+        """Return the derivatives of the four local pieces at `s`, in a new first axis."""
         return (
             np.stack([-((1 - s) ** 2), 3 * s**2 - 4 * s, -3 * s**2 + 2 * s + 1, s**2])
             * self.count
@@ -388,23 +533,23 @@ class CubicSpline(Basis):
         )
 
     def stiffness(self) -> Float[np.ndarray, "size size"]:
-        """Exact stiffness matrix, by Gauss quadrature."""
+        """Return the exact stiffness matrix, by Gauss quadrature."""
         nodes, weights = _gauss(3)
         slopes = derivative(self, ((np.arange(self.count)[:, None] + nodes) / self.count).ravel())
         return slopes.T @ (np.tile(weights / self.count, self.count)[:, None] * slopes)
 
     def halved(self) -> CubicSpline:
-        """Half as many equal cells."""
+        """Return the splines on half as many equal cells, rounded up."""
         return CubicSpline((self.count + 1) // 2)
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> tuple[Array, ...]:
-        """The coefficients active in each of the cells."""
+        """Return the four coefficients that are active in each cell."""
         if isinstance(cell, np.ndarray):
             return tuple(_take(coefficients, cell + k) for k in range(4))
         return tuple(coefficients[cell + k] for k in range(4))
 
     def combine(self, window: Any, s: Array) -> Array:
-        """The value at the local coordinate s of one cell."""
+        """Return the value at the local coordinate `s` of one cell."""
         s = s.astype(jnp.real(window[0]).dtype)
         shapes = ((1 - s) ** 3, (3 * s - 6) * s**2 + 4, ((3 - 3 * s) * s + 3) * s + 1, s**3)
         total = sum(shape * part for shape, part in zip(shapes[1:], window[1:], strict=True))
@@ -412,15 +557,30 @@ class CubicSpline(Basis):
 
 
 def _columns(basis: Basis, cell: int) -> slice:
-    """The coefficients active in a cell: as many, from the cell's own index on, as there are shape functions."""
+    """Return which coefficients are active in a cell.
+
+    The first active coefficient has the index of the cell. There are as many active coefficients as
+    shape functions.
+    """
     width = basis.size - basis.count + 1
     return slice(cell, cell + width)
 
 
 def locate(basis: Basis, depth: np.ndarray, side: Side = "right") -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each depth in [0, 1] and the local coordinate inside it.
+    """Return the cell of each normalised depth, and the local coordinate inside the cell.
 
-    At a knot `side` names the cell: "right" the one that begins there, "left" the one that ends there.
+    Args:
+        basis: The basis whose cells are meant.
+        depth: Normalised depths in [0, 1], of any shape.
+        side: Which cell a knot belongs to. "right" is the cell that begins at the knot, "left" is
+            the cell that ends there.
+
+    Returns:
+        The cells (integers) and the local coordinates in [0, 1] (float64), each of the shape of
+        `depth`.
+
+    Raises:
+        InputError: A depth lies outside [0, 1].
     """
     depth = np.asarray(depth, float)
     if not ((depth >= 0) & (depth <= 1)).all():
@@ -433,7 +593,20 @@ def locate(basis: Basis, depth: np.ndarray, side: Side = "right") -> tuple[np.nd
 
 
 def locate_traced(basis: Basis, depth: Array, knots: Array) -> tuple[Array, Array]:
-    """`locate(side="right")` inside a trace, against the same `knots` array that the step controller was given."""
+    """Return the cell of a normalised depth and the local coordinate, inside a trace.
+
+    A knot belongs to the cell that begins there, as in `locate(side="right")`. A depth outside of
+    [0, 1] is moved to the nearer end.
+
+    Args:
+        basis: The basis whose cells are meant.
+        depth: Normalised depths.
+        knots: The knots of `basis`, `(count + 1,)`. In a solve, `knots` is the same array that the
+            step controller has.
+
+    Returns:
+        The cells and the local coordinates in [0, 1], each of the shape of `depth`.
+    """
     cell = jnp.clip(jnp.searchsorted(knots, depth, side="right") - 1, 0, basis.count - 1)
     s = (depth - knots[cell]) / (knots[cell + 1] - knots[cell])
     return cell, jnp.clip(s, 0, 1)
@@ -442,7 +615,21 @@ def locate_traced(basis: Basis, depth: Array, knots: Array) -> tuple[Array, Arra
 def evaluation(
     basis: Basis, depth: Float[np.ndarray, "*depths"] | float, side: Side = "right"
 ) -> Float[np.ndarray, "depths size"]:
-    """Matrix E with (E c)_i the value at depth_i of the function with coefficients c, one-sided at knots."""
+    """Return the matrix E from coefficients to values.
+
+    (E c)_i is the value at depth_i of the function with the coefficients c.
+
+    Args:
+        basis: The basis of the function.
+        depth: Normalised depths in [0, 1], `(depths,)` or one number.
+        side: Which one-sided limit to take at a knot.
+
+    Returns:
+        The matrix `(depths, size)`.
+
+    Raises:
+        InputError: A depth lies outside [0, 1].
+    """
     cell, s = locate(basis, np.atleast_1d(depth), side)
     return _scattered(basis, cell, basis.shape(s))
 
@@ -450,13 +637,30 @@ def evaluation(
 def derivative(
     basis: Basis, depth: Float[np.ndarray, "*depths"] | float, side: Side = "right"
 ) -> Float[np.ndarray, "depths size"]:
-    """Matrix D with (D c)_i the derivative at depth_i of the function with coefficients c, one-sided at knots."""
+    """Return the matrix D from coefficients to derivatives in normalised depth.
+
+    (D c)_i is the derivative at depth_i of the function with the coefficients c.
+
+    Args:
+        basis: The basis of the function.
+        depth: Normalised depths in [0, 1], `(depths,)` or one number.
+        side: Which one-sided limit to take at a knot.
+
+    Returns:
+        The matrix `(depths, size)`.
+
+    Raises:
+        InputError: A depth lies outside [0, 1].
+    """
     cell, s = locate(basis, np.atleast_1d(depth), side)
     return _scattered(basis, cell, basis.slope(cell, s))
 
 
 def _scattered(basis: Basis, cell: np.ndarray, local: np.ndarray) -> np.ndarray:
-    """Numbers of the local shape functions (functions, depths) in the columns of their coefficients."""
+    """Put numbers of the local shape functions `(functions, depths)` into the columns of a matrix.
+
+    Each number goes to the column of the coefficient that belongs to its shape function.
+    """
     matrix = np.zeros((len(cell), basis.size))
     for row, c in enumerate(cell):
         matrix[row, _columns(basis, int(c))] = local[:, row]
@@ -464,12 +668,24 @@ def _scattered(basis: Basis, cell: np.ndarray, local: np.ndarray) -> np.ndarray:
 
 
 def interpolation(basis: Basis) -> Float[np.ndarray, "size size"]:
-    """Matrix from the values at `basis.nodes` to the coefficients; the identity where coefficients are such values."""
+    """Return the matrix from the values at `basis.nodes` to the coefficients.
+
+    The matrix is the identity where the coefficients are the values at the nodes.
+
+    Args:
+        basis: The basis of the function.
+
+    Returns:
+        The matrix `(size, size)`.
+    """
     return np.eye(basis.size) if basis.nodal else np.linalg.inv(evaluation(basis, basis.nodes))
 
 
 def _gram(rows: Basis, columns: Basis) -> np.ndarray:
-    """The exact integrals of products of two bases' functions: Gauss quadrature on the cells of both."""
+    """Return the exact integrals of all products of a function of `rows` and one of `columns`.
+
+    The integrals are computed by Gauss quadrature on the cells that the knots of both bases cut.
+    """
     knots = np.union1d(rows.knots, columns.knots)
     nodes, weights = _gauss((rows.degree + columns.degree) // 2 + 1)
     widths = np.diff(knots)
@@ -479,18 +695,47 @@ def _gram(rows: Basis, columns: Basis) -> np.ndarray:
 
 
 def mass(basis: Basis) -> Float[np.ndarray, "size size"]:
-    """Exact mass matrix: c^T M c is the integral of the function's square over [0, 1]."""
+    """Return the exact mass matrix M.
+
+    For coefficients c, c^T M c is the integral over [0, 1] of the square of the function.
+
+    Args:
+        basis: The basis of the function.
+
+    Returns:
+        The matrix `(size, size)`.
+    """
     return _gram(basis, basis)
 
 
 def sobolev_gram(basis: Basis, tau: float, scale: float = 1.0) -> Float[np.ndarray, "size size"]:
-    """Gram matrix of the penalty in depth: c^T G c is scale * int |p'|^2 ds + tau |p(0)|^2 for the function p with coefficients c."""
+    """Return the Gram matrix G of a penalty on functions of depth.
+
+    For the function p with the coefficients c, c^T G c is scale * int |p'|^2 ds + tau |p(0)|^2. The
+    integral runs over normalised depth from 0 to 1.
+
+    Args:
+        basis: The basis of the function.
+        tau: The factor of |p(0)|^2.
+        scale: The factor of the integral.
+
+    Returns:
+        The matrix `(size, size)`.
+
+    Raises:
+        InputError: The functions have jumps, so p' has no integrable square.
+    """
     start = evaluation(basis, np.zeros(1))[0]
     return scale * basis.stiffness() + tau * np.outer(start, start)
 
 
 def contains(finer: Basis, coarser: Basis) -> bool:
-    """Whether every function of `coarser` is a function of `finer`."""
+    """Return whether every function of `coarser` is a function of `finer`.
+
+    Args:
+        finer: The basis that may contain the other.
+        coarser: The basis that may be contained.
+    """
     if coarser.count == 1 and finer.degree >= coarser.degree:
         return True
     nested = np.isin(np.round(coarser.knots, 12), np.round(finer.knots, 12)).all()
@@ -500,11 +745,23 @@ def contains(finer: Basis, coarser: Basis) -> bool:
 
 
 def refinement(coarser: Basis, finer: Basis) -> Float[np.ndarray, "finer coarser"]:
-    """Matrix of the exact embedding of `coarser` into `finer`; ValueError where `finer` does not contain it."""
+    """Return the matrix of the exact embedding of one basis into a finer basis.
+
+    Args:
+        coarser: The basis of the given coefficients.
+        finer: The basis of the wanted coefficients.
+
+    Returns:
+        The matrix `(finer.size, coarser.size)` from coefficients to coefficients of the same
+        function.
+
+    Raises:
+        InputError: `finer` does not contain `coarser`.
+    """
     if not contains(finer, coarser):
         raise InputError(
-            f"{finer} does not contain {coarser}, so refining would change the weights; use a multiple of the cells, "
-            "or project() for the L2-nearest function"
+            f"{finer} does not contain {coarser}, so refining would change the weights; "
+            "use a multiple of the cells, or project() for the L2-nearest function"
         )
     if _cut_short(coarser, finer):
         return np.eye(finer.size, coarser.size)
@@ -512,12 +769,23 @@ def refinement(coarser: Basis, finer: Basis) -> Float[np.ndarray, "finer coarser
 
 
 def _cut_short(one: Basis, other: Basis) -> bool:
-    """Whether the coefficients of the smaller of two bases are the first ones of the larger."""
+    """Return whether the smaller of two bases keeps the first coefficients of the larger basis."""
     return type(one) is type(other) and one.hierarchical
 
 
 def projection(source: Basis, target: Basis) -> Float[np.ndarray, "target source"]:
-    """Matrix of the L2 projection onto `target`; the exact embedding where `target` contains `source`."""
+    """Return the matrix of the L2 projection onto another basis.
+
+    The projection is the exact embedding where `target` contains `source`.
+
+    Args:
+        source: The basis of the given coefficients.
+        target: The basis of the wanted coefficients.
+
+    Returns:
+        The matrix `(target.size, source.size)` from coefficients to coefficients of the L2-nearest
+        function.
+    """
     if contains(target, source):
         return refinement(source, target)
     if _cut_short(source, target):

@@ -1,7 +1,7 @@
-"""A field as a flat list of arrays, and for each the basis it varies on: how solves and laboratories see a field.
+"""A field as a flat list of arrays, each with its basis: how solves and laboratories see a field.
 
-Which state of its own a field may change while it is evaluated (batch statistics, random streams) is said here too; what no solve can
-carry is refused in `varying`.
+`FlatField.changes` says which state of its own a field may change while the field is evaluated:
+batch statistics and random streams. The module `varying` refuses the state that no solve can carry.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ from neuralflow.depth.basis import Basis, Side, locate, locate_traced
 from neuralflow.depth.varying import DepthVarying, check_variables, dotted, flatten, raw
 
 Local = Sequence[tuple[Any, Any]]
-"""For every basis of a field a cell, and a local coordinate in it."""
+"""One depth, as a pair for every basis of a field: a cell and the local coordinate in the cell."""
 
 
 def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
-    """The basis of every parameter that varies with depth, by its path in the module's state."""
+    """Return the basis of every parameter that varies with depth, by the path of the parameter.
+
+    Args:
+        module: A field or any other module, with `DepthVarying` anywhere inside.
+
+    Returns:
+        A dictionary from the path of a parameter in the state of `module` to the basis of the
+        parameter.
+    """
     bases = _bases_by_id(module)
     return {
         path: bases[id(leaf)]
@@ -35,7 +43,7 @@ def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
 
 
 def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
-    """The basis of every array that varies with depth, by the identity of what holds it."""
+    """Return the basis of every array that varies with depth, by the `id` of its variable."""
     bases: dict[int, Basis] = {}
     for _, node in nnx.iter_graph(module):
         if isinstance(node, DepthVarying):
@@ -47,11 +55,22 @@ def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
 
 
 class FlatField:
-    """A field flattened for a solve: an order of its arrays, and for each the basis it varies on.
+    """A field flattened for a solve: its arrays in a fixed order, and the basis of each array.
 
-    A `DepthVarying` anywhere in the field is replaced by the module it varies, so that the user's own code calls a
-    plain module at every stage. `array_bases`: for every array its basis, None for what is constant in depth; `bases`: the
-    different ones. Holds no tracer: the arrays themselves, `values`, are handed around beside it.
+    A `DepthVarying` anywhere in the field is replaced by its stacked module. The code of the user
+    therefore calls a plain module at every stage. A `FlatField` holds no tracer. The arrays
+    (`values`) are passed around beside it.
+
+    Args:
+        field: The field, an NNX module with `DepthVarying` anywhere inside.
+
+    Raises:
+        InputError: The field holds state that no solve can carry (`nnx.Cache`,
+            `nnx.Intermediate`).
+
+    Attributes:
+        array_bases: The basis of every array, or None for an array that is constant in depth.
+        bases: The different bases among `array_bases`.
     """
 
     def __init__(self, field: nnx.Module):
@@ -71,11 +90,19 @@ class FlatField:
 
     @staticmethod
     def values(field: nnx.Module) -> list[Array]:
-        """The field's arrays, in the order of `array_bases`."""
+        """Return the arrays of a field, in the order of `array_bases`.
+
+        Args:
+            field: The field that was flattened, or a field of the same structure.
+        """
         return [raw(leaf) for leaf in flatten(nnx.split(_unwrap(field))[1])[1]]
 
     def module(self, values: Sequence[Array]) -> nnx.Module:
-        """The user's module with these arrays."""
+        """Return the module of the user, with the given arrays in it.
+
+        Args:
+            values: One array for every entry of `array_bases`, in that order.
+        """
         leaves = [
             value if kind is None else kind.replace(value)
             for kind, value in zip(self._kinds, values, strict=True)
@@ -85,7 +112,12 @@ class FlatField:
         )
 
     def module_at(self, values: Sequence[Array], local: Local) -> nnx.Module:
-        """The user's module at one depth, told in every basis."""
+        """Return the module of the user with the weights of one depth.
+
+        Args:
+            values: The arrays of the field, as `values` returns them.
+            local: The depth, as a cell and a local coordinate for each of `bases`.
+        """
         places = dict(zip(self.bases, local, strict=True))
         pairs = zip(self.array_bases, values, strict=True)
         return self.module(
@@ -97,18 +129,37 @@ class FlatField:
 
     @staticmethod
     def variables(field: nnx.Module) -> list[Any]:
-        """The field's own variables, in the order of `array_bases`: where new state is written to."""
+        """Return the variables of a field, in the order of `array_bases`.
+
+        A layer writes new state into these variables.
+
+        Args:
+            field: The field that was flattened.
+        """
         plain = _unwrap(field)
         held = {path: leaf for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
         return [held[path] for path in flatten(nnx.split(plain)[1])[0]]
 
     @property
     def streams(self) -> list[bool]:
-        """Which arrays are the keys of random streams."""
+        """Whether each array is the key of a random stream, in the order of `array_bases`."""
         return [isinstance(kind, nnx.RngKey) for kind in self._kinds]
 
     def changes(self, module: nnx.Module, values: Sequence[Array]) -> dict[int, Array]:
-        """The state that a call has replaced in `module`, by its place; ValueError for what is not state of a field."""
+        """Return the state that a call of a module has replaced.
+
+        A call may replace batch statistics and the counts of random streams.
+
+        Args:
+            module: The module after the call.
+            values: The arrays that the module had before the call, in the order of `array_bases`.
+
+        Returns:
+            A dictionary from the index in `array_bases` to the new array.
+
+        Raises:
+            InputError: The call replaced another array, or added or removed one.
+        """
         paths, leaves = flatten(nnx.split(module)[1])
         odd = sorted(set(paths) ^ set(self._paths))
         pairs = enumerate(zip(leaves, values, strict=True)) if not odd else []
@@ -120,17 +171,18 @@ class FlatField:
         ]
         if odd:
             raise InputError(
-                f"the field changed its own state ('{dotted(odd[0])}') while it was evaluated, which a solve cannot carry; "
-                "return what it computes instead, or keep such layers around the NeuralODE"
+                f"the field changed its own state ('{dotted(odd[0])}') while it was evaluated, "
+                "which a solve cannot carry; return what it computes instead, "
+                "or keep such layers around the NeuralODE"
             )
         return changed
 
     def is_statistic(self, i: int) -> bool:
-        """Whether an array is a batch statistic."""
+        """Return whether array `i` of `array_bases` is a batch statistic."""
         return isinstance(self._kinds[i], nnx.BatchStat)
 
     def name(self, i: int) -> str:
-        """The name of an array in the field."""
+        """Return the dotted name in the field of array `i` of `array_bases`."""
         return dotted(self._paths[i])
 
 
@@ -139,16 +191,24 @@ def _is_leaf(node: Any) -> bool:
 
 
 def _unwrap(field: nnx.Module) -> nnx.Module:
-    """The field with every DepthVarying replaced by its stack."""
+    """Return the field with every `DepthVarying` replaced by its stacked module."""
     return nnx.recursive_map(
         lambda _, node: node.stack if isinstance(node, DepthVarying) else node, field
     )
 
 
 def field_at(field: nnx.Module, s: Any, side: Side = "right") -> nnx.Module:
-    """The plain module with a field's weights at normalised depth s; at a knot `side` names the one-sided limit.
+    """Return the plain module with the weights of a field at one depth.
 
-    A traced s is located by its value, from the right, and kept in [0, 1].
+    Args:
+        field: The field, with `DepthVarying` anywhere inside.
+        s: The normalised depth in [0, 1]. A traced depth outside [0, 1] is moved to the nearer end.
+        side: Which one-sided limit to take at a knot. A traced depth takes the limit from the
+            right.
+
+    Raises:
+        InputError: A concrete `s` lies outside [0, 1], or the field holds state that no solve can
+            carry.
     """
     flat = FlatField(field)
     if isinstance(s, core.Tracer):
@@ -159,5 +219,10 @@ def field_at(field: nnx.Module, s: Any, side: Side = "right") -> nnx.Module:
 
 
 def field_in_step(field: nnx.Module, local: Local) -> nnx.Module:
-    """The plain module with a field's weights in a step of a plan: `local` is `Plan.local(share, k)`, whose cell is an integer."""
+    """Return the plain module with the weights of a field in one step of a plan.
+
+    Args:
+        field: The field, with `DepthVarying` anywhere inside.
+        local: The place in the step, as `Plan.local(share, k)` returns it. Its cells are integers.
+    """
     return FlatField(field).module_at(FlatField.values(field), local)

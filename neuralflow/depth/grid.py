@@ -1,5 +1,8 @@
-"""The plan of a fixed grid, made once on the host: for every step its cell, where it enters and leaves the cell,
-and its share of the interval. NumPy only, float64, integers where they decide something.
+"""Grids of fixed steps, and the plan of a grid: where each step lies in the bases of a field.
+
+A plan is made once on the host. It holds the cell of every step, the local coordinates at which the
+step enters and leaves the cell, and the length of the step. This module uses NumPy in float64, and
+integers where a number decides which cell a step has.
 """
 
 from __future__ import annotations
@@ -14,27 +17,39 @@ from neuralflow import checks
 from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis
 
-# Given times that differ from a knot by no more than this (of the whole interval) are that knot.
+# A time that differs from a knot by at most this share of the interval counts as the knot.
 _SNAP = 1e-12
 
 
 class Place(NamedTuple):
-    """Where each step lies in one basis: its `cell` (integers), and the local coordinates where it starts and ends."""
+    """Where each step of a grid lies in one basis.
+
+    Attributes:
+        cell: The cell of each step, integers `(steps,)`.
+        enter: The local coordinate in [0, 1] at which each step starts, `(steps,)`.
+        leave: The local coordinate in [0, 1] at which each step ends, `(steps,)`.
+    """
 
     cell: np.ndarray
     enter: np.ndarray
     leave: np.ndarray
 
     def reversed(self) -> Place:
-        """The same steps walked from the last to the first, each from its end to its start."""
+        """Return the same steps from last to first, each walked from its end to its start."""
         return Place(self.cell[::-1], self.leave[::-1], self.enter[::-1])
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Step edges as `edges / total`: whole numbers over `steps` on a uniform grid, so that no share is rounded twice.
+    """The edges of the steps of a grid, as the fractions `edges / total` of the interval.
 
-    `edges` (steps + 1,): increasing, from 0 to `total`, or between two depths inside.
+    On a uniform grid the edges are whole numbers and `total` is the number of steps, so no share is
+    rounded twice.
+
+    Attributes:
+        edges: The edges, `(steps + 1,)`, increasing. They run from 0 to `total`, or between two
+            depths inside.
+        total: The length of the whole interval in the unit of `edges`.
     """
 
     edges: np.ndarray
@@ -42,40 +57,68 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        """Number of steps."""
+        """The number of steps."""
         return len(self.edges) - 1
 
     @property
     def shares(self) -> np.ndarray:
-        """Each step's share of the interval; those of the whole interval sum to one."""
+        """The share of the interval that each step covers, `(steps,)`.
+
+        The shares of a grid of the whole interval sum to one.
+        """
         return np.diff(self.edges) / self.total
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the grid was asked for by its number of steps, and cut at none but their edges."""
+        """Whether a number of steps defines the grid, and every cut of the grid lies at an edge."""
         return self.edges.dtype.kind == "i"
 
     def part(self, start: float, stop: float) -> Grid:
-        """The steps between two normalised depths; the first and the last are shortened where these are no edges."""
+        """Return the grid of the steps between two normalised depths.
+
+        The first and the last step are shortened where the depths are not edges.
+
+        Args:
+            start: The normalised depth of the first edge.
+            stop: The normalised depth of the last edge, greater than `start`.
+        """
         low, high = (self._edge(share * self.total) for share in (start, stop))
         inside = self.edges[(self.edges > low) & (self.edges < high)]
         kind = int if self.is_uniform and {low, high} <= set(self.edges.tolist()) else float
         return Grid(np.array([low, *inside, high], kind), self.total)
 
     def _edge(self, depth: float) -> float:
-        """The edge at a depth (over `total`), where there is one within rounding."""
+        """Return the edge that equals a depth within rounding, or the depth if there is none.
+
+        The depth has the unit of `edges`.
+        """
         nearest = self.edges[np.abs(self.edges - depth).argmin()]
         return float(nearest) if abs(nearest - depth) <= _SNAP * self.total else depth
 
 
 def uniform(steps: Any) -> Grid:
-    """`steps` equal steps."""
+    """Return the grid of equal steps over the whole interval.
+
+    Args:
+        steps: The number of steps, at least one.
+
+    Raises:
+        InputError: `steps` is less than one.
+        InputTypeError: `steps` is not a whole number.
+    """
     checks.whole("steps", steps)
     return Grid(np.arange(steps + 1), int(steps))
 
 
 def uneven(times: Sequence[float] | np.ndarray) -> Grid:
-    """Steps between given normalised depths, which increase strictly from 0 to 1."""
+    """Return the grid of steps between given normalised depths.
+
+    Args:
+        times: The edges as normalised depths, `(steps + 1,)`, strictly increasing from 0 to 1.
+
+    Raises:
+        InputError: The times are not finite, do not increase strictly, or do not run from 0 to 1.
+    """
     edges = np.asarray(times, float)
     if (
         edges.ndim != 1
@@ -95,12 +138,20 @@ def uneven(times: Sequence[float] | np.ndarray) -> Grid:
 
 
 def locate_steps(grid: Grid, cells: int | tuple[float, ...]) -> Place:
-    """The cell of every step, and where it starts and ends there; ValueError for a step across a knot.
+    """Return where every step of a grid lies among the cells of a basis.
 
-    `cells`: a number of equal cells, or knots from 0 to 1.
+    Args:
+        grid: The grid.
+        cells: The number of equal cells, or the knots from 0 to 1 of unequal cells.
+
+    Returns:
+        The cell of every step, and the local coordinates where the step starts and ends.
+
+    Raises:
+        InputError: A step crosses a knot.
     """
     if grid.is_uniform and isinstance(cells, int):
-        # Integers throughout: step k covers [k, k + 1] * cells / steps.
+        # All numbers are integers: step k covers [k, k + 1] * cells / steps.
         total = int(grid.total)
         cell, rest = np.divmod(grid.edges[:-1] * cells, total)
         enter, leave = rest / total, (rest + cells) / total
@@ -123,19 +174,26 @@ def locate_steps(grid: Grid, cells: int | tuple[float, ...]) -> Place:
             else "let the times contain every knot"
         )
         raise InputError(
-            f"step {across[0]} of {grid.steps} crosses a knot of weights with {count} cells; {remedy}, "
-            "or bring the weights to the grid with DepthVarying.project()"
+            f"step {across[0]} of {grid.steps} crosses a knot of weights with {count} cells; "
+            f"{remedy}, or bring the weights to the grid with DepthVarying.project()"
         )
     return Place(cell, enter, leave)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid against the bases of a field's weights.
+    """A grid against the bases of the weights of a field.
 
-    `starts`, `lengths` (steps,): depth of each step's start and its signed length, both over `total`.
-    `places`: one Place per basis. `jumps` (steps,): whether the weights jump where the step starts.
-    `block`: every run of `block` consecutive steps stays inside one cell of every basis.
+    Attributes:
+        starts: The depth where each step starts, `(steps,)`, in units of 1 / `total` of the
+            interval.
+        lengths: The signed length of each step, `(steps,)`, in units of 1 / `total` of the
+            interval. Lengths are negative in a walk backward.
+        total: The length of the whole interval in the unit of `starts` and `lengths`.
+        places: One `Place` for each basis.
+        jumps: Whether the weights jump where each step starts, `(steps,)`.
+        block: A number of steps. Each successive run of so many steps stays inside one cell of
+            every basis.
     """
 
     starts: np.ndarray
@@ -147,16 +205,25 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Number of steps."""
+        """The number of steps."""
         return len(self.starts)
 
     def local(self, share: float, k: int | None = None) -> list[tuple[Any, Any]]:
-        """Where every step, or step k, is after a share of its length: its cell and the local coordinate in it, for every basis."""
+        """Return where the steps are after a share of their length.
+
+        Args:
+            share: The share of a step in [0, 1]. 0 is its start, 1 is its end.
+            k: The number of one step, or None for all steps.
+
+        Returns:
+            A pair for each basis: the cell, and the local coordinate in the cell. Both are
+            `(steps,)`, or single numbers for one step.
+        """
         inside = [(p.cell, p.enter + share * (p.leave - p.enter)) for p in self.places]
         return inside if k is None else [(cell[k], s[k]) for cell, s in inside]
 
     def reversed(self) -> Plan:
-        """The plan that walks the same grid from the end of the interval to its start."""
+        """Return the plan that walks the same grid from its last edge to its first."""
         # A jump at the start of step k is met, on the way back, at the start of step k - 1.
         jumps = np.concatenate([[False], self.jumps[:0:-1]])
         places = tuple(place.reversed() for place in self.places)
@@ -165,7 +232,15 @@ class Plan:
 
 
 def plan(grid: Grid, bases: Sequence[Basis]) -> Plan:
-    """The plan of a grid for weights on these bases; ValueError where a step would straddle a knot."""
+    """Return the plan of a grid for weights on given bases.
+
+    Args:
+        grid: The grid.
+        bases: The bases of the weights.
+
+    Raises:
+        InputError: A step crosses a knot of a basis.
+    """
     places = tuple(locate_steps(grid, basis.cells) for basis in bases)
     changed = np.zeros(grid.steps, bool)
     jumps = np.zeros(grid.steps, bool)

@@ -1,4 +1,9 @@
-"""How weights that vary with depth begin: matrices that mix independent draws into the values at the nodes of a basis."""
+"""Initialisations of weights that vary with depth.
+
+An initialisation is a function from the nodes of a basis to a matrix. The matrix mixes independent
+draws of the weights of a module into the values at the nodes. A new initialisation is another
+function of this kind.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +14,65 @@ import numpy as np
 from neuralflow.checks import InputError
 
 Init = Callable[[np.ndarray], np.ndarray]
-"""From the depths of the nodes (nodes,) to a matrix (nodes, draws) that mixes independent draws into node values."""
+"""An initialisation: a function from normalised depths of nodes to a matrix that mixes draws.
+
+The depths have the shape `(nodes,)`, the matrix has the shape `(nodes, draws)`. The matrix maps
+independent draws of the weights to the values at the nodes.
+"""
 
 
 def independent(nodes: np.ndarray) -> np.ndarray:
-    """Every node draws its own weights: an ordinary network's initialisation, not smooth in depth."""
+    """Draw independent weights at every node, as an ordinary network does.
+
+    The weights are not smooth in depth.
+
+    Args:
+        nodes: The normalised depths of the nodes, `(nodes,)`.
+
+    Returns:
+        The identity matrix `(nodes, nodes)`.
+    """
     return np.eye(len(nodes))
 
 
 def tied(nodes: np.ndarray) -> np.ndarray:
-    """One draw for every depth: constant weights."""
+    """Use one draw of the weights at every depth, so that the weights are constant.
+
+    Args:
+        nodes: The normalised depths of the nodes, `(nodes,)`.
+
+    Returns:
+        The matrix of ones `(nodes, 1)`.
+    """
     return np.ones((len(nodes), 1))
 
 
 def smooth(length: float = 0.5) -> Init:
-    """Weights drawn as a Gaussian process in depth with covariance exp(-(s - s')^2 / (2 length^2)).
+    """Draw weights as a Gaussian process in depth.
 
-    Every node keeps the variance of the module's own initialisation. `length`: correlation length, as a share of the
-    depth. Our formulation of the smooth initialisation of Marion et al. (arXiv 2206.06929).
+    Every node keeps the variance of the module's own initialisation. The correlation of the weights
+    at two normalised depths s and s' is exp(-(s - s')^2 / (2 length^2)).
+
+    Args:
+        length: The correlation length in normalised depth, positive.
+
+    Returns:
+        An initialisation for `DepthVarying(..., init=...)`.
+
+    Raises:
+        InputError: `length` is not a positive number.
+
+    Example:
+        >>> import numpy as np
+        >>> import neuralflow as nf
+        >>> mix = nf.smooth(0.5)(np.array([0.0, 0.5, 1.0]))
+        >>> (mix @ mix.T).round(2)  # the correlation of every two nodes
+        array([[1.  , 0.61, 0.14],
+               [0.61, 1.  , 0.61],
+               [0.14, 0.61, 1.  ]])
+
+    Source:
+        Our formulation of the smooth initialisation of Marion et al., arXiv 2206.06929.
     """
     if not isinstance(length, int | float) or not length > 0:
         raise InputError(f"smooth(length) takes a positive correlation length, got {length!r}")
@@ -41,11 +87,34 @@ def smooth(length: float = 0.5) -> Init:
 
 
 def fractional(hurst: float) -> Init:
-    """Weights drawn as the increments of a fractional Brownian motion in depth, each of the module's own variance.
+    """Draw weights as the increments of a fractional Brownian motion in depth.
 
-    `hurst` in (0, 1]: at 1/2 every node draws its own, at 1 there is one draw for all, between them neighbours are alike over ever longer
-    stretches, below 1/2 they alternate. Covariance (|k + 1|^2H - 2 |k|^2H + |k - 1|^2H) / 2 of nodes k apart, equally spaced (Marion,
-    Fermanian, Biau & Vert, arXiv 2206.06929).
+    Every node keeps the variance of the module's own initialisation. Two nodes that are k apart
+    have the correlation (|k + 1|^2H - 2 |k|^2H + |k - 1|^2H) / 2, where H is the Hurst index.
+
+    Args:
+        hurst: The Hurst index H in (0, 1]. 0.5 draws every node independently. 1 uses one draw for
+            all nodes. In between, neighbours are correlated over longer distances. Below 0.5,
+            neighbours are anti-correlated.
+
+    Returns:
+        An initialisation for `DepthVarying(..., init=...)`. The nodes of the basis must be equally
+        spaced.
+
+    Raises:
+        InputError: `hurst` lies outside (0, 1]. The returned initialisation raises the same error
+            where nodes are not equally spaced.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> mix = nf.fractional(0.75)(nf.PiecewiseConstant(3).nodes)
+        >>> (mix @ mix.T).round(2)  # the correlation of every two nodes
+        array([[1.  , 0.41, 0.27],
+               [0.41, 1.  , 0.41],
+               [0.27, 0.41, 1.  ]])
+
+    Source:
+        Marion, Fermanian, Biau & Vert, arXiv 2206.06929.
     """
     if not isinstance(hurst, int | float) or not 0 < hurst <= 1:
         raise InputError(
@@ -55,7 +124,8 @@ def fractional(hurst: float) -> Init:
     def mix(nodes: np.ndarray) -> np.ndarray:
         if len(nodes) > 2 and np.ptp(np.diff(nodes)) > 1e-9:
             raise InputError(
-                "increments of a fractional Brownian motion are those of equally spaced nodes; take nf.PiecewiseConstant(count)"
+                "increments of a fractional Brownian motion are those of equally spaced nodes; "
+                "take nf.PiecewiseConstant(count)"
             )
         if hurst == 1:
             return tied(nodes)

@@ -1,6 +1,6 @@
-"""Weights that vary with depth: any NNX module, its parameters stacked as coefficients on a depth basis.
+"""Weights that vary with depth: an NNX module whose parameters are coefficients on a depth basis.
 
-State that no solve can carry is refused here, where a field is built.
+This module also refuses state that no solve can carry, at the time when a field is built.
 """
 
 from __future__ import annotations
@@ -22,40 +22,88 @@ from neuralflow.depth.initial import Init, independent, tied
 
 
 def check_variables(module: nnx.Module) -> None:
-    """Refuses what a solve cannot carry: state other than batch statistics and random streams."""
+    """Refuse a module with state that a solve cannot carry.
+
+    A solve carries batch statistics and random streams.
+
+    Args:
+        module: A field, or a part of a field.
+
+    Raises:
+        InputError: The module holds an `nnx.Cache` or an `nnx.Intermediate`.
+    """
     for path, node in nnx.iter_graph(module):
         if isinstance(node, (nnx.Cache, nnx.Intermediate)):
             raise InputError(
-                f"the field holds mutable state ({type(node).__name__} at '{dotted(path)}'), which a solve cannot carry; "
-                "a field may hold batch statistics (nnx.BatchStat) and random streams, other state stays around it"
+                f"the field holds mutable state ({type(node).__name__} at '{dotted(path)}'), "
+                "which a solve cannot carry; a field may hold batch statistics (nnx.BatchStat) "
+                "and random streams, other state stays around it"
             )
 
 
 def _check_statistics(basis: Basis, stack: nnx.Module) -> None:
-    """Refuses batch statistics where depth has no cells of its own for them."""
+    """Refuse batch statistics on a basis whose functions reach across cells."""
     for path, node in nnx.iter_graph(stack):
         if isinstance(node, nnx.BatchStat) and not isinstance(basis, PiecewiseConstant):
             raise InputError(
-                f"batch statistics ('{dotted(path)}') belong to the cells of depth, and {basis} has values that reach across "
-                f"them; take nf.PiecewiseConstant({basis.count}), or a norm without state (GroupNorm, LayerNorm)"
+                f"batch statistics ('{dotted(path)}') belong to the cells of depth, and {basis} "
+                f"has values that reach across them; take nf.PiecewiseConstant({basis.count}), "
+                "or a norm without state (GroupNorm, LayerNorm)"
             )
 
 
 def dotted(path: Any) -> str:
-    """A path in a module as it would be written."""
+    """Return a path in the state of a module as it would be written, such as `layers.0.kernel`.
+
+    Args:
+        path: The keys of the path.
+    """
     return ".".join(map(str, path))
 
 
 class DepthVarying(nnx.Module):
     """An NNX module whose parameters are functions of normalised depth s in [0, 1].
 
-    `make(rngs)` builds the module; it is built once per independent draw and the draws become the coefficients of
-    `basis`, a leading axis of length `basis.size` on every parameter of `stack`. Submodules shared inside the module
-    stay shared. `init` is `independent` (default), `tied`, or `smooth(length)`. Batch statistics belong to the cells
-    of a `PiecewiseConstant` basis; random streams (of Dropout, say) are one for all depths, folded with step and stage.
+    The module is built once for each independent draw. The draws become the coefficients of a
+    basis: every parameter of the attribute `stack` has a leading axis of length `basis.size`.
+    Submodules that the module shares stay shared.
 
-    A layer brings it to the depth of each stage by itself, wherever it stands in a field; outside a layer use
-    `field.at(s)`, which is a plain module.
+    A `DepthVarying` can stand anywhere in a field. A `NeuralODE` replaces it by the module of the
+    right depth at every stage. Outside a layer, `field.at(s)` returns the plain module of one
+    depth.
+
+    Batch statistics belong to the cells of a `PiecewiseConstant` basis. A random stream, for
+    example of Dropout, is the same for all depths. Its key is folded with the numbers of the step
+    and the stage.
+
+    Args:
+        make: A function that builds the module from `nnx.Rngs`.
+        basis: The basis of the functions of depth.
+        rngs: The random streams. One key of the stream `params` is split into a key for each draw.
+        init: How draws become values at the nodes of the basis: `independent` (one draw per node,
+            the default), `tied` (one draw for all nodes), `smooth(length)` or `fractional(hurst)`.
+
+    Raises:
+        InputError: The module holds state that no solve can carry, or another `DepthVarying`.
+        InputError: The module holds batch statistics and the basis is not `PiecewiseConstant`.
+        InputError: `init` returns a matrix of the wrong shape.
+        InputTypeError: An argument is of the wrong kind, `make` does not return an `nnx.Module`, or
+            a weight is not floating.
+
+    Attributes:
+        basis: The basis.
+        stack: The module, with coefficients in place of its parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> make = lambda rngs: nnx.Linear(2, 2, rngs=rngs)
+        >>> field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
+        >>> field.stack.kernel.shape
+        (4, 2, 2)
+        >>> field.at(0.6)(jnp.ones((3, 2))).shape
+        (3, 2)
     """
 
     def __init__(
@@ -68,7 +116,8 @@ class DepthVarying(nnx.Module):
     ):
         if not callable(make) or isinstance(make, nnx.Module):
             raise InputTypeError(
-                f"make must be a function of rngs that builds a module, got a {type(make).__name__}: lambda rngs: ..."
+                "make must be a function of rngs that builds a module, "
+                f"got a {type(make).__name__}: lambda rngs: ..."
             )
         checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
@@ -88,10 +137,22 @@ class DepthVarying(nnx.Module):
 
     @classmethod
     def from_modules(cls, modules: Sequence[nnx.Module], basis: Basis) -> DepthVarying:
-        """The function of depth that takes these modules' weights at `basis.nodes` (cell centres, knots or Gauss points).
+        """Return the `DepthVarying` that has the weights of given modules at the nodes of a basis.
 
-        Raises ValueError for a wrong number of modules or unlike structures, shapes or dtypes. Inside each module
-        shared submodules stay shared; sharing between modules is lost.
+        The nodes are `basis.nodes`: cell centres, knots or Gauss points, for example. Submodules
+        that one module shares stay shared. Sharing between two modules is lost. The random streams
+        are the streams of the first module.
+
+        Args:
+            modules: One module for each node, in the order of the nodes. All modules have the same
+                class, options, shapes and dtypes.
+            basis: The basis of the functions of depth.
+
+        Raises:
+            InputError: The number of modules is not `basis.size`.
+            InputError: The modules have different structures, shapes or dtypes.
+            InputError: A module cannot vary with depth, for the reasons given at the class.
+            InputTypeError: An entry is not an `nnx.Module`, or a weight is not floating.
         """
         if len(modules) != basis.size:
             raise InputError(
@@ -101,27 +162,56 @@ class DepthVarying(nnx.Module):
 
     @classmethod
     def from_stack(cls, stack: nnx.Module, basis: Basis) -> DepthVarying:
-        """The function of depth whose coefficients are the parameters of `stack`, along a leading axis of basis.size each."""
+        """Return the `DepthVarying` whose coefficients are the parameters of a stacked module.
+
+        Args:
+            stack: A module whose parameters each have a leading axis of length `basis.size`. The
+                stack is used as it is, without a copy.
+            basis: The basis of the coefficients.
+
+        Raises:
+            InputError: A parameter has another leading axis.
+            InputError: The stack holds batch statistics and the basis is not `PiecewiseConstant`.
+        """
         sizes = {
             np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]
         }
         if sizes - {(basis.size,)}:
             raise InputError(
-                f"{basis} takes coefficients with a leading axis of {basis.size}, got {sorted(sizes)}"
+                f"{basis} takes coefficients with a leading axis of {basis.size}, "
+                f"got {sorted(sizes)}"
             )
         _check_statistics(basis, stack)
-        # NNX makes modules by their __init__ alone, so an empty one is filled.
+        # NNX creates modules by their __init__ alone, so an empty module is created and filled.
         field = cls(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
         field.stack = stack
         return field
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse the call: without a depth there are no weights.
+
+        Args:
+            *args: Ignored.
+            **kwargs: Ignored.
+
+        Raises:
+            InputTypeError: Always.
+        """
         raise InputTypeError(
-            "a DepthVarying has no weights until its depth is known; call field.at(s)(x), or put it in a NeuralODE"
+            "a DepthVarying has no weights until its depth is known; "
+            "call field.at(s)(x), or put it in a NeuralODE"
         )
 
     def at(self, s: float, side: Side = "right") -> nnx.Module:
-        """The plain module at normalised depth s; at a knot `side` names the one-sided limit."""
+        """Return the plain module with the weights of one depth.
+
+        Args:
+            s: The normalised depth in [0, 1].
+            side: Which one-sided limit to take at a knot, "left" or "right".
+
+        Raises:
+            InputError: `s` lies outside [0, 1], or `side` is neither "left" nor "right".
+        """
         checks.choice("side", side, ("left", "right"))
         cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
 
@@ -130,14 +220,44 @@ class DepthVarying(nnx.Module):
         )
 
     def refine(self, finer: Basis) -> DepthVarying:
-        """The same weights on a basis that contains this one; ValueError where it does not."""
+        """Return the same functions of depth on a basis that contains the present basis.
+
+        Args:
+            finer: The new basis. It contains the present basis, for example with a multiple of the
+                cells.
+
+        Raises:
+            InputError: `finer` does not contain the present basis.
+            InputError: The module holds batch statistics and `finer` is not `PiecewiseConstant`.
+            InputTypeError: `finer` is not a basis.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import neuralflow as nf
+            >>> from flax import nnx
+            >>> make = lambda rngs: nnx.Linear(2, 2, rngs=rngs)
+            >>> field = nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0))
+            >>> finer = field.refine(nf.PiecewiseConstant(8))
+            >>> bool(jnp.array_equal(finer.at(0.6).kernel[...], field.at(0.6).kernel[...]))
+            True
+        """
         checks.instance(
             "the finer basis", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
         )
         return self._transform(finer, depth_basis.refinement(self.basis, finer))
 
     def project(self, target: Basis) -> DepthVarying:
-        """The L2-nearest weights on another basis; the same weights where that basis contains this one."""
+        """Return the L2-nearest functions of depth on another basis.
+
+        The functions stay the same where the other basis contains the present basis.
+
+        Args:
+            target: The new basis.
+
+        Raises:
+            InputError: The module holds batch statistics and `target` is not `PiecewiseConstant`.
+            InputTypeError: `target` is not a basis.
+        """
         checks.instance(
             "the target basis", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
         )
@@ -150,7 +270,10 @@ class DepthVarying(nnx.Module):
 
 
 def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Module:
-    """A module of stacked draws as one of stacked coefficients."""
+    """Return the module of stacked coefficients of a module of stacked draws.
+
+    The matrix `mix` maps the draws to values at the nodes.
+    """
     matrix = depth_basis.interpolation(basis) @ mix
     constant = depth_basis.interpolation(basis) @ np.ones(basis.size)
     plain = np.array_equal(matrix, np.eye(len(matrix)))
@@ -158,11 +281,13 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
     def coefficients(values: Array) -> Array:
         if not jnp.issubdtype(values.dtype, jnp.inexact):
             raise InputTypeError(
-                f"weights that vary with depth must be floating, got {values.dtype}; keep others outside make()"
+                f"weights that vary with depth must be floating, got {values.dtype}; "
+                "keep others outside make()"
             )
         if plain:
             return values
-        # A draw that is not random (a norm's scale of one, a bias of zero) stays what it is at every depth.
+        # A draw that is not random (a norm's scale of one, a bias of zero) keeps its value at every
+        # depth.
         same = jnp.all(values == values[0], axis=0)
         return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))
 
@@ -170,7 +295,10 @@ def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Modul
 
 
 def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
-    """matrix @ coefficients along the first axis; a matrix of zeros and single ones copies to the last bit."""
+    """Return matrix @ coefficients along the first axis.
+
+    A matrix with a single one and zeros in each row copies coefficients to the last bit.
+    """
     if ((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all():
         return coefficients[matrix.argmax(axis=1)]
     weights = jnp.asarray(matrix, jnp.real(coefficients).dtype)
@@ -180,7 +308,8 @@ def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
 def _checked_module(module: Any) -> nnx.Module:
     if not isinstance(module, nnx.Module):
         raise InputTypeError(
-            f"make(rngs) must return an nnx.Module, got {type(module).__name__}; wrap functions with from_function"
+            f"make(rngs) must return an nnx.Module, got {type(module).__name__}; "
+            "wrap functions with from_function"
         )
     check_variables(module)
     if any(isinstance(node, DepthVarying) for _, node in nnx.iter_graph(module)):
@@ -195,24 +324,33 @@ def _map_arrays(
     module: nnx.Module,
     streams: Callable[[Array], Array] = lambda stream: stream,
 ) -> nnx.Module:
-    """A new module with the function applied to every array (`streams` to random ones), shared submodules kept shared."""
+    """Return a new module with a function applied to every array.
+
+    The function `streams` is applied to the arrays of random streams instead. Shared submodules
+    stay shared.
+    """
     graphdef, random, state = nnx.split(module, nnx.RngState, ...)
     return nnx.merge(graphdef, jax.tree.map(streams, random), jax.tree.map(function, state))
 
 
 def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
-    """Modules of one structure as one module with a new leading axis; ValueError where they differ."""
+    """Stack modules of one structure into one module with a new leading axis.
+
+    Different modules raise InputError.
+    """
     parts = [nnx.split(_checked_module(module)) for module in modules]
     graphdef, first = parts[0]
     want = _shapes(first)
     for k, (other, state) in enumerate(parts):
         if _shapes(state) != want:
             raise InputError(
-                f"module {k} has parameters {_shapes(state)}, module 0 has {want}; give modules of one kind"
+                f"module {k} has parameters {_shapes(state)}, module 0 has {want}; "
+                "give modules of one kind"
             )
         if other != graphdef:
             raise InputError(
-                f"module {k} is built differently from module 0; give modules of one class and one set of options"
+                f"module {k} is built differently from module 0; "
+                "give modules of one class and one set of options"
             )
     return nnx.merge(
         graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts))
@@ -227,11 +365,19 @@ def _shapes(state: Any) -> dict[str, str]:
 
 
 def raw(leaf: Any) -> Any:
-    """The value of a variable; anything else as it is."""
+    """Return the value of an NNX variable, and anything else as it is.
+
+    Args:
+        leaf: A variable, an array or a number.
+    """
     return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
 def flatten(state: Any) -> tuple[list[Any], list[Any]]:
-    """Paths and leaves of a module's state, in one order."""
+    """Return the paths and the leaves of the state of a module, in the same order.
+
+    Args:
+        state: A state, as `nnx.state` or `nnx.split` returns it.
+    """
     flat = list(nnx.to_flat_state(state))
     return [path for path, _ in flat], [leaf for _, leaf in flat]

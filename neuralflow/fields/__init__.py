@@ -1,4 +1,7 @@
-"""Velocity fields: plain NNX modules f(x) or f(x, t). Any module of that form serves; these are the common ones."""
+"""Velocity fields: plain NNX modules that are called as f(x) or f(x, t).
+
+A layer takes any module of that form. The fields exported here are the common ones.
+"""
 
 from neuralflow.fields.convolution import convolution as convolution
 from neuralflow.fields.functions import (

@@ -1,4 +1,7 @@
-"""Convolution whose derivatives stay fast inside a loop over depth."""
+"""Convolution whose derivatives stay fast inside a loop over depth.
+
+`ConvBlock` (`fields/networks.py`) uses this convolution by default.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,32 @@ from jaxtyping import Array
 
 
 def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """`lax.conv_general_dilated` on channels-last arrays; for `nnx.Conv(..., conv_general_dilated=convolution)`.
+    """Convolve channels-last arrays, with derivatives that stay fast inside a loop over depth.
 
-    x (batch, *space, in), kernel (*window, in, out). The same values (depthwise ones up to rounding); only the derivatives are laid out differently.
-    Inside a loop XLA for CPUs takes its plain kernel for the transposed convolutions that automatic differentiation
-    writes, ten to twenty times slower than the one it takes outside; written with their operands transposed, it does not.
-    Depthwise convolutions in steps of one are a sum of shifted products; other grouped ones go to `lax.conv_general_dilated` as
-    they are.
+    The function stands in for `lax.conv_general_dilated` in
+    `nnx.Conv(..., conv_general_dilated=convolution)`. The two functions have the same values.
+    Depthwise convolutions have the same values up to rounding.
+
+    Only the derivatives are laid out differently. Automatic differentiation writes transposed
+    convolutions. Inside a loop, XLA for CPUs computes transposed convolutions with a plain kernel.
+    The plain kernel is ten to twenty times slower than the kernel that XLA takes outside a loop.
+    XLA takes the fast kernel when the transposed convolutions are written with their operands
+    transposed, as this function writes them.
+
+    Depthwise convolutions with strides of one are computed as a sum of shifted products. All other
+    grouped convolutions go to `lax.conv_general_dilated` unchanged.
+
+    Args:
+        x: The input, of shape `(batch, *space, in)`.
+        kernel: The weights, of shape `(*window, in, out)`. A depthwise convolution has the shape
+            `(*window, 1, channels)`.
+        strides: One stride for each axis of space.
+        padding: "SAME", "VALID", or one pair (low, high) for each axis of space.
+        **options: Further arguments of `lax.conv_general_dilated`. `dimension_numbers` must
+            describe channels-last arrays, as those of `nnx.Conv` do.
+
+    Returns:
+        The convolution, of shape `(batch, *space, out)`.
     """
     extras = {
         name: value
@@ -52,7 +74,7 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
 
 
 def _shifted(x: Array, kernel: Array, padding: Any) -> Array:
-    """A kernel (*window, 1, channels) for each channel alone, tap by tap."""
+    """Convolve every channel alone with a kernel `(*window, 1, channels)`, tap by tap."""
     window = kernel.shape[:-2]
     edges = (
         lax.padtype_to_pads(x.shape[1:-1], window, (1,) * len(window), padding)
@@ -75,10 +97,12 @@ def _shifted(x: Array, kernel: Array, padding: Any) -> Array:
 
 
 def _frozen(value: Any) -> Any:
+    """Return a list as a tuple, which is hashable, and any other value as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _lax(x: Array, kernel: Array, static: Any, specs: tuple[str, str, str]) -> Array:
+    """Call `lax.conv_general_dilated` with static arguments and the given dimension numbers."""
     strides, padding, options = static
     return lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=specs, **dict(options)
@@ -87,13 +111,18 @@ def _lax(x: Array, kernel: Array, static: Any, specs: tuple[str, str, str]) -> A
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, static: Any) -> Array:
+    """Convolve channels-last arrays; the derivative is `_tangent`."""
     space = "0123"[: x.ndim - 2]
     return _lax(x, kernel, static, (f"N{space}C", f"{space}IO", f"N{space}C"))
 
 
 @functools.partial(_convolve.defjvp, symbolic_zeros=True)
 def _tangent(static: Any, primals: Any, tangents: Any) -> Any:
-    """Both terms with operands transposed such that their own transposes are channels-last convolutions again."""
+    """Differentiate `_convolve` in x and in the kernel.
+
+    The operands of both terms are transposed such that the transpose of each term is a
+    channels-last convolution again.
+    """
     (x, kernel), (dx, dkernel) = primals, tangents
     space = "0123"[: x.ndim - 2]
     y = _convolve(x, kernel, static)

@@ -1,4 +1,8 @@
-"""What a field is: a module called as f(x) or f(x, t), plain functions as fields, and the one way to evaluate a field."""
+"""What a field is: how it is called, how it is evaluated, and how a plain function becomes one.
+
+A field is a module that is called as f(x) or f(x, t). `takes_time` tells the two forms apart.
+`evaluate` is the one way to evaluate a field. `from_function` makes a field of a plain function.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +21,35 @@ from neuralflow.depth import DepthVarying
 
 
 def takes_time(field: Any) -> bool:
-    """Whether a field is f(x, t): its second positional parameter is required, or is named `t`.
+    """Tell whether a field is called as f(x, t), and not as f(x).
 
-    Raises TypeError for what is not callable as f(x) or f(x, t).
+    A field takes time if its second positional parameter is required, or is named `t`. A
+    `DepthVarying` takes time if the module inside does.
+
+    Args:
+        field: A module or a function, called as f(x) or f(x, t).
+
+    Returns:
+        True for f(x, t), False for f(x).
+
+    Raises:
+        InputTypeError: `field` is not callable as f(x) or f(x, t), or it takes `*args`, which hide
+            whether it uses time.
     """
     if isinstance(field, DepthVarying):
         return takes_time(field.stack)
     if not callable(field):
         raise InputTypeError(
-            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; define __call__(self, x)"
+            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; "
+            "define __call__(self, x)"
         )
     name = getattr(field, "__name__", type(field).__name__)
     kinds = inspect.Parameter
     parameters = list(inspect.signature(field).parameters.values())
     if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
         raise InputTypeError(
-            f"{name} takes *args, so whether it uses time cannot be told; wrap it: nf.from_function(lambda net, x: net(x), net)"
+            f"{name} takes *args, so whether it uses time cannot be told; "
+            "wrap it: nf.from_function(lambda net, x: net(x), net)"
         )
     positional = [
         p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
@@ -43,7 +60,8 @@ def takes_time(field: Any) -> bool:
     ]
     if not positional or required:
         raise InputTypeError(
-            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; wrap it with nf.from_function"
+            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; "
+            "wrap it with nf.from_function"
         )
     return len(positional) > 1 and (
         positional[1].default is kinds.empty or positional[1].name == "t"
@@ -51,12 +69,24 @@ def takes_time(field: Any) -> bool:
 
 
 def evaluate(field: Any, x: Any, t: Any) -> Any:
-    """The velocity of a field at x and depth time t: field(x, t), or field(x) where it takes no time."""
+    """Evaluate the velocity of a field at the state x and the depth time t.
+
+    Args:
+        field: A module or a function, called as f(x) or f(x, t).
+        x: The state.
+        t: The depth time. A field that takes no time does not see it.
+
+    Returns:
+        field(x, t) if the field takes time, and field(x) otherwise.
+
+    Raises:
+        InputTypeError: `field` is not callable as f(x) or f(x, t).
+    """
     return field(x, t) if takes_time(field) else field(x)
 
 
 class _Function(nnx.Module):
-    """f(params, x) as a field."""
+    """A function f(params, x) as a field."""
 
     def __init__(self, function: Callable[..., Any], params: Any):
         self.function = function
@@ -66,6 +96,7 @@ class _Function(nnx.Module):
         return self.function(self._raw(), x)
 
     def _raw(self) -> Any:
+        """Return the parameters with arrays in place of variables."""
         return jax.tree.map(
             lambda p: p.get_value() if isinstance(p, nnx.Variable) else p,
             self.params,
@@ -74,16 +105,22 @@ class _Function(nnx.Module):
 
 
 class _TimeFunction(_Function):
-    """f(params, x, t) as a field."""
+    """A function f(params, x, t) as a field."""
 
     def __call__(self, x: Any, t: Any) -> Any:
         return self.function(self._raw(), x, t)
 
 
 def _params_and_time(function: Callable[..., Any]) -> bool:
-    """Whether a function is f(params, x, t), by the rule of `takes_time`; TypeError where it is not f(params, x) either."""
+    """Tell whether a function is f(params, x, t), by the rule of `takes_time`.
+
+    The function raises InputTypeError for what is neither f(params, x, t) nor f(params, x).
+    """
     name = getattr(function, "__name__", type(function).__name__)
-    wanted = f"from_function takes f(params, x) or f(params, x, t), got {name}{inspect.signature(function)}"
+    wanted = (
+        "from_function takes f(params, x) or f(params, x, t), "
+        f"got {name}{inspect.signature(function)}"
+    )
     if next(iter(inspect.signature(function).parameters), None) == "x":
         raise InputTypeError(
             f"{wanted}; its first parameter holds the parameters: write lambda params, x: ..."
@@ -95,10 +132,12 @@ def _params_and_time(function: Callable[..., Any]) -> bool:
 
 
 def _is_node(value: Any) -> bool:
+    """Tell whether a value is an NNX module or an NNX variable."""
     return isinstance(value, (nnx.Module, nnx.Variable))
 
 
 def _param(value: Any) -> Any:
+    """Wrap an array or a number in an `nnx.Param`; a module or a variable stays as it is."""
     if _is_node(value):
         return value
     if not isinstance(value, jax.Array) and np.asarray(value).dtype.kind in "SUO":
@@ -109,14 +148,39 @@ def _param(value: Any) -> Any:
 
 
 def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
-    """A field from a plain function f(params, x) or f(params, x, t).
+    """Make a field of a plain function f(params, x) or f(params, x, t).
 
-    `params`: a pytree of arrays, which become trainable parameters, or of NNX modules. Parameters travel beside the
-    function, never in its closure, so gradients reach them.
+    The parameters travel beside the function and never in its closure. Gradients therefore reach
+    them.
+
+    Args:
+        function: The velocity. The function takes time, by the rule of `takes_time`, if its third
+            parameter is required or is named `t`.
+        params: The first argument of the function: a pytree of arrays, numbers, NNX variables or
+            NNX modules. Arrays and numbers become trainable parameters (`nnx.Param`). The default
+            is no parameters.
+
+    Returns:
+        A module that is called as f(x) or f(x, t). Its attribute `params` holds the parameters.
+
+    Raises:
+        InputTypeError: `function` is not callable as f(params, x) or f(params, x, t), its first
+            parameter is named `x`, or `params` holds something else, such as a string.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> decay = nf.from_function(lambda params, x: -params["rate"] * x, {"rate": 2.0})
+        >>> decay(jnp.ones(3)).tolist()
+        [-2.0, -2.0, -2.0]
+        >>> layer = nf.NeuralODE(decay, nf.FixedGrid(nf.RK4(), steps=16))
+        >>> round(float(layer(jnp.ones(()))), 2)  # exp(-2)
+        0.14
     """
     if not callable(function):
         raise InputTypeError(
-            f"from_function takes a function f(params, x) or f(params, x, t), got {type(function).__name__}"
+            "from_function takes a function f(params, x) or f(params, x, t), "
+            f"got {type(function).__name__}"
         )
     return (
         _TimeFunction(function, params)

@@ -1,4 +1,4 @@
-"""Fields that are small networks: a perceptron, a convolutional residual branch, an antisymmetric layer."""
+"""Fields that are small networks: a perceptron, a convolutional branch, an antisymmetric layer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from neuralflow.checks import InputError
 from neuralflow.fields.convolution import convolution
 
 Activation = Callable[[Array], Array]
+"""A function that acts on every entry of an array, such as `jax.nn.tanh`."""
 
 
 def _with_time(x: Array, t: Array | float | None) -> Array:
-    """x with depth time as one more feature."""
+    """Append the depth time t to x as one more feature."""
     if t is None:
         raise InputError("this field was built with time=True, so it needs f(x, t)")
     return jnp.concatenate(
@@ -31,8 +32,30 @@ def _with_time(x: Array, t: Array | float | None) -> Array:
 class MLP(nnx.Module):
     """A multilayer perceptron on the last axis: dimension -> hidden -> ... -> dimension.
 
-    `layers`: number of hidden layers. `time`: depth time enters as one more input feature. `dtype`: the arithmetic
-    of the dense layers (bfloat16, say); the velocity has the dtype of x.
+    Args:
+        dimension: The size of the last axis of the state.
+        hidden: The width of every hidden layer.
+        layers: The number of hidden layers.
+        activation: The function after every hidden layer. The output layer is linear.
+        time: Whether depth time enters as one more input feature. The field is then called as
+            f(x, t).
+        dtype: The type in which the dense layers compute, such as bfloat16. By default it follows
+            from x and the weights. The velocity has the dtype of x in any case.
+        param_dtype: The type of the weights.
+        rngs: The random streams that draw the weights.
+
+    Raises:
+        InputError: A size is below 1.
+        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
+            not an `nnx.Rngs`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> field = nf.fields.MLP(2, hidden=16, time=True, rngs=nnx.Rngs(0))
+        >>> field(jnp.ones((5, 2)), 0.5).shape
+        (5, 2)
     """
 
     def __init__(
@@ -60,7 +83,18 @@ class MLP(nnx.Module):
         self.time = time
 
     def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
-        """Velocity at x, of the shape and dtype of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The state, of shape `(*batch, dimension)`.
+            t: The depth time. Only a field with `time=True` uses it.
+
+        Returns:
+            The velocity, of the shape and dtype of x.
+
+        Raises:
+            InputError: The field has `time=True`, and `t` is missing.
+        """
         y = _with_time(x, t) if self.time else x
         for dense in self.dense[:-1]:
             y = self.activation(dense(y))
@@ -68,11 +102,41 @@ class MLP(nnx.Module):
 
 
 class ConvBlock(nnx.Module):
-    """A pre-activation residual branch (He et al., arXiv 1603.05027) on channels-last images: twice norm, activation, conv.
+    """A pre-activation residual branch on channels-last images.
 
-    GroupNorm, which has no state, takes the place of batch normalisation. `kernel`: the size of the convolutions, or what to
-    build in their place, called as kernel(inputs, outputs, dtype=..., param_dtype=..., rngs=...). `time`: depth time enters the
-    convolutions as one more channel. `channels` must be a multiple of `groups`.
+    The branch is norm, activation, convolution, and the same three once more. GroupNorm takes the
+    place of batch normalisation. GroupNorm has no state.
+
+    Args:
+        channels: The number of channels, a multiple of `groups`.
+        kernel: The side of the square convolutions in pixels. A callable builds another layer in
+            place of each convolution. The callable is called as `kernel(inputs, outputs, dtype=...,
+            param_dtype=..., rngs=...)` with the numbers of channels before and after the
+            convolution.
+        groups: The number of groups of each GroupNorm.
+        activation: The function between each norm and its convolution.
+        time: Whether depth time enters each convolution as one more channel. The field is then
+            called as f(x, t).
+        dtype: The type in which the layers compute, such as bfloat16. By default it follows from x
+            and the weights. The velocity has the dtype of x in any case.
+        param_dtype: The type of the weights.
+        rngs: The random streams that draw the weights.
+
+    Raises:
+        InputError: A size is below 1, or `channels` is not a multiple of `groups`.
+        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
+            not an `nnx.Rngs`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> field = nf.fields.ConvBlock(8, groups=4, rngs=nnx.Rngs(0))
+        >>> field(jnp.ones((2, 6, 6, 8))).shape
+        (2, 6, 6, 8)
+
+    Source:
+        He et al., arXiv 1603.05027.
     """
 
     def __init__(
@@ -111,7 +175,18 @@ class ConvBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch h w c"], t: Any = None
     ) -> Float[Array, "*batch h w c"]:
-        """Velocity at x, of the shape and dtype of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The images, of shape `(*batch, height, width, channels)`.
+            t: The depth time. Only a field with `time=True` uses it.
+
+        Returns:
+            The velocity, of the shape and dtype of x.
+
+        Raises:
+            InputError: The field has `time=True`, and `t` is missing.
+        """
         y = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             y = self.activation(norm(y))
@@ -120,9 +195,28 @@ class ConvBlock(nnx.Module):
 
 
 class Antisymmetric(nnx.Module):
-    """x' = activation((W - W^T - damping I) x + b): eigenvalues near the imaginary axis (Haber & Ruthotto 2017).
+    """An antisymmetric layer x' = activation((W - W^T - damping I) x + b).
 
-    `damping` >= 0 moves them to the left, which a forward Euler step needs. `time`: adds t * c inside the activation.
+    The antisymmetric matrix W - W^T keeps the eigenvalues of the Jacobian near the imaginary axis.
+
+    Args:
+        dimension: The size d of the last axis of the state. W has the shape `(d, d)` and b the
+            shape `(d,)`.
+        damping: A number >= 0 that moves the eigenvalues to the left. A forward Euler step needs
+            such damping.
+        activation: The function on the outside.
+        time: Whether the layer adds t * c inside the activation, where c is a learned vector of
+            shape `(d,)`. The field is then called as f(x, t).
+        param_dtype: The type of the weights.
+        rngs: The random streams that draw the weights.
+
+    Raises:
+        InputError: `dimension` is below 1, or `damping` is negative.
+        InputTypeError: `dimension` is not a whole number, `activation` is not a function, or `rngs`
+            is not an `nnx.Rngs`.
+
+    Source:
+        Haber & Ruthotto 2017.
     """
 
     def __init__(
@@ -156,7 +250,18 @@ class Antisymmetric(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
-        """Velocity at x, of the shape and dtype of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The state, of shape `(*batch, dimension)`.
+            t: The depth time. Only a field with `time=True` uses it.
+
+        Returns:
+            The velocity, of the shape and dtype of x.
+
+        Raises:
+            InputError: The field has `time=True`, and `t` is missing.
+        """
         weight = self.weight[...]
         y = x @ (weight - weight.T).T - self.damping * x + self.bias[...]
         if self.drift is not None:

@@ -1,4 +1,8 @@
-"""Fields with a structure that a flow keeps: gradients of energies, Hamiltonian systems, coupled halves of a state."""
+"""Fields with a structure that a flow keeps.
+
+`Gradient` descends an energy. `Hamiltonian` keeps an energy. `Coupled` moves each half of a state
+by the other half. `Energy` and `Separable` are energies for the first two.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,22 @@ from neuralflow.schemes.reversible import halves, joined
 
 
 class Energy(nnx.Module):
-    """A scalar function of the last axis: V(x) = w . activation(W x + b), for `Gradient` and `Hamiltonian`.
+    """A scalar function of the last axis, V(x) = w . activation(W x + b).
 
-    `activation`: smooth, for its derivative is the field; softplus makes V convex where w >= 0, which is not enforced.
+    V is an energy for `Gradient` and `Hamiltonian`.
+
+    Args:
+        dimension: The size d of the last axis of x.
+        hidden: The number of rows of W and of entries of w.
+        activation: A smooth function, because its derivative appears in the field. The default,
+            softplus, makes V convex where w >= 0. The class does not enforce w >= 0.
+        param_dtype: The type of the weights.
+        rngs: The random streams that draw the weights.
+
+    Raises:
+        InputError: A size is below 1.
+        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
+            not an `nnx.Rngs`.
     """
 
     def __init__(
@@ -40,14 +57,28 @@ class Energy(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-        """V at every sample."""
+        """Return V at every sample.
+
+        Args:
+            x: The states, of shape `(*batch, d)`.
+
+        Returns:
+            One number a sample, of shape `(*batch,)`.
+        """
         return self.outer(self.activation(self.inner(x)))[..., 0]
 
 
 class Gradient(nnx.Module):
-    """x' = -grad V(x): the flow that descends an energy, whose Jacobian is symmetric.
+    """The flow x' = -grad V(x), which descends an energy V.
 
-    `energy`: a module from x (..., d) to one number a sample, (...), such as `Energy`, or any that sums over the rest.
+    The Jacobian of the field is symmetric.
+
+    Args:
+        energy: A module from x of shape `(..., d)` to one number a sample, of shape `(...)`, such
+            as `Energy`. A module that sums over several trailing axes of x serves too.
+
+    Raises:
+        InputTypeError: `energy` is not an `nnx.Module`.
     """
 
     def __init__(self, energy: nnx.Module):
@@ -55,15 +86,44 @@ class Gradient(nnx.Module):
         self.energy = energy
 
     def __call__(self, x: Any) -> Any:
-        """Velocity at x, of the shape and dtype of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The state, an array or a pytree of arrays.
+
+        Returns:
+            The velocity, of the shape and dtype of x.
+
+        Raises:
+            InputError: The energy does not give one number a sample.
+        """
         return jax.tree.map(jnp.negative, _slope(self.energy, x))
 
 
 class Hamiltonian(nnx.Module):
-    """q' = dH/dp, p' = -dH/dq on a pair (q, p), or on the two halves of an array's last axis; H is kept along the flow.
+    """The Hamiltonian system q' = dH/dp, p' = -dH/dq, which keeps H along the flow.
 
-    `energy`: a module from the state to one number a sample. A separable H(q, p) = T(p) + V(q) is a field for RevNet,
-    whose step is then symplectic: `Hamiltonian(nf.fields.Separable(T, V))`.
+    The state is a pair (q, p), or an array whose last axis holds q in its first half and p in its
+    second.
+
+    A separable H(q, p) = T(p) + V(q) gives a field for RevNet:
+    `Hamiltonian(nf.fields.Separable(T, V))`. A step of RevNet is then symplectic.
+
+    Args:
+        energy: A module H from the state to one number a sample.
+
+    Raises:
+        InputTypeError: `energy` is not an `nnx.Module`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> energy = nf.fields.Energy(4, hidden=8, rngs=nnx.Rngs(0))
+        >>> flow = nf.NeuralODE(nf.fields.Hamiltonian(energy), nf.FixedGrid(nf.RK4(), steps=16))
+        >>> x = jnp.ones((5, 4))  # q and p have two entries each
+        >>> bool(jnp.allclose(energy(flow(x)), energy(x), atol=1e-3))
+        True
     """
 
     def __init__(self, energy: nnx.Module):
@@ -71,13 +131,35 @@ class Hamiltonian(nnx.Module):
         self.energy = energy
 
     def __call__(self, x: Any) -> Any:
-        """Velocity at x, in the form of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The state, a pair (q, p) or an array whose last axis is even.
+
+        Returns:
+            The velocity, in the form of x: a pair (q', p') or one array.
+
+        Raises:
+            InputError: The state has no two halves, or the energy does not give one number a
+                sample.
+        """
         dq, dp = halves(_slope(self.energy, x))
         return joined(dp, jax.tree.map(jnp.negative, dq), x)
 
 
 class Separable(nnx.Module):
-    """H(q, p) = T(p) + V(q) on a pair (q, p), or on the two halves of an array's last axis."""
+    """The separable energy H(q, p) = T(p) + V(q).
+
+    The state is a pair (q, p), or an array whose last axis holds q in its first half and p in its
+    second.
+
+    Args:
+        kinetic: The module T, from p to one number a sample, such as `Energy`.
+        potential: The module V, from q to one number a sample, such as `Energy`.
+
+    Raises:
+        InputTypeError: `kinetic` or `potential` is not an `nnx.Module`.
+    """
 
     def __init__(self, kinetic: nnx.Module, potential: nnx.Module):
         for name, part in (("kinetic", kinetic), ("potential", potential)):
@@ -85,7 +167,17 @@ class Separable(nnx.Module):
         self.kinetic, self.potential = kinetic, potential
 
     def __call__(self, x: Any) -> Any:
-        """H at every sample."""
+        """Return H at every sample.
+
+        Args:
+            x: The state, a pair (q, p) or an array whose last axis is even.
+
+        Returns:
+            One number a sample.
+
+        Raises:
+            InputError: The state has no two halves.
+        """
         kinetic: Any = self.kinetic
         potential: Any = self.potential
         q, p = halves(x)
@@ -93,7 +185,10 @@ class Separable(nnx.Module):
 
 
 def _slope(energy: Any, x: Any) -> Any:
-    """The gradient of every sample's energy."""
+    """Return the gradient of every sample's energy.
+
+    The function raises InputError for an energy that does not give one number a sample.
+    """
     value, pull = jax.vjp(energy, x)
     leading = jax.tree.leaves(x)[0].shape
     if (
@@ -102,16 +197,36 @@ def _slope(energy: Any, x: Any) -> Any:
         or value.ndim >= len(leading)
     ):
         raise InputError(
-            f"an energy gives one number a sample, of the leading shape of x, {leading}; {type(energy).__name__} gave "
-            f"{jnp.shape(value)}: sum over the last axis"
+            f"an energy gives one number a sample, of the leading shape of x, {leading}; "
+            f"{type(energy).__name__} gave {jnp.shape(value)}: sum over the last axis"
         )
     return pull(jnp.ones_like(value))[0]
 
 
 class Coupled(nnx.Module):
-    """X' = F(Y), Y' = G(X) on a pair of states, or on the two halves of an array's last axis: the field of a RevNet.
+    """The coupled field X' = F(Y), Y' = G(X), which is the field of a RevNet.
 
-    `first`: the module F; `second`: the module G. Each is called as f(x), or as f(x, t) if it takes time.
+    The state is a pair (X, Y), or an array whose last axis holds X in its first half and Y in its
+    second.
+
+    Args:
+        first: The module F, called as f(x), or as f(x, t) if F takes time.
+        second: The module G, called in the same way.
+
+    Raises:
+        InputTypeError: `first` or `second` is not an `nnx.Module`, or is not callable as f(x) or
+            f(x, t).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> F = nf.fields.MLP(3, hidden=8, rngs=nnx.Rngs(0))
+        >>> G = nf.fields.MLP(3, hidden=8, rngs=nnx.Rngs(1))
+        >>> x = jnp.ones((5, 6))  # X and Y have three entries each
+        >>> velocity = nf.fields.Coupled(F, G)(x)
+        >>> bool(jnp.allclose(velocity[:, :3], F(x[:, 3:])))
+        True
     """
 
     def __init__(self, first: nnx.Module, second: nnx.Module):
@@ -119,10 +234,21 @@ class Coupled(nnx.Module):
             checks.instance(
                 name, part, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
             )
-            takes_time(part)  # refuses what is called in another way
+            takes_time(part)  # takes_time refuses other calls.
         self.first, self.second = first, second
 
     def __call__(self, x: Any, t: Any = None) -> Any:
-        """Velocity at x, in the form of x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The state, a pair (X, Y) or an array whose last axis is even.
+            t: The depth time, for those of the two modules that take time.
+
+        Returns:
+            The velocity, in the form of x: a pair (X', Y') or one array.
+
+        Raises:
+            InputError: The state has no two halves.
+        """
         first, second = halves(x)
         return joined(evaluate(self.first, second, t), evaluate(self.second, first, t), x)

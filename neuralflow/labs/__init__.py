@@ -1,8 +1,13 @@
-"""Laboratories: what is asked of layers beyond being layers. Each stands on the core, and on no other laboratory.
+"""Laboratories: questions about layers, each studied in a package of its own.
 
-`deep_limit`: do the weights of deeper and deeper networks converge? `diffeo`: is a layer a diffeomorphism? `operators`: which differential
-operators are its convolutions? `paths`: a residual network as a sum over paths. `plain_net`: plain networks as flows. `stochastic`: random
-residual networks and their SDEs.
+A laboratory stands on the core and imports no other laboratory.
+
+- `deep_limit`: Do the weights of deeper and deeper networks converge?
+- `diffeo`: Is a layer a diffeomorphism?
+- `operators`: Which differential operators are the convolutions of a layer?
+- `paths`: A residual network as a sum over paths.
+- `plain_net`: Plain networks as flows.
+- `stochastic`: Random residual networks and their SDEs.
 """
 
 from importlib import import_module as _import_module
@@ -22,7 +27,7 @@ else:
     _ROOMS = ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")
 
     def __getattr__(name):
-        """A laboratory, imported at its first use."""
+        """Import a laboratory at its first use."""
         if name in _ROOMS:
             return _import_module(f"neuralflow.labs.{name}")
         raise AttributeError(f"module 'neuralflow.labs' has no attribute {name!r}")

@@ -1,4 +1,8 @@
-"""Discretisations as diffrax solvers: diffrax's own, and those it lacks, most of them networks with a name."""
+"""Discretisations as diffrax solvers: diffrax's own, and those that diffrax lacks.
+
+Most of the latter are networks with a name, such as LM-ResNet, PolyNet, FractalNet and RevNet.
+`analysis` tells the order and the stability of a scheme.
+"""
 
 from diffrax import (
     Bosh3 as Bosh3,

@@ -1,4 +1,11 @@
-"""What a scheme does, told from the scheme: order conditions, observed order, modified equation, stability and its limits."""
+"""What a scheme does, told from the scheme: orders, modified equation, stability and its limits.
+
+`order_conditions` and `observed_order` tell the order. `stability_function`, `amplification`,
+`growth` and `region` describe a step on u' = g u. `modified_equation` tells which equation a scheme
+really follows. `longest` finds the longest stable step for any notion of stability.
+`stability_limit` says what is stable for a scheme, and `labs/operators/stability.py` says it for
+equations.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +36,33 @@ from neuralflow.schemes.network import (
 from neuralflow.schemes.reversible import RevNet, halves
 
 Scheme = diffrax.AbstractSolver
+"""A scheme is any diffrax solver."""
+
 Tree = tuple["Tree", ...]
+"""A rooted tree is the tuple of its branches. A single node is the empty tuple."""
 
 
 def walk(
     scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float, steps: int
 ) -> Any:
-    """x(end) of x' = velocity(x, t) by so many equal steps from t = 0: a plain loop over `scheme.step`."""
+    """Solve x' = velocity(x, t) from t = 0 to t = end by equal steps.
+
+    The solution is a plain loop over the steps of the scheme.
+
+    Args:
+        scheme: A diffrax solver with constant coefficients.
+        velocity: The field as a function velocity(x, t) of the state and the depth time.
+        x: The state at t = 0, an array or a pytree of arrays.
+        end: The final depth time.
+        steps: The number of steps.
+
+    Returns:
+        The state at t = end, in the form of x.
+
+    Raises:
+        InputTypeError: `scheme` is not a diffrax solver.
+        InputError: The coefficients of the scheme change from step to step.
+    """
     _check(scheme)
     dtype = jnp.finfo(jax.tree.leaves(x)[0].dtype).dtype
     scheme, h = prepared(scheme, dtype), jnp.asarray(end / steps, dtype)
@@ -55,11 +82,26 @@ def walk(
 
 
 def observed_order(scheme: Scheme, steps: int = 64) -> float:
-    """The order seen between `steps` and twice as many on X' = Y (1 + t/2), Y' = -sin X, from one on, up to t = 2.
+    """Measure the order at which a scheme converges on a fixed problem.
 
-    By Richardson's rule from three solutions, so that no reference is needed: it is the order at which the scheme converges,
-    to whatever it converges (`modified_equation` tells to what). Needs float64. Raises ValueError where the solutions
-    are not finite or differ by rounding alone.
+    The problem is X' = Y (1 + t/2), Y' = -sin X from X = Y = 1 at t = 0 to t = 2. Three solutions
+    with `steps`, 2 `steps` and 4 `steps` steps give the order by Richardson's rule. No reference
+    solution is needed. The order is therefore the order of convergence to whatever limit the scheme
+    has. `modified_equation` tells the limit.
+
+    The measurement needs float64.
+
+    Args:
+        scheme: A diffrax solver with constant coefficients.
+        steps: The number of steps of the coarsest solution.
+
+    Returns:
+        The observed order.
+
+    Raises:
+        InputError: `steps` is below 1, float64 is off, the coefficients of the scheme change from
+            step to step, or the solutions are not finite or differ by rounding alone.
+        InputTypeError: `steps` is not a whole number, or `scheme` is not a diffrax solver.
     """
     checks.whole("steps", steps)
     if jnp.ones(()).dtype != jnp.float64:
@@ -78,19 +120,40 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
     )
     if not second > 1e-13 or not math.isfinite(first):
         raise InputError(
-            f"the solutions with {steps}, {2 * steps} and {4 * steps} steps differ by {first:.0e} and {second:.0e}, from which no "
-            "order can be told; take fewer steps where that is rounding, more where it is instability"
+            f"the solutions with {steps}, {2 * steps} and {4 * steps} steps differ by {first:.0e} "
+            f"and {second:.0e}, from which no order can be told; take fewer steps where that is "
+            "rounding, more where it is instability"
         )
     return math.log2(first / second)
 
 
 def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
-    """What is missing to the order conditions up to `order`: all zero if and only if the scheme has that order.
+    """Return what is missing to the order conditions up to an order.
 
-    For a Runge-Kutta scheme one number per rooted tree with up to `order` nodes (written as nested brackets),
-    b . Phi(tree) - 1/gamma(tree) (Butcher 1963). For linear multi-step schemes one per power q of time,
-    sum_j alpha_j (-j)^q + q sum_j beta_j (-j)^(q-1) - 1, "consistency" for q = 0. Raises TypeError for other schemes:
-    `modified_equation` tells their errors.
+    All values are zero, up to rounding, if and only if the scheme has that order.
+
+    A Runge-Kutta scheme has one value b . Phi(tree) - 1/gamma(tree) for each rooted tree with up to
+    `order` nodes. Here b are the weights of the stages, Phi(tree) the elementary weights of the
+    stages and gamma(tree) the density of the tree. The key is the tree, written as nested brackets.
+
+    A linear multi-step scheme has one value sum_j alpha_j (-j)^q + q sum_j beta_j (-j)^(q-1) - 1
+    for each power q of time. The key is "consistency" for q = 0, and "t^q" with the number q for
+    the others. alpha and beta are the coefficients of `LinearMultistep`.
+
+    Args:
+        scheme: A Runge-Kutta scheme, or a linear multi-step scheme with constant coefficients.
+        order: The order up to which to check.
+
+    Returns:
+        The missing value of each condition.
+
+    Raises:
+        InputError: `order` is below 1, or the coefficients of the scheme change from step to step.
+        InputTypeError: `order` is not a whole number, or `scheme` is of another kind.
+            `modified_equation` tells the errors of other schemes.
+
+    Source:
+        Butcher 1963, for the Runge-Kutta schemes.
     """
     checks.whole("order", order)
     _check(scheme)
@@ -108,7 +171,7 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
 
 
 def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """A and b of a Runge-Kutta scheme; None for others."""
+    """Return A and b of a Runge-Kutta scheme, and None for other schemes."""
     if isinstance(scheme, diffrax.Euler | diffrax.ImplicitEuler):
         return np.full((1, 1), float(isinstance(scheme, diffrax.ImplicitEuler))), np.ones(1)
     if not isinstance(scheme, diffrax.AbstractRungeKutta) or not isinstance(
@@ -121,7 +184,14 @@ def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
 def butcher_matrices(
     tableau: diffrax.ButcherTableau,
 ) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, " s"]]:
-    """A and b of a Butcher tableau."""
+    """Return the matrix A and the weights b of a Butcher tableau.
+
+    Args:
+        tableau: The tableau of a Runge-Kutta scheme with s stages.
+
+    Returns:
+        A of shape `(s, s)` and b of shape `(s,)`.
+    """
     stages = len(tableau.b_sol)
     a = np.zeros((stages, stages))
     for i, row in enumerate(tableau.a_lower, 1):
@@ -132,7 +202,7 @@ def butcher_matrices(
 
 
 def _trees(nodes: int) -> list[Tree]:
-    """All rooted trees with so many nodes, each the tuple of its branches in order."""
+    """Return all rooted trees with a number of nodes, each as the sorted tuple of its branches."""
     if nodes == 1:
         return [()]
     return sorted(
@@ -142,7 +212,7 @@ def _trees(nodes: int) -> list[Tree]:
 
 
 def _grown(tree: Tree) -> list[Tree]:
-    """The trees with one more leaf somewhere above the root's own branches."""
+    """Return the trees with one more leaf on a node other than the root."""
     grown = []
     for i, branch in enumerate(tree):
         rest = tree[:i] + tree[i + 1 :]
@@ -153,24 +223,30 @@ def _grown(tree: Tree) -> list[Tree]:
 
 
 def _weight(tree: Tree, a: np.ndarray) -> np.ndarray:
-    """The elementary weights of the stages."""
+    """Return the elementary weights of the stages, Phi(tree)."""
     return np.prod([a @ _weight(branch, a) for branch in tree], axis=0) if tree else np.ones(len(a))
 
 
 def _nodes(tree: Tree) -> int:
+    """Count the nodes of a tree."""
     return 1 + sum(map(_nodes, tree))
 
 
 def _density(tree: Tree) -> int:
+    """Return the density of a tree, gamma(tree)."""
     return _nodes(tree) * math.prod(map(_density, tree))
 
 
 def _written(tree: Tree) -> str:
+    """Write a tree as nested brackets."""
     return f"[{''.join(map(_written, tree))}]"
 
 
 def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """alpha and beta of a linear multi-step scheme with constant coefficients."""
+    """Return alpha and beta of a linear multi-step scheme with constant coefficients.
+
+    The function raises InputTypeError for any other scheme.
+    """
     if isinstance(scheme, LinearMultistep):
         return np.asarray(scheme.alpha), np.asarray(scheme.beta)
     if (
@@ -181,20 +257,42 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
         k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
         return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
     raise InputTypeError(
-        f"{type(scheme).__name__} is neither a Runge-Kutta nor a linear multi-step scheme with constant coefficients; "
-        "look at modified_equation(scheme, velocity, x), or at observed_order(scheme)"
+        f"{type(scheme).__name__} is neither a Runge-Kutta nor a linear multi-step scheme with "
+        "constant coefficients; look at modified_equation(scheme, velocity, x), or at "
+        "observed_order(scheme)"
     )
 
 
 def modified_equation(
     scheme: Scheme, velocity: Callable[[Array], Array], x: Float[Array, " d"]
 ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
-    """g0, g1, g2 at x such that the scheme's solution follows u' = g0(u) + h g1(u) + h^2 g2(u) up to O(h^3).
+    """Compute the first three terms of the equation that a scheme really follows.
 
-    `velocity`: an autonomous field on vectors. Consistent means g0 = velocity, order two that g1 = 0, order three that
-    g2 = 0 too. By backward error analysis (Hairer, Lubich & Wanner, chapter IX) with derivatives by jax; for a linear
-    multi-step scheme of the flow that its principal root follows. Smooth velocities; float64. Raises TypeError for implicit
-    schemes and for those whose steps are no map of the state alone, ValueError for those that follow no equation at all.
+    The solution of the scheme follows u' = g0(u) + h g1(u) + h^2 g2(u) up to O(h^3), where h is the
+    length of a step. g0 = velocity means that the scheme is consistent. g1 = 0 too means order two,
+    and g2 = 0 too means order three.
+
+    The terms come from backward error analysis, with derivatives by jax. For a linear multi-step
+    scheme they describe the flow that its principal root follows. The velocity must be smooth.
+    float64 is needed for accurate terms.
+
+    Args:
+        scheme: An explicit scheme. For `RevNet`, the two halves of x are the two halves of its
+            state.
+        velocity: The field as an autonomous function velocity(x) of vectors of shape `(d,)`.
+        x: The state at which to compute the terms, of shape `(d,)`.
+
+    Returns:
+        g0, g1 and g2 at x, each of shape `(d,)`.
+
+    Raises:
+        InputTypeError: `scheme` is implicit, its steps are no map of the state alone, or it is not
+            a diffrax solver.
+        InputError: The scheme follows no equation at all, its coefficients change from step to
+            step, or `velocity` does not return the shape and dtype of x.
+
+    Source:
+        Hairer, Lubich & Wanner, chapter IX.
     """
     _check(scheme)
     like = jax.eval_shape(velocity, x)
@@ -210,7 +308,8 @@ def modified_equation(
         alpha, beta = _coefficients(scheme)
         if isinstance(scheme, _TwoStep) and not (-1 < alpha[1] <= 1):
             raise InputError(
-                f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no equation; |k| < 1, or k = 1"
+                f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no "
+                "equation; |k| < 1, or k = 1"
             )
         terms = _modified_multistep(alpha, beta, velocity)
     else:
@@ -218,27 +317,33 @@ def modified_equation(
         still = advance(jnp.zeros((), x.dtype), x)
         if not np.allclose(still, x, rtol=1e-9, atol=1e-12):
             raise InputError(
-                f"a step of length zero of this {type(scheme).__name__} does not leave the state as it is, so its states follow no equation"
+                f"a step of length zero of this {type(scheme).__name__} does not leave the state "
+                "as it is, so its states follow no equation"
             )
         terms = _modified_one_step(advance)
     return jax.jit(lambda x: tuple(g(x) for g in terms))(x)
 
 
 def _along(f: Callable[[Any], Any], v: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The derivative of f along the field v."""
+    """Return the derivative of f along the field v."""
     return lambda x: jax.jvp(f, (x,), (v(x),))[1]
 
 
 def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    """A step as a function of its length and of the state; TypeError for what is no such function."""
+    """Return a step as a function of its length and of the state.
+
+    The function raises InputTypeError for a scheme whose step is no such function.
+    """
     name = type(scheme).__name__
     if not is_explicit(scheme):
         raise InputTypeError(
-            f"{name} is implicit, and derivatives of its steps are not taken here; see order_conditions"
+            f"{name} is implicit, and derivatives of its steps are not taken here; "
+            "see order_conditions"
         )
     if traits(scheme).carries:
         raise InputTypeError(
-            f"{name} carries more than the state, so its steps are no map of it; look at the scheme it wraps"
+            f"{name} carries more than the state, so its steps are no map of it; "
+            "look at the scheme it wraps"
         )
     if isinstance(scheme, RevNet):
         pairs = diffrax.ODETerm(lambda t, y, args: halves(velocity(jnp.concatenate(y))))
@@ -250,8 +355,10 @@ def _map_of(scheme: Scheme, velocity: Callable[[Any], Any]) -> Callable[[Any, An
 
 
 def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, Any]:
+    """Return g0, g1, g2 of a scheme whose step is a map of the state alone."""
+
     def taylor(order: int) -> Callable[[Any], Any]:
-        """The coefficient of h^order in a step from x."""
+        """Return the coefficient of h^order in a step from x, as a function of x."""
 
         def at(x: Any) -> Any:
             def step(h):
@@ -278,7 +385,9 @@ def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, An
 
 
 def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> tuple[Any, Any, Any]:
-    # With u a solution of u' = g(u): u(t + jh) = u + jh g + (jh)^2/2 g'g + ..., on both sides, power by power of h.
+    """Return g0, g1, g2 of a linear multi-step scheme."""
+    # A solution u of u' = g(u) has u(t + jh) = u + jh g + (jh)^2/2 g'g + .... Both sides of the
+    # step are compared power by power of h.
     j, i = -np.arange(len(alpha), dtype=float), -np.arange(len(beta), dtype=float)
     slope, second, third = (float(1 - alpha @ j**q) / math.factorial(q) for q in (1, 2, 3))
     b0, b1, b2 = (float(beta @ i**q) / math.factorial(q) for q in (0, 1, 2))
@@ -300,10 +409,27 @@ def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> t
 
 
 def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z"]:
-    """R(z) of a one-step scheme: u1 = R(h g) u for u' = g u. TypeError for a scheme that carries more than the state."""
+    """Compute R(z) of a one-step scheme, where a step on u' = g u gives u1 = R(h g) u.
+
+    Here u is the state before a step, u1 the state after the step, h the length of the step and g a
+    complex number.
+
+    Args:
+        scheme: A scheme whose step on one number is a multiplication by one number.
+        z: The values z = h g, of any shape `(*z)`.
+
+    Returns:
+        R(z), complex, of the shape of `z` and infinite at the poles.
+
+    Raises:
+        InputTypeError: `scheme` carries more than one number from step to step. `amplification`
+            serves for such a scheme. An implicit scheme that is no Runge-Kutta scheme is refused
+            too.
+        InputError: The coefficients of the scheme change from step to step.
+    """
     stages = _stages(scheme)
     if stages is not None:
-        # A quotient of determinants, whose poles are infinite and not an error.
+        # R is a quotient of determinants. Its poles are infinite, which is no error.
         a, b = stages
         flat = np.ravel(np.asarray(z, complex))[:, None, None]
         below = np.linalg.det(np.eye(len(b)) - flat * a)
@@ -313,22 +439,40 @@ def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[n
     matrix = amplification(scheme, z)
     if matrix.shape[-1] != 1:
         raise InputTypeError(
-            f"a step of {type(scheme).__name__} is a matrix, not a number; look at amplification(scheme, z)"
+            f"a step of {type(scheme).__name__} is a matrix, not a number; "
+            "look at amplification(scheme, z)"
         )
     return matrix[..., 0, 0]
 
 
 def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.ndarray, "*z m m"]:
-    """The matrix of one step on u' = g u, z = h g: from the state and all that the scheme carries to the next ones.
+    """Compute the matrix of one step on u' = g u, with z = h g.
 
-    Past any start. For RevNet the test equation is X' = g Y, Y' = g X, whose eigenvalues are g and -g. Raises
-    ValueError for coefficients that change from step to step: give one of their values as a number.
+    The matrix maps the state, and all else that the scheme carries, from before the step to after
+    it. The step is one of the later steps, once the first steps of the scheme are over. Here h is
+    the length of the step and g a complex number.
+
+    For `RevNet` the test equation is X' = g Y, Y' = g X. The eigenvalues of this equation are g and
+    -g.
+
+    Args:
+        scheme: An explicit scheme with constant coefficients.
+        z: The values z = h g, of any shape `(*z)`.
+
+    Returns:
+        The matrices, complex, of shape `(*z, m, m)`. m is the number of complex numbers that go
+        from step to step.
+
+    Raises:
+        InputTypeError: `scheme` is implicit, or not a diffrax solver.
+        InputError: The coefficients of the scheme change from step to step, or the scheme goes on
+            from a state before. Build the scheme with one value of its coefficients, as a number.
     """
     return _amplifier(scheme)(z)
 
 
 def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
-    """`amplification` of one scheme, compiled once."""
+    """Compile `amplification` of one scheme once, as a function of z."""
     _check(scheme)
     if not is_explicit(scheme):
         raise InputTypeError(
@@ -336,7 +480,8 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
         )
     if traits(scheme).continued:
         raise InputError(
-            f"give the {type(scheme).__name__} without its state before: the analysis is of its steps alone"
+            f"give the {type(scheme).__name__} without its state before: "
+            "the analysis is of its steps alone"
         )
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
@@ -382,12 +527,28 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
 
 def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
-    """By how much a step on u' = g u multiplies what it carries, z = h g: the spectral radius; stable up to one."""
+    """Compute the factor by which a step on u' = g u multiplies what the scheme carries.
+
+    The factor is the spectral radius of `amplification`. A step is stable where the factor is at
+    most one.
+
+    Args:
+        scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.
+        z: The values z = h g, of any shape `(*z)`. h is the length of the step.
+
+    Returns:
+        The factors, of the shape of `z`.
+
+    Raises:
+        InputTypeError: `scheme` is implicit and no Runge-Kutta scheme, or not a diffrax solver.
+        InputError: The coefficients of the scheme change from step to step, or the scheme goes on
+            from a state before.
+    """
     return _grower(scheme)(z)
 
 
 def _grower(scheme: Scheme) -> Callable[[Any], np.ndarray]:
-    """`growth` of one scheme, compiled once."""
+    """Compile `growth` of one scheme once, as a function of z."""
     if _stages(scheme) is not None:
         return lambda z: np.abs(stability_function(scheme, z))
     matrices_at = _amplifier(scheme)
@@ -400,7 +561,25 @@ def region(
     imaginary: tuple[float, float] = (-3.5, 3.5),
     points: int = 201,
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
-    """Real parts, imaginary parts and `growth` on a rectangle of the plane of z = h g; the region is where it is <= 1."""
+    """Compute `growth` on a rectangle of the plane of z = h g.
+
+    The region of stability is where `growth` is at most one.
+
+    Args:
+        scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.
+        real: The interval of the real parts of z.
+        imaginary: The interval of the imaginary parts of z.
+        points: The number p of points along each side, at least 2.
+
+    Returns:
+        The real parts of shape `(p,)`, the imaginary parts of shape `(p,)`, and `growth` of shape
+        `(p, p)`. The first axis of `growth` belongs to the imaginary parts.
+
+    Raises:
+        InputError: `points` is below 2, an interval is not two increasing finite numbers, or
+            `growth` refuses the scheme.
+        InputTypeError: `points` is not a whole number, or `growth` refuses the scheme.
+    """
     checks.whole("points", points, least=2)
     for name, ends in (("real", real), ("imaginary", imaginary)):
         if np.shape(ends) != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
@@ -410,9 +589,30 @@ def region(
 
 
 def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
-    """The largest z such that every step with 0 < h g <= z is stable on u' = -g u; infinite past `largest`.
+    """Find the largest z such that every step with 0 < h g <= z is stable on u' = -g u.
 
-    By a scan and bisection to 1e-9. LMResNet: 2 (1 - k), for |k| < 1 (our derivation).
+    Here h is the length of a step and g > 0 the rate of the decay. The search scans (0, largest]
+    first. The search then cuts the part in which stability ends into ever smaller parts, down to a
+    length of 1e-9. The limit of `LMResNet` is 2 (1 - k) for |k| < 1 (our derivation).
+
+    Args:
+        scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.
+        largest: The end of the scan, a positive number.
+
+    Returns:
+        The limit z, a number without unit. Infinite where all steps up to `largest` are stable.
+
+    Raises:
+        InputError: `largest` is not a positive number, or `growth` refuses the scheme.
+        InputTypeError: `growth` refuses the scheme.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> limit = nf.schemes.analysis.stability_limit
+        >>> round(limit(nf.Euler()), 2), round(limit(nf.RK4()), 2), limit(nf.ImplicitEuler())
+        (2.0, 2.79, inf)
+        >>> round(limit(nf.schemes.LMResNet(-0.5)), 2)
+        3.0
     """
     if not isinstance(largest, int | float) or not 0 < largest < math.inf:
         raise InputError(f"largest must be a positive number, got {largest!r}")
@@ -432,10 +632,21 @@ def longest(
     cuts: int,
     enough: Callable[[float, float], bool],
 ) -> float:
-    """The largest z such that all lengths in (0, z] are stable; infinite past `largest`.
+    """Find the largest z such that all lengths in (0, z] are stable.
 
-    `stable`: from lengths (m,) to booleans (m,). `scan` equal parts of (0, largest] are looked at first; the part in which stability ends
-    is cut into `cuts` again and again, until `enough(low, high)`.
+    The interval (0, largest] is scanned in equal parts. The part in which stability ends is cut
+    again and again.
+
+    Args:
+        stable: A function from lengths of shape `(m,)` to booleans of shape `(m,)`.
+        largest: The end of the scan.
+        scan: The number of equal parts of the scan.
+        cuts: The number of parts into which each further search cuts.
+        enough: A function of the two ends low and high of the current part. The search ends when it
+            returns True.
+
+    Returns:
+        The limit z, in the unit of the lengths. Infinite where the scan finds no unstable length.
     """
     lengths = np.linspace(0, largest, scan + 1)[1:]
     unstable = np.flatnonzero(~stable(lengths))
@@ -451,10 +662,15 @@ def longest(
 
 
 def _check(scheme: Any) -> None:
+    """Check that a scheme is a diffrax solver with constant coefficients.
+
+    Constant means the same from step to step.
+    """
     if not isinstance(scheme, diffrax.AbstractSolver):
         raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
     leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
     if any(isinstance(leaf, PerStep) for leaf in leaves):
         raise InputError(
-            f"the coefficients of this {type(scheme).__name__} change from step to step; build one with the numbers of one step"
+            f"the coefficients of this {type(scheme).__name__} change from step to step; "
+            "build one with the numbers of one step"
         )

@@ -16,12 +16,28 @@ from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficient
 
 
 class PolyNet(OneStepScheme):
-    """u1 = u + F(u) + F(F(u)) + ... + F^K(u) with F = h f: Poly-K (Zhang et al., arXiv 1611.05725; as a scheme, Lu et al.).
+    """Poly-K: u1 = u + F(u) + F(F(u)) + ... + F^K(u) with F = h f.
 
-    A truncated backward Euler step: for linear f it differs from (1 - h f)^{-1} u by O(h^{K+1}); order 1 for every K.
-    For nonlinear f it agrees with backward Euler to O(h^2) where f(0) = 0, and is *inconsistent* where f(0) != 0, for
-    f(h f(u)) is then not small: the limit is u' = f(u) + (K - 1) f(0) (our derivation). `FixedPointEuler` is the
-    consistent cousin. The weights are those at the end of the step.
+    Here u is the state before a step, u1 the state after the step, h the length of the step, f the
+    field and K the degree. Powers of F are compositions. The scheme uses the weights at the end of
+    the step.
+
+    The step is a truncated backward Euler step. For a linear f it differs from (1 - h f)^{-1} u by
+    O(h^{K+1}). The order is 1 for every K.
+
+    For a nonlinear f with f(0) = 0 the step agrees with backward Euler to O(h^2). For a nonlinear f
+    with f(0) != 0 the scheme is *inconsistent*, because f(h f(u)) is then not small. The limit is
+    u' = f(u) + (K - 1) f(0) (our derivation). `FixedPointEuler` is the consistent cousin.
+
+    Args:
+        degree: The degree K, at least 1.
+
+    Raises:
+        InputError: `degree` is below 1.
+        InputTypeError: `degree` is not a whole number.
+
+    Source:
+        Zhang et al., arXiv 1611.05725; as a scheme, Lu et al., arXiv 1710.10121.
     """
 
     degree: int = eqx.field(static=True)
@@ -31,15 +47,15 @@ class PolyNet(OneStepScheme):
         self.degree = int(degree)
 
     def evaluations(self, steps: int) -> int:
-        """K a step."""
+        """Return K times the number of steps."""
         return self.degree * steps
 
     def order(self, terms):
-        """Order 1, where it is consistent."""
+        """Return 1, the order of the scheme where it is consistent."""
         return 1
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The sum of the powers."""
+        """Return the state after a step, as `OneStepScheme.advance` says: the sum of the powers."""
         power, total = x, x
         for _ in range(self.degree):
             power = jax.tree.map(lambda v: h * v, velocity(1.0, power))
@@ -48,9 +64,20 @@ class PolyNet(OneStepScheme):
 
 
 class FixedPointEuler(OneStepScheme):
-    """K fixed-point iterations v <- u + h f(v) towards backward Euler, from v = u: order 1, consistent for every f.
+    """K fixed-point iterations v <- u + h f(v) towards backward Euler, from v = u.
 
-    Its distance from backward Euler is O(h^{K+1}) for every smooth f. The weights are those at the end of the step.
+    Here u is the state before a step, h the length of the step and f the field. The last v is the
+    state after the step. The scheme uses the weights at the end of the step.
+
+    The scheme has order 1 and is consistent for every f. Its distance from backward Euler is
+    O(h^{K+1}) for every smooth f.
+
+    Args:
+        iterations: The number K of iterations, at least 1.
+
+    Raises:
+        InputError: `iterations` is below 1.
+        InputTypeError: `iterations` is not a whole number.
     """
 
     iterations: int = eqx.field(static=True)
@@ -60,15 +87,15 @@ class FixedPointEuler(OneStepScheme):
         self.iterations = int(iterations)
 
     def evaluations(self, steps: int) -> int:
-        """K a step."""
+        """Return K times the number of steps."""
         return self.iterations * steps
 
     def order(self, terms):
-        """Order 1."""
+        """Return 1, the order of the scheme."""
         return 1
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The last iterate."""
+        """Return the state after a step, as `OneStepScheme.advance` says: the last iterate."""
         y = x
         for _ in range(self.iterations):
             y = plus(x, h, velocity(1.0, y))
@@ -76,12 +103,35 @@ class FixedPointEuler(OneStepScheme):
 
 
 class FractalNet(OneStepScheme):
-    """u1 = k1 u + k2 (k3 u + c1 h f(u)) + c2 h f(k3 u + c1 h f(u)): FractalNet of order 2 (Lu et al., arXiv 1710.10121).
+    """FractalNet of order 2: u1 = k1 u + k2 (k3 u + c1 h f(u)) + c2 h f(k3 u + c1 h f(u)).
 
-    The published form with one field in both branches, f1 = c1 h f and f2 = c2 h f. The default is Heun's scheme.
-    Consistent if and only if k3 = 1, k1 + k2 = 1 and k2 c1 + c2 = 1, of order 2 if also c1 c2 = 1/2 (our derivation);
-    coefficients of one's own, or learned ones, need not be, which `order` then calls 0. `ConsistentFractalNet` keeps
-    the constraints. The second evaluation has the weights at the share c1 of the step, at its end for a learned c1.
+    Here u is the state before a step, u1 the state after the step, h the length of the step and f
+    the field. The formula is the published form with one field in both branches, f1 = c1 h f and
+    f2 = c2 h f. The default coefficients give Heun's scheme.
+
+    The scheme is consistent if and only if k3 = 1, k1 + k2 = 1 and k2 c1 + c2 = 1. The scheme has
+    order 2 if also c1 c2 = 1/2 (our derivation). Other coefficients, given or learned, need not be
+    consistent. `ConsistentFractalNet` keeps the constraints.
+
+    Every coefficient is a number, an array, an `nnx.Variable`, or a `PerStep` with one row per
+    step.
+
+    The second evaluation has the weights at the share c1 of the step, limited to [0, 1]. If c1 is
+    not a number, as when c1 is learned, the weights are those at the end of the step.
+
+    Args:
+        k1: The weight of u in the sum.
+        k2: The weight of the inner state k3 u + c1 h f(u) in the sum.
+        k3: The weight of u in the inner state.
+        c1: The weight of h f(u) in the inner state.
+        c2: The weight of the second velocity, times h, in the sum.
+
+    Raises:
+        InputError: A coefficient is a number that is not finite.
+        InputTypeError: A coefficient is neither a number nor an array nor an `nnx.Variable`.
+
+    Source:
+        Lu et al., arXiv 1710.10121.
     """
 
     k1: Any
@@ -96,18 +146,36 @@ class FractalNet(OneStepScheme):
 
     @classmethod
     def learned(cls, steps: int) -> FractalNet:
-        """All five coefficients learned, for every step of its own, from those of Heun's scheme on."""
+        """Make a scheme that learns all five coefficients, in every step its own.
+
+        The coefficients start as those of Heun's scheme.
+
+        Args:
+            steps: The number of steps of the grid.
+
+        Returns:
+            The scheme, with coefficients of shape `(steps,)`.
+
+        Raises:
+            InputError: `steps` is below 1.
+            InputTypeError: `steps` is not a whole number.
+        """
         checks.whole("steps", steps)
         return cls(
             *(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 0.5, 1.0, 1.0, 0.5))
         )
 
     def evaluations(self, steps: int) -> int:
-        """Two a step."""
+        """Return two times the number of steps."""
         return 2 * steps
 
     def order(self, terms):
-        """From the coefficients where they are numbers; 0 where they are not consistent, 1 where they are learned."""
+        """Return the order that the coefficients give.
+
+        Returns:
+            0, 1 or 2 where all coefficients are numbers. 0 says that the scheme is not consistent.
+            1 where a coefficient is an array or a variable.
+        """
         coefficients = (self.k1, self.k2, self.k3, self.c1, self.c2)
         if not all(isinstance(c, int | float) for c in coefficients):
             return 1
@@ -117,17 +185,32 @@ class FractalNet(OneStepScheme):
         return 2 if abs(c1 * c2 - 0.5) <= 1e-12 else 1
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The published formula."""
+        """Return the state after a step, as `OneStepScheme.advance` says: the published formula."""
         return _fractal(
             velocity, x, h, *(value(c, x) for c in (self.k1, self.k2, self.k3, self.c1, self.c2))
         )
 
 
 class ConsistentFractalNet(OneStepScheme):
-    """FractalNet of order 2 within what is consistent with u' = f: k3 = 1, k1 = 1 - k2, c2 = 1 - k2 c1 (our formulation).
+    """FractalNet of order 2 with coefficients that keep it consistent with u' = f.
 
-    u1 = u + k2 c1 h f(u) + (1 - k2 c1) h f(u + c1 h f(u)). Two free coefficients, learned or given; order 2 where
-    c1 (1 - k2 c1) = 1/2: Heun's scheme by default, the midpoint rule for k2 = 0, c1 = 1/2.
+    The step is u1 = u + k2 c1 h f(u) + (1 - k2 c1) h f(u + c1 h f(u)). Here u is the state before a
+    step, u1 the state after the step, h the length of the step and f the field. In the terms of
+    `FractalNet`, k3 = 1, k1 = 1 - k2 and c2 = 1 - k2 c1 (our formulation).
+
+    Two coefficients stay free, learned or given. The order is 2 where c1 (1 - k2 c1) = 1/2, and 1
+    otherwise. The defaults give Heun's scheme. k2 = 0 and c1 = 1/2 give the midpoint rule.
+
+    The second evaluation has the weights of the same depth as in `FractalNet`.
+
+    Args:
+        k2: The first free coefficient: a number, an array, an `nnx.Variable`, or a `PerStep` with
+            one row per step.
+        c1: The second free coefficient, of the same kinds.
+
+    Raises:
+        InputError: A coefficient is a number that is not finite.
+        InputTypeError: A coefficient is neither a number nor an array nor an `nnx.Variable`.
     """
 
     k2: Any
@@ -139,16 +222,29 @@ class ConsistentFractalNet(OneStepScheme):
 
     @classmethod
     def learned(cls, steps: int) -> ConsistentFractalNet:
-        """Both coefficients learned, for every step of its own, from those of Heun's scheme on."""
+        """Make a scheme that learns both coefficients, in every step its own.
+
+        The coefficients start as those of Heun's scheme.
+
+        Args:
+            steps: The number of steps of the grid.
+
+        Returns:
+            The scheme, with coefficients of shape `(steps,)`.
+
+        Raises:
+            InputError: `steps` is below 1.
+            InputTypeError: `steps` is not a whole number.
+        """
         checks.whole("steps", steps)
         return cls(*(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 1.0)))
 
     def evaluations(self, steps: int) -> int:
-        """Two a step."""
+        """Return two times the number of steps."""
         return 2 * steps
 
     def order(self, terms):
-        """From the coefficients where they are numbers; 1 where they are learned."""
+        """Return 2 where the coefficients are numbers that give order 2, and 1 otherwise."""
         k2, c1 = self.k2, self.c1
         second = (
             isinstance(k2, int | float)
@@ -158,12 +254,13 @@ class ConsistentFractalNet(OneStepScheme):
         return 2 if second else 1
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The published formula with the constrained coefficients."""
+        """Return the state after a step, as `OneStepScheme.advance` says: the formula."""
         k2, c1 = value(self.k2, x), value(self.c1, x)
         return _fractal(velocity, x, h, 1 - k2, k2, 1.0, c1, 1 - k2 * c1)
 
 
 def _fractal(velocity: Any, x: Any, h: Any, k1: Any, k2: Any, k3: Any, c1: Any, c2: Any) -> Any:
+    """Return the state after a step of the published formula with the given coefficients."""
     share = min(max(c1, 0.0), 1.0) if isinstance(c1, int | float) else 1.0
     first = velocity(0.0, x)
     inner = jax.tree.map(lambda u, v: k3 * u + c1 * (h * v), x, first)
@@ -173,12 +270,29 @@ def _fractal(velocity: Any, x: Any, h: Any, k1: Any, k2: Any, k3: Any, c1: Any, 
 
 
 class FractalExpansion(OneStepScheme):
-    """The fractal of any number of columns: E_1 is an Euler step, E_{C+1} joins E_C of half the step, twice, with one Euler step.
+    """The fractal of any number C of columns.
 
-    E_{C+1}(u; h) = w_C E_C(E_C(u; h/2); h/2) + (1 - w_C) (u + h f(u)): the expansion rule of FractalNet (Larsson et
-    al., arXiv 1605.07648), whose joins are means (w = 1/2); the halved steps, which make it consistent for all joins,
-    are our formulation. `joins`: w_1, ..., w_{C-1}, numbers or learned ones; one join of w = 2 is Richardson's
-    extrapolation of Euler, the midpoint rule.
+    E_1 is an Euler step. E_{C+1} joins E_C of half the step, taken twice, with one Euler step:
+
+        E_{C+1}(u; h) = w_C E_C(E_C(u; h/2); h/2) + (1 - w_C) (u + h f(u))
+
+    Here u is the state before a step, h the length of the step, f the field and w_C the weight of
+    the join. One join of w = 2 is Richardson's extrapolation of Euler, which is the midpoint rule.
+
+    Args:
+        joins: The weights w_1, ..., w_{C-1}, at least one, from the innermost join to the
+            outermost. Each is a number, an array, an `nnx.Variable`, or a `PerStep` with one row
+            per step.
+
+    Raises:
+        InputError: `joins` is not a sequence of at least one weight, or a weight is a number that
+            is not finite.
+        InputTypeError: A weight is neither a number nor an array nor an `nnx.Variable`.
+
+    Source:
+        The expansion rule of FractalNet, Larsson et al., arXiv 1605.07648, whose joins are means
+        (w = 1/2). The halved steps, which make the scheme consistent for all joins, are our
+        formulation.
     """
 
     joins: tuple[Any, ...]
@@ -193,17 +307,34 @@ class FractalExpansion(OneStepScheme):
 
     @classmethod
     def learned(cls, columns: int, steps: int) -> FractalExpansion:
-        """Joins learned for every step of its own, from means on."""
+        """Make a scheme that learns the joins, in every step its own.
+
+        The joins start as means, w = 1/2.
+
+        Args:
+            columns: The number C of columns, at least 2.
+            steps: The number of steps of the grid.
+
+        Returns:
+            The scheme, with C - 1 joins of shape `(steps,)`.
+
+        Raises:
+            InputError: `columns` is below 2, or `steps` is below 1.
+            InputTypeError: `columns` or `steps` is not a whole number.
+        """
         checks.whole("columns", columns, least=2)
         checks.whole("steps", steps)
         return cls([PerStep(jnp.full(steps, 0.5, jnp.float32)) for _ in range(columns - 1)])
 
     def evaluations(self, steps: int) -> int:
-        """Two to the number of joins a step: the branches of a join share their first evaluation."""
+        """Return 2^joins times the number of steps, where `joins` is the number of joins.
+
+        The two branches of a join share their first evaluation.
+        """
         return 2 ** len(self.joins) * steps
 
     def order(self, terms):
-        """Order 1; 2 for the one join of Richardson's extrapolation."""
+        """Return 1, or 2 for the one join w = 2 of Richardson's extrapolation."""
         return (
             2
             if len(self.joins) == 1
@@ -213,13 +344,16 @@ class FractalExpansion(OneStepScheme):
         )
 
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The fractal, its joins from the innermost to the outermost."""
+        """Return the state after a step, as `OneStepScheme.advance` says: the whole fractal."""
         return self._expand(velocity, x, velocity(0.0, x), h, 0.0, 1.0, len(self.joins))
 
     def _expand(
         self, velocity: Any, x: Any, first: Any, h: Any, start: float, share: float, joins: int
     ) -> Any:
-        """A fractal with so many joins over a share of the step; `first` is the velocity where it starts."""
+        """Return the state after a fractal with a number of joins over a share of the step.
+
+        `first` is the velocity where the fractal starts.
+        """
         euler = plus(x, share * h, first)
         if not joins:
             return euler

@@ -1,4 +1,8 @@
-"""Linear multi-step schemes: in general, and the two-step family of the LM-ResNet with its trainable coefficient."""
+"""Linear multi-step schemes: the general form, and the two-step family of the LM-ResNet.
+
+`LinearMultistep` has constant coefficients. The two-step schemes have one coefficient k, which can
+be learned.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +37,27 @@ from neuralflow.schemes.runge_kutta import RK4, explicit_step
 
 
 class LinearMultistep(NetworkScheme):
-    """u_{n+1} = sum_j alpha_j u_{n-j} + h sum_j beta_j f(u_{n-j}), j = 0, 1, ...: an explicit linear multi-step scheme.
+    """An explicit linear multi-step scheme with constant coefficients.
 
-    The velocity of an earlier step is the one it was given then, with that step's weights. `starter`: the explicit
-    Runge-Kutta scheme of the first steps, until the past is long enough; the whole has at most one order more than it. Needs equal steps. Raises ValueError for coefficients that are not consistent (sum alpha = 1,
-    sum beta = 1 + sum j alpha_j) or not zero-stable (Dahlquist's root condition).
+    The step is u_{n+1} = sum_j alpha_j u_{n-j} + h sum_j beta_j f(u_{n-j}), j = 0, 1, .... Here u_n
+    is the state after n steps, h the length of a step and f the field. All steps must have the same
+    length.
+
+    The velocity of an earlier step is the velocity that the earlier step had, with the weights of
+    that step.
+
+    Args:
+        alpha: The weights alpha_0, alpha_1, ... of the states, the latest first.
+        beta: The weights beta_0, beta_1, ... of the velocities, the latest first.
+        starter: The explicit Runge-Kutta scheme of the first steps, until there are enough earlier
+            steps. `RK4` by default. The order of the whole exceeds the order of the starter by at
+            most one.
+
+    Raises:
+        InputError: `alpha` or `beta` is not a sequence of finite numbers, or the coefficients are
+            not consistent or not zero-stable. Consistent means sum alpha = 1 and sum beta = 1 + sum
+            j alpha_j. Zero-stable means Dahlquist's root condition.
+        InputTypeError: `starter` is not an explicit Runge-Kutta scheme.
     """
 
     alpha: tuple[float, ...] = eqx.field(static=True)
@@ -69,40 +89,49 @@ class LinearMultistep(NetworkScheme):
         slope = 1 + a @ np.arange(len(a))
         if abs(a.sum() - 1) > 1e-12 or abs(b.sum() - slope) > 1e-12:
             raise InputError(
-                f"a multi-step scheme is consistent where alpha sums to 1 and beta to 1 + sum j alpha_j = {slope:g}; "
-                f"these sum to {a.sum():g} and {b.sum():g}"
+                "a multi-step scheme is consistent where alpha sums to 1 and beta to "
+                f"1 + sum j alpha_j = {slope:g}; these sum to {a.sum():g} and {b.sum():g}"
             )
         roots = np.roots(np.concatenate([[1], -a]))
         rim = np.abs(roots[:, None] - roots) < 1e-6
         if (np.abs(roots) > 1 + 1e-9).any() or (rim.sum(1)[np.abs(roots) > 1 - 1e-9] > 1).any():
             raise InputError(
-                f"the scheme is not zero-stable: the roots of z^p = sum alpha_j z^(p-1-j) have moduli {np.abs(roots)}, "
-                "which must not exceed one, nor repeat there"
+                "the scheme is not zero-stable: the roots of z^p = sum alpha_j z^(p-1-j) have "
+                f"moduli {np.abs(roots)}, which must not exceed one, nor repeat there"
             )
         self.alpha, self.beta, self.starter = tuple(a.tolist()), tuple(b.tolist()), starter
 
     @property
     def past(self) -> int:
-        """Earlier steps that a step uses."""
+        """The number of earlier steps that a step uses."""
         return max(len(self.alpha), len(self.beta)) - 1
 
     @property
     def carries(self) -> bool:
-        """Whether it uses any."""
+        """Whether a step uses any earlier step."""
         return self.past > 0
 
     def evaluations(self, steps: int) -> int:
-        """One a step, and those of the starter."""
+        """Return the number of evaluations of the field in a number of steps.
+
+        The starter takes the first `past` steps with its own number of evaluations. Every later
+        step takes one evaluation.
+        """
         first = min(steps, self.past)
         return cost(self.starter, first) + steps - first
 
     def order(self, terms):
-        """The order, from the coefficients, or one more than the starter's where that is less."""
+        """Return the order of the scheme with its starter.
+
+        The order follows from the coefficients. The order is at most one more than the order of the
+        starter.
+        """
         return (
             min(self._order(), (self.starter.order(terms) or 1) + 1) if self.past else self._order()
         )
 
     def _order(self) -> int:
+        """Return the order that the coefficients give."""
         j = -np.arange(len(self.alpha), dtype=float), -np.arange(len(self.beta), dtype=float)
         order = 1
         while True:
@@ -113,7 +142,11 @@ class LinearMultistep(NetworkScheme):
             order = q
 
     def init(self, terms, t0, t1, y0, args):
-        """Earlier states and velocities (none yet), and the number of steps so far."""
+        """Return the memory before the first step, in the form of `diffrax.AbstractSolver.init`.
+
+        The memory holds the earlier states, the earlier velocities and the number of steps so far.
+        The states and velocities are zeros at the start.
+        """
         empty = jax.tree.map(jnp.zeros_like, y0)
         return (
             (empty,) * (len(self.alpha) - 1),
@@ -122,12 +155,12 @@ class LinearMultistep(NetworkScheme):
         )
 
     def settled(self, memory):
-        """With as many steps behind it as it uses."""
+        """Return a memory that counts as many earlier steps as a step uses."""
         states, velocities, count = memory
         return states, velocities, jnp.full_like(count, self.past)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """diffrax's form of a step."""
+        """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         states, velocities, count = solver_state
         h, velocity = t1 - t0, velocity_of(terms, t0, t1, args)
         now = velocity(0.0, y0)
@@ -142,13 +175,17 @@ class LinearMultistep(NetworkScheme):
             moved = _combined(self.beta, fs)
             return plus(_combined(self.alpha, us), h, moved)
 
-        # The starter keeps nothing for the backward pass, for room would be kept for it in every step.
+        # The starter keeps nothing for the backward pass. Otherwise every step would reserve room
+        # for what the starter keeps.
         y1 = lax.cond(count < self.past, jax.checkpoint(start), proceed) if self.past else proceed()
         return done(y0, y1, (us[: len(states)], fs[: len(velocities)], count + 1))
 
 
 def _combined(weights: Sequence[float], trees: Sequence[Any]) -> Any:
-    """The weighted sum; what has no weight is left out, what has weight one is taken as it is."""
+    """Return the weighted sum of pytrees.
+
+    A pytree of weight zero is left out. A pytree of weight one is added as it is.
+    """
     used = [(w, tree) for w, tree in zip(weights, trees, strict=True) if w != 0]
     total = None
     for w, tree in used:
@@ -158,11 +195,36 @@ def _combined(weights: Sequence[float], trees: Sequence[Any]) -> Any:
 
 
 def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
-    """The explicit Adams scheme of an order from 1 to 5, started by RK4 (local error h^5)."""
+    """Make the explicit Adams scheme of an order from 1 to 5.
+
+    Args:
+        order: The order, from 1 to 5. A step uses the velocities of the last `order` steps.
+        starter: The explicit Runge-Kutta scheme of the first steps. `RK4` by default, whose local
+            error is O(h^5), with h the length of a step.
+
+    Returns:
+        The scheme. A step takes one evaluation of the field, once the first steps are taken.
+
+    Raises:
+        InputError: `order` is below 1 or above 5.
+        InputTypeError: `order` is not a whole number, or `starter` is not an explicit Runge-Kutta
+            scheme.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> scheme = nf.schemes.adams_bashforth(2)
+        >>> [round(weight, 2) for weight in scheme.beta]
+        [1.5, -0.5]
+        >>> layer = nf.NeuralODE(nf.from_function(lambda p, x: -x), nf.FixedGrid(scheme, steps=32))
+        >>> round(float(layer(jnp.ones(()))), 2)  # exp(-1)
+        0.37
+    """
     checks.whole("order", order)
     if order > 5:
         raise InputError(
-            f"adams_bashforth goes to order 5, which RK4 can start, got {order}; take Dopri8 for more"
+            f"adams_bashforth goes to order 5, which RK4 can start, got {order}; "
+            "take Dopri8 for more"
         )
     # The weights integrate polynomials through the last `order` velocities exactly.
     past = -np.arange(order)
@@ -172,7 +234,10 @@ def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
 
 
 class _TwoStep(ReversibleScheme):
-    """What the two versions of the family share: all but the weight of the velocity."""
+    """What the two versions of the two-step family share: all but the weight of the velocity.
+
+    The step is u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + weight(k_n) h f(u_n).
+    """
 
     past: ClassVar[Any] = 1
     carries: ClassVar[Any] = True
@@ -185,7 +250,24 @@ class _TwoStep(ReversibleScheme):
 
     @classmethod
     def learned(cls, steps: int, *, channels: int | None = None, rngs: nnx.Rngs) -> Self:
-        """With k_n of every step after the first drawn from U(-0.1, 0), as published; one per channel if `channels` is given."""
+        """Make a scheme that learns k_n in every step after the first.
+
+        Each k_n is drawn from U(-0.1, 0), as published.
+
+        Args:
+            steps: The number of steps of the grid, at least 2.
+            channels: The size of the last axis of the state, for one coefficient per channel. By
+                default a step has one coefficient.
+            rngs: The random streams that draw the coefficients.
+
+        Returns:
+            The scheme, with k of shape `(steps - 1,)` or `(steps - 1, channels)`.
+
+        Raises:
+            InputError: `steps` is below 2, or `channels` is below 1.
+            InputTypeError: `steps` or `channels` is not a whole number, or `rngs` is not an
+                `nnx.Rngs`.
+        """
         checks.whole("steps", steps, least=2)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if channels is not None:
@@ -194,9 +276,16 @@ class _TwoStep(ReversibleScheme):
         return cls(PerStep(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.0)))
 
     def after(self, before: Any) -> Self:
-        """The scheme that starts with an earlier state, one step before x, in place of a plain first step.
+        """Return the scheme that goes on from an earlier state instead of a plain first step.
 
-        For a stack that goes on from another: `before` has the structure and shape of x, and k a row for every step.
+        A stack of blocks that goes on from another stack needs this form. A k that is a `PerStep`
+        then has a row for every step.
+
+        Args:
+            before: The state one step before x, of the structure and shape of x.
+
+        Returns:
+            The scheme with this state before.
         """
         return eqx.tree_at(
             lambda scheme: scheme.before, self, before, is_leaf=lambda leaf: leaf is None
@@ -204,11 +293,11 @@ class _TwoStep(ReversibleScheme):
 
     @abstractmethod
     def weight(self, k: Any) -> Any:
-        """The weight of h f(u_n)."""
+        """Return the weight of h f(u_n) for a coefficient k."""
 
     @property
     def plain(self) -> int:
-        """The first, where there is no state before."""
+        """The number of first steps without a coefficient: 0 with a state before, and 1 without."""
         return int(self.before is None)
 
     @property
@@ -217,40 +306,54 @@ class _TwoStep(ReversibleScheme):
         return self.before is not None
 
     def settled(self, memory):
-        """Past the first step."""
+        """Return the memory with the mark of the first step removed."""
         before, first = memory
         return before, jnp.zeros_like(first)
 
     def evaluations(self, steps: int) -> int:
-        """One a step."""
+        """Return the number of steps, because a step evaluates the field once."""
         return steps
 
     @property
     def retraced(self) -> tuple[int, ...]:
-        """The only one."""
+        """The number of the only evaluation in a step, 0."""
         return (0,)
 
     def growth(self, steps: int) -> float:
-        """A power of 1/|k|; infinite for a k that is learned, which may pass through zero."""
+        """Return the factor by which walking back may multiply a rounding error.
+
+        Returns:
+            (1/|k|)^steps, but at least 1. Infinite where k is learned or an array, because such a k
+            may pass through zero.
+        """
         k = abs(self.k) if isinstance(self.k, int | float) else 0.0
         return amplified(max(1.0, 1 / k), steps) if k else math.inf
 
     def init(self, terms, t0, t1, y0, args):
-        """The state before: without one the first step is a plain residual step."""
+        """Return the memory before the first step, in the form of `diffrax.AbstractSolver.init`.
+
+        The memory holds the state before, and a mark that the next step is a plain first step.
+        Without a state before, the first step is a plain residual step.
+
+        Raises:
+            InputError: The state before does not have the shape and dtype of x.
+        """
         if self.before is None:
             return y0, jnp.asarray(True)
 
         def kind(tree):
+            """Write dtypes and shapes of a pytree."""
             return jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
 
         if kind(self.before) != kind(y0):
             raise InputError(
-                f"the state before must have the shape of x and its dtype, {kind(y0)}, got {kind(self.before)}"
+                f"the state before must have the shape of x and its dtype, {kind(y0)}, "
+                f"got {kind(self.before)}"
             )
         return self.before, jnp.asarray(False)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """diffrax's form of a step."""
+        """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         before, first = solver_state
         k = jnp.where(first, 0, value(self.k, y0))
         moved = self._moved(terms, t0, t1, y0, args, k)
@@ -258,7 +361,11 @@ class _TwoStep(ReversibleScheme):
         return done(y0, y1, (y0, jnp.zeros_like(first)))
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """The state before, from the two that follow; never the first step, whose state before is its own."""
+        """Return the state and memory before the step, as `ReversibleScheme.unstep` says.
+
+        The state before follows from the two states after it. The result is not valid for the first
+        step, which has no state before.
+        """
         y0, _ = solver_state
         k = value(self.k, y0)
         moved = self._moved(terms, t0, t1, y0, args, k)
@@ -266,57 +373,121 @@ class _TwoStep(ReversibleScheme):
         return y0, (before, jnp.zeros((), bool))
 
     def _moved(self, terms: Any, t0: Any, t1: Any, y: Any, args: Any, k: Any) -> Any:
+        """Return the weighted velocity term of a step, in the dtype of the velocity."""
         h = self.weight(k) * (t1 - t0)
         return jax.tree.map(lambda v: (h * v).astype(v.dtype), terms.vf(t0, y, args))
 
 
 class LMResNet(_TwoStep):
-    """u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + h f(u_n), as published (Lu et al., arXiv 1710.10121; stated there).
+    """The LM-ResNet: u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + h f(u_n), as published.
 
-    The first step is a plain residual step. `k`: a number, an array, or a `PerStep` that is learned; `learned` makes
-    one as published. Converges to u' = f/(1 + k) for a constant -1 < k < 1, not to u' = f: the limit is consistent
-    with the field only where k = 0, and learned k_n mean a field scaled by 1/(1 + k_n). `ConsistentLM` keeps the
-    field. Stable on u' = -g u for 0 < h g < 2 (1 - k) (our derivation).
+    Here u_n is the state after n steps, h the length of a step and f the field. The first step is a
+    plain residual step.
+
+    The scheme converges to u' = f/(1 + k) for a constant -1 < k < 1, and not to u' = f. The limit
+    is consistent with the field only where k = 0. Learned k_n mean a field scaled by 1/(1 + k_n).
+    `ConsistentLM` keeps the field.
+
+    The scheme is stable on u' = -g u for 0 < h g < 2 (1 - k) (our derivation).
+
+    Args:
+        k: The coefficient: a number, an array, an `nnx.Variable`, or a `PerStep` with one row for
+            every step after the first. `learned` makes a `PerStep` as published.
+        before: The state one step before x, if the scheme goes on from one. `after` sets this
+            state.
+
+    Raises:
+        InputError: `k` is a number that is not finite.
+        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> scheme = nf.schemes.LMResNet.learned(8, rngs=nnx.Rngs(0))  # no k in the first step
+        >>> field = nf.fields.MLP(2, hidden=16, rngs=nnx.Rngs(1))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(scheme, steps=8))
+        >>> layer(jnp.ones((5, 2))).shape
+        (5, 2)
+
+    Source:
+        Lu et al., arXiv 1710.10121; stated there.
     """
 
     def order(self, terms):
-        """Order 1 for k = 0, the ResNet; else 0, for the limit is another equation."""
+        """Return 1 for k = 0, which is the ResNet, and 0 otherwise.
+
+        0 says that the limit is another equation than u' = f.
+        """
         return 1 if isinstance(self.k, int | float) and self.k == 0 else 0
 
     def weight(self, k):
-        """One."""
+        """Return 1, the weight of h f(u_n) at every k."""
         return 1.0
 
 
 class ConsistentLM(_TwoStep):
-    """u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + (1 + k_n) h f(u_n): the two-step family, consistent with u' = f at every k.
+    """The two-step family, u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + (1 + k_n) h f(u_n).
 
-    Our correction of `LMResNet`. Order 1 for -1 < k < 1, order 2 at k = 1 (the leapfrog scheme); the first step is
-    Euler's. k = -gamma is the momentum ResNet. Stable on u' = -g u for 0 < h g < 2 (1 - k)/(1 + k) (our derivation).
+    Here u_n is the state after n steps, h the length of a step and f the field. The scheme is
+    consistent with u' = f at every k. The scheme is our correction of `LMResNet`. The first step is
+    Euler's.
+
+    The order is 1 for -1 < k < 1, and 2 at k = 1, which is the leapfrog scheme. k = -gamma is the
+    momentum ResNet. The scheme is stable on u' = -g u for 0 < h g < 2 (1 - k)/(1 + k) (our
+    derivation).
+
+    Args:
+        k: The coefficient: a number, an array, an `nnx.Variable`, or a `PerStep` with one row for
+            every step after the first. `learned` makes a `PerStep`.
+        before: The state one step before x, if the scheme goes on from one. `after` sets this
+            state.
+
+    Raises:
+        InputError: `k` is a number that is not finite.
+        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`.
     """
 
     def order(self, terms):
-        """Order 1; the leapfrog scheme has order 2."""
+        """Return 2 for k = 1, which is the leapfrog scheme, and 1 otherwise."""
         return 2 if isinstance(self.k, int | float) and self.k == 1 else 1
 
     def weight(self, k):
-        """1 + k."""
+        """Return 1 + k, the weight of h f(u_n)."""
         return 1.0 + k
 
 
 def leapfrog() -> ConsistentLM:
-    """u_{n+1} = u_{n-1} + 2 h f(u_n), started by Euler: order 2, and exactly reversible.
+    """Make the leapfrog scheme u_{n+1} = u_{n-1} + 2 h f(u_n), with Euler's first step.
 
-    Its weak instability is that of the scheme: decay grows an oscillation from step to step.
+    Here u_n is the state after n steps, h the length of a step and f the field. The scheme has
+    order 2 and is exactly reversible. The scheme itself is weakly unstable: where the solution
+    decays, an oscillation from step to step grows.
     """
     return ConsistentLM(1.0)
 
 
 def momentum(gamma: float) -> ConsistentLM:
-    """The momentum ResNet, v_{n+1} = gamma v_n + (1 - gamma) f(x_n), x_{n+1} = x_n + h v_{n+1} (Sander et al., arXiv 2102.07870).
+    """Make the momentum ResNet v_{n+1} = gamma v_n + (1 - gamma) f(x_n), x_{n+1} = x_n + h v_{n+1}.
 
-    The same as `ConsistentLM(-gamma)`, our observation; the first step is Euler's (v_0 = f(x_0)). Order 1, and
-    reversible: walking back multiplies rounding errors by 1 / gamma a step.
+    Here x_n is the state and v_n the velocity after n steps, h the length of a step and f the
+    field. The scheme is the same as `ConsistentLM(-gamma)`, which is our observation. The first
+    step is Euler's (v_0 = f(x_0)).
+
+    The scheme has order 1 and is reversible. Walking back multiplies rounding errors by 1/gamma a
+    step.
+
+    Args:
+        gamma: The momentum, a number between 0 and 1, both excluded.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        InputError: `gamma` is not a number between 0 and 1.
+
+    Source:
+        Sander et al., arXiv 2102.07870.
     """
     if not isinstance(gamma, int | float) or not 0 < gamma < 1:
         raise InputError(f"momentum lies between 0 and 1, got {gamma!r}")

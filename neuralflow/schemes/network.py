@@ -1,6 +1,7 @@
-"""What the schemes that come from networks share: their abstract classes, their coefficients, and what they declare of themselves.
+"""What the schemes that come from networks share: abstract classes, coefficients, declarations.
 
-A scheme that uses earlier steps says so here (`past`, `carries`); such schemes stand in `multistep`.
+A scheme declares here whether it uses earlier steps (`past`, `carries`). The schemes that use them
+stand in `multistep`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,30 @@ from neuralflow.schemes.runge_kutta import explicit_step, used_stages
 class PerStep(nnx.Param):
     """A trainable coefficient of a scheme with one row per step.
 
-    A scheme of two steps has rows from the second step on, (steps - 1, ...), unless it goes on from a state before; others
-    have (steps, ...). In a step the scheme sees the row of that step: a number, or (channels,) along the last axis of the state.
+    The first axis of the value counts the steps. A two-step scheme has rows from the second step
+    on, `(steps - 1, ...)`. A two-step scheme that goes on from a state before has `(steps, ...)`.
+    All other schemes have `(steps, ...)`.
+
+    In a step the scheme sees the row of that step: one number, or an array `(channels,)` along the
+    last axis of the state.
+
+    Args:
+        value: The rows, an array.
     """
 
 
 class NetworkScheme(AbstractSolver):
     """A scheme as the step of a network: explicit, without an error estimate, for fixed grids.
 
-    `past`: earlier steps whose states or velocities it uses, which must be of equal length. `carries`: whether a step
-    hands more than its state to the next. `plain`: steps at the start that have no coefficients of their own.
-    `continued`: whether it goes on from a state before x. `statistics`: which of a step's evaluations of the field updates
-    batch statistics.
+    Subclasses declare by class variables or properties what a fixed grid must know of them.
+
+    Attributes:
+        past: The number of earlier steps whose states or velocities a step uses. Steps must be of
+            equal length where `past` is not zero.
+        carries: Whether a step hands more than its state to the next step.
+        plain: The number of steps at the start that have no coefficients of their own.
+        continued: Whether the scheme goes on from a state before x.
+        statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
     """
 
     term_structure: ClassVar = ODETerm
@@ -51,19 +64,38 @@ class NetworkScheme(AbstractSolver):
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
-        """Evaluations of the field in so many steps."""
+        """Return the number of evaluations of the field in a number of steps."""
 
     def settled(self, memory: Any) -> Any:
-        """A memory as it is long after the start: counts and marks of the first steps are behind it."""
+        """Return a memory as it is long after the start.
+
+        The counts and marks of the first steps are then over.
+
+        Args:
+            memory: The memory of the scheme, as `init` returns it.
+
+        Returns:
+            The memory after the first steps, of the same structure.
+        """
         return memory
 
     def func(self, terms, t0, y0, args):
-        """The velocity."""
+        """Return the velocity, in the form of `diffrax.AbstractSolver.func`."""
         return terms.vf(t0, y0, args)
 
 
 class Traits(NamedTuple):
-    """What a fixed grid must know of a scheme, by the names of `NetworkScheme`; diffrax's own schemes remember nothing."""
+    """What a fixed grid must know of a scheme, by the names of `NetworkScheme`.
+
+    The defaults are those of diffrax's own schemes, which remember nothing.
+
+    Attributes:
+        past: The number of earlier steps whose states or velocities a step uses.
+        carries: Whether a step hands more than its state to the next step.
+        plain: The number of steps at the start that have no coefficients of their own.
+        continued: Whether the scheme goes on from a state before x.
+        statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
+    """
 
     past: int = 0
     carries: bool = False
@@ -73,48 +105,106 @@ class Traits(NamedTuple):
 
 
 def traits(scheme: Any) -> Traits:
-    """The declared properties of any scheme."""
+    """Return the declared properties of any scheme.
+
+    Args:
+        scheme: A diffrax solver.
+
+    Returns:
+        The declarations of a `NetworkScheme`, and the defaults of `Traits` for any other scheme.
+    """
     if not isinstance(scheme, NetworkScheme):
         return Traits()
     return Traits(scheme.past, scheme.carries, scheme.plain, scheme.continued, scheme.statistics)
 
 
 class OneStepScheme(NetworkScheme):
-    """A scheme that remembers nothing: `advance` is the whole of it."""
+    """A scheme that remembers nothing between steps.
+
+    A subclass defines the whole step in `advance`.
+    """
 
     @abstractmethod
     def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
-        """The state after a step of length h from x; `velocity(c, y)` is taken at the share c of the step."""
+        """Take one step of length h from the state x.
+
+        Args:
+            velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to
+                1, and of the state y.
+            x: The state where the step starts.
+            h: The length of the step in depth time.
+
+        Returns:
+            The state after the step, in the form of x.
+        """
 
     def init(self, terms, t0, t1, y0, args):
-        """No memory."""
+        """Return None, because the scheme has no memory."""
         return None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """diffrax's form of a step."""
+        """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         y1 = self.advance(velocity_of(terms, t0, t1, args), y0, t1 - t0)
         return done(y0, y1, None)
 
 
 class ReversibleScheme(NetworkScheme):
-    """A scheme whose steps can be taken back exactly, up to rounding: `memory="reversible"` walks back over them."""
+    """A scheme whose steps can be taken back exactly, up to rounding.
+
+    The backward pass of `FixedGrid(..., memory="reversible")` walks back over the steps.
+    """
 
     @abstractmethod
     def unstep(self, terms, t0, t1, y1, args, solver_state) -> tuple[Any, Any]:
-        """State and memory before the step from t0 to t1 that ended in these."""
+        """Take one step back.
+
+        Args:
+            terms: The field, as diffrax's terms.
+            t0: The depth time where the step starts.
+            t1: The depth time where the step ends.
+            y1: The state after the step.
+            args: What diffrax hands to the field.
+            solver_state: The memory after the step.
+
+        Returns:
+            The state and the memory before the step.
+        """
 
     @property
     @abstractmethod
     def retraced(self) -> tuple[int, ...]:
-        """Which of a step's evaluations of the field each evaluation of `unstep` repeats: with it, its random keys."""
+        """The numbers of the evaluations in a step that the evaluations of `unstep` repeat.
+
+        The evaluations in a step count from 0. The k-th entry belongs to the k-th evaluation of
+        `unstep`. Both evaluations have the same random keys.
+        """
 
     @abstractmethod
     def growth(self, steps: int) -> float:
-        """The factor by which walking back so many steps may multiply a rounding error; infinite if unknown."""
+        """Return the factor by which walking back may multiply a rounding error.
+
+        Args:
+            steps: The number of steps.
+
+        Returns:
+            The factor, infinite if it is unknown.
+        """
 
 
 def velocity_of(terms: Any, t0: Any, t1: Any, args: Any) -> Callable[[Any, Any], Any]:
-    """f(c, y) at the share c of the step from t0 to t1; at its ends exactly."""
+    """Return the field as a function f(c, y) of the share c of a step and of the state y.
+
+    Args:
+        terms: The field, as diffrax's terms.
+        t0: The depth time where the step starts.
+        t1: The depth time where the step ends.
+        args: What diffrax hands to the field.
+
+    Returns:
+        The function f(c, y), which evaluates the field at the depth time t0 + c (t1 - t0). A number
+        c of 0 gives exactly t0, and a number c of 1 gives exactly t1. No gradient flows through the
+        depth time to an array c.
+    """
 
     def velocity(c: Any, y: Any) -> Any:
         if isinstance(c, int | float):
@@ -125,14 +215,37 @@ def velocity_of(terms: Any, t0: Any, t1: Any, args: Any) -> Callable[[Any, Any],
 
 
 def one_step(scheme: AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-    """The state after one step that remembers nothing of those before it."""
+    """Return the state after one step that remembers nothing of the steps before.
+
+    Args:
+        scheme: A diffrax solver.
+        terms: The field, as diffrax's terms.
+        t0: The depth time where the step starts.
+        t1: The depth time where the step ends.
+        y0: The state where the step starts.
+        args: What diffrax hands to the field.
+
+    Returns:
+        The state after the step, in the form of `y0`.
+    """
     if isinstance(scheme, AbstractERK):
         return explicit_step(scheme.tableau, velocity_of(terms, t0, t1, args), y0, t1 - t0)
     return scheme.step(terms, t0, t1, y0, args, scheme.init(terms, t0, t1, y0, args), False)[0]
 
 
 def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolver:
-    """The scheme with what single steps need: a stage loop open to every derivative, a root finder with tolerances."""
+    """Return a scheme with what single steps need.
+
+    A Runge-Kutta scheme gets a loop over stages that every kind of derivative can pass. An implicit
+    scheme whose root finder has no tolerances of its own gets a root finder with tolerances.
+
+    Args:
+        scheme: A diffrax solver.
+        dtype: The real dtype of the state. The tolerances follow from its precision.
+
+    Returns:
+        The prepared scheme.
+    """
     if isinstance(scheme, diffrax.AbstractRungeKutta) and scheme.scan_kind is None:
         scheme = eqx.tree_at(
             lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None
@@ -140,10 +253,11 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolv
     if isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(
         getattr(scheme.root_finder, "rtol", 0.0), float
     ):
-        # Its tolerances are left to a step size controller.
-        tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # of which the iteration asks a hundredth
-        # Several stages have one Jacobian each, a single one Newton's. diffrax's own choice, VeryChord, gives up soon and
-        # counts on an adaptive loop to shorten the step.
+        # The root finder leaves its tolerances to a step size controller.
+        tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # The iteration asks a hundredth of it.
+        # A Runge-Kutta scheme takes Chord, with one Jacobian for each stage. Others take Newton.
+        # diffrax's own choice, VeryChord, gives up soon and counts on an adaptive loop to shorten
+        # the step.
         kind: Any = optx.Chord if isinstance(scheme, diffrax.AbstractRungeKutta) else optx.Newton
         finder = kind(rtol=tolerance, atol=tolerance)
         scheme = eqx.tree_at(lambda s: (s.root_finder, s.root_find_max_steps), scheme, (finder, 50))
@@ -151,54 +265,108 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolv
 
 
 def is_explicit(scheme: Any) -> bool:
-    """Whether a step is so many evaluations of the field in a row, with no loop of its own."""
+    """Tell whether a step is a fixed number of evaluations of the field, with no loop of its own.
+
+    Args:
+        scheme: A diffrax solver.
+
+    Returns:
+        True for Euler, explicit Runge-Kutta schemes and every `NetworkScheme`.
+    """
     return isinstance(scheme, diffrax.Euler | AbstractERK | NetworkScheme)
 
 
 def cost(scheme: Any, steps: int) -> int:
-    """Evaluations of the field by an explicit scheme in so many steps."""
+    """Count the evaluations of the field by an explicit scheme.
+
+    Args:
+        scheme: An explicit scheme.
+        steps: The number of steps.
+
+    Returns:
+        The number of evaluations in all these steps.
+    """
     if isinstance(scheme, NetworkScheme):
         return scheme.evaluations(steps)
     return steps * (used_stages(scheme.tableau) if isinstance(scheme, AbstractERK) else 1)
 
 
 def plus(x: Any, h: Any, v: Any) -> Any:
-    """x + h v."""
+    """Return x + h v for pytrees x and v and a number h."""
     return jax.tree.map(lambda a, b: a + h * b, x, v)
 
 
 def done(y0: Any, y1: Any, state: Any) -> Any:
-    """What a diffrax solver returns from a step that cannot fail and has no error estimate."""
+    """Return what a diffrax solver returns from a step that cannot fail and has no error estimate.
+
+    Args:
+        y0: The state before the step.
+        y1: The state after the step.
+        state: The memory of the scheme after the step.
+
+    Returns:
+        The five values that `diffrax.AbstractSolver.step` prescribes.
+    """
     return y1, None, {"y0": y0, "y1": y1}, state, diffrax.RESULTS.successful
 
 
 def value(coefficient: Any, like: Any) -> Any:
-    """A coefficient as a number or an array of the state's real dtype; ValueError where it does not fit the state."""
+    """Return a coefficient as a number, or as an array of the state's real dtype.
+
+    Args:
+        coefficient: A number, an array or an `nnx.Variable`.
+        like: The state, an array or a pytree of arrays.
+
+    Returns:
+        A Python number as it is. Otherwise an array of shape `()` or `(channels,)`, where
+        `channels` is the size of the last axis of the state.
+
+    Raises:
+        InputError: The coefficient is an array that is neither one number nor one number per
+            channel.
+    """
     raw = coefficient.get_value() if isinstance(coefficient, nnx.Variable) else coefficient
     if isinstance(raw, int | float):
         return raw
     leaves = jax.tree.leaves(like)
     if raw.ndim and any(raw.shape != leaf.shape[-1:] for leaf in leaves):
         raise InputError(
-            f"in a step a coefficient is one number or one per channel, {leaves[0].shape[-1:]}, got shape {raw.shape}; "
-            "one row per step is a nf.schemes.PerStep"
+            f"in a step a coefficient is one number or one per channel, {leaves[0].shape[-1:]}, "
+            f"got shape {raw.shape}; one row per step is a nf.schemes.PerStep"
         )
     return jnp.asarray(raw, jnp.finfo(leaves[0].dtype).dtype)
 
 
 def check_coefficients(**coefficients: Any) -> None:
-    """TypeError for a coefficient that is neither a number nor an array nor a variable, ValueError for one that is not finite."""
+    """Check that coefficients are finite numbers, arrays or variables.
+
+    Args:
+        **coefficients: The coefficients by their names, which the messages use.
+
+    Raises:
+        InputTypeError: A coefficient is neither a number nor an array nor an `nnx.Variable`.
+        InputError: A coefficient is a number that is not finite.
+    """
     for name, coefficient in coefficients.items():
         if isinstance(coefficient, bool) or not isinstance(
             coefficient, int | float | np.generic | np.ndarray | Array | nnx.Variable
         ):
             raise InputTypeError(
-                f"the coefficient {name} must be a number, an array or an nnx.Variable (PerStep: one per step), got {coefficient!r}"
+                f"the coefficient {name} must be a number, an array or an nnx.Variable "
+                f"(PerStep: one per step), got {coefficient!r}"
             )
         if isinstance(coefficient, int | float) and not math.isfinite(coefficient):
             raise InputError(f"the coefficient {name} must be finite, got {coefficient!r}")
 
 
 def amplified(factor: float, steps: int) -> float:
-    """A power of a factor that is one at least, kept within the range of numbers."""
+    """Return a power of a factor that is at least one, kept within the range of numbers.
+
+    Args:
+        factor: The factor of one step.
+        steps: The exponent.
+
+    Returns:
+        factor^steps, but at most exp(700).
+    """
     return math.exp(min(700.0, steps * math.log(factor)))

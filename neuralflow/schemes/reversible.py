@@ -1,4 +1,8 @@
-"""Schemes that can be walked back: RevNet on two halves of a state, and a reversible form of any explicit one-step scheme."""
+"""Schemes that can be walked back: `RevNet`, and a reversible form of any explicit one-step scheme.
+
+`RevNet` acts on the two halves of a state. `halves` and `joined` take a state apart and put it
+together.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,17 @@ from neuralflow.schemes.network import (
 
 
 def halves(x: Any) -> tuple[Any, Any]:
-    """The two halves of a state: the pair that it is, or an array's last axis cut in the middle."""
+    """Return the two halves of a state.
+
+    Args:
+        x: A pair, or an array whose last axis is even.
+
+    Returns:
+        The two entries of the pair, or the array cut in the middle of its last axis.
+
+    Raises:
+        InputError: `x` is neither.
+    """
     if isinstance(x, tuple | list) and len(x) == 2:
         return x[0], x[1]
     if not isinstance(x, Array) or not x.ndim or x.shape[-1] % 2:
@@ -38,7 +52,16 @@ def halves(x: Any) -> tuple[Any, Any]:
 
 
 def joined(first: Any, second: Any, like: Any) -> Any:
-    """Two halves in the form of a state."""
+    """Put two halves together in the form of a state.
+
+    Args:
+        first: The first half.
+        second: The second half.
+        like: The state whose form counts, a tuple, a list or an array.
+
+    Returns:
+        A pair of the type of `like`, or the halves concatenated along the last axis.
+    """
     return (
         type(like)((first, second))
         if isinstance(like, tuple | list)
@@ -47,57 +70,87 @@ def joined(first: Any, second: Any, like: Any) -> Any:
 
 
 class RevNet(ReversibleScheme):
-    """X1 = X + h F(Y), Y1 = Y + h G(X1): the reversible residual network (Gomez et al., arXiv 1707.04585; Lu et al.).
+    """The reversible residual network X1 = X + h F(Y), Y1 = Y + h G(X1).
 
-    The state is a pair (X, Y), or one array whose last axis is halved. The field gets the pair and returns the pair
-    (F(Y), G(X)), as `fields.Coupled` does; a field whose first part needs X, or the second Y, cannot be taken back and
-    is refused. F has the weights at the start of the step, G those at its end. Order 1; its inverse is exact.
-    Symplectic where F and G are gradients, else volume-preserving only (our derivation).
+    The state is a pair (X, Y), or an array whose last axis holds X in its first half and Y in its
+    second. The length of the step is h. The states after the step are X1 and Y1.
+
+    The field gets the pair and returns the pair (F(Y), G(X)), as `fields.Coupled` does. A step of
+    another field cannot be taken back. The scheme refuses a field if the first half of the velocity
+    needs X, or the second half needs Y.
+
+    F has the weights at the start of the step, and G has the weights at its end. The scheme has
+    order 1. The inverse of a step is exact. A step is symplectic where F and G are gradients, and
+    otherwise only volume-preserving (our derivation).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> F = nf.fields.MLP(3, hidden=8, rngs=nnx.Rngs(0))
+        >>> G = nf.fields.MLP(3, hidden=8, rngs=nnx.Rngs(1))
+        >>> grid = nf.FixedGrid(nf.schemes.RevNet(), steps=8, memory="reversible")
+        >>> nf.NeuralODE(nf.fields.Coupled(F, G), grid)(jnp.ones((5, 6))).shape
+        (5, 6)
+
+    Source:
+        Gomez et al., arXiv 1707.04585; as a scheme, Lu et al., arXiv 1710.10121.
     """
 
     statistics: ClassVar[int] = 1
 
     def evaluations(self, steps: int) -> int:
-        """One a step: each half of the field once."""
+        """Return the number of steps, because a step evaluates each half of the field once."""
         return steps
 
     @property
     def retraced(self) -> tuple[int, ...]:
-        """G first, then F."""
+        """The evaluation of G first, then the evaluation of F."""
         return (1, 0)
 
     def growth(self, steps: int) -> float:
-        """One."""
+        """Return 1, because walking back does not multiply rounding errors."""
         return 1.0
 
     def order(self, terms):
-        """Order 1."""
+        """Return 1, the order of the scheme."""
         return 1
 
     def init(self, terms, t0, t1, y0, args):
-        """No memory; ValueError for a field whose halves are not coupled crosswise."""
+        """Check the field and return None, because the scheme has no memory.
+
+        The form is that of `diffrax.AbstractSolver.init`.
+
+        Raises:
+            InputError: The field cannot be called on the pair, or one half of its velocity needs
+                the same half of the state.
+        """
         first, second = halves(y0)
         for name, own, part in (
             ("first", first, lambda x: terms.vf(t0, (x, second), args)[0]),
             ("second", second, lambda y: terms.vf(t0, (first, y), args)[1]),
         ):
-            remedy = "build it as nf.fields.Coupled(F, G), or wrap another scheme: nf.schemes.Reversible(nf.Heun())"
+            remedy = (
+                "build it as nf.fields.Coupled(F, G), or wrap another scheme: "
+                "nf.schemes.Reversible(nf.Heun())"
+            )
             try:
                 needed = _needs(part, own)
             except Exception as error:
                 raise InputError(
-                    "RevNet takes a field of pairs, (X, Y) -> (F(Y), G(X)), but this one cannot be called on the pair of shapes "
-                    f"{jax.tree.map(jnp.shape, (first, second))}; {remedy}"
+                    "RevNet takes a field of pairs, (X, Y) -> (F(Y), G(X)), but this one cannot be "
+                    f"called on the pair of shapes {jax.tree.map(jnp.shape, (first, second))}; "
+                    f"{remedy}"
                 ) from error
             if needed:
                 raise InputError(
-                    f"RevNet takes a field (X, Y) -> (F(Y), G(X)), but the {name} half of this one's velocity needs the {name} "
-                    f"half of the state; {remedy}"
+                    f"RevNet takes a field (X, Y) -> (F(Y), G(X)), but the {name} half of this "
+                    f"one's velocity needs the {name} half of the state; {remedy}"
                 )
         return None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """diffrax's form of a step."""
+        """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         h = t1 - t0
         first, second = halves(y0)
         first = plus(first, h, terms.vf(t0, (first, second), args)[0])
@@ -105,7 +158,7 @@ class RevNet(ReversibleScheme):
         return done(y0, joined(first, second, y0), None)
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """The state before."""
+        """Return the state before the step, and None, as `ReversibleScheme.unstep` says."""
         h = t1 - t0
         first, second = halves(y1)
         second = plus(second, -h, terms.vf(t1, (first, second), args)[1])
@@ -114,11 +167,28 @@ class RevNet(ReversibleScheme):
 
 
 class Reversible(ReversibleScheme):
-    """An explicit one-step scheme made algebraically reversible (McCallum & Foster, arXiv 2410.11648, as recalled).
+    """An explicit one-step scheme made algebraically reversible.
 
-    With the increment P_h(z) of the scheme and a second state z: y1 = c y + (1 - c) z + P_h(z), z1 = z - P_{-h}(y1).
-    Of the scheme's own order, at twice its evaluations. `coupling` is c: closer to one is more exactly reversible (walking
-    back multiplies rounding errors by 1/c a step), further away is more stable.
+    Let P_h(z) be the increment of the wrapped scheme in a step of length h from z. A second state z
+    is carried beside the state y. With the coupling c, a step gives
+
+        y1 = c y + (1 - c) z + P_h(z)
+        z1 = z - P_{-h}(y1)
+
+    The scheme has the order of the wrapped scheme, at twice its evaluations.
+
+    Args:
+        scheme: An explicit one-step scheme such as `nf.Heun()`.
+        coupling: The coupling c in (0, 1]. A value closer to one is more exactly reversible,
+            because walking back multiplies rounding errors by 1/c a step. A value further away is
+            more stable.
+
+    Raises:
+        InputTypeError: `scheme` is not explicit, or carries more than the state from step to step.
+        InputError: `coupling` is not a number in (0, 1].
+
+    Source:
+        McCallum & Foster, arXiv 2410.11648, as recalled.
     """
 
     carries: ClassVar[Any] = True
@@ -128,8 +198,9 @@ class Reversible(ReversibleScheme):
     def __init__(self, scheme: Any, coupling: float = 0.999):
         if not is_explicit(scheme) or traits(scheme).carries:
             raise InputTypeError(
-                f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: an implicit one is exact to its "
-                "root finder's tolerance only, and one that remembers earlier steps has more to take back"
+                f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: "
+                "an implicit one is exact to its root finder's tolerance only, and one that "
+                "remembers earlier steps has more to take back"
             )
         if (
             isinstance(coupling, bool)
@@ -140,29 +211,29 @@ class Reversible(ReversibleScheme):
         self.scheme, self.coupling = scheme, float(coupling)
 
     def evaluations(self, steps: int) -> int:
-        """Twice those of the scheme."""
+        """Return twice the evaluations of the wrapped scheme in a number of steps."""
         return 2 * cost(self.scheme, steps)
 
     @property
     def retraced(self) -> tuple[int, ...]:
-        """The step back first, then the step ahead."""
+        """The evaluations of the step back first, then those of the step ahead."""
         count = cost(self.scheme, 1)
         return (*range(count, 2 * count), *range(count))
 
     def growth(self, steps: int) -> float:
-        """A power of 1/c."""
+        """Return (1/c)^steps, where c is the coupling."""
         return amplified(1 / self.coupling, steps)
 
     def order(self, terms):
-        """That of the scheme."""
+        """Return the order of the wrapped scheme."""
         return self.scheme.order(terms)
 
     def init(self, terms, t0, t1, y0, args):
-        """The second state starts as the first."""
+        """Return the state itself, because the second state starts as the first."""
         return y0
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """diffrax's form of a step."""
+        """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         c, z = self.coupling, solver_state
         ahead = self._increment(terms, t0, t1, z, args)
         y1 = jax.tree.map(lambda y, z, p: c * y + (1 - c) * z + p, y0, z, ahead)
@@ -170,17 +241,21 @@ class Reversible(ReversibleScheme):
         return done(y0, y1, z1)
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """Both states before."""
+        """Return both states before the step, as `ReversibleScheme.unstep` says."""
         c = self.coupling
         z0 = jax.tree.map(jnp.add, solver_state, self._increment(terms, t1, t0, y1, args))
         ahead = self._increment(terms, t0, t1, z0, args)
         return jax.tree.map(lambda y, z, p: (y - (1 - c) * z - p) / c, y1, z0, ahead), z0
 
     def _increment(self, terms: Any, t0: Any, t1: Any, y: Any, args: Any) -> Any:
+        """Return the increment of the wrapped scheme in a step from t0 to t1."""
         return jax.tree.map(jnp.subtract, one_step(self.scheme, terms, t0, t1, y, args), y)
 
 
 def _needs(function: Callable[[Any], Any], x: Any) -> bool:
-    """Whether a function's value depends on its argument, by what is computed and not by numbers."""
+    """Tell whether the value of a function depends on its argument.
+
+    The traced program decides, and not the numbers.
+    """
     program = jax.make_jaxpr(function)(x).jaxpr
     return any(partial_eval.dce_jaxpr(program, [True] * len(program.outvars))[1])

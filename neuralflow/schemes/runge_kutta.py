@@ -1,4 +1,7 @@
-"""Runge-Kutta schemes that diffrax lacks, as tableaus, and one explicit step as one would write it by hand."""
+"""Runge-Kutta schemes that diffrax lacks, as tableaus, and one explicit step.
+
+The explicit step is written stage by stage, as one writes it by hand.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,23 @@ from diffrax import (
 from jax import lax
 from jaxtyping import Array
 
-# None of these schemes has an embedded error estimate: zeros here, and Adaptive refuses them.
+# None of these schemes has an embedded error estimate. The zeros stand for it, and Adaptive refuses
+# the schemes.
 _NO_ERROR = np.zeros(4)
 
 
 class RK4(AbstractERK):
-    """The classical Runge-Kutta scheme: order 4, 4 stages (Kutta 1901). For fixed grids: no error estimate."""
+    """The classical Runge-Kutta scheme: order 4, 4 stages.
+
+    The scheme has no error estimate and is for fixed grids.
+
+    Args:
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
+            `explicit_step` instead.
+
+    Source:
+        Kutta 1901.
+    """
 
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         c=np.array([1 / 2, 1 / 2, 1.0]),
@@ -38,11 +52,22 @@ class RK4(AbstractERK):
     )
 
     def order(self, terms):
+        """Return 4, the order of the scheme."""
         return 4
 
 
 class ThreeEighths(AbstractERK):
-    """Kutta's 3/8 rule: order 4, 4 stages (Kutta 1901). For fixed grids: no error estimate."""
+    """Kutta's 3/8 rule: order 4, 4 stages.
+
+    The scheme has no error estimate and is for fixed grids.
+
+    Args:
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
+            `explicit_step` instead.
+
+    Source:
+        Kutta 1901.
+    """
 
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         c=np.array([1 / 3, 2 / 3, 1.0]),
@@ -55,11 +80,24 @@ class ThreeEighths(AbstractERK):
     )
 
     def order(self, terms):
+        """Return 4, the order of the scheme."""
         return 4
 
 
 class ImplicitTrapezoid(AbstractESDIRK):
-    """The trapezoidal rule u1 = u + (h/2) (f(u) + f(u1)): order 2, A-stable. For fixed grids: no error estimate."""
+    """The trapezoidal rule u1 = u + (h/2) (f(u) + f(u1)): order 2, A-stable.
+
+    Here u is the state before a step, u1 the state after the step, h the length of the step and f
+    the field. The scheme has no error estimate and is for fixed grids.
+
+    Args:
+        scan_kind: How diffrax loops over the stages. The single steps of this package replace the
+            default by a loop that every kind of derivative can pass.
+        root_finder: The optimistix root finder that solves the implicit stage. The default leaves
+            its tolerances to a step size controller. A fixed grid has none, and replaces the
+            default by `optimistix.Chord` with at most 50 iterations.
+        root_find_max_steps: The largest number of iterations of the root finder in a stage.
+    """
 
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         c=np.array([1.0]),
@@ -78,24 +116,45 @@ class ImplicitTrapezoid(AbstractESDIRK):
     root_find_max_steps: int = 10
 
     def order(self, terms):
+        """Return 2, the order of the scheme."""
         return 2
 
 
 def used_stages(tableau: Any) -> int:
-    """Stages that the step itself uses: a last one for an error estimate or the next step alone is left out."""
+    """Count the stages that a step itself uses.
+
+    A last stage that serves only an error estimate or the next step is left out.
+
+    Args:
+        tableau: The Butcher tableau of a scheme.
+
+    Returns:
+        The number of stages.
+    """
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
 def explicit_step(
     tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h: Any, first: Any = None
 ) -> Any:
-    """One step of an explicit Runge-Kutta tableau, stage by stage as one would write it by hand.
+    """Take one step of an explicit Runge-Kutta tableau, stage by stage as one writes it by hand.
 
-    `velocity(c, y)`: at the share c of the step; `first`: the velocity where the step starts, if it is known. A last
-    stage that only an error estimate or the next step would use is left out.
+    A last stage that serves only an error estimate or the next step is left out.
+
+    Args:
+        tableau: The Butcher tableau of an explicit scheme.
+        velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
+            and of the state y.
+        x: The state where the step starts, an array or a pytree of arrays.
+        h: The length of the step in depth time.
+        first: The velocity where the step starts, if it is known. By default the step evaluates it.
+
+    Returns:
+        The state after the step, in the form of x.
     """
 
     def plus(weights: Any, ks: Sequence[Any]) -> Any:
+        """Return x plus h times a weighted sum of the velocities."""
         used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
         if not used:
             return x
@@ -114,7 +173,20 @@ def explicit_step(
 def rolled_step(
     tableau: ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array
 ) -> Any:
-    """`explicit_step` as a loop over the stages: the field is compiled once. Not for reverse mode."""
+    """Take the step of `explicit_step` as a loop over the stages, which compiles the field once.
+
+    Reverse-mode differentiation of this loop is not possible.
+
+    Args:
+        tableau: The Butcher tableau of an explicit scheme.
+        velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
+            and of the state y.
+        x: The state where the step starts, an array or a pytree of arrays.
+        h: The length of the step in depth time. Its dtype is the dtype of the weights.
+
+    Returns:
+        The state after the step, in the form of x.
+    """
     count = used_stages(tableau)
     rows = np.zeros((count + 1, count))
     for i, row in enumerate(tableau.a_lower[: count - 1], 1):
@@ -137,4 +209,5 @@ def rolled_step(
 
 
 def _scaled(weight: float, k: Any) -> Any:
+    """Multiply a pytree by a weight; a weight of one leaves the pytree as it is."""
     return k if weight == 1 else jax.tree.map(lambda a: weight * a, k)

@@ -1,7 +1,11 @@
-"""Discretisations as data, the only callers of solver loops.
+"""Discretisations as data: the only callers of solver loops.
 
-Both kinds walk normalised depth s in [0, 1]; depth time is t = t0 + s (t1 - t0). `base` says what a discretisation is; a memory mode
-of fixed grids stands in `walk`, the exact gradient of adaptive steps in `replay`.
+There are two kinds, `FixedGrid` and `Adaptive`. Both walk normalised depth s in [0, 1]. Depth time
+is t = t0 + s (t1 - t0), where t0 and t1 are the ends of the layer's interval.
+
+`base` says what a discretisation is. The memory modes of fixed grids stand in `walk`. The exact
+gradient of adaptive steps stands in `replay`. One step of a scheme, for both kinds, stands in
+`system`.
 """
 
 from neuralflow.solve.adaptive import Adaptive as Adaptive, GradientMethod as GradientMethod

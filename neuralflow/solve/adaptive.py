@@ -1,10 +1,14 @@
-"""Adaptive solves: diffrax's loop in normalised depth, and the exact gradient of its accepted steps."""
+"""Adaptive solves: diffrax's loop over normalised depth.
+
+The three gradients of an adaptive solve are chosen here. `replay` holds the exact gradient of the
+accepted steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, get_args
 
 import diffrax
 import equinox as eqx
@@ -26,25 +30,53 @@ from neuralflow.solve.results import Solution, Status, all_finite, column, where
 from neuralflow.solve.system import System, check_scheme, time_dtype
 
 GradientMethod = Literal["steps", "direct", "continuous"]
+"""The names of the gradients of an adaptive solve; see `Adaptive`."""
 
 _NO_STATE = (
-    "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one step per cell, "
-    "or call model.eval() to use the state as it is"
+    "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one "
+    "step per cell, or call model.eval() to use the state as it is"
 )
 
 
 class Adaptive(Discretisation):
-    """Adaptive steps: the continuous limit of the same weights.
+    """Walk through depth in adaptive steps: the continuous limit of the same weights.
 
-    `scheme`: a diffrax solver with an error estimate. `rtol`, `atol`: tolerances; give arrays to change them inside
-    your own jit without a new compilation. `max_steps` counts accepted and rejected ones. Knots of depth-varying
-    weights become steps by themselves. `per_sample`: steps are controlled for each sample (axis 0 of x) alone. `ends`: the
-    normalised depths between which to walk, all of it by default; arrays are data, and may be differentiated.
+    The solve places the edge of a step at every knot of weights that vary with depth. Steps that a
+    walk chooses are not known before the walk, so `plan`, `invert` and `per_step` raise an error.
 
-    `gradient`: "steps" (default) is the exact reverse-mode gradient of the accepted steps; "direct" differentiates
-    through the loop, for forward mode and second derivatives, at the memory of max_steps; "continuous" solves the
-    adjoint equation backward, at constant memory, to the tolerance only, once. "steps" is reverse mode, and forward
-    mode over it; any other order of differentiation is for "direct".
+    Args:
+        scheme: A diffrax solver with an error estimate, an instance such as `nf.Tsit5()`.
+        rtol: The relative tolerance of the error of a step. Give an array to change the tolerance
+            inside your own jit without a new compilation.
+        atol: The absolute tolerance of the error of a step, in the unit of the state. Give an array
+            for the same purpose as with `rtol`.
+        max_steps: The largest number of steps, accepted and rejected ones together.
+        gradient: The name of the gradient. "steps" is the exact reverse-mode gradient of the
+            accepted steps. "steps" works in reverse mode, and in forward mode over reverse mode.
+            "direct" differentiates through the loop, at the memory of `max_steps` steps. "direct"
+            works for every other order of differentiation, such as forward mode and second
+            derivatives. "continuous" solves the adjoint equation backward, at constant memory. The
+            gradient of "continuous" is accurate to the tolerance only, and works once, not for
+            second derivatives.
+        per_sample: Whether to control the steps of each sample alone. Axis 0 of x counts the
+            samples.
+        ends: The two normalised depths between which to walk, by default the whole interval. Arrays
+            are data, and may be differentiated.
+
+    Raises:
+        InputError: The scheme has no error estimate. A tolerance is not one finite number >= 0, or
+            both tolerances are zero. Another argument lies outside its range.
+        InputTypeError: `scheme` is not an instance of a diffrax solver, or `max_steps` is not a
+            whole number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> ode = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), rtol=1e-4, atol=1e-4))
+        >>> solution = ode.solve(jnp.ones((1, 2)))
+        >>> print(solution.states.round(2), solution.status == nf.Status.SUCCESSFUL)
+        [[2.72 2.72]] True
     """
 
     planned: ClassVar[bool] = False
@@ -68,16 +100,18 @@ class Adaptive(Discretisation):
         ends: tuple[Any, Any] = (0.0, 1.0),
     ):
         check_scheme(scheme)
-        checks.choice("gradient", gradient, ("steps", "direct", "continuous"))
+        checks.choice("gradient", gradient, get_args(GradientMethod))
         name = type(scheme).__name__
         if not isinstance(scheme, diffrax.AbstractAdaptiveSolver) or _is_blind(scheme):
             raise InputError(
-                f"{name} has no error estimate to adapt its steps by; use Tsit5(), or FixedGrid({name}(), ...)"
+                f"{name} has no error estimate to adapt its steps by; use Tsit5(), or "
+                f"FixedGrid({name}(), ...)"
             )
         known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
         if known == [0, 0]:
             raise InputError(
-                "rtol and atol are both zero, so no step could be accepted; give one a positive value"
+                "rtol and atol are both zero, so no step could be accepted; give one a positive "
+                "value"
             )
         checks.whole("max_steps", max_steps)
         checks.choice("per_sample", per_sample, (True, False))
@@ -88,19 +122,33 @@ class Adaptive(Discretisation):
 
     @property
     def whole(self) -> bool:
-        """Whether all of the interval is walked, as far as is known without arrays."""
+        """Whether both ends are Python floats and the walk covers the whole interval.
+
+        An end that is an array gives False, since its value may be traced.
+        """
         return all(isinstance(end, float) for end in self.ends) and self.ends == (0.0, 1.0)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments beside the scheme that are not the defaults, as they would be written."""
+        """The arguments beside the scheme, by name, as a user would write them.
+
+        The tolerances are always there. Other arguments that have their default value are left out.
+        """
         defaults = {"max_steps": 4096, "gradient": "steps", "per_sample": False}
         options: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol}
         options |= {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
         return options if self.whole else {**options, "ends": self.ends}
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> NoReturn:
-        """TypeError: its steps are chosen on the way."""
+        """Refuse, since an adaptive solve chooses its steps on the way.
+
+        Args:
+            bases: Not used.
+            backward: Not used.
+
+        Raises:
+            InputTypeError: Always.
+        """
         raise InputTypeError(
             "an adaptive layer has no steps of its own; take layer.with_solve(nf.FixedGrid(...))"
         )
@@ -108,7 +156,18 @@ class Adaptive(Discretisation):
     def invert(
         self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
     ) -> NoReturn:
-        """TypeError: there are no steps to solve for their inputs."""
+        """Refuse, since an adaptive solve has no fixed steps to solve for their inputs.
+
+        Args:
+            field: Not used.
+            y: Not used.
+            t0: Not used.
+            t1: Not used.
+            backward: Not used.
+
+        Raises:
+            InputTypeError: Always.
+        """
         raise InputTypeError(
             "invert() solves the steps of a fixed grid; an adaptive layer has reverse()"
         )
@@ -123,13 +182,35 @@ class Adaptive(Discretisation):
         *,
         backward: bool = False,
     ) -> NoReturn:
-        """TypeError: there are no steps of its own."""
+        """Refuse, since an adaptive solve has no steps of its own.
+
+        Args:
+            field: Not used.
+            x: Not used.
+            t0: Not used.
+            t1: Not used.
+            function: Not used.
+            backward: Not used.
+
+        Raises:
+            InputTypeError: Always.
+        """
         raise InputTypeError(
             "an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))"
         )
 
     def refined(self, parts: int, scheme: Any = None) -> Adaptive:
-        """A tenth of the tolerances for each part beyond the first, down to what the precision knows."""
+        """Return the same walk with smaller tolerances.
+
+        Args:
+            parts: How many times as fine the walk is. Each part beyond the first divides both
+                tolerances by ten. No tolerance becomes smaller than ten roundings of JAX's default
+                float.
+            scheme: The scheme of the new walk. None keeps the present scheme.
+
+        Returns:
+            The finer solve.
+        """
         least = 10 * float(jnp.finfo(jnp.result_type(float)).eps)
 
         def to(tolerance):
@@ -139,7 +220,10 @@ class Adaptive(Discretisation):
 
     @property
     def as_data(self) -> Adaptive:
-        """Tolerances as arrays, and ends unless they are those of the whole interval."""
+        """The same solve with arrays for its tolerances, and for ends inside the interval.
+
+        Ends of the whole interval stay Python floats.
+        """
         arrays = eqx.tree_at(
             lambda s: (s.rtol, s.atol), self, (jnp.asarray(self.rtol), jnp.asarray(self.atol))
         )
@@ -150,21 +234,39 @@ class Adaptive(Discretisation):
         )
 
     def remedy(self, status: Status, accepted: int, rejected: int) -> str:
-        """What to do about a solve that failed."""
+        """Say what to do about a solve that failed.
+
+        Args:
+            status: The status of the failed solve.
+            accepted: The number of accepted steps.
+            rejected: The number of rejected steps.
+
+        Returns:
+            The text of the remedy.
+        """
         if status == Status.NOT_FINITE:
             return out_of_range(self.scheme, accepted)
         counts, name = f"{accepted} accepted and {rejected} rejected", type(self.scheme).__name__
         if status == Status.MAX_STEPS:
             return (
-                f"max_steps={self.max_steps} was reached after {counts} steps of {name}; raise max_steps or the "
-                "tolerances; take an implicit scheme such as nf.Kvaerno3() if the field is stiff, a shorter interval if x grows without bound"
+                f"max_steps={self.max_steps} was reached after {counts} steps of {name}; raise "
+                "max_steps or the tolerances; take an implicit scheme such as nf.Kvaerno3() if "
+                "the field is stiff, a shorter interval if x grows without bound"
             )
         return (
             f"{name} could not go on after {counts} steps; loosen the tolerances or check the field"
         )
 
     def check(self, field: nnx.Module) -> None:
-        """Raises for an unknown form of field."""
+        """Refuse a field that no adaptive solve can carry.
+
+        Args:
+            field: The velocity field.
+
+        Raises:
+            InputError: The field holds state that no solve can carry.
+            InputTypeError: The field cannot be called as f(x) or f(x, t).
+        """
         takes_time(field)
         FlatField(field)
 
@@ -178,17 +280,36 @@ class Adaptive(Discretisation):
         depths: Any = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
-        """Carries x through the interval; the field's state stays as it is.
+        """Carry a state through the interval in adaptive steps.
 
-        `depths`: depth times to return states at; each is the end of a step.
+        The field's state stays as it is. A field that changes its state is refused.
+
+        Args:
+            field: The velocity field.
+            x: The state where the walk starts, a pytree of arrays.
+            t0: The depth time that belongs to normalised depth 0.
+            t1: The depth time that belongs to normalised depth 1.
+            depths: The depth times at which to return states, shape `(m,)`, in the order of the
+                walk. The solve ends a step at each of these depths. None asks for the final state
+                alone.
+            backward: Whether to walk from the later end of the walk to the earlier one.
+
+        Returns:
+            The solution, and an empty mapping, since the field's state does not change.
+
+        Raises:
+            InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis; or the
+                field changes its state.
         """
         if depths is EVERY_STEP:
             raise InputError(
-                "an adaptive solve has no steps of its own to return; ask for depths, such as jnp.linspace(t0, t1, 101)"
+                "an adaptive solve has no steps of its own to return; ask for depths, such as "
+                "jnp.linspace(t0, t1, 101)"
             )
         if self.per_sample and any(not leaf.ndim for leaf in jax.tree.leaves(x)):
             raise InputError(
-                "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; add one"
+                "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; "
+                "add one"
             )
         dtype = time_dtype(x)
         values = FlatField.values(field)
@@ -202,7 +323,8 @@ class Adaptive(Discretisation):
             else jnp.stack([jnp.asarray(end, dtype) for end in walked])
         )
         ends = lax.stop_gradient(moving)
-        # Zeros, whose derivatives are those of where the walk starts and stops.
+        # The shifts are zeros. Their derivatives are those of the depths where the walk starts and
+        # stops.
         shifts = (moving - ends) * (interval[1] - interval[0])
         if depths is None:
             stops: Any = None
@@ -224,7 +346,7 @@ class Adaptive(Discretisation):
             ), count
 
         if self.per_sample:
-            # Each sample keeps a batch axis of one: fields expect it.
+            # Each sample keeps a batch axis of length one, which fields expect.
             alone = jax.tree.map(lambda a: a[:, None], x)
             states, count = jax.vmap(one)(alone)
             axis = 1 if stops is None else 2
@@ -258,6 +380,8 @@ class Adaptive(Discretisation):
 
 
 class _Count(NamedTuple):
+    """The status and the counts of one solve, with the names of `Solution`."""
+
     status: Array
     evaluations: Array
     accepted: Array
@@ -265,12 +389,16 @@ class _Count(NamedTuple):
 
 
 class _Loop:
-    """diffrax's loop over one system; everything static lives here, arrays are handed in."""
+    """diffrax's loop over one system.
+
+    The object holds everything static. Arrays are handed to its methods.
+    """
 
     def __init__(self, solve: Adaptive, system: System):
         self.system, self.scheme = system, solve.scheme
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
-        # States are kept at every `every`-th step and recomputed in between: the least memory for one recomputation.
+        # The forward pass keeps the state at every `every`-th step. The backward pass computes the
+        # states in between again. The square root takes the least memory for one recomputation.
         self.every = int(np.ceil(np.sqrt(solve.max_steps)))
         inner = [(basis, basis.knots[1:-1]) for basis in system.multi]
         self.jumps = _union([knots for basis, knots in inner if basis.smoothness < 0])
@@ -279,7 +407,10 @@ class _Loop:
     def states(
         self, values: Any, x: Any, interval: Any, tolerances: Any, ends: Array, stops: Any
     ) -> tuple[Any, _Count]:
-        """The state at every stop, or at the end where there is none, with the chosen gradient."""
+        """Return the state at every stop, or at the end if there are no stops, and the counts.
+
+        The states have the chosen gradient.
+        """
         wanted = (values, x, interval)
         options = (tolerances, ends, stops)
         if self.gradient == "direct":
@@ -289,7 +420,11 @@ class _Loop:
         return self._replayed(wanted, options)
 
     def slide(self, values: Any, states: Any, interval: Any, stops: Array, delta: Array) -> Any:
-        """The states, whose derivative with respect to their depth time is the velocity there (`delta` is zero)."""
+        """Return the states, with a derivative with respect to their depth times.
+
+        The derivative is the velocity at the state. `delta` is zero, and carries the derivative of
+        the depth time.
+        """
 
         @jax.custom_jvp
         def moved(values, states, interval, stops, delta):
@@ -314,14 +449,14 @@ class _Loop:
         return moved(values, states, interval, stops, delta)
 
     def slide_one(self, values: Any, state: Any, interval: Any, s: Array, delta: Array) -> Any:
-        """`slide` for one state."""
+        """Do for one state what `slide` does for several."""
         states = jax.tree.map(lambda a: a[None], state)
         return jax.tree.map(
             lambda a: a[0], self.slide(values, states, interval, s[None], delta[None])
         )
 
     def _velocity(self, s: Array, x: Any, values: Any, interval: Any) -> Any:
-        """f(x, t) at normalised depth s, in depth time."""
+        """Return the velocity f(x, t) per unit of depth time, at normalised depth s."""
         system = self.system
         moving, fixed = system.split(values)
         cells, where = {}, []
@@ -337,6 +472,7 @@ class _Loop:
     def _diffeqsolve(
         self, wanted: Any, options: Any, adjoint: Any, saveat: Any = None
     ) -> diffrax.Solution:
+        """Run diffrax's loop in normalised depth, with an edge of a step at every knot and stop."""
         values, x, interval = wanted
         tolerances, ends, stops = options
         dtype = self.system.dtype
@@ -373,14 +509,16 @@ class _Loop:
         )
 
     def _out(self, solution: diffrax.Solution, stops: Any) -> tuple[Any, _Count]:
-        """States and counts of a solve that saved at the stops, or at the end."""
+        """Return the states and counts of a solve that saved at the stops, or at the end."""
         states = solution.ys if stops is not None else jax.tree.map(lambda a: a[0], solution.ys)
         return states, self._count(solution)
 
     def _count(self, solution: diffrax.Solution) -> _Count:
+        """Return the status and the counts of a solve."""
         okay = solution.result == diffrax.RESULTS.successful
         exhausted = solution.result == diffrax.RESULTS.max_steps_reached
-        # Every step was refused, however short: the velocity is not finite where the solve begins.
+        # The loop refused every step, however short. So the velocity is not finite where the solve
+        # begins.
         stuck = jnp.where(
             solution.stats["num_accepted_steps"] == 0, Status.NOT_FINITE, Status.MAX_STEPS
         )
@@ -391,12 +529,15 @@ class _Loop:
         }
         accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
         stages, reuses = self.system.stages()
-        # A stage that is handed on is made anew at the start and at jumps.
+        # A stage that one step hands on to the next is evaluated again at the start and at jumps.
         evaluations = (accepted + rejected) * (stages - reuses) + reuses * (1 + len(self.jumps))
         return _Count(status, evaluations, accepted, rejected)
 
     def _replayed(self, wanted: Any, options: Any) -> tuple[Any, _Count]:
-        """The solve with the exact gradient of its accepted steps, of what is differentiated and nothing else."""
+        """Run the solve with the exact gradient of its accepted steps.
+
+        The backward pass computes the gradient of what is differentiated, and of nothing else.
+        """
         forward = diffrax.ForwardMode()
 
         @eqx.filter_custom_vjp
@@ -445,7 +586,11 @@ class _Loop:
         return solve(wanted, lax.stop_gradient(options))
 
     def _edges(self, start: Array, saved: Array) -> Array:
-        """The ends of the accepted steps; diffrax leaves one rounding around a jump, here it is the knot again."""
+        """Return the edges of the accepted steps.
+
+        diffrax moves the edge at a jump by one rounding. This method moves such an edge back to the
+        knot.
+        """
         edges = jnp.concatenate([start, saved])
         if len(self.jumps):
             knots = jnp.asarray(self.jumps, saved.dtype)
@@ -457,13 +602,19 @@ class _Loop:
 
 
 def _is_blind(scheme: Any) -> bool:
-    """Whether a Runge-Kutta scheme has an error estimate of zeros: none."""
+    """Return whether the error estimate of a Runge-Kutta scheme consists of zeros.
+
+    Such a scheme has no error estimate.
+    """
     tableau = scheme.tableau if isinstance(scheme, diffrax.AbstractRungeKutta) else None
     return isinstance(tableau, diffrax.ButcherTableau) and not tableau.b_error.any()
 
 
 def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:
-    """Normalised depths that a walk can stop at one after the other, and which of them are the ones asked for."""
+    """Return normalised depths at which a walk can stop, one after the other.
+
+    The second result says which of these depths are the ones that were asked for.
+    """
     inside = jnp.clip(jnp.nan_to_num(shares), jnp.min(ends), jnp.max(ends))
     sign = jnp.where(ends[1] < ends[0], -1, 1).astype(inside.dtype)
     stops = sign * lax.cummax(sign * inside)
@@ -471,7 +622,7 @@ def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:
 
 
 def _check_ends(ends: Any) -> tuple[Any, Any]:
-    """The two ends; ValueError where they are known and are not increasing depths in [0, 1]."""
+    """Return the two ends, and refuse known ends that are not increasing depths in [0, 1]."""
     start, stop = ends
     known = not isinstance(start, core.Tracer) and not isinstance(stop, core.Tracer)
     if known and not 0 <= float(start) <= float(stop) <= 1:
@@ -482,7 +633,10 @@ def _check_ends(ends: Any) -> tuple[Any, Any]:
 
 
 def _check_tolerance(name: str, value: Any) -> float | None:
-    """The tolerance where it is known, or None for a traced one."""
+    """Return a tolerance as a number, or None if the tolerance is traced.
+
+    Anything but one finite number >= 0 is refused.
+    """
     if isinstance(value, core.Tracer):
         return None
     if isinstance(value, str | bool) or np.ndim(value) or not 0 <= float(value) < np.inf:
@@ -491,10 +645,12 @@ def _check_tolerance(name: str, value: Any) -> float | None:
 
 
 def _union(knots: list[np.ndarray]) -> np.ndarray:
+    """Return all knots, in increasing order and each once."""
     return np.unique(np.concatenate(knots)) if knots else np.zeros(0)
 
 
 def _instantiate(tangent: Any, like: Array) -> Array:
+    """Return a tangent as an array, with zeros for a symbolic zero."""
     return (
         jnp.zeros_like(like)
         if isinstance(tangent, jax.custom_derivatives.SymbolicZero)

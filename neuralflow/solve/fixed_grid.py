@@ -1,9 +1,13 @@
-"""Fixed grids: the discretisation is the network. The walk itself stands in `walk`."""
+"""Fixed grids: the discretisation is the network.
+
+The walk itself, with its memory modes, stands in `walk`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, get_args
 
 import diffrax
 import equinox as eqx
@@ -26,17 +30,48 @@ from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, che
 
 
 class FixedGrid(Discretisation):
-    """Fixed steps: the discretisation is the network. Euler's k-th step is the residual block x + h f_k(x), exactly.
+    """Walk through depth in fixed steps: the discretisation is the network.
 
-    `scheme`: a diffrax solver instance. Give `steps`, a number of equal steps, or `times`, normalised depths that
-    increase from 0 to 1. `ends`: the normalised depths between which to walk, all of it by default; steps that they cut are
-    shortened. `memory` names what the backward pass keeps: "full" (every activation), "remat" (the
-    states; activations are computed again), "two_level" (every fourth state), "reversible" (the last state: a scheme
-    that steps back exactly, such as RevNet, is walked back). Gradients are exact and open to every transformation, jvp,
-    vjp, second derivatives, vmap; "reversible" is for reverse mode alone, not for jvp.
+    The k-th step of Euler's scheme is the residual block x + h f_k(x), exactly. Here h is the
+    length of the step in depth time, and f_k is the field with the weights of the step.
 
-    In training, batch statistics are updated by each step's first evaluation of the field, one step per cell of depth,
-    and random keys are folded with the numbers of the step and the evaluation; evaluation uses them on any grid.
+    Gradients are the exact gradients of the steps. All transformations work: jvp, vjp, second
+    derivatives and vmap. The memory mode "reversible" works in reverse mode alone, and not with
+    jvp.
+
+    In training, one evaluation of the field in each step updates the batch statistics. This is the
+    first evaluation, unless the scheme declares another one. Training takes one step in each cell
+    of these statistics. Random keys are folded with the number of the step and the number of the
+    evaluation. Outside training, every grid can use the batch statistics as they are.
+
+    Args:
+        scheme: The diffrax solver that takes the steps, an instance such as `nf.Euler()`.
+        steps: The number of equal steps over the whole interval. Give either `steps` or `times`.
+        times: The normalised depths of the edges of the steps, which increase strictly from 0 to 1.
+        memory: The name of what the backward pass keeps. "full" keeps every activation. "remat"
+            keeps the states and computes the activations again. "two_level" keeps every fourth
+            state. "reversible" keeps the last state, and walks back over the steps with a scheme
+            that steps back exactly, such as RevNet.
+        ends: The two normalised depths between which to walk, by default the whole interval. A step
+            that an end cuts is shortened.
+
+    Raises:
+        InputError: Neither or both of `steps` and `times` are given, or an argument lies outside
+            its range. The scheme cannot walk over the grid: a scheme that uses earlier steps needs
+            equal steps and the whole interval, and a coefficient per step needs as many rows as the
+            grid has steps. With `memory="reversible"`, the scheme cannot step back, or would lose
+            more than half of the digits.
+        InputTypeError: `scheme` is not an instance of a diffrax solver, `steps` is not a whole
+            number, or an end is a traced array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+        >>> grid = nf.FixedGrid(nf.Euler(), steps=4)
+        >>> x = jnp.ones((1, 2))
+        >>> print(nf.NeuralODE(field, grid)(x).round(2), round(1.25**4, 2))
+        [[2.44 2.44]] 2.44
     """
 
     planned: ClassVar[bool] = True
@@ -56,7 +91,7 @@ class FixedGrid(Discretisation):
         ends: tuple[Any, Any] = (0.0, 1.0),
     ):
         check_scheme(scheme)
-        checks.choice("memory", memory, ("full", "remat", "two_level", "reversible"))
+        checks.choice("memory", memory, get_args(Memory))
         if (steps is None) == (times is None):
             raise InputError(
                 "a fixed grid takes either steps=... or times=..., exactly one of them"
@@ -71,54 +106,102 @@ class FixedGrid(Discretisation):
 
     @property
     def grid(self) -> grids.Grid:
-        """The edges of the steps."""
+        """The grid of the edges of the steps, between `ends`."""
         whole = grids.uniform(self.steps) if self.times is None else grids.uneven(self.times)
-        return whole if self.ends == (0, 1) else whole.part(*self.ends)
+        return whole if self.whole else whole.part(*self.ends)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the grid walks the whole interval."""
+        return self.ends == (0.0, 1.0)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments beside the scheme that are not the defaults, as they would be written."""
+        """The arguments beside the scheme, by name, as a user would write them.
+
+        `memory` and `ends` are left out if they have their default values.
+        """
         options: dict[str, Any] = (
             {"steps": self.steps} if self.times is None else {"times": self.times}
         )
         options |= {} if self.memory == "remat" else {"memory": self.memory}
-        return options if self.ends == (0.0, 1.0) else {**options, "ends": self.ends}
+        return options if self.whole else {**options, "ends": self.ends}
 
     def plan(self, bases: Sequence[Basis], *, backward: bool = False) -> grids.Plan:
-        """Its steps against the bases of a field's weights, in the order and direction of the walk; ValueError for a step across a knot."""
+        """Set the steps against the bases of a field's weights.
+
+        Args:
+            bases: The bases on which the weights of the field vary with depth.
+            backward: Whether the walk goes from the later end to the earlier one.
+
+        Returns:
+            The plan of the steps, in the order and direction of the walk.
+
+        Raises:
+            InputError: A step crosses a knot of a basis.
+        """
         plan = grids.plan(self.grid, bases)
         return plan.reversed() if backward else plan
 
     def refined(self, parts: int, scheme: Any = None) -> FixedGrid:
-        """Every step cut into so many equal parts."""
+        """Cut every step into equal parts.
+
+        Args:
+            parts: The number of parts of a step.
+            scheme: The scheme of the new grid. None keeps the present scheme.
+
+        Returns:
+            The finer grid, with the same `ends` and `memory`.
+        """
         scheme = scheme or self.scheme
-        if self.times is None:
-            return FixedGrid(scheme, steps=parts * self.grid.steps, memory=self.memory)
-        marks = np.arange(parts * (len(self.times) - 1) + 1) / parts
-        return FixedGrid(
-            scheme,
-            times=np.interp(marks, np.arange(len(self.times)), self.times),
-            memory=self.memory,
-        )
+        if self.steps is not None:
+            return replace(self, scheme=scheme, steps=parts * self.steps)
+        times = np.asarray(self.times)
+        marks = np.arange(parts * (len(times) - 1) + 1) / parts
+        return replace(self, scheme=scheme, times=np.interp(marks, np.arange(len(times)), times))
 
     @property
     def as_data(self) -> FixedGrid:
-        """The grid itself: it is planned on the host, so that another one compiles anew."""
+        """The grid itself.
+
+        The host plans the steps, so another grid compiles anew.
+        """
         return self
 
     def remedy(self, status: Status, accepted: int, rejected: int) -> str:
-        """What to do about a walk that failed."""
+        """Say what to do about a walk that failed.
+
+        Args:
+            status: The status of the failed walk.
+            accepted: The number of steps.
+            rejected: Zero on a fixed grid.
+
+        Returns:
+            The text of the remedy.
+        """
         if status == Status.NOT_INVERTED:
             return (
-                "a block has no fixed point that the iteration finds: h times the field's Lipschitz constant is not below "
-                "one; take more steps, or shrink the field"
+                "a block has no fixed point that the iteration finds: h times the field's "
+                "Lipschitz constant is not below one; take more steps, or shrink the field"
             )
         if status == Status.IMPLICIT_FAILED:
-            return f"the root finder of {type(self.scheme).__name__} did not converge in a step; take more steps"
+            return (
+                f"the root finder of {type(self.scheme).__name__} did not converge in a step; "
+                "take more steps"
+            )
         return out_of_range(self.scheme, accepted)
 
     def check(self, field: nnx.Module) -> None:
-        """Raises where this grid cannot carry the field: a step across a knot, or an unknown form of field."""
+        """Refuse a field that this grid cannot carry.
+
+        Args:
+            field: The velocity field.
+
+        Raises:
+            InputError: A step crosses a knot of the weights, or the field holds state that no solve
+                can carry.
+            InputTypeError: The field cannot be called as f(x) or f(x, t).
+        """
         takes_time(field)
         self.plan(FlatField(field).bases)
 
@@ -132,14 +215,33 @@ class FixedGrid(Discretisation):
         depths: Any = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
-        """Carries x through the interval, and the field's new state beside it.
+        """Carry a state through the interval, step by step.
 
-        `depths`: depth times to return states at, the ends and all edges of steps if EVERY_STEP.
+        Args:
+            field: The velocity field.
+            x: The state where the walk starts, a pytree of arrays.
+            t0: The depth time that belongs to normalised depth 0.
+            t1: The depth time that belongs to normalised depth 1.
+            depths: The depth times at which to return states, shape `(m,)`. `EVERY_STEP` asks for
+                the states at both ends and at all edges between the steps. None asks for the final
+                state alone.
+            backward: Whether to walk from the later end of the walk to the earlier one.
+
+        Returns:
+            The solution, and the new state of the field by the place of each array in the field's
+            flat list.
+
+        Raises:
+            InputError: The walk goes backward, and the scheme holds a state that comes before the
+                start of the interval. Or the walk updates batch statistics, and the number of steps
+                differs from the number of their cells.
+            InputTypeError: States are asked for at `depths`, and the scheme carries more than the
+                state from step to step.
         """
         if backward and traits(self.scheme).continued:
             raise InputError(
-                f"the state before of {type(self.scheme).__name__} belongs to the start of the interval, so the layer cannot be "
-                "walked backward; give a scheme without it"
+                f"the state before of {type(self.scheme).__name__} belongs to the start of the "
+                "interval, so the layer cannot be walked backward; give a scheme without it"
             )
         walk = Walk(self.plan, self.scheme, self.memory, field, x, t0, t1, backward)
         walked = walk.forward(depths is not None)
@@ -173,10 +275,29 @@ class FixedGrid(Discretisation):
         *,
         backward: bool = False,
     ) -> Any:
-        """function(block, x_k) of every step, along a new leading axis: `block` takes the states x_k where it starts to its end."""
+        """Compute function(block, x_k) for every step k.
+
+        Args:
+            field: The velocity field.
+            x: The state where the walk starts.
+            t0: The depth time that belongs to normalised depth 0.
+            t1: The depth time that belongs to normalised depth 1.
+            function: The function to compute. Its first argument `block` is the step, which takes
+                a state where the step starts to the state where the step ends. Its second argument
+                x_k is the state of this walk where the step starts.
+            backward: Whether to walk from the later end of the walk to the earlier one.
+
+        Returns:
+            The values of the function, stacked along a new leading axis of length `steps`.
+
+        Raises:
+            InputTypeError: The scheme carries more than the state from step to step.
+            InputError: The field changes its state when the steps are evaluated.
+        """
         check_forgets(
             self.scheme,
-            "its steps are no functions of the state alone; take a scheme of single steps such as nf.Euler()",
+            "its steps are no functions of the state alone; take a scheme of single steps such "
+            "as nf.Euler()",
         )
         walk = Walk(
             self.plan,
@@ -194,7 +315,24 @@ class FixedGrid(Discretisation):
     def invert(
         self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
     ) -> Solution:
-        """Solves every step for its input, from the last to the first: by the scheme's own inverse or by iteration."""
+        """Solve every step for its input, from the last step to the first.
+
+        A reversible scheme uses its own inverse. Other schemes use fixed-point iteration.
+
+        Args:
+            field: The velocity field.
+            y: The state where the walk ends.
+            t0: The depth time that belongs to normalised depth 0.
+            t1: The depth time that belongs to normalised depth 1.
+            backward: Whether the walk that led to `y` went backward.
+
+        Returns:
+            The solution whose state is the start of the walk that ends in `y`.
+
+        Raises:
+            InputTypeError: The scheme carries more than the state from step to step.
+            InputError: The field changes its state when the steps are evaluated.
+        """
         check_forgets(
             self.scheme, "the input cannot be told from the final state alone; take Euler or RevNet"
         )
@@ -218,10 +356,15 @@ class FixedGrid(Discretisation):
 
 
 def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
-    """Where a walk starts and stops; raises for anything but two increasing numbers, and for schemes that cannot be cut."""
+    """Return the normalised depths where a walk starts and stops.
+
+    The function refuses anything but two increasing numbers, and schemes that cannot start or stop
+    inside the interval.
+    """
     if any(isinstance(end, core.Tracer) for end in ends):
         raise InputTypeError(
-            "the ends of a fixed grid are numbers, got traced ones: its steps are planned before; take nf.Adaptive"
+            "the ends of a fixed grid are numbers, got traced ones: its steps are planned "
+            "before; take nf.Adaptive"
         )
     start, stop = (float(end) for end in ends)
     if not 0 <= start < stop <= 1:
@@ -234,27 +377,31 @@ def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
     )
     if (start, stop) != (0, 1) and (rows or traits(scheme).past):
         raise InputError(
-            f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for steps, so it cannot start or stop "
-            "inside the interval; take a scheme of single steps such as nf.Euler()"
+            f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for "
+            "steps, so it cannot start or stop inside the interval; take a scheme of single "
+            "steps such as nf.Euler()"
         )
     return start, stop
 
 
 def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
-    """Raises where a scheme cannot walk over a grid, or back over it."""
+    """Refuse a scheme that cannot walk over a grid, or back over the grid."""
     name, steps = type(scheme).__name__, grid.steps
     if memory == "reversible":
         if not isinstance(scheme, ReversibleScheme):
             raise InputError(
-                f'memory="reversible" walks back over the steps, which {name} cannot; take nf.schemes.RevNet(), leapfrog(), '
-                f'or nf.schemes.Reversible({name}()), or memory="two_level"'
+                f'memory="reversible" walks back over the steps, which {name} cannot; take '
+                f"nf.schemes.RevNet(), leapfrog(), or nf.schemes.Reversible({name}()), "
+                'or memory="two_level"'
             )
         check_growth(scheme, steps, np.float64)
     if traits(scheme).past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):
         raise InputError(
-            f"{name} uses earlier steps, which must be of equal length; give steps=..., not uneven times=..."
+            f"{name} uses earlier steps, which must be of equal length; give steps=..., not "
+            "uneven times=..."
         )
     for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
         if isinstance(leaf, PerStep):
-            # A scheme may be given the state before, and with it the need of another row, when it is called.
+            # A scheme may get the state before x when it is called. Then its coefficient needs one
+            # more row.
             check_rows(scheme, leaf, steps, {steps, steps - traits(scheme).plain})

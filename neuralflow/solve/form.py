@@ -1,4 +1,4 @@
-"""A discretisation, or a scheme, taken apart: what is static of it, and its arrays."""
+"""Discretisations and schemes taken apart into a static form and arrays."""
 
 from __future__ import annotations
 
@@ -13,28 +13,48 @@ from flax import nnx
 
 @dataclass(frozen=True)
 class Form:
-    """The static part of a pytree of options, hashable: None stands where an array or a variable goes."""
+    """The static, hashable part of a pytree of options.
+
+    Attributes:
+        treedef: The structure of the pytree.
+        leaves: The static leaves. None stands where an array or a variable goes.
+    """
 
     treedef: Any
     leaves: tuple[Any, ...]
 
     def join(self, arrays: Sequence[Any]) -> Any:
-        """The whole with these arrays, in the order of `split`."""
+        """Put arrays into the form.
+
+        Args:
+            arrays: The arrays and variables, in the order in which `split` returns them.
+
+        Returns:
+            The whole pytree.
+        """
         rest = iter(arrays)
         return jax.tree.unflatten(
             self.treedef, [next(rest) if leaf is None else leaf for leaf in self.leaves]
         )
 
     def __deepcopy__(self, memo: Any) -> Form:
-        return self  # immutable, and tree definitions do not survive a deep copy
+        return self  # The form is immutable, and tree definitions do not survive a deep copy.
 
 
 def split(tree: Any) -> tuple[Form, list[Any]]:
-    """The static form of a pytree, and its arrays and variables; variables stay whole."""
+    """Take a pytree apart into its static form and its arrays.
+
+    Args:
+        tree: A discretisation, a scheme, or another pytree of options.
+
+    Returns:
+        The static form, and a list of the arrays and NNX variables. Variables stay whole.
+    """
     leaves, treedef = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     form = Form(treedef, tuple(None if _is_array(leaf) else leaf for leaf in leaves))
     return form, [leaf for leaf in leaves if _is_array(leaf)]
 
 
 def _is_array(leaf: Any) -> bool:
+    """Return whether a leaf is an array or an NNX variable."""
     return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))

@@ -1,4 +1,7 @@
-"""Reverse mode through the accepted steps of an adaptive solve: the exact gradient of what was computed."""
+"""Reverse mode through the accepted steps of an adaptive solve.
+
+The result is the exact gradient of what the solve computed. `adaptive` holds the forward solve.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,18 @@ from neuralflow.solve.system import Step, System
 
 
 class Record(NamedTuple):
-    """What the forward solve leaves behind.
+    """What the forward solve leaves behind for the backward pass.
 
-    `edges` (max_steps + 1,): normalised depths between the accepted steps, of which there are `count`; `kept`: the
-    state after every `every`-th step; `stops` (m,) or None: the depths at which states were asked for.
+    Attributes:
+        values: The arrays of the field.
+        x: The state where the solve started.
+        interval: The depth times t0 and t1.
+        stops: The normalised depths at which states were asked for, shape `(m,)`. None means that
+            the final state alone was asked for.
+        edges: The normalised depths where accepted steps start and end, shape `(max_steps + 1,)`.
+            The first `count + 1` entries are in use.
+        kept: The state after every `every`-th accepted step.
+        count: The number of accepted steps.
     """
 
     values: list[Array]
@@ -30,7 +41,15 @@ class Record(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """Cotangents of depth-varying coefficients, of the other weights and of the interval; None: not wanted."""
+    """The cotangents that the backward pass adds up.
+
+    None stands for cotangents that nobody wants.
+
+    Attributes:
+        moving: The cotangents of the coefficients that vary with depth.
+        fixed: The cotangents of the other weights.
+        interval: The cotangents of the depth times t0 and t1.
+    """
 
     moving: Any
     fixed: Any
@@ -40,7 +59,18 @@ class Cotangents(NamedTuple):
 def step_at(
     system: System, interval: Any, start: Array, stop: Array
 ) -> tuple[dict[Basis, Array], Step]:
-    """The cells and the record of a step between two normalised depths."""
+    """Describe a step between two normalised depths.
+
+    Args:
+        system: The field as the solver sees the field.
+        interval: The depth times t0 and t1.
+        start: The normalised depth where the step starts.
+        stop: The normalised depth where the step ends.
+
+    Returns:
+        The cell of the step in every basis, and the record of the step. The middle of the step
+        decides the cell.
+    """
     span = interval[1] - interval[0]
     cells, enter, leave = {}, [], []
     for basis in system.flat.bases:
@@ -60,14 +90,33 @@ def step_at(
 
 
 class Replay:
-    """Walks the steps of a record backward, `every` steps at a time: each segment's states are computed again first."""
+    """A backward walk over the steps of a record.
+
+    The walk goes back in segments of `every` steps. In each segment, it first computes the states
+    before the steps again, from the state that was kept.
+
+    Args:
+        system: The field as the solver sees the field.
+        record: What the forward solve left behind.
+        every: The number of steps in a segment.
+    """
 
     def __init__(self, system: System, record: Record, every: int):
         self.system, self.record, self.every = system, record, every
         self.moving, self.fixed = system.split(record.values)
 
     def cotangents(self, cotangent: Any, weights: bool, interval: bool) -> tuple[Any, Any, Any]:
-        """Cotangents of the weights, of x and of the interval from those of the states; None where not wanted."""
+        """Compute the cotangents of the solve's inputs from the cotangents of its states.
+
+        Args:
+            cotangent: The cotangent of the final state, or of the states at the stops.
+            weights: Whether the cotangents of the weights are wanted.
+            interval: Whether the cotangents of the interval are wanted.
+
+        Returns:
+            The cotangents of the field's arrays, of x and of the interval. None stands for
+            cotangents that are not wanted.
+        """
         x, stops = self.record.x, self.record.stops
 
         def zeros(tree):
@@ -112,10 +161,15 @@ class Replay:
         return d_values, adjoint, gradient.interval if interval else (None, None)
 
     def _step(self, i: Array) -> tuple[Array, Array]:
+        """Return the normalised depths where step i starts and ends."""
         return self.record.edges[i], self.record.edges[i + 1]
 
     def _again(self, j: Array, first: Array, length: Array, states: Any) -> Any:
-        """The states before each step of segment j, computed again from the one that was kept."""
+        """Compute the states before each step of segment j again, from the state that was kept.
+
+        The segment starts with step `first` and has `length` steps. `states` is the buffer for the
+        states.
+        """
         kept = self.record.kept
         start = jax.tree.map(
             lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept
@@ -133,7 +187,11 @@ class Replay:
         return jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, y)
 
     def _pull(self, i: Array, y: Any, adjoint: Any, gradient: Cotangents) -> tuple[Any, Cotangents]:
-        """The adjoint before step i, which started at y, and the gradient with that step's share."""
+        """Pull the adjoint back through step i, which started at the state y.
+
+        The result is the adjoint before the step, and the gradient with the step's contribution
+        added.
+        """
         system = self.system
         cells, _ = step_at(system, self.record.interval, *self._step(i))
         weights = (system.windows(self.moving, cells), self.fixed)
@@ -160,14 +218,21 @@ class Replay:
         )
 
     def _values(self, gradient: Cotangents) -> list[Any]:
-        """The cotangents of the weights in the order of the field's arrays, None for integers."""
+        """Return the cotangents of the weights in the order of the field's arrays.
+
+        None stands for an array of integers.
+        """
         left, right = iter(gradient.moving), iter(gradient.fixed)
         ordered = [next(left if windowed else right) for windowed in self.system.windowed]
         return [g if jnp.issubdtype(g.dtype, jnp.inexact) else None for g in ordered]
 
 
 class _Asked:
-    """The states that were asked for along the way: which edge each is, and its cotangent."""
+    """The states that were asked for along the way.
+
+    `edges` (m,) holds the number of the edge at which each of the m states lies. `cotangent` holds
+    the cotangents of the states.
+    """
 
     def __init__(self, record: Record, cotangent: Any):
         self.cotangent = cotangent
@@ -180,7 +245,11 @@ class _Asked:
         self.edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), record.count)
 
     def add(self, i: Array | int, pending: Array, adjoint: Any) -> tuple[Array, Any]:
-        """Adds the cotangents of the states at edge i; `pending` of them have not been added yet."""
+        """Add the cotangents of the states at edge i to the adjoint.
+
+        `pending` is the number of states whose cotangents have not been added yet. The result is
+        the new number and the new adjoint.
+        """
 
         def more(carry: Any) -> Array:
             return (carry[0] > 0) & (self.edges[jnp.maximum(carry[0] - 1, 0)] == i)
@@ -194,5 +263,8 @@ class _Asked:
 
 
 def _plus(total: Array, part: Any) -> Array:
-    """The sum; integer weights have parts of no dtype."""
+    """Return the sum of a total and a part.
+
+    The part of an integer weight has the dtype float0. Such a part leaves the total as it is.
+    """
     return total if part.dtype == jax.dtypes.float0 else total + part

@@ -1,4 +1,8 @@
-"""What a solve returns, and how it fails: NaN and a status in a trace, one error with its remedy outside."""
+"""The result of a solve, and the ways in which a solve fails.
+
+Inside a trace, a failed solve has states of NaN and a status. Outside a trace, a failed solve
+raises one error with its remedy.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,18 @@ from jaxtyping import Array, PyTree
 
 
 class Status(enum.IntEnum):
-    """How a solve ended. BAD_DEPTHS: depths asked for in a trace lie outside the interval, or out of order."""
+    """How a solve ended.
+
+    Attributes:
+        SUCCESSFUL: The solve reached its end, and the final state is finite.
+        MAX_STEPS: An adaptive solve used up `max_steps` before its end.
+        NOT_FINITE: The state is not finite, or the velocity is not finite where the solve begins.
+        IMPLICIT_FAILED: The root finder of an implicit scheme did not converge in a step.
+        NOT_INVERTED: The fixed-point iteration of `invert` did not converge in a step.
+        FAILED: An adaptive solve could not go on for another reason.
+        BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval or out of order,
+            or the ends of the walk do.
+    """
 
     SUCCESSFUL = 0
     MAX_STEPS = 1
@@ -23,12 +38,25 @@ class Status(enum.IntEnum):
 
 
 class Solution(NamedTuple):
-    """States and what the solve did.
+    """The states of a solve, and a record of what the solve did.
 
-    `states`: the final state, or with asked depths a leading axis of their length. `depths`: their depth times.
-    `status`, `evaluations` (calls of the field), `accepted`, `rejected` (steps): integers, with a leading batch axis
-    under per-sample control. Failed samples have states of NaN. A stage that a scheme hands on to its next step
-    counts once, and an implicit stage counts once however many iterations its root finder takes.
+    The states of a failed solve are NaN, with two exceptions. Under the status NOT_FINITE the
+    states stay as they were computed. Depths that an otherwise successful solve could not reach
+    have states of NaN, and the states at the other depths stay.
+
+    Under per-sample control, `status`, `evaluations`, `accepted` and `rejected` have shape
+    `(batch,)`. Otherwise they are scalars.
+
+    Attributes:
+        states: The final state, or the states at the depths that were asked for. States at depths
+            have a leading axis of length m, the number of depths.
+        depths: The depth times of the states: a scalar, or shape `(m,)`.
+        status: How the solve ended, as an integer of `Status`.
+        evaluations: The number of evaluations of the field in the forward solve. A stage that a
+            scheme hands on to its next step counts once. An implicit stage counts once, however
+            many iterations its root finder takes.
+        accepted: The number of accepted steps. On a fixed grid, every step is accepted.
+        rejected: The number of rejected steps. On a fixed grid, the number is zero.
     """
 
     states: PyTree[Array]
@@ -40,7 +68,17 @@ class Solution(NamedTuple):
 
 
 class SolveError(RuntimeError):
-    """A solve failed; `status` says how, the message what to do."""
+    """The error of a solve that failed outside a trace.
+
+    The message says what failed and what to do.
+
+    Args:
+        message: The text of the error.
+        status: How the solve ended.
+
+    Attributes:
+        status: How the solve ended.
+    """
 
     def __init__(self, message: str, status: Status):
         super().__init__(message)
@@ -48,16 +86,41 @@ class SolveError(RuntimeError):
 
 
 def all_finite(tree: Any) -> Array:
-    """Whether every entry of every array is finite."""
+    """Return whether every entry of every array of a pytree is finite.
+
+    Args:
+        tree: A pytree of arrays, at least one.
+
+    Returns:
+        A boolean scalar.
+    """
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def column(mask: Array, like: Array) -> Array:
-    """A mask over the first axis, in the shape that selects from `like`."""
+    """Reshape a mask over the first axis so that the mask broadcasts against an array.
+
+    Args:
+        mask: The mask, shape `(m,)`.
+        like: The array, shape `(m, ...)`.
+
+    Returns:
+        The mask of shape `(m, 1, ..., 1)`, with as many axes as `like`.
+    """
     return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
 def where_ok(status: Array, states: Any) -> Any:
-    """NaN where a solve failed: a finite half-way state would be believed."""
+    """Replace the states of a failed solve by NaN.
+
+    Somebody would believe a finite half-way state. States of status NOT_FINITE stay as they are.
+
+    Args:
+        status: How the solve ended, in a shape that broadcasts against every state.
+        states: A pytree of states.
+
+    Returns:
+        The states, NaN where the solve failed.
+    """
     bad = (status != Status.SUCCESSFUL) & (status != Status.NOT_FINITE)
     return jax.tree.map(lambda y: jnp.where(bad, jnp.nan, y), states)

@@ -1,4 +1,8 @@
-"""Reverse mode of schemes that step back exactly: nothing is kept but the last state."""
+"""Reverse mode for schemes that step back exactly.
+
+The forward pass keeps the last state, and the scheme's memory there. The backward pass computes the
+earlier states again by stepping back.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,16 @@ from neuralflow.solve.system import Step, System
 
 
 class Departure(NamedTuple):
-    """What a walk starts from: state and memory, coefficients that vary with depth, other weights, and the steps.
+    """Everything that a walk starts from.
 
-    `rows`: what differs from step to step; `shared`: what does not.
+    Attributes:
+        x: The state where the walk starts.
+        memory: The scheme's memory before the first step.
+        moving: The coefficients that vary with depth.
+        fixed: The other arrays of the field.
+        rows: The parts of the step record that differ from step to step, with a leading axis of
+            length `steps`.
+        shared: The parts of the step record that all steps share.
     """
 
     x: Any
@@ -30,9 +41,18 @@ class Departure(NamedTuple):
 def rewound(
     system: System, steps: int, start: Departure, cells: dict[Any, Array]
 ) -> tuple[Any, dict[int, Array]]:
-    """The state after all steps and what each step left in the field's state; the backward pass walks back.
+    """Walk over all steps, with a backward pass that walks back over the steps.
 
-    `cells`: the cell of every step, for every basis.
+    Args:
+        system: The field as the solver sees the field, with a reversible scheme.
+        steps: The number of steps.
+        start: Everything that the walk starts from.
+        cells: For every basis, the cell of every step, shape `(steps,)`.
+
+    Returns:
+        The state after all steps, and what each step left in the field's state. The latter maps
+        the place of an array in the field's flat list to its values, with a leading axis of length
+        `steps`.
     """
 
     def record(row: Step, shared: Step) -> Step:

@@ -1,4 +1,8 @@
-"""What fixed grids and adaptive solves share: a field and its weights as diffrax sees them, and one step of a scheme."""
+"""What fixed grids and adaptive solves share.
+
+`System` is a field and its weights as diffrax sees them. It evaluates the field at a place in depth
+and takes one step of a scheme. The loops over steps stand in `walk` and `adaptive`.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,16 @@ from neuralflow.solve.form import split
 
 
 class Step(NamedTuple):
-    """One step: depth time at its start, signed length, where it enters and leaves its cell of each basis, the scheme's own
-    coefficients, and its number (None where nobody asks)."""
+    """The record of one step.
+
+    Attributes:
+        start: The depth time where the step starts.
+        length: The signed length of the step, in depth time.
+        enter: For each basis, the local coordinate at which the step enters its cell.
+        leave: For each basis, the local coordinate at which the step leaves its cell.
+        coefficients: The scheme's own coefficients in this step.
+        index: The number of the step. None stands where nobody asks for the number.
+    """
 
     start: Array
     length: Array
@@ -33,7 +45,14 @@ class Step(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a step leaves: the state, the scheme's memory, whether it failed (None: it cannot), the field's new state."""
+    """What a step leaves behind.
+
+    Attributes:
+        x: The state at the end of the step.
+        memory: The scheme's memory at the end of the step.
+        failed: Whether the step failed. None means that the scheme cannot fail.
+        changes: The new state of the field, by the place of each array in the field's flat list.
+    """
 
     x: Any
     memory: Any
@@ -42,7 +61,19 @@ class StepResult(NamedTuple):
 
 
 class System:
-    """A field as diffrax sees it: static structure only, arrays travel through `args`."""
+    """A field as diffrax sees the field.
+
+    A system holds static structure, and the scheme's coefficients. The arrays of the field travel
+    through `args`, the last argument of diffrax's functions. In this module `args` is a triple: the
+    windows of the arrays that change from cell to cell, the other arrays, and the `Step`.
+
+    Args:
+        field: The velocity field.
+        scheme: The diffrax solver that takes the steps.
+        dtype: The real dtype of times.
+        refusal: The reason why the field's state cannot change in this solve. The reason is part of
+            the error's text. None means that the state can change, unless the scheme prevents it.
+    """
 
     def __init__(
         self,
@@ -51,33 +82,50 @@ class System:
         dtype: Any,
         refusal: str | None = None,
     ):
-        """`refusal`: why the field's state cannot change in this solve, if it cannot."""
         self.flat = FlatField(field)
         self.timed = takes_time(field)
         self.name = type(field).__name__
         self.dtype = dtype
         self.scheme = prepared(scheme, dtype)
-        # Variables as they are: PerStep says that a coefficient has a row per step.
+        # Variables stay whole: the type PerStep says that a coefficient has a row per step.
         self._form, self.coefficients = split(self.scheme)
         self.refusal = refusal or loops_inside(scheme)
-        # The evaluations of the step that is being traced, and their numbers where they do not count up.
+        # `_calls` holds what each evaluation in the step that is being traced changed. `_numbers`
+        # holds the numbers of these evaluations where the numbers do not count up from zero.
         self._calls: list[dict[int, Array]] = []
         self._numbers: tuple[int, ...] = ()
         self.explicit: Any = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
         self.multi = [basis for basis in self.flat.bases if basis.count > 1]
-        # Weights on one cell are the same window at every step: they are handed around whole, not scanned.
+        # Weights on a single cell have the same window at every step. Such weights are handed
+        # around whole, and not scanned.
         self.windowed = [basis is not None and basis.count > 1 for basis in self.flat.array_bases]
-        # Traced once for all stages of one shape, and written out at each of them: it costs nothing when it runs.
+        # JAX traces the velocity once for all stages of one shape, and inlines the result at each
+        # stage. So the inner jit costs nothing at run time.
         self.velocity = jax.jit(self._velocity, inline=True)
 
     def split(self, values: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """Arrays that change from cell to cell, and the others."""
+        """Split the field's arrays into those that change from cell to cell, and the others.
+
+        Args:
+            values: The arrays of the field, in the order of its flat list.
+
+        Returns:
+            The arrays that change from cell to cell, and the other arrays.
+        """
         moving = [v for v, w in zip(values, self.windowed, strict=True) if w]
         return moving, [v for v, w in zip(values, self.windowed, strict=True) if not w]
 
     def windows(self, moving: Sequence[Any], cells: dict[Basis, Any]) -> list[Any]:
-        """The coefficients that are active in the given cells."""
+        """Select the coefficients that are active in given cells.
+
+        Args:
+            moving: The arrays that change from cell to cell.
+            cells: For every basis, a cell or an array of cells.
+
+        Returns:
+            The window of each array.
+        """
         return [
             basis.window(value, cells[basis])
             for basis, value in zip(self._moving_bases(), moving, strict=True)
@@ -86,11 +134,21 @@ class System:
     def scattered(
         self, gradients: Sequence[Array], cells: dict[Basis, Any], windows: Sequence[Any]
     ) -> list[Array]:
-        """The cotangents of the coefficients with those of their windows in the given cells added in place."""
+        """Add the cotangents of windows to the cotangents of the coefficients, in place.
+
+        Args:
+            gradients: The cotangents of the arrays that change from cell to cell.
+            cells: For every basis, the cell of the windows.
+            windows: The cotangents of the windows.
+
+        Returns:
+            The new cotangents of the arrays.
+        """
         triples = zip(self._moving_bases(), gradients, windows, strict=True)
         return [_scatter(gradient, cells[basis], window) for basis, gradient, window in triples]
 
     def _moving_bases(self) -> list[Basis]:
+        """Return the basis of every array that changes from cell to cell."""
         return [
             basis
             for basis, w in zip(self.flat.array_bases, self.windowed, strict=True)
@@ -106,9 +164,11 @@ class System:
         t: Array,
         call: Any,
     ) -> tuple[Any, dict[int, Array]]:
-        """f(x, t) with the weights at the local coordinates `where`, one per basis, and the state it changed.
+        """Return the velocity f(x, t), and the state that the evaluation changed.
 
-        `call`: the numbers of the step and of the evaluation in it, which every random key is folded with.
+        `where` holds one local coordinate per basis, at which the weights are taken. `call` holds
+        the number of the step and the number of the evaluation in the step. Every random key is
+        folded with both numbers.
         """
         local = dict(zip(self.flat.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
@@ -127,19 +187,36 @@ class System:
             v = evaluate(module, x, t)
         except Exception as error:
             error.add_note(
-                f"(while the field {self.name} was evaluated on x of shape {jax.tree.map(jnp.shape, x)})"
+                f"(while the field {self.name} was evaluated on x of shape "
+                f"{jax.tree.map(jnp.shape, x)})"
             )
             raise
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
             raise InputError(
-                f"the field changes its state ('{self.flat.name(min(changes))}') in training, {self.refusal}"
+                f"the field changes its state ('{self.flat.name(min(changes))}') in training, "
+                f"{self.refusal}"
             )
         _check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
     def stage(self, share: Any, x: Any, args: Any) -> Any:
-        """The velocity at a share of the step, in local depth time; at its end exactly where the step leaves."""
+        """Evaluate the velocity at a share of a step.
+
+        At the share 1, the local coordinates are exactly those at which the step leaves its cells.
+
+        Args:
+            share: The place in the step, from 0 at its start to 1 at its end.
+            x: The state.
+            args: The windows, the other arrays and the step record.
+
+        Returns:
+            The velocity, in the form of x.
+
+        Raises:
+            InputError: The field changes its state, and this solve cannot carry the change; or the
+                velocity does not have the structure, shapes and dtypes of x.
+        """
         windows, fixed, step = args
         if isinstance(share, float):
             t = share * step.length
@@ -165,7 +242,18 @@ class System:
         return v
 
     def step(self, x: Any, args: Any, memory: Any, jump: Any) -> StepResult:
-        """One step of the scheme."""
+        """Take one step of the scheme.
+
+        Args:
+            x: The state where the step starts.
+            args: The windows, the other arrays and the step record.
+            memory: The scheme's memory before the step.
+            jump: Whether the weights jump where the step starts. Then a scheme evaluates a stage
+                again that the step before handed on.
+
+        Returns:
+            What the step leaves behind.
+        """
         length = args[2].length
         self._calls, self._numbers = [], ()
         if self.explicit is not None:
@@ -177,14 +265,31 @@ class System:
         return StepResult(y, memory, failed, self._calls[traits(scheme).statistics])
 
     def unstep(self, y: Any, args: Any, memory: Any) -> tuple[Any, Any]:
-        """State and memory before a step of a reversible scheme."""
+        """Take one step of a reversible scheme back.
+
+        Args:
+            y: The state where the step ended.
+            args: The windows, the other arrays and the step record.
+            memory: The scheme's memory after the step.
+
+        Returns:
+            The state and the memory before the step.
+        """
         length = args[2].length
         scheme: Any = self._at_step(args[2])
         self._calls, self._numbers = [], scheme.retraced
         return scheme.unstep(self._term(), jnp.zeros_like(length), length, y, args, memory)
 
     def initial(self, x: Any, args: Any) -> Any:
-        """The scheme's memory before the first step."""
+        """Make the scheme's memory before the first step.
+
+        Args:
+            x: The state where the walk starts.
+            args: The windows, the other arrays and the record of the first step.
+
+        Returns:
+            The memory. None stands for the memory of an explicit Runge-Kutta scheme.
+        """
         length = args[2].length
         self._calls, self._numbers = [], ()
         if self.explicit is not None:
@@ -192,21 +297,39 @@ class System:
         return self._at_step(args[2]).init(self._term(), jnp.zeros_like(length), length, x, args)
 
     def single(self, x: Any, args: Any) -> Any:
-        """One step that remembers nothing of those before it."""
+        """Take one step that remembers nothing of the steps before it.
+
+        Args:
+            x: The state where the step starts.
+            args: The windows, the other arrays and the step record.
+
+        Returns:
+            The state where the step ends.
+        """
         return self.step(x, args, self.initial(x, args), False).x
 
     def _at_step(self, step: Step) -> diffrax.AbstractSolver:
-        """The scheme with its coefficients in this step."""
+        """Return the scheme with the coefficients that it has in a step."""
         return self._form.join(step.coefficients)
 
     def again(self, x: Any, args: Any) -> Any:
-        """`single`, compiled as small as can be, where no derivative is taken."""
+        """Take the step of `single` in a smaller program, where no derivative is taken.
+
+        An explicit Runge-Kutta scheme loops over its stages, so that JAX compiles the field once.
+
+        Args:
+            x: The state where the step starts.
+            args: The windows, the other arrays and the step record.
+
+        Returns:
+            The state where the step ends.
+        """
         if self.explicit is None:
             return self.single(x, args)
         return rolled_step(self.explicit, lambda c, y: self.stage(c, y, args), x, args[2].length)
 
     def _term(self) -> diffrax.ODETerm:
-        """The step as diffrax's schemes see it: local time 0 -> length."""
+        """Return the step as diffrax's schemes see a step: in local time from 0 to its length."""
 
         def vector_field(t, x, args):
             length = args[2].length
@@ -215,7 +338,11 @@ class System:
         return diffrax.ODETerm(vector_field)
 
     def stages(self) -> tuple[int, bool]:
-        """Stages of a step in an adaptive loop, and whether the last one is handed on."""
+        """Count the stages of a step in an adaptive loop.
+
+        Returns:
+            The number of stages, and whether the last stage is handed on to the next step.
+        """
         if isinstance(self.scheme, diffrax.AbstractRungeKutta):
             tableau = self.scheme.tableau
             assert isinstance(tableau, diffrax.ButcherTableau)
@@ -224,7 +351,7 @@ class System:
 
 
 def _folded(keys: Array, call: tuple[Any, Any]) -> Array:
-    """A key, or an array of keys, folded with the numbers of a step and of an evaluation in it."""
+    """Fold a key, or an array of keys, with the numbers of a step and of an evaluation in it."""
 
     def fold(key):
         return jax.random.fold_in(jax.random.fold_in(key, call[0]), call[1])
@@ -233,17 +360,31 @@ def _folded(keys: Array, call: tuple[Any, Any]) -> Array:
 
 
 def loops_inside(scheme: Any) -> str | None:
-    """Why a field's state cannot change in this scheme's steps; None where it can."""
+    """Say why a field's state cannot change in the steps of a scheme.
+
+    Args:
+        scheme: The scheme.
+
+    Returns:
+        The reason, as a part of an error's text. None means that the state can change.
+    """
     if is_explicit(scheme):
         return None
     return (
-        f"and {type(scheme).__name__} evaluates it in a loop of its own; take an explicit scheme for training, "
-        "or model.eval() to use the state as it is"
+        f"and {type(scheme).__name__} evaluates it in a loop of its own; take an explicit scheme "
+        "for training, or model.eval() to use the state as it is"
     )
 
 
 def check_scheme(scheme: Any) -> None:
-    """TypeError for anything but an instance of a diffrax solver."""
+    """Refuse anything but an instance of a diffrax solver.
+
+    Args:
+        scheme: The value to check.
+
+    Raises:
+        InputTypeError: The value is a class of schemes, or no diffrax solver.
+    """
     if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
         raise InputTypeError(
             f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}"
@@ -253,25 +394,29 @@ def check_scheme(scheme: Any) -> None:
 
 
 def _check_velocity(name: str, x: Any, v: Any) -> None:
+    """Refuse a velocity that does not have the structure, shapes and dtypes of x."""
     if jax.tree.structure(x) != jax.tree.structure(v):
         raise InputError(
-            f"the velocity of {name} must have the structure of x, {jax.tree.structure(x)}, got {jax.tree.structure(v)}"
+            f"the velocity of {name} must have the structure of x, {jax.tree.structure(x)}, got "
+            f"{jax.tree.structure(v)}"
         )
     for (path, a), b in zip(jax.tree.leaves_with_path(x), jax.tree.leaves(v), strict=True):
         where = f" at {jax.tree_util.keystr(path)}" if path else ""
         if jnp.shape(a) != jnp.shape(b):
             raise InputError(
-                f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got {jnp.shape(b)}"
+                f"the velocity of {name} must have the shape of x{where}, {jnp.shape(a)}, got "
+                f"{jnp.shape(b)}"
             )
         if jnp.result_type(a) != jnp.result_type(b):
             raise InputError(
-                f"the velocity of {name} must have the dtype of x{where}, {jnp.result_type(a)}, got {jnp.result_type(b)}; "
-                "cast x to the parameters' dtype, or the velocity to x.dtype"
+                f"the velocity of {name} must have the dtype of x{where}, {jnp.result_type(a)}, "
+                f"got {jnp.result_type(b)}; cast x to the parameters' dtype, or the velocity to "
+                "x.dtype"
             )
 
 
 def _scatter(gradient: Array, cell: Array, window: Any) -> Array:
-    """Adds a window's cotangent to its coefficients in place."""
+    """Add the cotangent of a window to the cotangent of its coefficients, in place."""
     parts = window if isinstance(window, tuple) else (window,)
     for offset, part in enumerate(parts):
         gradient = gradient.at[cell + offset].add(part)
@@ -279,7 +424,19 @@ def _scatter(gradient: Array, cell: Array, window: Any) -> Array:
 
 
 def time_dtype(x: Any) -> Any:
-    """The real dtype of the state, float32 at least."""
+    """Return the real dtype in which a solve computes the times of a state.
+
+    Args:
+        x: The state, a pytree of arrays.
+
+    Returns:
+        float32 or float64, the real dtype of all arrays of x.
+
+    Raises:
+        InputError: x holds no array.
+        InputTypeError: The arrays of x differ in precision, or an array is neither float32 nor
+            float64 nor complex.
+    """
     leaves = jax.tree.leaves(x)
     if not leaves:
         raise InputError("x holds no array; give at least one")

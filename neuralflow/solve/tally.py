@@ -1,4 +1,4 @@
-"""The work of all solves inside a block of code, added up."""
+"""A counter of the work of all solves inside a block of code."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ _open: ContextVar[tuple[dict[str, nnx.Variable], ...]] = ContextVar("tallies", d
 
 @contextmanager
 def tally() -> Iterator[dict[str, nnx.Variable]]:
-    """Adds up `evaluations`, `accepted` and `rejected` over the layers called inside (means over per-sample solves).
+    """Add up the work of all layers that are called inside a `with` block.
 
-    Works inside a trace too. Calls in a transformation of their own (a vmap or a checkpoint inside the model) belong
-    to another trace and are not counted.
+    The counter adds `evaluations`, `accepted` and `rejected` of every solve. A solve with
+    per-sample control adds the mean over its samples.
+
+    The counter works inside a trace too. A call inside a further transformation, such as a vmap or
+    a checkpoint inside the model, belongs to another trace. The counter leaves such a call out.
+
+    Yields:
+        A mapping from the names "evaluations", "accepted" and "rejected" to NNX variables. Each
+        variable holds the sum so far.
     """
     sums = {name: nnx.Variable(jnp.zeros(())) for name in ("evaluations", "accepted", "rejected")}
     token = _open.set((*_open.get(), sums))
@@ -31,7 +38,11 @@ def tally() -> Iterator[dict[str, nnx.Variable]]:
 
 
 def count(solution: Solution) -> None:
-    """Adds a solve to the tallies that are open."""
+    """Add a solve to all open tallies.
+
+    Args:
+        solution: The solution of the solve.
+    """
     work = {
         "evaluations": solution.evaluations,
         "accepted": solution.accepted,

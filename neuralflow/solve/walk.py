@@ -1,6 +1,10 @@
-"""One walk over a fixed grid: a scan over its plan in local time 0 -> h, so that a step knows its layer by an integer.
+"""One walk over a fixed grid: a scan over the steps of its plan.
 
-What the backward pass keeps, the memory modes, is decided here; `rewind` is what one of them does.
+Each step runs in local time from 0 to its length h. So an integer, and no rounded depth, decides
+which layer a step has.
+
+The memory modes stand here: what the backward pass keeps. `rewind` holds the walk of the mode
+"reversible". `FixedGrid` describes the modes to users.
 """
 
 from __future__ import annotations
@@ -29,16 +33,20 @@ from neuralflow.solve.rewind import Departure, rewound
 from neuralflow.solve.system import Step, System, time_dtype
 
 Memory = Literal["full", "remat", "two_level", "reversible"]
-"""What the backward pass keeps: see `FixedGrid`. A new memory mode is a branch of `_scan`, and of `Walk.forward`."""
+"""The names of what the backward pass keeps; see `FixedGrid`.
 
-# Steps between two-level checkpoints, unrolled: the least time, at a tenth of the memory.
+A new memory mode is a branch of `_scan`, and of `Walk.forward`.
+"""
+
+# The number of unrolled steps between two-level checkpoints. This number takes the least time, at a
+# tenth of the memory.
 _CHUNK = 4
 
 
 def _scan(
     step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int
 ) -> tuple[Any, Any]:
-    """lax.scan with a named choice of what is kept for the backward pass."""
+    """Scan as `lax.scan` does, with a named choice of what is kept for the backward pass."""
     if memory == "full":
         return lax.scan(step, carry, xs, length)
     if memory == "remat" or length <= chunk:
@@ -59,7 +67,15 @@ def _scan(
 
 
 def check_forgets(scheme: Any, remedy: str) -> None:
-    """TypeError for a scheme that carries more than the state from step to step."""
+    """Refuse a scheme that carries more than the state from step to step.
+
+    Args:
+        scheme: The scheme to check.
+        remedy: The end of the error's text: what follows, and what to do.
+
+    Raises:
+        InputTypeError: The scheme carries more than the state.
+    """
     if traits(scheme).carries:
         raise InputTypeError(
             f"{type(scheme).__name__} carries more than the state from step to step, so {remedy}"
@@ -67,28 +83,56 @@ def check_forgets(scheme: Any, remedy: str) -> None:
 
 
 def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
-    """ValueError for a coefficient per step that does not have as many rows as the grid asks for."""
+    """Refuse a coefficient per step whose number of rows does not fit the grid.
+
+    Args:
+        scheme: The scheme that owns the coefficient.
+        coefficient: The coefficient, with one row per step along its first axis.
+        steps: The number of steps of the grid.
+        allowed: The numbers of rows that fit.
+
+    Raises:
+        InputError: The number of rows is not among those that fit.
+    """
     shape, rows = np.shape(coefficient.get_value()), steps - traits(scheme).plain
     if not shape or shape[0] not in allowed:
         apart = ", all but the first, which has no state before" if rows < steps else ""
         raise InputError(
-            f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first axis must be {rows} on a grid of "
-            f"{steps} steps{apart}"
+            f"a coefficient per step of {type(scheme).__name__} has shape {shape}, but its first "
+            f"axis must be {rows} on a grid of {steps} steps{apart}"
         )
 
 
 def check_growth(scheme: Any, steps: int, dtype: Any) -> None:
-    """ValueError where walking back would lose more than half of the digits."""
+    """Refuse a walk back that would lose more than half of the digits.
+
+    Args:
+        scheme: The reversible scheme.
+        steps: The number of steps.
+        dtype: The real dtype of the state.
+
+    Raises:
+        InputError: The walk back may multiply rounding errors by too much.
+    """
     growth = scheme.growth(steps)
     if not growth * np.finfo(dtype).eps ** 0.5 < 1:
         raise InputError(
-            f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by {growth:.0e}, too much for "
-            f'{np.dtype(dtype).name}; take a coefficient closer to one, fewer steps, or memory="remat"'
+            f"walking back {steps} steps of {type(scheme).__name__} multiplies rounding errors by "
+            f"{growth:.0e}, too much for {np.dtype(dtype).name}; take a coefficient closer to "
+            'one, fewer steps, or memory="remat"'
         )
 
 
 class Walked(NamedTuple):
-    """The final state, all states where asked for (steps + 1), whether a step failed (None: none can), new field state."""
+    """What a forward walk leaves behind.
+
+    Attributes:
+        final: The state at the end of the walk.
+        states: The states at all edges of the steps, with a leading axis of length `steps + 1`.
+            None where nobody asked for these states.
+        failed: Whether a step failed. None means that no step can fail.
+        changes: The new state of the field, by the place of each array in the field's flat list.
+    """
 
     final: Any
     states: Any
@@ -97,7 +141,20 @@ class Walked(NamedTuple):
 
 
 class Walk:
-    """One walk over a fixed grid: the plan turned into arrays of the state's dtype."""
+    """One walk over a fixed grid, with the plan turned into arrays of the state's dtype.
+
+    Args:
+        plan: The method `FixedGrid.plan`, which sets the steps against the bases.
+        scheme: The diffrax solver that takes the steps.
+        memory: The name of what the backward pass keeps.
+        field: The velocity field.
+        x: The state where the walk starts; for `invert`, the state where the walk ends.
+        t0: The depth time that belongs to normalised depth 0.
+        t1: The depth time that belongs to normalised depth 1.
+        backward: Whether the walk goes from the later end to the earlier one.
+        refusal: The reason why the field's state cannot change in this walk. None means that the
+            state can change, unless the scheme prevents the change.
+    """
 
     def __init__(
         self,
@@ -111,18 +168,18 @@ class Walk:
         backward: bool,
         refusal: str | None = None,
     ):
-        """`plan`: `FixedGrid.plan`. `refusal`: why the field's state cannot change in this walk, if it cannot."""
         dtype = time_dtype(x)
         self.x, self.memory = x, memory
         self.system = System(field, scheme, dtype, refusal)
         self.plan = plan(self.system.flat.bases, backward=backward)
-        # Whole numbers over the number of steps: (t1 - t0) / steps is rounded once, as a hand-written h is.
+        # The plan counts in whole numbers over the number of steps. So (t1 - t0) / steps is rounded
+        # once, as in a hand-written h.
         total: Any = np.asarray(self.plan.total, dtype)
         if isinstance(t0, float) and isinstance(t1, float):
             t0, t1 = np.asarray(t0, dtype), np.asarray(t1, dtype)
         else:
             t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-            # Keeps the compiler from multiplying by a rounded reciprocal.
+            # The barrier keeps the compiler from multiplying by a rounded reciprocal.
             total = lax.optimization_barrier(jnp.asarray(total))
         self.starts = jnp.asarray(t0 + np.asarray(self.plan.starts, dtype) * (t1 - t0) / total)
         last = self.plan.starts[-1] + self.plan.lengths[-1]
@@ -139,7 +196,7 @@ class Walk:
             [self._coefficient(leaf, backward) for leaf in self.system.coefficients],
             np.arange(self.plan.steps) if any(self.system.flat.streams) else None,
         )
-        # What differs from step to step is scanned; what the steps share is not.
+        # The scan runs over what differs from step to step, and not over what the steps share.
         step = Step(*jax.tree.map(jnp.asarray, record))
         scanned = jax.tree.map(lambda a: a.ndim == 1, step)
         scanned = scanned._replace(
@@ -148,7 +205,10 @@ class Walk:
         self.rows, self.shared = eqx.partition(step, scanned)
 
     def _local(self, ends: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Where steps start or end in the cells of each basis; of no use where weights are constant there."""
+        """Return the local coordinates of steps in the cells of each basis.
+
+        A basis of degree zero gets one zero, since its weights are constant inside a cell.
+        """
         dtype, bases = self.system.dtype, self.system.flat.bases
         return tuple(
             _row(end, dtype) if b.degree > 0 else np.zeros((), dtype)
@@ -156,7 +216,10 @@ class Walk:
         )
 
     def _coefficient(self, leaf: Any, backward: bool) -> Array:
-        """A scheme's own coefficient: rows, with a zero where the first is missing, or one for all steps."""
+        """Return a scheme's own coefficient: one row per step, or one value for all steps.
+
+        Rows that are missing at the start of the walk are zeros.
+        """
         value = leaf.get_value() if isinstance(leaf, nnx.Variable) else jnp.asarray(leaf)
         if not isinstance(leaf, PerStep):
             return value
@@ -175,14 +238,21 @@ class Walk:
         )
 
     def cells(self, index: np.ndarray) -> dict[Basis, np.ndarray]:
-        """The cell of each of these steps, in every basis."""
+        """Look up the cells of steps.
+
+        Args:
+            index: The numbers of the steps.
+
+        Returns:
+            For every basis, the cells of these steps, in the shape of `index`.
+        """
         bases = self.system.flat.bases
         return {
             basis: place.cell[index] for basis, place in zip(bases, self.plan.places, strict=True)
         }
 
     def evaluations(self) -> int:
-        """Calls of the field in a forward walk."""
+        """Count the evaluations of the field in a forward walk."""
         system, steps = self.system, self.plan.steps
         if is_explicit(system.scheme):
             return cost(system.scheme, steps)
@@ -190,14 +260,30 @@ class Walk:
         return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
 
     def jumps(self) -> Any:
-        """Whether a scheme that hands a stage on must evaluate it again: known before the walk where possible."""
+        """Say at which steps a scheme that hands a stage on must evaluate the stage again.
+
+        Returns:
+            One Python boolean if all steps after the first agree. Otherwise a boolean array of
+            shape `(steps,)`.
+        """
         later = self.plan.jumps[1:]
         if later.all() or not later.any():
             return bool(later.any())
         return jnp.asarray(self.plan.jumps)
 
     def forward(self, every_step: bool) -> Walked:
-        """Forward, with what the backward pass needs kept by choice."""
+        """Walk forward, and keep for the backward pass what the memory mode names.
+
+        Args:
+            every_step: Whether to return the states at all edges of the steps.
+
+        Returns:
+            What the walk leaves behind.
+
+        Raises:
+            InputError: The grid does not fit the batch statistics that the walk updates, or a walk
+                back would lose too many digits.
+        """
         system, block, steps = self.system, self.plan.block, self.plan.steps
         first = (self.windows(0), self.fixed, self.steps_at(0))
         memory = system.initial(self.x, first)
@@ -230,7 +316,8 @@ class Walk:
                 lambda c, z: step(z[0], c, z[1]), carry, (windows, scanned), steps, kept, _CHUNK
             )
         else:
-            # A cell's weights enter the outer scan once; its steps are the inner one.
+            # The outer scan runs over the cells and takes the weights of each cell once. The inner
+            # scan runs over the steps of a cell.
             inner = "full" if kept == "two_level" and block <= _CHUNK else kept
             outer = "two_level" if inner != kept else "full"
 
@@ -248,7 +335,21 @@ class Walk:
         return Walked(x, states, failed, self.new_state(changes))
 
     def new_state(self, changes: dict[int, Array]) -> dict[int, Array]:
-        """The field's new state from what each step left: statistics of every cell, a stream's count after the last step."""
+        """Put together the field's new state from what each step left.
+
+        A batch statistic has one value for every cell. A random stream has the count after the last
+        step.
+
+        Args:
+            changes: What each step left, by the place of each array in the field's flat list, with
+                a leading axis of length `steps`.
+
+        Returns:
+            The new arrays, by their places.
+
+        Raises:
+            InputError: The number of steps differs from the number of cells of a batch statistic.
+        """
         flat, new = self.system.flat, {}
         for i, rows in changes.items():
             if not flat.is_statistic(i):
@@ -261,8 +362,9 @@ class Walk:
                 if basis is None:
                     remedy = f"put it in a DepthVarying on PiecewiseConstant({steps})"
                 raise InputError(
-                    f"batch statistics ('{flat.name(i)}') belong to the cells of depth, {count} here, and training takes one step in "
-                    f"each, not {steps}; {remedy}, or call model.eval(), which any grid can"
+                    f"batch statistics ('{flat.name(i)}') belong to the cells of depth, {count} "
+                    f"here, and training takes one step in each, not {steps}; {remedy}, or call "
+                    "model.eval(), which any grid can"
                 )
             new[i] = (
                 rows[0] if basis is None else rows[np.argsort(self.cells(np.arange(steps))[basis])]
@@ -270,19 +372,32 @@ class Walk:
         return new
 
     def windows(self, k: int) -> list[Any]:
-        """The coefficients that are active in step k."""
+        """Return the coefficients that are active in step k."""
         cells = {basis: jnp.asarray(cell) for basis, cell in self.cells(np.asarray(k)).items()}
         return self.system.windows(self.moving, cells)
 
     def steps_at(self, k: Any) -> Step:
-        """The record of step k, or of the steps k."""
+        """Return the record of step k, or of an array k of steps."""
         shared = jax.tree.map(
             lambda a: jnp.broadcast_to(a, (*jnp.shape(k), *jnp.shape(a))), self.shared
         )
         return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
 
     def partial_steps(self, states: Any, depths: Array) -> Any:
-        """States between the steps: the scheme's own step from the last one, shortened."""
+        """Compute states between the edges of the steps.
+
+        The scheme takes its own step from the last edge before each depth, shortened to end there.
+
+        Args:
+            states: The states at all edges, with a leading axis of length `steps + 1`.
+            depths: The depth times, shape `(m,)`.
+
+        Returns:
+            The states at the depths, with a leading axis of length m.
+
+        Raises:
+            InputTypeError: The scheme carries more than the state from step to step.
+        """
         check_forgets(
             self.system.scheme,
             "it has no states between them; ask for those at the steps: trajectory(x)",
@@ -316,7 +431,15 @@ class Walk:
         )
 
     def each(self, function: Callable[[StepMap, Any], Any], states: Any) -> Any:
-        """function(block, x) of every step; `states` (steps, ...): where the steps start."""
+        """Compute function(block, x_k) for every step k.
+
+        Args:
+            function: The function of a step and of the state where the step starts.
+            states: The states where the steps start, with a leading axis of length `steps`.
+
+        Returns:
+            The values of the function, with a leading axis of length `steps`.
+        """
         windows = self.system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
 
         def step(_, z):
@@ -327,7 +450,13 @@ class Walk:
         return lax.scan(step, None, (states, windows, self.rows), self.plan.steps)[1]
 
     def invert(self) -> tuple[Any, Array]:
-        """The input of the walk whose final state is `x`, and whether a step had no fixed point."""
+        """Compute the input of the walk whose final state is `self.x`.
+
+        A reversible scheme steps back. Other schemes solve each step by fixed-point iteration.
+
+        Returns:
+            The input, and whether the iteration of any step did not converge.
+        """
         system = self.system
         windows = system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
         if isinstance(system.scheme, ReversibleScheme):
@@ -342,12 +471,13 @@ class Walk:
             return x, jnp.asarray(False)
         eps = float(jnp.finfo(system.dtype).eps)
 
-        # In JAX's default precision, in which the iteration keeps it; states may have another.
+        # The iteration keeps the norm in JAX's default precision. States may have another one.
         def norm(error):
             return optx.max_norm(error).astype(float)
 
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
-        # The adjoint is solved without a matrix: samples do not know of each other, a dense one would hold them all.
+        # The adjoint is solved without a matrix. Samples are independent of each other, and a dense
+        # matrix would hold all pairs of samples.
         adjoint = optx.ImplicitAdjoint(
             linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100)
         )
@@ -373,6 +503,6 @@ class Walk:
 
 
 def _row(values: np.ndarray, dtype: Any) -> np.ndarray:
-    """A quantity of the steps: one number where they share it."""
+    """Return a quantity of the steps: one number if all steps share the number."""
     same = len(values) == 1 or bool((values == values[0]).all())
     return np.asarray(values[0] if same else values, dtype)

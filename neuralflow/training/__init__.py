@@ -1,5 +1,11 @@
-"""Training of any NNX module: one function, its history and its checkpoints."""
+"""Train any NNX module with one function, `fit`, and keep its history and its checkpoints.
 
+`loop` holds `fit` and the compiled step, `batches` the order and the placement of the data,
+`evaluation` the loss and its mean over a data set. `log` writes the history and decides when a
+checkpoint is due, `checkpoints` writes and reads checkpoints, `display` shows the progress.
+"""
+
+from neuralflow.training.checkpoints import CheckpointError as CheckpointError
 from neuralflow.training.evaluation import Loss as Loss, evaluate as evaluate
 from neuralflow.training.log import History as History
 from neuralflow.training.loop import (

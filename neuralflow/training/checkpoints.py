@@ -1,10 +1,15 @@
-"""Checkpoints of a training: arrays and a record of where it stands, by orbax; atomic, asynchronous, verified."""
+"""Checkpoints of a training, written by orbax: atomic, asynchronous and verified.
+
+A checkpoint holds the arrays of a training and a record of how far the training has come.
+When a checkpoint is due stands in `log`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +17,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Raised when what a checkpoint holds changes its meaning.
+# This number grows when the meaning of what a checkpoint holds changes.
 _FORMAT = 1
 _FIELDS = {"format", "digest", "run", "where", "history"}
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or read; the message says which, why and what to do."""
+    """A checkpoint cannot be written or read; the message says which one, why and what to do."""
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the last `keep`, and the one with the largest `score`.
+    """The checkpoints in a folder: the last ones, and the one with the largest score.
 
-    Arrays travel as a pytree, everything else as JSON; nothing that is read executes code. A checkpoint appears under
-    its final name when it is complete; its arrays carry a digest that is checked when they are read.
+    Arrays are stored as a pytree, everything else as JSON. Reading a checkpoint never executes
+    code. A checkpoint appears under its final name when the checkpoint is complete. The arrays
+    carry a digest, and reading the arrays checks the digest.
+
+    Args:
+        folder: The folder of the checkpoints.
+        keep: The number of latest checkpoints to keep. The checkpoint with the largest score is
+            kept beside them.
+
+    Raises:
+        CheckpointError: The folder cannot be written, or the score of a checkpoint in the folder is
+            damaged.
     """
 
     def __init__(self, folder: Path, keep: int = 3):
@@ -55,23 +70,35 @@ class Checkpoints:
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{folder} cannot hold checkpoints ({_reason(error)}); give a folder that can be written"
+                f"{folder} cannot hold checkpoints ({_reason(error)}); "
+                "give a folder that can be written"
             ) from None
 
     @property
     def last(self) -> int | None:
-        """The latest step that was saved."""
+        """The latest step that was saved, or None if no step was saved."""
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
-        """The step with the largest score, or None where none was scored."""
+        """The step with the largest score, or None if no checkpoint has a score."""
         return self._manager.best_step()
 
     def save(
         self, step: int, arrays: Any, record: dict[str, Any], score: float | None = None
     ) -> None:
-        """Starts to write; returns once the arrays are copied. Raises CheckpointError, here or at the next call."""
+        """Start to write a checkpoint, and return once the arrays are copied.
+
+        Args:
+            step: The number of training steps so far, which names the checkpoint.
+            arrays: A pytree of arrays.
+            record: Plain data to store as JSON.
+            score: The score of the checkpoint, larger for better. None gives no score.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be written. A failure in the background is raised
+                at the next call.
+        """
         args, plain = self._ocp.args, {name: _as_data(leaf) for name, leaf in named(arrays).items()}
         record = {"format": _FORMAT, "digest": _digest(plain), **record}
         try:
@@ -83,11 +110,15 @@ class Checkpoints:
             )
         except (
             Exception
-        ) as error:  # orbax hands on whatever its storage raises, from an earlier save too
+        ) as error:  # orbax passes on every error of its storage, also those of an earlier save
             raise self._unwritten(step, error) from None
 
     def wait(self) -> None:
-        """Returns when everything is written; CheckpointError where it could not be."""
+        """Wait until everything is written.
+
+        Raises:
+            CheckpointError: A checkpoint could not be written.
+        """
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -95,11 +126,20 @@ class Checkpoints:
             raise self._unwritten(None, error) from None
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
-        self.wait()
-        self._manager.close()
+        """Wait until everything is written, and release the folder.
+
+        Raises:
+            CheckpointError: A checkpoint could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            # Threads of orbax that wait for the end would outlive a failure, and warn.
+            with suppress(Exception):
+                self._manager.close()
 
     def _unwritten(self, step: int | None, error: Exception) -> CheckpointError:
+        """Describe a failed write, and name the latest checkpoint that is safe."""
         what = "the checkpoint" if step is None else f"the checkpoint of step {step}"
         good = max((int(p.name) for p in self.folder.glob("*") if p.name.isdigit()), default=None)
         kept = (
@@ -112,7 +152,18 @@ class Checkpoints:
         )
 
     def read_record(self, step: int) -> dict[str, Any]:
-        """Where the training stood."""
+        """Read the record of a checkpoint: how far the training has come, and its history.
+
+        Args:
+            step: The step of the checkpoint.
+
+        Returns:
+            The record, with at least the fields format, digest, run, where and history.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, another program wrote it, or a later
+                version of this package wrote it.
+        """
         args = self._ocp.args
         if not (self.folder / str(step) / "record").is_dir():
             raise CheckpointError(
@@ -134,13 +185,26 @@ class Checkpoints:
             )
         if record["format"] > _FORMAT:
             raise CheckpointError(
-                f"step {step} in {self.folder} has format {record['format']}, this version reads up to {_FORMAT}; "
-                f"it was written by neuralflow {record.get('version', 'of a later version')}: install that one"
+                f"step {step} in {self.folder} has format {record['format']}, "
+                f"this version reads up to {_FORMAT}; it was written by neuralflow "
+                f"{record.get('version', 'of a later version')}: install that one"
             )
         return record
 
     def read_arrays(self, step: int, like: Any) -> Any:
-        """The fields of `like`, a named tuple, in its structure and shardings; CheckpointError where they do not fit."""
+        """Read the arrays of a checkpoint.
+
+        Args:
+            step: The step of the checkpoint.
+            like: A named tuple of pytrees with the names, shapes, dtypes and shardings to read. A
+                checkpoint may hold further fields.
+
+        Returns:
+            The arrays, in the structure and the shardings of `like`.
+
+        Raises:
+            CheckpointError: The arrays do not fit `like`, or the checkpoint is damaged.
+        """
         record = self.read_record(step)
         want = {name: _as_data(leaf) for name, leaf in named(like).items()}
         held = self._held(step)
@@ -149,8 +213,8 @@ class Checkpoints:
         theirs = {name: spec for name, spec in held.items() if name.startswith(asked)}
         if here != theirs:
             raise CheckpointError(
-                f"step {step} in {self.folder} is of another model, loss or optimiser: {_difference(theirs, here)}; "
-                "build what was trained, or give another folder"
+                f"step {step} in {self.folder} is of another model, loss or optimiser: "
+                f"{_difference(theirs, here)}; build what was trained, or give another folder"
             )
         alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -175,7 +239,7 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def _held(self, step: int) -> dict[str, tuple[Any, ...]]:
-        """Names, shapes and dtypes of what a checkpoint holds."""
+        """Return the shape and dtype of every array in a checkpoint, by name."""
         try:
             metadata: Any = self._manager.item_metadata(step).arrays
             return {
@@ -186,6 +250,7 @@ class Checkpoints:
             raise self._damaged(step, error) from None
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:
+        """Describe a checkpoint that cannot be read, and name the earlier one to go on from."""
         earlier = [s for s in self._manager.all_steps() if s < step]
         then = (
             f"to go on from step {max(earlier)}"
@@ -193,42 +258,60 @@ class Checkpoints:
             else "and start anew: there is no earlier one"
         )
         return CheckpointError(
-            f"step {step} in {self.folder} is damaged ({_reason(error)}); remove {self.folder / str(step)} {then}"
+            f"step {step} in {self.folder} is damaged ({_reason(error)}); "
+            f"remove {self.folder / str(step)} {then}"
         )
 
 
 def _check_scores(folder: Path) -> None:
-    """Names the checkpoint whose score is damaged; orbax itself would give the whole folder up."""
+    """Refuse a folder with a damaged score, and name the checkpoint.
+
+    orbax itself would give up the whole folder.
+    """
     for path in sorted(folder.glob("*/metrics/metrics")):
         try:
             json.loads(path.read_text())
         except (OSError, ValueError):
             step = path.parent.parent
             raise CheckpointError(
-                f"step {step.name} in {folder} is damaged (its score cannot be read); remove {step} and go on without it"
+                f"step {step.name} in {folder} is damaged (its score cannot be read); "
+                f"remove {step} and go on without it"
             ) from None
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths."""
+    """Return the leaves of a pytree by their paths.
+
+    Args:
+        tree: Any pytree.
+
+    Returns:
+        A dict from the path of a leaf, as text, to the leaf.
+    """
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _is_key(leaf: Any) -> bool:
+    """Return whether a leaf is an array of random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _as_data(leaf: Any) -> Any:
-    """Random keys as their words: keys cannot be stored."""
+    """Return a leaf as an array that can be stored: random keys become their whole numbers."""
     return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
 
 
 def _as_key(data: Any, like: Any) -> Any:
+    """Return stored data as random keys if `like` holds random keys."""
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like)) if _is_key(like) else data
 
 
 def _digest(arrays: dict[str, Any]) -> str:
-    """A digest of names and values; empty where an array is spread over processes, none of which sees it whole."""
+    """Return a digest of the names and values of arrays.
+
+    The digest is empty if an array is spread over processes, because no process sees the whole
+    array then.
+    """
     if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in arrays.values()):
         return ""
     total = hashlib.sha256()
@@ -240,6 +323,8 @@ def _digest(arrays: dict[str, Any]) -> str:
 
 
 def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
+    """Describe the first array that differs between a checkpoint and the present model."""
+
     def show(spec):
         return f"{spec[1]}{list(spec[0])}"
 
@@ -252,7 +337,7 @@ def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, or the errno's words."""
+    """Return the cause of an error as short text: a known system message, or its own words."""
     text = getattr(error, "strerror", None) or str(error)
     for known in (
         "No space left on device",
@@ -266,5 +351,8 @@ def _reason(error: Exception) -> str:
 
 
 def _unasked(entry: logging.LogRecord) -> bool:
-    """Drops orbax's remark on checkpoints in the middle of an epoch, which have no score."""
+    """Drop the log entry of orbax about checkpoints without a score.
+
+    Checkpoints in the middle of an epoch have no score.
+    """
     return "tracked_metric" not in entry.getMessage()

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar in a terminal, plain lines everywhere else."""
+"""Show the progress of a training: a bar in a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from neuralflow.console import screen
 
 
 class Display(NamedTuple):
-    """What is told of a training: `step(epoch, step)` as it goes, `row(row, epochs)` at the end of an epoch."""
+    """The two functions that show the progress of a training.
+
+    Attributes:
+        step: Called as `step(epoch, step)` while an epoch runs. The epoch is counted from zero, the
+            step is the number of steps done in the epoch.
+        row: Called as `row(row, epochs)` at the end of an epoch, with the row of the history and
+            the number of epochs in all.
+    """
 
     step: Callable[[int, int], None]
     row: Callable[[dict[str, float], int], None]
@@ -18,7 +25,16 @@ class Display(NamedTuple):
 
 @contextmanager
 def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
-    """A bar over the steps of an epoch in a terminal, and a line an epoch everywhere."""
+    """Show a bar over the steps of an epoch in a terminal, and one line an epoch everywhere.
+
+    Args:
+        epochs: The number of epochs in all.
+        steps: The number of steps in an epoch.
+        shown: Whether to show anything.
+
+    Returns:
+        A context manager that gives a `Display`.
+    """
 
     def nothing(*_):
         return None
@@ -55,6 +71,7 @@ def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
 
 
 def _line(row: dict[str, float], epochs: int) -> str:
+    """Return a row of the history as one line of text, without the less telling columns."""
     hidden = (
         "epoch",
         "seconds",
@@ -66,4 +83,7 @@ def _line(row: dict[str, float], epochs: int) -> str:
     shown = [
         f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items() if name not in hidden
     ]
-    return f"epoch {int(row['epoch'])}/{epochs}: {', '.join(shown)}; {row['samples_per_second']:.0f} samples/s"
+    return (
+        f"epoch {int(row['epoch'])}/{epochs}: {', '.join(shown)}; "
+        f"{row['samples_per_second']:.0f} samples/s"
+    )

@@ -1,4 +1,7 @@
-"""The loss of a model on a batch, and its mean over a data set."""
+"""Evaluate a loss: on one batch, or as its mean over a data set.
+
+The checks of what a loss returns stand here too.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,31 @@ from neuralflow.solve.tally import tally
 from neuralflow.training.batches import Batch, count_devices, count_samples, placed, spread
 
 Loss = Callable[[Any, Batch], Any]
-"""loss(model, batch): a scalar, the mean over the batch, or (scalar, dict of further scalars)."""
+"""A function `loss(model, batch)` that returns the mean over the batch as a scalar.
+
+The function may also return the pair of this scalar and a dict of further scalars to record.
+"""
 
 
 def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> dict[str, float]:
-    """Means of the loss and its other scalars over all samples, with the model in evaluation mode and unchanged.
+    """Return the means of a loss and of its other scalars over all samples of a data set.
 
-    `data`: a dict of arrays with one leading axis, evaluated `batch` samples at a time, the last ones too.
+    The model is in evaluation mode while the loss is computed. The model itself does not change.
+
+    Args:
+        model: Any NNX module.
+        loss: A function `loss(model, batch)` that returns the mean over the batch as a scalar. The
+            function may also return the pair of this scalar and a dict of further scalars.
+        data: A dict of arrays `(samples, ...)` by name, with one leading axis.
+        batch: The number of samples to evaluate at a time. The last samples count too, also where
+            they do not fill a batch.
+
+    Returns:
+        A dict of the mean loss, under the name `loss`, and the means of the further scalars.
+
+    Raises:
+        InputError: `data` is no data set of numbers, or `loss` does not return real scalars.
+        InputTypeError: An argument, or what `loss` returns, has the wrong type.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.whole("batch", batch)
@@ -35,7 +56,25 @@ def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> 
 
 
 def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, counts: bool) -> Any:
-    """The loss, and beside it its other scalars, the work of the solves and the model's other variables."""
+    """Compute the loss on a batch, with its metrics and the new state of the model.
+
+    Args:
+        graphdef: The structure of the model, from `nnx.split`.
+        loss: A function `loss(model, batch)`.
+        params: The parameters of the model (nnx.Param).
+        rest: The other variables of the model, such as batch statistics and random streams.
+        batch: The batch.
+        counts: Whether the metrics include the work of the solves: `evaluations`, `accepted` and
+            `rejected`, added up over the layers of the model.
+
+    Returns:
+        The pair of the loss and a pair: the dict of all metrics, the loss included, and the other
+        variables of the model after the call. Metrics have at least float32.
+
+    Raises:
+        InputError: The loss returns something else than real scalars, or uses a reserved name.
+        InputTypeError: What the loss returns has the wrong type.
+    """
     model = nnx.merge(graphdef, params, rest, copy=True)
     with tally() as work:
         try:
@@ -44,7 +83,7 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
             error.add_note(f"while the loss was traced on the batch {_shapes(batch)}")
             raise
     value, metrics = _loss_and_metrics(output)
-    # Sums over an epoch need more digits than half precision has.
+    # Sums over an epoch need more digits than half precision holds.
     wide = jnp.promote_types(value.dtype, jnp.float32)
     metrics = {name: metric.astype(wide) for name, metric in metrics.items()}
     if counts:
@@ -53,6 +92,7 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
 
 
 def _shapes(batch: Any) -> str:
+    """Return names, dtypes and shapes of the arrays of a batch as text."""
     return ", ".join(
         f"{name} {jnp.result_type(a)}{list(jnp.shape(a))}" for name, a in batch.items()
     )
@@ -69,14 +109,16 @@ _OWN = (
     "samples_per_second",
     "waiting",
 )
+"""Names that the history uses itself, so that a loss cannot give them to its further scalars."""
 
 
 def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
-    """What a loss returned, checked."""
+    """Check what a loss returned, and return the scalar and the dict of further scalars."""
     value, metrics = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     if isinstance(value, tuple) or not isinstance(metrics, dict):
         raise InputTypeError(
-            "the loss must return a number, or a number and a dict of further numbers; return loss, {'accuracy': ...}"
+            "the loss must return a number, or a number and a dict of further numbers; "
+            "return loss, {'accuracy': ...}"
         )
     for name, metric in {"loss": value, **metrics}.items():
         if (
@@ -105,7 +147,20 @@ def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
 
 
 class Evaluation:
-    """The means of a loss over a data set, compiled once."""
+    """The means of a loss over a data set, compiled once and called for any weights.
+
+    Args:
+        graphdef: The structure of the model, from `nnx.split`.
+        loss: A function `loss(model, batch)`.
+        data: The data set, a dict of arrays `(samples, ...)` by name.
+        batch: The number of samples to evaluate at a time. The number is lowered to the number of
+            samples, and rounded down to a multiple of the number of devices where possible.
+        mesh: The mesh over which a batch is spread, or None for one device.
+        name: The name of the data set in messages.
+
+    Raises:
+        InputError: `data` is no data set of numbers.
+    """
 
     def __init__(
         self,
@@ -123,12 +178,27 @@ class Evaluation:
         self.mean = jax.jit(self._mean, static_argnums=(3, 4))
 
     def check(self, params: Any, rest: Any) -> None:
-        """Traces the loss on the data, so that what does not fit is found before any work is done."""
+        """Trace the loss on the data, to find what does not fit before any work is done.
+
+        Args:
+            params: The parameters of the model.
+            rest: The other variables of the model.
+
+        Raises:
+            InputError: The loss returns something else than real scalars, or uses a reserved name.
+            InputTypeError: What the loss returns has the wrong type.
+        """
         jax.eval_shape(
             lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data
         )
 
     def __call__(self, params: Any, rest: Any) -> dict[str, float]:
+        """Return the means of the loss and of its other scalars over all samples.
+
+        Args:
+            params: The parameters of the model.
+            rest: The other variables of the model.
+        """
         whole, part = divmod(self.samples, self.batch)
         means = self.mean(params, rest, self.data, whole, 0)
         total = {name: float(value) * whole * self.batch for name, value in means.items()}
@@ -138,7 +208,10 @@ class Evaluation:
         return {name: total[name] / self.samples for name in in_order(total)}
 
     def _mean(self, params: Any, rest: Any, data: Any, whole: int, part: int) -> dict[str, Array]:
-        """Over the first `whole` batches, or over the last `part` samples."""
+        """Return the means over the first `whole` batches, or over the last `part` samples.
+
+        `part` is zero for the first case. The model is in evaluation mode.
+        """
         model = nnx.merge(self.graphdef, params, rest, copy=True)
         model.eval()
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -157,5 +230,9 @@ class Evaluation:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The loss first, the others by name."""
+    """Sort names of metrics: the loss first, the others by name.
+
+    Args:
+        names: The names.
+    """
     return sorted(names, key=lambda name: (name != "loss", name))

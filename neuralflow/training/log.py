@@ -1,4 +1,9 @@
-"""What a training leaves behind in its folder: its history, and when a checkpoint is due. What one holds: `checkpoints`."""
+"""What a training leaves behind in its folder: its history and its checkpoints.
+
+The history, the position of a training and the best epoch stand here. This module also decides
+when a checkpoint has a score. What a checkpoint holds and how it is written stands in
+`checkpoints`.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +27,19 @@ from neuralflow.training.checkpoints import CheckpointError, Checkpoints
 
 @dataclass
 class History:
-    """What was measured, one row an epoch. `history["loss"]` is the array of a column, NaN where it was not measured."""
+    """What was measured in a training, one row an epoch.
+
+    `history["loss"]` is the array of a column, with NaN in the epochs without this measurement.
+    Iterating over a history gives the names of its columns.
+
+    Attributes:
+        rows: One dict an epoch, from the name of a measurement to its value.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> np.ndarray:
+        """Return a column as an array `(epochs,)`; raise KeyError for an unknown name."""
         if not any(column in row for row in self.rows):
             raise KeyError(
                 f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}"
@@ -34,15 +47,20 @@ class History:
         return np.asarray([row.get(column, np.nan) for row in self.rows])
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns."""
         return iter(self.columns)
 
     @property
     def columns(self) -> list[str]:
-        """Names of what was measured, in the order of their first appearance."""
+        """The names of what was measured, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def write(self, folder: Path) -> None:
-        """history.jsonl and history.csv in the folder."""
+        """Write history.jsonl and history.csv.
+
+        Args:
+            folder: The folder of the two files.
+        """
         files.write(folder / "history.jsonl", "".join(_json(row) + "\n" for row in self.rows))
         text = io.StringIO()
         table = csv.DictWriter(text, self.columns, lineterminator="\n")
@@ -52,19 +70,34 @@ class History:
 
 
 def _json(row: dict[str, float]) -> str:
-    """A row as JSON, which knows no NaN."""
+    """Return a row as JSON, with null for numbers that are not finite."""
     return json.dumps({name: value if np.isfinite(value) else None for name, value in row.items()})
 
 
 def place(folder: Any) -> Path:
-    """The folder a caller named, wherever the program goes later."""
+    """Return the absolute path of a folder, which stays right if the working directory changes.
+
+    Args:
+        folder: The path as text or as a path object; a leading ~ is the home directory.
+
+    Raises:
+        InputTypeError: `folder` is no path.
+    """
     checks.instance("folder", folder, (str, os.PathLike), "a path")
     return Path(folder).expanduser().absolute()
 
 
 class State(NamedTuple):
-    """All that changes while training. `sums`: the metrics of this epoch so far; `broken`: the first step of it whose
-    loss or gradient was not finite, -1 for none."""
+    """Everything that changes while training.
+
+    Attributes:
+        params: The parameters of the model (nnx.Param).
+        rest: The other variables of the model.
+        optimiser: The state of the optimiser.
+        sums: The metrics of this epoch, added up over its steps so far.
+        broken: The first step of this epoch with a loss, gradient or weights that were not finite,
+            counted from zero; -1 if there is no such step.
+    """
 
     params: Any
     rest: Any
@@ -74,14 +107,25 @@ class State(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The part of a `State` that is a model."""
+    """The part of a `State` that belongs to the model.
+
+    Attributes:
+        params: The parameters of the model (nnx.Param).
+        rest: The other variables of the model.
+    """
 
     params: Any
     rest: Any
 
 
 class Where(NamedTuple):
-    """The position in the data: epochs done, steps done in this one, and the seconds these took."""
+    """The position of a training in its data.
+
+    Attributes:
+        epoch: The number of finished epochs.
+        step: The number of steps done in the present epoch.
+        seconds: The seconds that the steps of the present epoch took so far.
+    """
 
     epoch: int
     step: int
@@ -89,7 +133,22 @@ class Where(NamedTuple):
 
 
 class Log:
-    """History and checkpoints of a run, on disk where there is a folder."""
+    """The history and the checkpoints of a run, on disk if there is a folder.
+
+    A lock on the folder keeps a second process from training in it.
+
+    Args:
+        folder: The folder for history and checkpoints, or None to write nothing.
+        keep: The number of latest checkpoints to keep.
+        resume: Whether to go on from the last checkpoint in the folder.
+        identity: The settings that a resumed training must share with the earlier one, by name.
+
+    Raises:
+        InputError: `resume` is given without a folder.
+        InputTypeError: `folder` is no path.
+        CheckpointError: The folder holds a training and `resume` is False, the folder cannot be
+            used, or another process is training in it.
+    """
 
     def __init__(self, folder: Any, keep: int, resume: bool, identity: dict[str, Any]):
         self.history, self.identity = History(), identity
@@ -100,20 +159,33 @@ class Log:
             if resume:
                 raise InputError("resume goes on from the checkpoints of a folder; give folder=...")
             return
-        # Before orbax clears away what it takes for the remains of a training that was killed.
+        # The lock comes first: orbax clears away what looks like the remains of a killed training.
         self.lock = _alone(self.folder) if jax.process_index() == 0 else None
         try:
             self.store = Checkpoints(self.folder / "checkpoints", keep)
             if self.store.last is not None and not resume:
                 raise CheckpointError(
-                    f"{folder} holds a training of {self.store.last} steps already; go on with resume=True (--resume), or give another folder"
+                    f"{folder} holds a training of {self.store.last} steps already; "
+                    "go on with resume=True (--resume), or give another folder"
                 )
         except BaseException:
             self.close()
             raise
 
     def start(self, state: State) -> tuple[State, Where]:
-        """Where to begin: at the last checkpoint, or at the beginning."""
+        """Return where to begin: at the last checkpoint, or at the given state.
+
+        A checkpoint also sets the history.
+
+        Args:
+            state: The state before the first step.
+
+        Returns:
+            The state to begin with and its position in the data.
+
+        Raises:
+            CheckpointError: The checkpoint has other settings, does not fit `state`, or is damaged.
+        """
         if self.store is None or self.store.last is None:
             return state, Where(0, 0, 0.0)
         record = self.store.read_record(self.store.last)
@@ -124,14 +196,27 @@ class Log:
                 if record["run"].get(k) != v
             ]
             raise CheckpointError(
-                f"{self.folder} was trained with {', '.join(pairs)}; give the same, or another folder"
+                f"{self.folder} was trained with {', '.join(pairs)}; "
+                "give the same, or another folder"
             )
         state = self.store.read_arrays(self.store.last, state)
         self.history.rows = record["history"]
         return state, Where(*record["where"])
 
     def save(self, state: State, where: Where, steps: int) -> None:
-        """A checkpoint, scored where an epoch has just ended."""
+        """Write a checkpoint, if there is a folder.
+
+        A checkpoint at the end of an epoch has a score, the negative of the monitored loss. A
+        monitored loss that is not finite gives no score.
+
+        Args:
+            state: The state to save.
+            where: The position of the training in its data.
+            steps: The number of steps in an epoch.
+
+        Raises:
+            CheckpointError: A checkpoint cannot be written.
+        """
         if self.store is None:
             return
         record = {
@@ -146,7 +231,17 @@ class Log:
         self.store.save(where.epoch * steps + where.step, state, record, score)
 
     def add(self, row: dict[str, float], state: State, where: Where, steps: int) -> None:
-        """The end of an epoch."""
+        """Record the end of an epoch: add a row, save a checkpoint, write the history.
+
+        Args:
+            row: What was measured in the epoch, by name.
+            state: The state at the end of the epoch.
+            where: The position of the training in its data.
+            steps: The number of steps in an epoch.
+
+        Raises:
+            CheckpointError: A checkpoint or the history cannot be written.
+        """
         self.history.rows.append(row)
         self.save(state, where, steps)
         if self.folder is not None and jax.process_index() == 0:
@@ -158,26 +253,40 @@ class Log:
                 ) from None
 
     def _monitored(self, k: int) -> float:
-        """The monitored loss of an epoch; one that is no number is worse than any."""
+        """Return the monitored loss of epoch k: the validation loss, or the loss without one.
+
+        A loss that is not finite counts as infinite.
+        """
         row = self.history.rows[k]
         value = row.get("validation_loss", row["loss"])
         return value if np.isfinite(value) else np.inf
 
     def best(self) -> int:
-        """The number of epochs after which the monitored loss was least; 0 where it never was a number."""
+        """Return the number of epochs after which the monitored loss was least.
+
+        The number is 0 if the monitored loss never was finite.
+        """
         losses = [self._monitored(k) for k in range(len(self.history.rows))]
         return 1 + int(np.argmin(losses)) if losses and np.isfinite(min(losses)) else 0
 
     def is_late(self, patience: int | None) -> bool:
-        """Whether the monitored loss has not fallen for that many epochs."""
+        """Return whether the monitored loss has not reached a new minimum for too long.
+
+        Args:
+            patience: The number of epochs without a new minimum to wait for. None waits for ever.
+        """
         return patience is not None and len(self.history.rows) - self.best() >= patience
 
     def abandon(self) -> None:
-        """Lets go of a store that waits for processes that are gone."""
+        """Drop the checkpoints without waiting, because other processes are gone."""
         self.store = None
 
     def close(self) -> None:
-        """Returns when everything is on disk."""
+        """Wait until everything is on disk, and release the folder.
+
+        Raises:
+            CheckpointError: A checkpoint could not be written.
+        """
         try:
             if self.store is not None:
                 self.store.close()
@@ -187,7 +296,12 @@ class Log:
 
 
 def _alone(folder: Path) -> Any:
-    """A lock on the folder that ends with this process, however that ends; none where files cannot be locked."""
+    """Lock the folder until this process ends, in whatever way the process ends.
+
+    A folder in which another process trains is refused with a CheckpointError. The result is the
+    open file that holds the lock. The result is None where no lock file can be opened. On a file
+    system without locks the file is open but not locked.
+    """
     try:
         import fcntl
     except ImportError:
@@ -210,7 +324,14 @@ def _alone(folder: Path) -> Any:
 
 
 def existing(folder: Path) -> Checkpoints:
-    """The checkpoints of a training; CheckpointError where there is none."""
+    """Open the checkpoints of a finished or interrupted training.
+
+    Args:
+        folder: The folder that was given to `fit`.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoints, or the score of a checkpoint is damaged.
+    """
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder} holds no checkpoints; train first: fit(..., folder=...)")
     return Checkpoints(folder / "checkpoints")

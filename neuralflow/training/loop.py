@@ -1,4 +1,9 @@
-"""The loop: compiled on the device, checkpointed, resumed bit for bit, on one device or many."""
+"""The training loop: `fit` trains a model, `restore` brings its weights back.
+
+The loop is compiled on the device, saves checkpoints and resumes from them bit for bit, on one
+device or many. `Run` holds the compiled step. Where batches come from stands in `batches`, what is
+written to disk in `log` and `checkpoints`.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +41,20 @@ from neuralflow.training.log import History, Log, State, Weights, Where, existin
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says when, why and what is left."""
+    """A training cannot go on; the message says when, why and what is left."""
 
 
 class Fitted(NamedTuple):
-    """`history`; `best`: the number of epochs after which the monitored loss was least; `stopped`: "epochs" or "patience"."""
+    """The result of `fit`.
+
+    Attributes:
+        history: What was measured, one row an epoch.
+        best: The number of epochs after which the monitored loss was least. The monitored loss is
+            the validation loss, or the training loss without validation data. The number is 0 if
+            the monitored loss never was finite.
+        stopped: Why the training stopped: "epochs" if all epochs are done, "patience" if the
+            validation loss did not fall any more.
+    """
 
     history: History
     best: int
@@ -67,33 +81,83 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> Fitted:
-    """Trains the parameters (nnx.Param) of a model in place; other variables (batch statistics, random streams) follow.
+    """Train the parameters of a model in place, with checkpoints, on one device or many.
 
-    `loss(model, batch)`: a scalar mean over the batch, or (scalar, dict of scalars to record). `optimiser`: from optax,
-    with its schedules, counted in steps. `data`: a dict of arrays with one leading axis, which is kept on the device
-    and shuffled every epoch, or a `Stream`. A last batch that is not full is left out of its epoch. `validation` is
-    evaluated whole after every epoch; `patience`: epochs without a lower validation loss before training stops.
-    `augment(batch, key)` runs on the device. `accumulate`: batches to a step of the optimiser. Computing in bfloat16
-    is the affair of the model's own `dtype`; parameters and moments keep theirs.
+    The optimiser changes the parameters (nnx.Param). The other variables of the model, such as
+    batch statistics and random streams, follow the calls of the loss. The model ends with its last
+    weights; `restore(folder, model, best=True)` brings back the best ones.
 
-    `mesh`: batches are spread over its first axis and weights kept on every device, but for those that the caller has
-    placed on the mesh already. Under `jax.distributed` every process calls `fit` with the same arguments.
+    To compute in bfloat16, set the `dtype` of the model itself. Parameters and the moments of the
+    optimiser keep their own dtype.
 
-    `folder`: history and checkpoints are written there at the end of every epoch and every `save_every` steps: the last
-    `keep` and the best. `resume`: goes on from the last one, if there is one, to the same bits as if it had never
-    stopped. The model ends with its last weights; `restore(folder, model, best=True)` brings back the best.
+    Under `jax.distributed`, every process calls `fit` with the same arguments.
 
-    `epochs` counts those of earlier calls too. Loss, data, augmentation and the optimiser's own numbers are the
-    caller's to keep: a resumed training checks seed, batch, number of samples and the structure of its state.
+    A resumed training reaches the same bits as a training that never stopped. `fit` checks
+    that `seed`, `batch`, `accumulate`, the number of samples and the structure of the state are the
+    same. The caller must give the same loss, data, augmentation and numbers of the optimiser again.
 
-    The history has, by epoch: the means over its steps of `loss`, of what the loss returned beside it and of
-    `gradient_norm`; of layers in the model `evaluations`, `accepted` and `rejected` steps of a pass; `validation_...`;
-    `seconds` and `samples_per_second` of the steps, without evaluation and saving; `waiting`, the share of them that
-    a stream was waited for.
+    The history has these columns, one row an epoch:
 
-    Raises ValueError or TypeError for arguments that cannot be, before any work is done; TrainingError where loss,
-    gradients or weights stop being finite (the model keeps its last good weights, the folder its checkpoints);
-    CheckpointError for folders that cannot be used.
+    - `epoch`: the number of finished epochs.
+    - `loss`, `gradient_norm` and the scalars of the loss: means over the steps of the epoch.
+    - `evaluations`, `accepted`, `rejected`: evaluations of the field, accepted steps and rejected
+      steps in one pass, added up over the `NeuralODE` layers of the model, as means over the steps
+      of the epoch. These columns exist for a model with `NeuralODE` layers.
+    - `validation_loss` and `validation_...`: means of the loss and of its scalars over the
+      validation data.
+    - `seconds`: the time of the steps of the epoch. The evaluation and the checkpoint at the end of
+      the epoch do not count; checkpoints within the epoch do.
+    - `samples_per_second`: the number of samples divided by `seconds`.
+    - `waiting`: the share of `seconds` in which the training waited for a `Stream`.
+
+    Args:
+        model: The model, any NNX module with parameters.
+        loss: A function `loss(model, batch)` that returns the mean over the batch as a scalar. The
+            function may also return the pair of this scalar and a dict of further scalars to
+            record.
+        optimiser: An optax transformation. Its schedules count steps of the optimiser.
+        data: A dict of arrays `(samples, ...)` by name, or a `Stream`. Arrays stay on the device.
+            The samples are shuffled anew every epoch.
+        epochs: The number of epochs in all. A resumed training counts the epochs of earlier calls.
+        batch: The number of samples in a batch. A last batch that is not full is left out of its
+            epoch.
+        validation: A dict of arrays. The loss is evaluated on all its samples after every epoch.
+        patience: The number of epochs without a lower validation loss after which the training
+            stops. None never stops early.
+        augment: A function `augment(batch, key)` that returns a changed batch, with a random key.
+            The function runs on the device.
+        accumulate: The number of batches for one step of the optimiser.
+        seed: The seed of the order of the samples and of the keys for `augment`.
+        mesh: A device mesh. Batches are spread over its first axis. Weights are kept whole on every
+            device, except those that the caller has placed on the mesh already.
+        folder: The folder for the history and the checkpoints, written at the end of every epoch.
+            None writes nothing.
+        save_every: The number of steps between further checkpoints within an epoch. None writes
+            none.
+        keep: The number of latest checkpoints to keep. The best one is kept beside them.
+        resume: Whether to go on from the last checkpoint in `folder`, if there is one.
+        progress: Whether to show a bar in a terminal, and one line an epoch.
+
+    Returns:
+        The history, the best epoch, and why the training stopped.
+
+    Raises:
+        InputError: An argument has a wrong value. Arguments are checked before any work is done.
+        InputTypeError: An argument has a wrong type.
+        TrainingError: Loss, gradients or weights stop being finite, or the processes of one
+            training lose each other. The model keeps its last good weights, the folder its
+            checkpoints.
+        CheckpointError: The folder cannot be used, or its checkpoint belongs to another training.
+
+    Example:
+        >>> import optax
+        >>> from flax import nnx
+        >>> import neuralflow as nf
+        >>> model, loss = nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nf.models.classification
+        >>> options = {"epochs": 1, "batch": 4, "progress": False}
+        >>> fitted = nf.training.fit(model, loss, optax.sgd(0.1), nf.data.moons(8), **options)
+        >>> fitted.stopped, fitted.history["loss"].shape
+        ('epochs', (1,))
     """
     for name, count in {
         "epochs": epochs,
@@ -125,7 +189,8 @@ def fit(
         checks.function("augment", augment)
     if patience is not None and validation is None:
         raise InputError(
-            "patience waits for the validation loss to fall; give validation data, or leave patience out"
+            "patience waits for the validation loss to fall; "
+            "give validation data, or leave patience out"
         )
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
@@ -140,7 +205,8 @@ def fit(
             if jax.process_count() > 1:
                 log.abandon()
                 raise TrainingError(
-                    f"the processes of this training lost each other ({str(error).splitlines()[0][:160]}); "
+                    "the processes of this training lost each other "
+                    f"({str(error).splitlines()[0][:160]}); "
                     "stop all that are left and start them again with resume=True (--resume)"
                 ) from None
             raise
@@ -159,7 +225,7 @@ def _walk(
     patience: int | None,
     save_every: int | None,
 ) -> Iterator[tuple[State, Where]]:
-    """Trains, records and saves; yields every state that is known to be good."""
+    """Train, record and save; yield every state that is known to be good, with its position."""
     while where.epoch < epochs and not log.is_late(patience):
         epoch, waiting = where.epoch, run.source.waited
         began = time.perf_counter() - where.seconds
@@ -186,16 +252,30 @@ def _walk(
 
 
 def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
-    """Sets a model to its last checkpoint in a folder of `fit`, or to the best; returns the number of steps it had.
+    """Set a model to the last or the best checkpoint in a folder of `fit`.
 
-    Raises CheckpointError where there is none, where it is damaged, and where it is of another model.
+    Args:
+        folder: The folder that was given to `fit`.
+        model: A model of the same structure as the trained one. Its weights and other variables are
+            replaced.
+        best: Whether to take the checkpoint with the least monitored loss. The default takes the
+            last one.
+
+    Returns:
+        The number of training steps behind the checkpoint.
+
+    Raises:
+        InputTypeError: `folder` is no path, or `model` is no nnx.Module.
+        CheckpointError: There is no such checkpoint, the checkpoint is damaged, or it belongs to
+            another model.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     store = existing(place(folder))
     step = store.best if best else store.last
     if step is None:
         raise CheckpointError(
-            f"{folder} holds no {'scored ' if best else ''}checkpoint; train first: fit(..., folder=...)"
+            f"{folder} holds no {'scored ' if best else ''}checkpoint; "
+            "train first: fit(..., folder=...)"
         )
     _, params, rest = nnx.split(model, nnx.Param, ...)
     weights = store.read_arrays(step, Weights(params, rest))
@@ -205,7 +285,25 @@ def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
 
 
 class Run:
-    """What does not change while training: compiled functions and the data they read."""
+    """What does not change while training: the compiled functions and the data that they read.
+
+    `fit` describes the arguments.
+
+    Args:
+        model: The model.
+        loss: The loss.
+        optimiser: The optax transformation, which accumulates batches itself where it must.
+        data: A dict of arrays, or a stream.
+        batch: The number of samples in a batch.
+        validation: A dict of arrays, or None.
+        augment: A function `augment(batch, key)`, or None.
+        seed: The seed of the order of the samples and of the keys for `augment`.
+        mesh: A device mesh, or None for one device.
+
+    Raises:
+        InputError: The data is no data set of numbers, the batch size is wrong, or the model has no
+            parameters that can be trained.
+    """
 
     def __init__(
         self,
@@ -221,7 +319,8 @@ class Run:
     ):
         check_batch(len(data) if isinstance(data, Stream) else count_samples(data), batch, mesh)
         if mesh is not None:
-            # The compiler spreads the work: axes whose shardings are part of the types would ask the model for them.
+            # The compiler spreads the work. A mesh with explicit axes would make shardings a part
+            # of the types, and the model would have to give them.
             mesh = Mesh(mesh.devices, mesh.axis_names)
         self.model, self.loss, self.augment, self.seed, self.mesh, self.batch = (
             model,
@@ -247,7 +346,8 @@ class Run:
             jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(self.params)
         ):
             raise InputError(
-                f"{type(model).__name__} has parameters (nnx.Param) that are whole numbers; hold them as nnx.Variable"
+                f"{type(model).__name__} has parameters (nnx.Param) that are whole numbers; "
+                "hold them as nnx.Variable"
             )
         self.counts = any(isinstance(node, NeuralODE) for _, node in nnx.iter_graph(model))
         self.pace = 1
@@ -257,7 +357,16 @@ class Run:
         self.identity = {"seed": seed, "batch": batch, "samples": self.source.samples}
 
     def start(self) -> State:
-        """The state before the first step, on the mesh where there is one."""
+        """Return the state before the first step, and check the loss on the shapes of a batch.
+
+        The state lies on the mesh if there is a mesh. This method also chooses how the steps are
+        compiled.
+
+        Raises:
+            InputError: The loss or the augmentation returns something unfit, or the loss changes
+                the structure of the model.
+            InputTypeError: What the loss or the augmentation returns has the wrong type.
+        """
 
         def onto(leaf):
             return put(leaf, self.mesh, spec_of(leaf, self.mesh))
@@ -269,7 +378,8 @@ class Run:
             return self._step(state, batch, jax.random.key(0))[1]
 
         program, shapes = jax.make_jaxpr(one, return_shape=True)(state, self.source.example())
-        # XLA for CPUs computes convolutions in a loop with a kernel that is several times slower than the one outside.
+        # On CPUs, XLA computes a convolution inside a loop with a kernel that is several times
+        # slower than its kernel outside of loops.
         looped = jax.default_backend() != "cpu" or "conv_general_dilated" not in str(program)
         self.advance = jax.jit(self._advance) if looped else self._one_by_one(jax.jit(self._tick))
         self.names = in_order(shapes)
@@ -281,13 +391,28 @@ class Run:
         return state
 
     def reset(self, state: State) -> State:
-        """The same state before a new epoch."""
+        """Return the same state with the sums of an epoch set back to zero.
+
+        Args:
+            state: The state at the end of an epoch.
+        """
         return state._replace(**self.zeros)
 
     def epoch(
         self, state: State, epoch: int, first: int, save_every: int | None
     ) -> Iterator[tuple[State, int]]:
-        """Walks through an epoch from a step on; yields states about twice a second and wherever one is to be saved."""
+        """Walk through an epoch from a given step on.
+
+        Args:
+            state: The state before the step `first`.
+            epoch: The number of the epoch, counted from zero.
+            first: The step to begin with, counted from zero.
+            save_every: The number of steps between checkpoints, or None.
+
+        Returns:
+            An iterator over pairs of a state and the number of steps done in the epoch. A pair
+            comes about twice a second, and at every step that is to be saved.
+        """
         for read, start, limit in self.source.chunks(epoch, first):
             while start < limit:
                 stop = min(
@@ -303,42 +428,58 @@ class Run:
                 yield state, start
 
     def means(self, state: State) -> dict[str, float]:
-        """The metrics of the epoch."""
+        """Return the metrics of the epoch, means over its steps.
+
+        Args:
+            state: The state at the end of the epoch.
+        """
         sums = jax.device_get(state.sums)
         return {name: float(sums[name]) / self.steps for name in self.names}
 
     def evaluate(self, state: State) -> dict[str, float]:
-        """The metrics of the validation data, if there are any."""
+        """Return the metrics of the validation data, or an empty dict without validation data.
+
+        Args:
+            state: The state whose weights are evaluated.
+        """
         if self.evaluation is None:
             return {}
         metrics = self.evaluation(state.params, state.rest)
         return {f"validation_{name}": value for name, value in metrics.items()}
 
     def finish(self, state: State) -> None:
-        """Hands the weights to the caller's model."""
+        """Write the weights and the other variables of a state into the model of the caller.
+
+        Args:
+            state: The state.
+        """
         nnx.update(self.model, state.params, state.rest)
 
     def _advance(self, state: State, read: Any, epoch: Array, start: Array, stop: Array) -> State:
-        """Steps `start` to `stop` of an epoch, in one call whatever their number."""
+        """Make the steps from `start` up to `stop` of an epoch in one compiled call.
+
+        The number of steps is no part of the compiled program.
+        """
         return lax.fori_loop(start, stop, lambda i, state: self._tick(state, read, epoch, i), state)
 
     def _one_by_one(
         self, tick: Callable[[State, Any, int, int], State]
     ) -> Callable[[State, Any, int, int, int], State]:
-        """The same steps as calls of their own."""
+        """Return a function like `_advance` that makes every step in a call of its own."""
 
         def advance(state: State, read: Any, epoch: int, start: int, stop: int) -> State:
             for i in range(start, stop):
                 state = tick(state, read, epoch, i)
                 if self.mesh is not None:
-                    # Many calls in flight may leave the simulated devices of one host waiting for each other.
+                    # With many calls in flight, the simulated devices of one host may be left
+                    # waiting for each other.
                     jax.block_until_ready(state)
             return state
 
         return advance
 
     def _tick(self, state: State, read: Any, epoch: Array, i: Array) -> State:
-        """Step i of an epoch, its metrics added to the sums."""
+        """Make step i of an epoch, and add its metrics to the sums."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), epoch), i)
         moved, metrics = self._step(state, self.source.batch(read, i), key)
         numbers = (metrics["loss"], metrics["gradient_norm"], *jax.tree.leaves(moved.params))
@@ -347,11 +488,13 @@ class Run:
         return moved._replace(sums=jax.tree.map(jnp.add, state.sums, metrics), broken=broken)
 
     def _step(self, state: State, batch: Batch, key: Array) -> tuple[State, dict[str, Array]]:
+        """Make one step on a batch: augment, differentiate, update; return state and metrics."""
         if self.augment is not None:
             batch = self.augment(batch, key)
             if not isinstance(batch, dict):
                 raise InputTypeError(
-                    f"augment(batch, key) must return a batch, a dict of arrays, got a {type(batch).__name__}"
+                    "augment(batch, key) must return a batch, a dict of arrays, "
+                    f"got a {type(batch).__name__}"
                 )
 
         def objective(params):
@@ -374,6 +517,8 @@ class Run:
 
 
 def _check_structure(before: Any, after: Any) -> None:
+    """Refuse a loss that changes which variables the model has, or their shapes and dtypes."""
+
     def shapes(tree):
         return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
@@ -385,11 +530,13 @@ def _check_structure(before: Any, after: Any) -> None:
         ]
         which = f" ({', '.join(changed[:3])})" if changed else ""
         raise InputError(
-            f"a call of the loss changed which variables the model has, or their shapes{which}; create them before training"
+            f"a call of the loss changed which variables the model has, or their shapes{which}; "
+            "create them before training"
         )
 
 
 def _check_finite(state: State, epoch: int, log: Log) -> None:
+    """Raise a TrainingError if a step of this epoch was not finite."""
     broken = int(state.broken)
     if broken >= 0:
         saved = (
@@ -403,6 +550,7 @@ def _check_finite(state: State, epoch: int, log: Log) -> None:
             else ""
         )
         raise TrainingError(
-            f"loss, gradient or weights stopped being finite in epoch {epoch + 1}, step {broken + 1}{saved}: {first}lower the "
-            "learning rate, clip gradients (optax.clip_by_global_norm), or let the solve take more steps"
+            f"loss, gradient or weights stopped being finite in epoch {epoch + 1}, "
+            f"step {broken + 1}{saved}: {first}lower the learning rate, clip gradients "
+            "(optax.clip_by_global_norm), or let the solve take more steps"
         )

@@ -1,12 +1,22 @@
-"""The deep-limit laboratory: do the optimal parameters of deeper and deeper networks converge to those of the ODE?
+"""Deep-limit laboratory: do optimal weights of deeper networks converge to those of the ODE?
 
-Thorpe & van Gennip, Deep Limits of Residual Neural Networks, arXiv 1810.11741: E_n Gamma-converges to E_infinity and
-minimisers converge (stated there). The rates are our formulation: with u = theta' as the control, E_n is a Runge-Kutta
-discretisation of a Bolza problem, so order 1 is expected of Euler and order 2 of Heun and midpoint (Hager, Numer. Math.
-87, 2000), where the distance itself is not limited by the interpolant.
+E_n is the objective of a residual network with n layers. E_infinity is the objective of the ODE.
+Thorpe & van Gennip state that E_n Gamma-converges to E_infinity and that minimisers converge
+(stated there). The rates are our formulation: with the control u = theta', E_n is a Runge-Kutta
+discretisation of a Bolza problem. Order 1 is therefore expected of Euler, and order 2 of Heun and
+midpoint (Hager, Numer. Math. 87, 2000). Order 2 is not expected of a distance that its own
+interpolant limits to order 1.
 
-Problems, minima and studies are float64 and ask for jax_enable_x64; `train`, `descend` and `certify` compute in the
-precision of the model.
+Problems, minima and studies are computed in float64 and need jax_enable_x64. `train`, `descend` and
+`certify` compute in the precision of the model.
+
+`problem` and `objective` define what is minimised. `minimum` and `pontryagin` solve the
+minimisation in two independent ways. `distances`, `sweep` and `falsifiers` compare networks with
+their limit. `certificate` and `trained` look at networks that were trained without this theory's
+penalty.
+
+Source:
+    Thorpe & van Gennip, Deep Limits of Residual Neural Networks, arXiv 1810.11741.
 """
 
 from neuralflow.labs.deep_limit import plots as plots

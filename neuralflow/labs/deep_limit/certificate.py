@@ -1,10 +1,18 @@
-"""Is a trained network an ODE? Evidence from the network itself, and one verdict.
+"""Certificates: evidence from a trained network itself on whether the network is an ODE.
 
-A network is called an ODE here when what it computes survives the passage to the limit: under finer steps and schemes
-of higher order (Ott et al., ResNet after all?, arXiv 2007.15386; Queiruga et al., arXiv 2008.02389), and when weights
-of neighbouring layers are exchanged for their mean, which costs nothing where they are samples of a smooth function of
-depth and much where they are not (Sander et al., arXiv 2205.14612, on why smoothness in depth decides). The tests are
-theirs or near theirs; the numbers below which a network passes are ours.
+A network is called an ODE here when its outputs survive the passage to the limit. Two kinds of
+change test this. The first kind solves the network with finer steps and with schemes of higher
+order. The second kind exchanges the weights of neighbouring layers for their mean. The exchange
+costs nothing where the weights are samples of a smooth function of depth, and costs much where the
+weights are not.
+
+The tests are taken from the papers below, or are near to tests of these papers. The thresholds
+`CHANGE`, `GRADIENT` and `SCORE` are ours. `certify` makes the tests, and `Certificate.failures`
+judges the numbers.
+
+Source:
+    Ott et al., ResNet after all?, arXiv 2007.15386, and Queiruga et al., arXiv 2008.02389, on finer
+    steps and other schemes. Sander et al., arXiv 2205.14612, on why smoothness in depth decides.
 """
 
 from __future__ import annotations
@@ -30,23 +38,33 @@ from neuralflow.schemes import RK4, Dopri8, Euler, Heun, PerStep
 from neuralflow.solve import Discretisation
 
 CHANGE = 0.1
-"""The largest change of the outputs with which a network passes."""
+"""The largest relative change of the outputs with which a network passes."""
 GRADIENT = 0.25
-"""The largest error of the gradient with which a network passes."""
+"""The largest relative error of the gradient with which a network passes."""
 SCORE = 0.005
-"""The largest loss of score (half a point of accuracy) with which a network passes."""
+"""The largest loss of score with which a network passes: half a point of accuracy."""
 Change = Callable[[NeuralODE], tuple[Any, Discretisation]]
-"""A field and a discretisation in place of a layer's own."""
+"""A function from a layer to the field and the discretisation that replace the layer's own."""
 
 
 @dataclass(frozen=True)
 class Smoothness:
-    """One stack of weights theta(s) as a curve over normalised depth, relative to its root mean square norm.
+    """How smooth one stack of weights theta(s) is as a curve over normalised depth s in [0, 1].
 
-    `lipschitz`: max |theta_(k+1) - theta_k| / step; `variation`: sum |theta_(k+1) - theta_k|; the norms are those of all
-    weights of a layer together. `spans`: by stride r, the mean |theta(s + r) - theta(s)| (root mean square), from one
-    layer to a quarter of them. `hoelder`: H of spans ~ r^H: 1 for smooth weights, 1/2 for a random walk, 0 for layers drawn
-    each on its own; None for fewer than eight layers, and where the weights are the same at every depth.
+    All numbers are relative to the root mean square over depth of |theta(s)|. The norm |.| takes
+    all weights of a layer together.
+
+    Attributes:
+        lipschitz: The Lipschitz constant: the maximum over k of |theta_(k+1) - theta_k| divided by
+            the distance of the two nodes in normalised depth.
+        variation: The total variation: the sum over k of |theta_(k+1) - theta_k|.
+        spans: The root mean square of |theta(s + r) - theta(s)|, by the distance r in normalised
+            depth. The distances reach from one layer to a quarter of all layers. The mapping is
+            empty where `hoelder` is None.
+        hoelder: The Hoelder exponent H of spans ~ r^H. H is 1 for smooth weights, 1/2 for a random
+            walk, and 0 for layers that are drawn independently. H is None for fewer than eight
+            layers, for weights that are the same at every depth, and for a basis whose coefficients
+            are not values at nodes.
     """
 
     lipschitz: float
@@ -57,20 +75,29 @@ class Smoothness:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The evidence and its verdict.
+    """The evidence on whether a network is an ODE, and the verdict.
 
-    `changes`: how far the outputs move when the network is walked in another way, a root mean square relative to how far
-    they move when its flows are left out; at most 10% passes. `scores`: the score as it is, and under each of those, of
-    which half a point may be lost; empty where no score was given. `halving`: the changes where the steps are cut in 2, in
-    4 and in 8, each against the one before, which must fall.
+    A walk is one evaluation of the network, with a field and a discretisation for every NeuralODE.
 
-    `gradients`: relative error of a gradient with respect to the weights, against the exact flow's, by scheme and by how
-    many steps stand for one; at most 25% passes. It is that of a random projection of the outputs, for the loss's own
-    vanishes where training has converged, however the network is walked; in the norm dual to
-    int |theta'|^2 + |theta(0)|^2 for weights that vary with depth.
-
-    `smoothness`: by layer and stack. It is told, and decides nothing by itself: weights may be rough without a trace in
-    the outputs. `samples`: how many were looked at.
+    Attributes:
+        changes: How far the outputs move in another walk, by the name of the walk. The number is a
+            root mean square. The number is relative to how far the outputs move when all NeuralODEs
+            are left out. At most 10% passes.
+        scores: The score "as trained", and the score in each walk of `changes`. A walk may lose
+            half a point, or 1.5 samples where that is more. The mapping is empty where no score was
+            given.
+        halving: The changes of the outputs when the steps are cut in 2, in 4 and in 8, each against
+            the walk before. The last change must be at most three quarters of the first, or at most
+            1e-6. The tuple is empty where a NeuralODE is solved adaptively.
+        smoothness: The smoothness of the weights, by layer and stack. The smoothness informs and
+            decides nothing: weights may be rough without a trace in the outputs.
+        gradients: The relative error of a gradient with respect to the weights, against the
+            gradient of the exact flow. The outer key is "as trained" or the name of a scheme. The
+            inner key is the number of steps that replace one step. At most 25% passes for the
+            network as trained. The gradient is taken of a random projection of the outputs, because
+            the gradient of the loss vanishes where training has converged. For weights that vary
+            with depth, the error is measured in the norm dual to int |theta'|^2 + |theta(0)|^2.
+        samples: The number of samples in the evidence.
     """
 
     changes: Mapping[str, float]
@@ -82,12 +109,15 @@ class Certificate:
 
     @property
     def least_score(self) -> float:
-        """The least score with which the network passes: a single sample may always change sides."""
+        """The least score with which the network passes.
+
+        A single sample may always change sides, so that the allowed loss is at least 1.5 samples.
+        """
         return self.scores["as trained"] - max(SCORE, 1.5 / self.samples)
 
     @property
     def failures(self) -> list[str]:
-        """What speaks against an ODE, in words and numbers; empty for an ODE."""
+        """The reasons against an ODE, in words and numbers; empty for an ODE."""
         reasons = [
             f"{what}: outputs change by {change:.0%}"
             for what, change in self.changes.items()
@@ -108,18 +138,26 @@ class Certificate:
 
     @property
     def is_ode(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether the network is an ODE: whether `failures` is empty."""
         return not self.failures
 
     def sentence(self) -> str:
-        """The verdict with what it rests on."""
+        """Return the verdict and its reasons in one sentence."""
         if self.is_ode:
             most = max(self.changes, key=lambda what: self.changes[what])
-            return f"ODE: no change of the walk moves the outputs by more than {self.changes[most]:.1%} ({most})."
+            return (
+                "ODE: no change of the walk moves the outputs by more than "
+                f"{self.changes[most]:.1%} ({most})."
+            )
         return f"not an ODE: {'; '.join(self.failures)}."
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The evidence as (what, number, bound): a dash where a number decides nothing."""
+        """Return the evidence as a table.
+
+        Returns:
+            Rows (what, number, bound). A dash stands for the bound where the number decides
+            nothing.
+        """
         rows = [
             (f"outputs under {what}", f"{change:.2%}", f"<= {CHANGE:.0%}")
             for what, change in self.changes.items()
@@ -158,7 +196,7 @@ class Certificate:
         return rows
 
     def record(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Return the evidence and the verdict as plain data."""
         return {
             "is_ode": self.is_ode,
             "verdict": self.sentence(),
@@ -176,17 +214,46 @@ def certify(
     *,
     score: Callable[[Array], Any] | None = None,
 ) -> Certificate:
-    """Walks every NeuralODE in a model in other ways, with the weights as they are, and says whether it is an ODE.
+    """Judge whether a model is an ODE, by solving each of its NeuralODEs in other ways.
 
-    `x`: a batch of the model's inputs, some hundred; model(x) is one array (samples, ...). `score(outputs)`: a number that
-    is better the larger, such as an accuracy on these samples. Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`.
+    The weights stay as they are, and the model itself is not changed. Every evaluation is in
+    evaluation mode. A NeuralODE on a fixed grid is solved with a scheme of higher order, with its
+    steps cut in 2, 4 and 8, and as the exact flow of its weights. The exact flow is RK4 with eight
+    steps in place of one. A NeuralODE with an adaptive solve is solved with Dopri8 and with tighter
+    tolerances. Where weights vary with depth, one more test averages the weights of neighbouring
+    layers.
 
-    A fixed grid is walked with a scheme of higher order, with steps cut in 2, 4 and 8, and as the exact flow of its
-    weights (RK4, eight steps for one); an adaptive solve with Dopri8 and with tighter tolerances. The model itself is
-    not changed, and is walked in evaluation mode. Raises ValueError where there is no NeuralODE in the model, where its
-    flows do nothing, and for outputs and scores that tell nothing; TypeError for outputs that are not one array.
+    A ResNet becomes a model for this function by `nf.from_branches(branches)`.
 
-    A ResNet comes in by `nf.from_branches(branches)`.
+    Args:
+        model: A model that holds one NeuralODE or more.
+        x: A batch of the model's inputs, some hundred samples. model(x) must be one array
+            (samples, ...).
+        score: A function from the outputs to one number that is better the larger, such as an
+            accuracy on these samples. Without a function, the outputs and the gradients decide
+            alone.
+
+    Returns:
+        The evidence. Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`.
+
+    Raises:
+        InputError: `model` holds no NeuralODE.
+        InputError: The outputs are not finite, or do not depend on the NeuralODEs.
+        InputError: `x` holds fewer than two samples.
+        InputError: `score` does not return one finite number.
+        InputTypeError: `model` is no nnx.Module, or `score` is not a function.
+        InputTypeError: model(x) is not one array with an axis of samples.
+        InputTypeError: The scheme of a NeuralODE has coefficients that belong to its steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs.deep_limit import certify
+        >>> field = nf.from_function(lambda rate, x: rate * x, -1.0)
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=100))
+        >>> evidence = certify(layer, jnp.linspace(-1.0, 1.0, 8)[:, None])
+        >>> evidence.is_ode, round(evidence.changes["steps cut in two"], 3)
+        (True, 0.001)
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if score is not None:
@@ -197,12 +264,15 @@ def certify(
     for name, layer in layers.items():
         if any(map(_is_row, jax.tree.leaves(layer.discretisation, is_leaf=_is_row))):
             raise InputTypeError(
-                f"a certificate cuts steps, and the coefficients of {type(layer.discretisation.scheme).__name__} in {name or 'the layer'} "
-                "belong to its steps; certify its weights under another scheme: layer.with_solve(nf.FixedGrid(nf.Euler(), ...))"
+                "a certificate cuts steps, and the coefficients of "
+                f"{type(layer.discretisation.scheme).__name__} in {name or 'the layer'} "
+                "belong to its steps; certify its weights under another scheme: "
+                "layer.with_solve(nf.FixedGrid(nf.Euler(), ...))"
             )
     if not layers:
         raise InputError(
-            f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet become one by nf.from_branches"
+            f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet "
+            "become one by nf.from_branches"
         )
     stacks = {
         ".".join(part for part in (name, where) if part) or "weights": stack
@@ -220,7 +290,8 @@ def certify(
     size = float(np.sqrt(np.mean((base - walk(None).outputs) ** 2)))
     if not size > 0:
         raise InputError(
-            "the model's outputs are the same without its NeuralODE: there is nothing to certify; train it first"
+            "the model's outputs are the same without its NeuralODE: there is nothing to certify; "
+            "train it first"
         )
     changes = {
         **_CHANGES,
@@ -260,7 +331,7 @@ def certify(
 
 
 class _Walk(NamedTuple):
-    """What a model computes, and the gradient of a random projection of it with respect to the weights."""
+    """The outputs of a model, and the gradient of a random projection of them by the weights."""
 
     outputs: np.ndarray
     gradient: np.ndarray
@@ -273,7 +344,10 @@ def _is_row(leaf: Any) -> bool:
 def _walker(
     model: nnx.Module, x: Any, layers: Sequence[NeuralODE]
 ) -> Callable[[Change | None], _Walk]:
-    """Walks the model with its layers changed, or with none of them (None); the same walk is made once."""
+    """Return a function that walks the model with its layers changed.
+
+    The change None walks the model without its layers. The function makes equal walks only once.
+    """
     model = nnx.merge(*nnx.split(model), copy=True)
     model.eval()
     graph, state = nnx.split(model)
@@ -281,7 +355,8 @@ def _walker(
     if not isinstance(out, jax.ShapeDtypeStruct) or not out.ndim:
         shown = jax.tree.map(jnp.shape, out)
         raise InputTypeError(
-            f"model(x) must be one array with an axis of samples, got {shown}; wrap the model in one that returns it"
+            f"model(x) must be one array with an axis of samples, got {shown}; wrap the model in "
+            "one that returns it"
         )
     weights = np.random.default_rng(0).standard_normal(out.shape)
     walks: dict[Any, _Walk] = {}
@@ -314,7 +389,7 @@ def _walker(
 
 
 def _higher(solve: Discretisation) -> Discretisation:
-    """The next better scheme on the same steps."""
+    """Return the same steps under the next better scheme."""
     order = int(solve.scheme.order(None) or 0)  # pyright: ignore[reportArgumentType]
     better = {1: Heun(), 2: RK4()} if solve.planned else {}
     return solve.refined(1, better.get(order, Dopri8()))
@@ -344,17 +419,17 @@ _CHANGES: dict[str, Change] = {
 
 
 class _Identity(nnx.Module):
-    """What stands where a flow was: x."""
+    """The identity x -> x, in the place of a NeuralODE."""
 
     def __init__(self, layer: NeuralODE):
-        self.layer = layer  # so that the model has the parameters it had
+        self.layer = layer  # The model keeps all of its parameters.
 
     def __call__(self, x: Any) -> Any:
         return x
 
 
 def _without(model: nnx.Module) -> nnx.Module:
-    """The model with its flows left out."""
+    """Return the model with its NeuralODEs left out."""
     return nnx.recursive_map(
         lambda _, node: _Identity(node) if isinstance(node, NeuralODE) else node, model
     )
@@ -370,7 +445,7 @@ def _scored(score: Callable[[Array], Any], outputs: np.ndarray) -> float:
 
 
 def _changed(model: nnx.Module, change: Change) -> nnx.Module:
-    """The model with every NeuralODE's field and discretisation replaced."""
+    """Return the model with the field and discretisation of every NeuralODE replaced."""
 
     def exchanged(path: Any, node: Any) -> Any:
         if not isinstance(node, NeuralODE):
@@ -382,7 +457,7 @@ def _changed(model: nnx.Module, change: Change) -> nnx.Module:
 
 
 def _stacks(field: nnx.Module) -> dict[str, DepthVarying]:
-    """What varies with depth in a field."""
+    """Return the stacks of a field that vary with depth, by dotted name."""
     stacks = {
         ".".join(map(str, path)): n
         for path, n in nnx.iter_graph(field)
@@ -392,7 +467,7 @@ def _stacks(field: nnx.Module) -> dict[str, DepthVarying]:
 
 
 def _averaged(layer: NeuralODE) -> tuple[Any, Discretisation]:
-    """The same walk with the weights of every two neighbouring nodes replaced by their mean."""
+    """Return the walk with the weights of every two neighbouring nodes replaced by their mean."""
 
     def exchanged(path: Any, node: Any) -> Any:
         if not isinstance(node, DepthVarying) or node.basis.size < 2:
@@ -403,7 +478,18 @@ def _averaged(layer: NeuralODE) -> tuple[Any, Discretisation]:
 
 
 def smoothness(stack: DepthVarying) -> Smoothness:
-    """How smooth in depth the weights of a stack are: see `Smoothness`."""
+    """Measure how smooth in depth the weights of a stack are.
+
+    Args:
+        stack: A field or a part of a field whose weights vary with depth.
+
+    Returns:
+        The measures that `Smoothness` explains.
+
+    Raises:
+        InputError: The basis of `stack` has one set of weights for all depths.
+        InputTypeError: `stack` is no DepthVarying.
+    """
     checks.instance("stack", stack, DepthVarying, "a DepthVarying")
     if stack.basis.size < 2:
         raise InputError(

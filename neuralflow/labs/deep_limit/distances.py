@@ -1,4 +1,7 @@
-"""How far a network is from its limit, in the function spaces of the field, and at which order the distance falls."""
+"""Distances of a network to its limit in function spaces of depth, and the order of their decay.
+
+A new distance is an entry of `DISTANCES` and of the result of `distances`.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,34 @@ DISTANCES = {
     "tl2": "weights, TL2",
     "h1": "weights, H1 seminorm of the piecewise-linear extension",
 }
-"""What `distances` measures, and in which words. TL2: with the coupling that carries each cell to its left node, which
-is optimal in depth alone; its part in time is 1/(sqrt(3) n) whatever the weights (our formulation of the topology of
-Thorpe & van Gennip, arXiv 1810.11741)."""
+"""The names of the distances that `distances` measures, each with a description in words.
 
-# Limited to order one by the interpolant, or by where a layer is thought to stand, whatever the scheme.
+"tl2" uses the coupling that carries each cell to its left node. This coupling is optimal in depth
+alone. The part of "tl2" that comes from the shift in depth is 1/(sqrt(3) n) on n cells, whatever
+the weights. "tl2" is our formulation of the topology of Thorpe & van Gennip, arXiv 1810.11741.
+"""
+
+# The interpolant, or the place in depth that a layer is assigned, limits these distances to order
+# one under every scheme.
 _FIRST_ORDER = ("centred", "sup constant", "l2 constant", "tl2", "h1")
 
 
 def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
-    """How far a minimiser on piecewise-linear weights is from the limit on any basis: see `DISTANCES`."""
+    """Measure how far a minimiser at finite depth is from the limit.
+
+    "sup", "centred" and "sup constant" compare layers, so that the last node is left out. "centred"
+    compares the weights of each layer with the limit at the centre of the layer's cell.
+
+    Args:
+        minimum: The minimiser, with nodal weights on `PiecewiseLinear`.
+        limit: The minimiser of the limit, with weights on any basis.
+
+    Returns:
+        The distances, by the names of `DISTANCES`.
+
+    Raises:
+        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`.
+    """
     basis = minimum.basis
     if not isinstance(basis, PiecewiseLinear):
         raise InputTypeError(
@@ -45,7 +66,7 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     inside, weights = np.polynomial.legendre.leggauss(6)
     depth = nodes[:-1, None] + widths[:, None] * (inside + 1) / 2
     weight = (widths[:, None] * weights / 2).ravel()
-    # The Gauss points of a cell lie inside it, so no knot is met from the wrong side.
+    # Gauss points lie inside their cells, so that no knot is evaluated from the wrong side.
     points = depth.ravel()
     target, target_slope = limit.at(points), limit.flat(depth_basis.derivative(limit.basis, points))
     values = minimum.flat(np.eye(basis.size))
@@ -61,9 +82,8 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
         return float(np.abs(error).max())
 
     at_nodes = limit.at(nodes)
-    edges = values[:-1] - limit.at(
-        nodes[1:]
-    )  # the far end of a cell, where a piecewise-constant extension is worst
+    # A piecewise-constant extension is worst at the far end of a cell.
+    edges = values[:-1] - limit.at(nodes[1:])
     return {
         "energy": abs(minimum.energy - limit.energy),
         "prediction": float(np.sqrt(np.mean((minimum.prediction - limit.prediction) ** 2))),
@@ -79,14 +99,39 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
 
 
 def expected_order(scheme: object, distance: str) -> int:
-    """The order expected of a distance (Hager, Numer. Math. 87, 2000, for the nodal ones; our reading for the others)."""
+    """Return the order in 1/n at which a distance is expected to fall with n layers.
+
+    Args:
+        scheme: The scheme of the networks.
+        distance: A name of `DISTANCES`.
+
+    Returns:
+        1 for Euler, and for every distance that its own interpolant limits to order 1. Otherwise 2.
+
+    Source:
+        Hager, Numer. Math. 87, 2000, for the nodal distances; our reading for the others.
+    """
     return 1 if isinstance(scheme, Euler) or distance in _FIRST_ORDER else 2
 
 
 def richardson(
     coarse: Minimum, fine: Minimum, order: int = 1
 ) -> Float[np.ndarray, "nodes parameters"]:
-    """Weights extrapolated from depths n and 2n: (2^p theta_2n - theta_n) / (2^p - 1) at the nodes of the coarser."""
+    """Extrapolate weights from the depths n and 2n.
+
+    The extrapolation is (2^p theta_2n - theta_n) / (2^p - 1).
+
+    Args:
+        coarse: The minimiser at depth n, with nodal weights.
+        fine: The minimiser at depth 2n.
+        order: The order p at which the weights converge.
+
+    Returns:
+        The extrapolated weights (nodes, parameters) at the nodes of `coarse`.
+
+    Raises:
+        InputError: The depth of `fine` is not twice the depth of `coarse`.
+    """
     if fine.basis.count != 2 * coarse.basis.count:
         raise InputError(
             f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}"
@@ -98,7 +143,18 @@ def richardson(
 def scaled_error(
     minimum: Minimum, limit: Minimum, order: int = 1
 ) -> Float[np.ndarray, "nodes parameters"]:
-    """n^p (theta_n - theta) at the nodes i/n, i < n: curves that fall on one where the order is p."""
+    """Return n^p (theta_n - theta) at the nodes i/n, i < n.
+
+    Where the order of convergence is p, these curves fall on one curve for all depths n.
+
+    Args:
+        minimum: The minimiser theta_n at depth n, with nodal weights.
+        limit: The minimiser theta of the limit.
+        order: The order p.
+
+    Returns:
+        The scaled errors (n, parameters). The last node is left out.
+    """
     nodes = minimum.basis.nodes[:-1]
     return minimum.basis.count**order * (minimum.at(nodes) - limit.at(nodes))
 
@@ -106,11 +162,20 @@ def scaled_error(
 def aligned(
     minimum: Minimum, reference: Minimum, hidden: Mapping[str, int], *, odd: bool = False
 ) -> Minimum:
-    """The same network with its hidden units in the order, and with the signs, nearest to a reference.
+    """Return the same network with its hidden units in the order and signs nearest to a reference.
 
-    `hidden`: for every weight that knows the hidden units, by dotted name, which of its axes counts them (the basis'
-    axis apart), such as {"hidden.kernel": 1, "hidden.bias": 0, "out.kernel": 0}. `odd`: the activation is odd, so that
-    units may change sign too. One order for all depths; the distance is L2 over depth.
+    One order holds for all depths. Nearest means in L2 over depth.
+
+    Args:
+        minimum: The network whose hidden units are reordered.
+        reference: The network that sets the order.
+        hidden: For every weight that knows the hidden units, by dotted name, the axis that counts
+            these units. The axis of the basis is not counted. An example is {"hidden.kernel": 1,
+            "hidden.bias": 0, "out.kernel": 0}.
+        odd: Whether the activation is odd, so that hidden units may also change their sign.
+
+    Returns:
+        `minimum` with other weights that describe the same network.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -126,7 +191,8 @@ def aligned(
 
     ours, theirs = units(minimum, onto), units(reference, mass)
     product = ours @ theirs.T
-    # |a - s b|^2 = |a|^2 + |b|^2 - 2 s a.b: the norms do not depend on the pairing, so maximise the products.
+    # |a - s b|^2 = |a|^2 + |b|^2 - 2 s a.b: the norms do not depend on the pairing. The nearest
+    # pairing therefore maximises the products.
     rows, columns = linear_sum_assignment(-np.abs(product) if odd else -product)
     order = rows[np.argsort(columns)]
     signs = np.sign(product[order, np.sort(columns)]) if odd else np.ones(len(order))

@@ -1,4 +1,8 @@
-"""Changes under which the optimal weights must not converge to the limit: a tool that cannot see these shows nothing."""
+"""Falsifiers: changes to a problem under which optimal weights must not converge to the limit.
+
+A measurement that cannot see these changes shows nothing. A new falsifier is an entry of `changed`
+in `falsify`.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,22 @@ from neuralflow.schemes import Euler
 from neuralflow.statistics import ASYMPTOTIC, fitted_order
 
 SAME = 1e-3
-"""Minimisers from two starts that are closer than this (L2 over depth) are the same."""
+"""Two minimisers are the same when their L2 distance over depth is at most this number."""
 
-_KINKS = 1e-12  # the fall of the energy at which a search on kinks ends
+_KINKS = 1e-12  # A search on kinks ends when the energy falls by less than this number.
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One change to a problem that converges at order one, and what came of it.
+    """The minimisers of one changed problem, measured against the limit.
 
-    `to_limit`: by depth, the L2 distance to the limit of the minimiser that starts from the limit's own weights.
-    `apart`: by depth, its L2 distance to the one that starts a tenth of their size beside them. `order`: fitted to `to_limit`.
+    At every depth there are two searches. The first search starts from the weights of the limit.
+    The second search starts beside the first start, at a tenth of its norm in whitened coordinates.
+
+    Attributes:
+        name: The change in words.
+        to_limit: By depth, the L2 distance from the first minimiser to the limit.
+        apart: By depth, the L2 distance between the two minimisers.
     """
 
     name: str
@@ -37,23 +46,26 @@ class Panel:
 
     @property
     def order(self) -> float | None:
-        """The order at which the distance to the limit falls."""
+        """The fitted order of `to_limit`; None for fewer than two depths of at least 32."""
         return fitted_order(list(self.to_limit), list(self.to_limit.values()))
 
     @property
     def unique(self) -> bool:
-        """Whether both starts end in the same weights."""
+        """Whether both searches end in the same weights at every depth."""
         return max(self.apart.values(), default=0.0) <= SAME
 
     @property
     def converges(self) -> bool:
-        """Whether starts agree at every depth and the distance falls at order one."""
+        """Whether both searches agree at every depth and the distance falls at order one."""
         return self.unique and self.order is not None and abs(self.order - 1) <= 0.1
 
     def sentence(self) -> str:
-        """The verdict, with its numbers."""
+        """Return the verdict on convergence, with its numbers, in one sentence."""
         least, last = min(self.to_limit), max(self.to_limit)
-        evidence = f"from {self.to_limit[least]:.2g} at depth {least} to {self.to_limit[last]:.2g} at {last}"
+        evidence = (
+            f"from {self.to_limit[least]:.2g} at depth {least} to {self.to_limit[last]:.2g} "
+            f"at {last}"
+        )
         if self.order is not None:
             evidence += f", order {self.order:.2f}"
         if not self.unique:
@@ -64,10 +76,29 @@ class Panel:
 def falsify(
     problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0
 ) -> Iterator[Panel]:
-    """The problem as it is, then six changes under which its minimisers must not come to its limit; Euler throughout.
+    """Minimise a problem as it is, and then under six changes that must prevent convergence.
 
-    `problem`: of `thorpe_van_gennip`, `limit`: its continuum optimum, such as `study(...)`'s `.limit`. Raises ValueError for fewer than two depths of at
-    least 32, which fit no order.
+    Four changes replace the penalty on the weights: no penalty, an L2 penalty, and a wrong factor 1
+    or n^2 of the increments. A fifth change compares the unchanged problem with the limit for
+    weights a that are 5% larger. A sixth change shuffles the layers of the minimisers. All panels
+    but the fifth change's measure the distance to `limit`.
+
+    The scheme is Euler throughout. The iterator computes one panel at a time, and refuses
+    unsuitable input at the first panel.
+
+    Args:
+        problem: A problem of `thorpe_van_gennip`.
+        limit: The continuum optimum of `problem`, such as the `.limit` of a study.
+        depths: The numbers of layers.
+        seed: The seed of the second starts, and of the order of shuffled layers.
+
+    Returns:
+        An iterator over seven panels. The first panel is the problem without a change.
+
+    Raises:
+        InputError: Fewer than two depths are at least 32, so that no order can be fitted.
+        InputError: `problem` is not a problem of `thorpe_van_gennip`.
+        InputTypeError: `problem` is no `Problem`, or `limit` is no `Minimum`.
     """
     (weights, tau), depths = _check(problem, limit, depths), sorted(set(depths))
     right = {n: _minima(problem, limit, n, seed) for n in depths}
@@ -95,11 +126,27 @@ def falsify(
 def kinked(
     problem: Problem, limit: Minimum, depths: Sequence[int] = (16, 32, 64, 128), *, seed: int = 0
 ) -> Panel:
-    """The problem with ReLU in place of its activation, Euler, measured against the optimum of its own continuum problem.
+    """Minimise a problem with ReLU in place of its activation, and measure against its own limit.
 
-    No falsifier: the theory covers it (Lipschitz, zero at zero). Its minimisers sit on kinks, where gradients do not
-    vanish and searches end early, so that two starts may end apart and the panel then says "no convergence"; the
+    The scheme is Euler. This change is no falsifier: the theory covers ReLU, which is Lipschitz and
+    zero at zero. Minimisers with ReLU sit on kinks, where gradients do not vanish and searches end
+    early. Two searches may therefore end apart, and the panel then says "no convergence". The
     distance to the limit fell at order one wherever we measured.
+
+    Args:
+        problem: A problem of `thorpe_van_gennip`.
+        limit: The continuum optimum of `problem`. Its weights start the search for the optimum with
+            ReLU.
+        depths: The numbers of layers.
+        seed: The seed of the second starts.
+
+    Returns:
+        One panel. Its distances are those to the continuum optimum with ReLU.
+
+    Raises:
+        InputError: Fewer than two depths are at least 32, so that no order can be fitted.
+        InputError: `problem` is not a problem of `thorpe_van_gennip`.
+        InputTypeError: `problem` is no `Problem`, or `limit` is no `Minimum`.
     """
     _check(problem, limit, depths)
     other = replace(problem, layer=Perceptrons(problem.x.shape[1], jax.nn.relu))
@@ -112,7 +159,7 @@ def kinked(
 def _check(
     problem: Problem, limit: Minimum, depths: Sequence[int]
 ) -> tuple[Mapping[str, float], float]:
-    """The weights a and tau of a problem of the paper."""
+    """Refuse unsuitable input, and return the weights a and tau of a problem of the paper."""
     if sum(n >= ASYMPTOTIC for n in set(depths)) < 2:
         raise InputError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
@@ -138,7 +185,7 @@ def _panel(name: str, minima: Mapping[int, Sequence[Minimum]], limit: Minimum) -
 def _minima(
     problem: Problem, limit: Minimum, depth: int, seed: int, progress: float = 0.0
 ) -> list[Minimum]:
-    """From the limit's own weights, and from beside them."""
+    """Minimise from the weights of the limit, and from a start beside these weights."""
     objective = discrete(problem, Euler(), depth)
     start = recovery(objective, limit)
     noise = np.random.default_rng(seed).standard_normal(len(start))
@@ -147,6 +194,6 @@ def _minima(
 
 
 def _shuffled(minimum: Minimum, seed: int) -> Minimum:
-    """The same layers in another order."""
+    """Return the same layers in a random order."""
     order = np.random.default_rng(seed).permutation(minimum.basis.size)
     return replace(minimum, theta={name: value[order] for name, value in minimum.theta.items()})

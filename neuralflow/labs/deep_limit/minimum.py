@@ -1,4 +1,8 @@
-"""Minimisation that reaches the minimum, from many starts, and what it tells about the minima it met."""
+"""Minimisation from many starts that reaches the minimum, and what is known about the minima.
+
+`objective` defines what is minimised. `pontryagin` finds the continuum optimum without
+minimisation.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,18 @@ from neuralflow.solve import Adaptive
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """A minimiser: energy, weights on their basis, readout, predictions; and how it was reached.
+    """A minimiser of an objective, and how the minimiser was reached.
 
-    `gradient`: its largest entry in whitened coordinates. `iterations`: of L-BFGS.
+    Attributes:
+        energy: The value of the objective.
+        basis: The basis of the weights in depth.
+        theta: The coefficients of the weights, by dotted name. The first axis counts the basis.
+        readout: The parameters of the readout, by name.
+        prediction: The predictions (samples, ...).
+        gradient: The largest entry of the gradient in whitened coordinates. For a result of
+            `pontryagin`, the largest relative residual of the collocation.
+        iterations: The number of iterations of L-BFGS. For a result of `pontryagin`, the number of
+            iterations of the collocation.
     """
 
     energy: float
@@ -34,13 +47,27 @@ class Minimum:
     iterations: int
 
     def flat(self, matrix: np.ndarray) -> np.ndarray:
-        """matrix @ coefficients, all weights side by side: (rows, parameters)."""
+        """Apply a matrix to the coefficients of all weights.
+
+        Args:
+            matrix: A matrix (rows, basis size).
+
+        Returns:
+            matrix @ coefficients (rows, parameters), with all weights side by side.
+        """
         return np.concatenate(
             [(matrix @ c.reshape(len(c), -1)) for c in self.theta.values()], axis=1
         )
 
     def at(self, depths: Any) -> np.ndarray:
-        """All weights side by side at depths (m,) in [0, 1]: (m, parameters)."""
+        """Evaluate all weights at some depths.
+
+        Args:
+            depths: Normalised depths (m,) in [0, 1].
+
+        Returns:
+            The weights (m, parameters), side by side.
+        """
         return self.flat(depth_basis.evaluation(self.basis, np.asarray(depths, float)))
 
 
@@ -51,12 +78,23 @@ def minimise(
     tolerance: float = 1e-11,
     progress: float = 0.0,
 ) -> list[Minimum]:
-    """Runs L-BFGS from every start, and returns the minima found, the best first and polished.
+    """Run L-BFGS from every start, and polish the best minimum.
 
-    L-BFGS ends where rounding hides the descent; Anderson's iteration, which sees the gradient alone, goes on from
-    there to `tolerance`, the largest entry of the gradient in whitened coordinates (the curvature there is about two).
-    On kinks, where the gradient does not vanish, L-BFGS crawls: `progress` is the fall of the energy, in one iteration, at
-    which it gives up.
+    L-BFGS ends where rounding hides the descent. Anderson's iteration uses the gradient alone and
+    continues from there.
+
+    Args:
+        objective: The objective.
+        starts: Starts (size,) in whitened coordinates.
+        tolerance: The largest entry of the gradient in whitened coordinates at which the polishing
+            ends. The curvature in these coordinates is about two.
+        progress: The fall of the energy in one iteration at which L-BFGS gives up. For energies
+            above one, the fall is relative to the energy. L-BFGS is slow on kinks, where the
+            gradient does not vanish. The default 0 lets L-BFGS continue as long as the energy
+            falls.
+
+    Returns:
+        One minimum for each start, the lowest energy first. Only the first minimum is polished.
     """
     from scipy.optimize import minimize
 
@@ -79,7 +117,8 @@ def _polished(objective: Objective, xi: np.ndarray, tolerance: float) -> np.ndar
     def slope(xi):
         return objective(xi)[1]
 
-    if np.abs(slope(xi)).max() > 1e-4:  # a kink, or no minimum at all: nothing to polish
+    # Such a gradient belongs to a kink or to no minimum: there is nothing to polish.
+    if np.abs(slope(xi)).max() > 1e-4:
         return xi
     options = {
         "fatol": tolerance,
@@ -87,17 +126,27 @@ def _polished(objective: Objective, xi: np.ndarray, tolerance: float) -> np.ndar
         "line_search": None,
         "jac_options": {"alpha": -0.5, "M": 10},
     }
+    # At a minimum already, the iteration divides by zero.
     with (
         np.errstate(divide="ignore", invalid="ignore"),
         warnings.catch_warnings(),
-    ):  # a minimum already
+    ):
         warnings.simplefilter("ignore", LinAlgWarning)
         polished = root(slope, xi, method="anderson", options=options).x
     return min(polished, xi, key=lambda xi: np.abs(slope(xi)).max())
 
 
 def described(objective: Objective, xi: np.ndarray, iterations: int = 0) -> Minimum:
-    """The point with these coordinates."""
+    """Describe a point by its energy, weights and predictions.
+
+    Args:
+        objective: The objective.
+        xi: The whitened coordinates (size,) of the point.
+        iterations: The number of iterations that the description states.
+
+    Returns:
+        The point as a `Minimum`, whether or not it is one.
+    """
     energy, gradient, prediction = objective(xi)
     theta, readout = objective.parameters(np.asarray(xi))
     return Minimum(
@@ -114,10 +163,21 @@ def described(objective: Objective, xi: np.ndarray, iterations: int = 0) -> Mini
 def newton(
     objective: Objective, minimum: Minimum, *, tolerance: float = 1e-13, iterations: int = 8
 ) -> Minimum:
-    """Polishes a minimum by Newton's method: exact Hessian-vector products inside conjugate gradients.
+    """Polish a minimum by Newton's method.
 
-    In whitened coordinates the Hessian is twice the identity and a compact part, so that few products are enough at
-    any depth. Stops at `tolerance` (largest entry of the gradient) or where the gradient no longer falls.
+    Conjugate gradients solve for each step, with exact Hessian-vector products. In whitened
+    coordinates the Hessian is twice the identity plus a compact part. Few products are therefore
+    enough at any depth.
+
+    Args:
+        objective: The objective.
+        minimum: The minimum to polish.
+        tolerance: The largest entry of the gradient at which the method stops.
+        iterations: The largest number of Newton steps. The method also stops where the gradient no
+            longer falls.
+
+    Returns:
+        The polished minimum. Its `iterations` are those of `minimum`.
     """
     from scipy.sparse.linalg import cg
 
@@ -135,14 +195,19 @@ def newton(
 
 
 def curvature(objective: Objective, minimum: Minimum) -> float:
-    """The smallest eigenvalue of the Hessian in whitened coordinates (two, where the loss has no say).
+    """Return the smallest eigenvalue of the Hessian in whitened coordinates.
 
-    Positive at an isolated minimum; zero along a family of equal minima.
+    The eigenvalue is positive at an isolated minimum, and zero along a family of equal minima.
+    Along directions in which the loss is flat, the regulariser alone gives the eigenvalue two.
+
+    Args:
+        objective: The objective.
+        minimum: A minimum of `objective`.
     """
     from scipy.sparse.linalg import eigsh
 
     xi = objective.coordinates(minimum.theta, minimum.readout)
-    if len(xi) <= 16:  # Lanczos needs room
+    if len(xi) <= 16:  # Too few coordinates for Lanczos.
         return float(
             np.linalg.eigvalsh(np.stack([objective.bend(xi, v) for v in np.eye(len(xi))])).min()
         )
@@ -163,7 +228,15 @@ def _hessian(objective: Objective, xi: np.ndarray) -> Any:
 
 
 def basins(minima: Sequence[Minimum], tolerance: float = 1e-6) -> list[tuple[float, int]]:
-    """The different energies that were met, to a relative tolerance, lowest first, and how often each was."""
+    """Count how often each different energy occurs among minima.
+
+    Args:
+        minima: The minima.
+        tolerance: The relative difference up to which two energies are equal.
+
+    Returns:
+        Pairs (energy, count), the lowest energy first.
+    """
     levels: list[tuple[float, int]] = []
     for energy in sorted(m.energy for m in minima):
         if levels and energy - levels[-1][0] <= tolerance * abs(levels[-1][0]):
@@ -176,26 +249,62 @@ def basins(minima: Sequence[Minimum], tolerance: float = 1e-6) -> list[tuple[flo
 def random_starts(
     objective: Objective, count: int, seed: int, scale: float = 0.3
 ) -> list[np.ndarray]:
-    """Normal draws in whitened coordinates."""
+    """Draw normal starts in whitened coordinates.
+
+    Args:
+        objective: The objective.
+        count: The number of starts.
+        seed: The seed of the draws.
+        scale: The standard deviation of every coordinate.
+
+    Returns:
+        `count` starts (size,).
+    """
     rng = np.random.default_rng(seed)
     return [scale * rng.standard_normal(objective.size) for _ in range(count)]
 
 
 def adaptive_energy(problem: Problem, minimum: Minimum, tolerance: float = 1e-10) -> float:
-    """The energy of these weights with their ODE solved adaptively."""
+    """Return the energy of a minimum's weights with the ODE solved adaptively by Tsit5.
+
+    Args:
+        problem: The problem.
+        minimum: The weights and the readout.
+        tolerance: The relative and the absolute tolerance of the solve.
+    """
     objective = Objective(problem, minimum.basis, Adaptive(Tsit5(), rtol=tolerance, atol=tolerance))
     return float(jax.jit(objective.energy)(objective.coordinates(minimum.theta, minimum.readout)))
 
 
 def restarted(objective: Objective, minimum: Minimum) -> np.ndarray:
-    """A minimum as a start at another depth: refined where the basis allows it, projected where not."""
+    """Return a minimum as a start at another depth.
+
+    The weights are refined where the new basis contains the old one, and are projected otherwise.
+
+    Args:
+        objective: The objective at the new depth.
+        minimum: The minimum at the old depth.
+
+    Returns:
+        The start (size,) in whitened coordinates.
+    """
     matrix = depth_basis.projection(minimum.basis, objective.basis)
     theta = {name: np.tensordot(matrix, value, axes=1) for name, value in minimum.theta.items()}
     return objective.coordinates(theta, minimum.readout)
 
 
 def recovery(objective: Objective, limit: Minimum) -> np.ndarray:
-    """The coordinates of the limit's weights, taken at the nodes: the recovery sequence of Gamma-convergence."""
+    """Return the weights of the limit, taken at the nodes of an objective, as coordinates.
+
+    These points, one at every depth, are the recovery sequence of Gamma-convergence.
+
+    Args:
+        objective: The objective at a finite depth.
+        limit: The minimiser of the limit.
+
+    Returns:
+        The whitened coordinates (size,) of the point.
+    """
     matrix = depth_basis.interpolation(objective.basis) @ depth_basis.evaluation(
         limit.basis, objective.basis.nodes
     )

@@ -1,4 +1,4 @@
-"""Pictures of deep limits, of certificates, and of networks trained at many depths."""
+"""Pictures of deep limits, of certificates, and of networks that were trained at many depths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ _TITLES = {
 
 
 def convergence(study: Study, parameter: str = "K") -> Figure:
-    """Five distances against depth, with fitted orders, and weights of growing networks over their limit."""
+    """Plot five distances to the limit against depth, and weights over their limit.
+
+    The legends show the fitted orders. The last panel shows one entry of a parameter, for growing
+    networks and for the limit.
+
+    Args:
+        study: The study.
+        parameter: The dotted name of the parameter in the last panel.
+    """
     picture, axes = plots.figure(2, 3)
     panels = axes.ravel()
     orders = study.orders()
@@ -48,8 +56,17 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
 
 
 def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
-    """Recovery sequence, convergence at fixed weights, Pontryagin's residuals, Richardson's extrapolation, and the
-    errors of the first scheme's weights times n^p, which fall on one curve."""
+    """Plot further evidence of convergence in six panels.
+
+    Three panels show the recovery sequence, the convergence at fixed weights, and the residuals of
+    Pontryagin's equations. One panel shows Richardson's extrapolation. The last two panels show the
+    scaled errors n^p (theta_n - theta) of the first two schemes. The scaled errors fall on one
+    curve where the order of convergence is the expected order p.
+
+    Args:
+        study: The study.
+        schemes: The schemes by name, as `study` received them.
+    """
     picture, axes = plots.figure(2, 3)
     panels = axes.ravel()
     orders = study.orders()
@@ -98,8 +115,15 @@ def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
 
 
 def certificates(networks: Mapping[str, Certificate]) -> Figure:
-    """Networks' certificates side by side: outputs and gradients as the steps are cut, and weights against their distance
-    in depth, whose slopes are the Hoelder exponents."""
+    """Plot the certificates of networks side by side.
+
+    Two panels show the change of the outputs and the error of the gradient as the steps are cut.
+    The third panel shows the change of the weights against their distance in depth. The slopes in
+    the third panel are the Hoelder exponents.
+
+    Args:
+        networks: The certificates, by the name of the network.
+    """
     picture, (steps, slopes, weights) = plots.figure(1, 3, height=3.9)
     for k, (name, certificate) in enumerate(networks.items()):
         if certificate.halving:
@@ -144,7 +168,13 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
 
 
 def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
-    """Networks that were trained at several depths, one panel a protocol: distances to the deepest, largest increments."""
+    """Plot networks that were trained at several depths, with one panel for each protocol.
+
+    The panels show the distances to the deepest network, and the largest increments between layers.
+
+    Args:
+        series: The networks of each protocol by its name, the deepest network last.
+    """
     picture, axes = plots.figure(1, len(series), height=3.6)
     for axis, (name, networks) in zip(axes, series.items(), strict=True):
         *shallow, reference = networks
@@ -179,7 +209,7 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
 
 
 def _growing(axis: Any, study: Study, parameter: str) -> None:
-    """One entry of the weights of ever deeper networks, over the limit's."""
+    """Plot one entry of the weights of ever deeper networks over the entry of the limit."""
     fine = np.linspace(0, 1, 400)
     limit = evaluation(study.limit.basis, fine) @ _flat(study.limit.theta[parameter])
     entry = int(np.ptp(limit, axis=0).argmax())

@@ -1,11 +1,16 @@
-"""The continuum optimum as a two-point boundary-value problem, and how far other solutions are from satisfying it.
+"""The continuum optimum as a boundary-value problem, and the residual of other solutions in it.
 
-Pontryagin's principle for E_infinity (our formulation, for the problem of Thorpe & van Gennip, arXiv 1810.11741), with
-states X_s, adjoints p_s, weights theta and the velocity f(x, t; theta):
+Pontryagin's principle for E_infinity gives a two-point boundary-value problem. The unknown
+functions of depth t are the states X_s of the samples s, the adjoints p_s, and the weights theta.
+f(x, t; theta) is the velocity, a the weight of the penalty, and x_s the inputs:
 
     X_s' = f,   p_s' = -(df/dx)^T p_s,   2 a theta'' = sum_s (df/dtheta)^T p_s,
-    X_s(0) = x_s,   p_s(1) = dloss/dX_s(1),   theta'(0) = tau theta(0),   theta'(1) = 0,
-    and loss plus ridge is stationary in the readout.
+    X_s(0) = x_s,   p_s(1) = dloss/dX_s(1),   theta'(0) = tau theta(0),   theta'(1) = 0.
+
+In addition, loss plus ridge is stationary in the readout.
+
+Source:
+    Our formulation, for the problem of Thorpe & van Gennip, arXiv 1810.11741.
 """
 
 from __future__ import annotations
@@ -41,13 +46,28 @@ def pontryagin(
     terms: int = 24,
     max_nodes: int = 4000,
 ) -> Minimum:
-    """The continuum optimum near a guess, by collocation (`scipy.integrate.solve_bvp`) and not by minimisation.
+    """Solve for the continuum optimum near a guess, by collocation and without minimisation.
 
-    `guess`: a minimiser of any E_n on piecewise-linear weights; a rough one will do. Meant for small problems: there are
-    2 samples d + 2 P unknown functions of depth for P weights. `tolerance`: of the collocation's relative residuals.
-    The weights are returned on polynomials of degree < `terms`; `gradient` is the largest residual that is left.
+    The collocation is `scipy.integrate.solve_bvp`. The function is meant for small problems: there
+    are 2 samples d + 2 P unknown functions of depth, for states of dimension d and P weights.
 
-    Raises RuntimeError where the collocation does not converge.
+    Args:
+        problem: The problem, with the penalty `Sobolev(tau)` and a positive weight on every
+            parameter.
+        guess: A minimiser of any E_n on piecewise-linear weights. A rough minimiser is enough.
+        tolerance: The tolerance for the relative residuals of the collocation.
+        terms: The number of polynomials, of degree below `terms`, on which the weights are
+            returned.
+        max_nodes: The largest number of nodes of the collocation.
+
+    Returns:
+        The optimum. Its `gradient` is the largest relative residual of the collocation.
+
+    Raises:
+        InputError: The penalty of `problem` is not `Sobolev(tau)`, or a parameter has no positive
+            weight.
+        InputTypeError: The weights of `guess` are not on `PiecewiseLinear`.
+        RuntimeError: The collocation does not converge.
     """
     from scipy.integrate import solve_bvp
 
@@ -78,15 +98,27 @@ def pontryagin(
     )
     if not solution.success:
         raise RuntimeError(
-            f"the boundary-value problem was not solved ({solution.message}); give a better guess or more max_nodes"
+            f"the boundary-value problem was not solved ({solution.message}); give a better guess "
+            "or more max_nodes"
         )
     return system.minimum(solution, terms)
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """What Pontryagin's equations leave of a solution: `weights` (interior nodes, P) at `depths` (interior nodes,), in
-    units of the largest |2 a theta''| that they ask for; `start`, `end` (P,) and `readout` of the boundary conditions."""
+    """What Pontryagin's equations leave of a solution.
+
+    P is the number of weights at one depth.
+
+    Attributes:
+        depths: The depths of the interior nodes (interior nodes,).
+        weights: The residuals of the equations of the weights (interior nodes, P), relative to the
+            largest |theta''| that the equations ask for.
+        start: The residuals (P,) of theta'(0) = tau theta(0).
+        end: The residuals (P,) of theta'(1) = 0.
+        readout: The gradient of loss plus ridge in the parameters of the readout, which are sorted
+            by name.
+    """
 
     depths: np.ndarray
     weights: np.ndarray
@@ -96,7 +128,23 @@ class Residuals:
 
 
 def residuals(problem: Problem, minimum: Minimum) -> Residuals:
-    """How far piecewise-linear weights are from the continuum's optimality, along depth: O(1/n) for a minimiser of E_n."""
+    """Measure how far piecewise-linear weights are from the optimality conditions of the continuum.
+
+    The residuals of a minimiser of E_n are O(1/n).
+
+    Args:
+        problem: The problem, with the penalty `Sobolev(tau)` and a positive weight on every
+            parameter.
+        minimum: The weights, on `PiecewiseLinear`, and the readout.
+
+    Returns:
+        The residuals along depth and at both ends.
+
+    Raises:
+        InputError: The penalty of `problem` is not `Sobolev(tau)`, or a parameter has no positive
+            weight.
+        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`.
+    """
     system = _system(problem)
     nodes, states, adjoints, theta = system.path(minimum)
     wanted = np.stack(
@@ -110,7 +158,8 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
         np.concatenate([states[-1].ravel(), adjoints[-1].ravel(), theta[-1], slopes[-1]]),
     )
     left = np.asarray(system.edges(*ends, system.flat_readout(minimum.readout)))
-    # States and adjoints satisfy their conditions by construction; the weights' and the readout's are what is left.
+    # States and adjoints satisfy their conditions by construction. The conditions of the weights
+    # and of the readout remain.
     p, known = len(system.weights), states[0].size + adjoints[0].size
     return Residuals(
         nodes[1:-1],
@@ -127,7 +176,8 @@ class _System:
     def __init__(self, problem: Problem):
         if not isinstance(problem.penalty, Sobolev) or problem.penalty.power != 1:
             raise InputError(
-                f"Pontryagin's equations are those of the penalty Sobolev(tau), this problem has {problem.penalty}"
+                "Pontryagin's equations are those of the penalty Sobolev(tau), this problem has "
+                f"{problem.penalty}"
             )
         self.problem, self.tau = problem, problem.penalty.tau
         self.x, self.y = jnp.asarray(problem.x, float), jnp.asarray(problem.y, float)
@@ -144,7 +194,8 @@ class _System:
         )
         if not (self.weights > 0).all():
             raise InputError(
-                "Pontryagin's equations need a positive weight on every parameter, or theta'' is not determined"
+                "Pontryagin's equations need a positive weight on every parameter, or theta'' is "
+                "not determined"
             )
         self.empty = {name: np.zeros(shape) for name, shape in problem.readout.items()}
         self.ridge = np.concatenate(
@@ -164,13 +215,13 @@ class _System:
         self.push = jax.jit(self.forces)
 
     def flat_readout(self, readout: dict[str, Any]) -> np.ndarray:
-        """Its parameters in one vector, by name."""
+        """Return the parameters of a readout in one vector, sorted by name."""
         return np.concatenate(
             [np.ravel(readout[name]) for name in sorted(self.empty)] or [np.zeros(0)]
         )
 
     def split(self, u: Any) -> tuple[Any, Any, Any, Any]:
-        """States, adjoints, weights and their slope out of one vector."""
+        """Return the states, adjoints, weights and slopes of the weights out of one vector."""
         n, p = self.x.size, len(self.weights)
         return (
             u[:n].reshape(self.x.shape),
@@ -180,14 +231,14 @@ class _System:
         )
 
     def velocity(self, theta: Array, x: Array, t: Any) -> Array:
-        """f(x, t; theta)."""
+        """Return the velocity f(x, t; theta)."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         parts = jnp.split(theta, np.cumsum(sizes)[:-1])
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return evaluate(nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, leaves)), x, t)
 
     def forces(self, t: Any, x: Array, p: Array, theta: Array) -> Array:
-        """sum_s (df/dtheta)^T p_s, which 2 a theta'' must be."""
+        """Return sum_s (df/dtheta)^T p_s, to which 2 a theta'' must be equal."""
         return jax.vjp(lambda theta: self.velocity(theta, x, t), theta)[1](p)[0]
 
     def _rates(self, t: Array, u: Array) -> Array:
@@ -209,7 +260,11 @@ class _System:
         return jnp.concatenate([*parts, by_readout + 2 * self.ridge * readout])
 
     def path(self, minimum: Minimum) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Depths of the nodes, states and adjoints there (nodes, samples, d), and weights (nodes, P)."""
+        """Return the path of a solution through the nodes of its basis.
+
+        The path consists of the depths of the nodes, the states and the adjoints
+        (nodes, samples, d), and the weights (nodes, P).
+        """
         basis = minimum.basis
         if not isinstance(basis, PiecewiseLinear):
             raise InputTypeError(
@@ -232,7 +287,10 @@ class _System:
         return basis.nodes, np.stack(states), np.stack(adjoints[::-1]), flat
 
     def _across(self, x: Array, weights: list[Array], t0: Array, t1: Array) -> Array:
-        """States at the end of a cell, its weights linear in between: one program for the cells of all depths."""
+        """Return the states at the end of a cell with linear weights.
+
+        One compiled program serves the cells of all depths.
+        """
         varying = DepthVarying(
             lambda rngs: self.problem.layer(), PiecewiseLinear(1), rngs=nnx.Rngs(0), init=tied
         )
@@ -241,7 +299,7 @@ class _System:
         return NeuralODE(field, FixedGrid(RK4(), steps=4, memory="full"), t0, t1)(x)
 
     def minimum(self, solution: Any, terms: int) -> Minimum:
-        """A solution of the equations as weights on polynomials."""
+        """Return a solution of the equations as weights on polynomials."""
         basis, n = Legendre(terms), self.x.size
         values = solution.sol(basis.nodes).T[:, 2 * n : 2 * n + len(self.weights)]
         coefficients = depth_basis.interpolation(basis) @ values

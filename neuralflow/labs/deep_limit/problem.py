@@ -1,4 +1,7 @@
-"""What is minimised: data, a layer whose weights vary with depth, a readout, a loss, and a penalty on the weights."""
+"""Problems: data, a layer whose weights vary with depth, a readout, a loss, and a penalty.
+
+`objective` turns a problem into the function that is minimised.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,23 @@ from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, mass, sobolev_gram
 
 Penalty = Callable[[Basis], np.ndarray]
-"""The Gram matrix of the penalty of one weight on a basis: coefficients c cost c^T G c."""
+"""A penalty of one weight: the Gram matrix G on a basis. Coefficients c cost c^T G c."""
 
 
 @dataclass(frozen=True)
 class Sobolev:
-    """int |p'|^2 + tau |p(0)|^2, the paper's penalty.
+    """The paper's penalty int |p'|^2 + tau |p(0)|^2 of a weight p(s) over normalised depth s.
 
-    On n piecewise-linear cells it is n sum |p_i - p_(i-1)|^2 + tau |p_0|^2, the paper's scaling. `power` replaces that
-    first n by n^power: any other than 1 is another problem at every n, and has another limit or none.
+    On n piecewise-linear cells the penalty is n sum_i |p_i - p_(i-1)|^2 + tau |p_0|^2, with the
+    paper's scaling.
+
+    Args:
+        tau: The weight of |p(0)|^2.
+        power: The exponent of the first factor: n^power replaces n. An exponent other than 1
+            defines another problem at every n, whose limit is another one or does not exist.
+
+    Raises:
+        InputError: `tau` is not positive.
     """
 
     tau: float = 1.0
@@ -33,21 +44,43 @@ class Sobolev:
     def __post_init__(self):
         if self.tau <= 0:
             raise InputError(
-                f"tau must be positive, or constant weights cost nothing and there is no limit; got {self.tau}"
+                "tau must be positive, or constant weights cost nothing and there is no limit; "
+                f"got {self.tau}"
             )
 
     def __call__(self, basis: Basis) -> np.ndarray:
-        """The Gram matrix."""
+        """Return the Gram matrix of the penalty.
+
+        Args:
+            basis: The basis of the weight.
+
+        Returns:
+            The matrix (basis size, basis size).
+        """
         return sobolev_gram(basis, self.tau, float(basis.count) ** (self.power - 1))
 
 
 def square(basis: Basis) -> np.ndarray:
-    """int |p|^2, an L2 penalty: it does not keep neighbouring layers alike."""
+    """Return the Gram matrix of the L2 penalty int |p|^2.
+
+    The L2 penalty does not keep neighbouring layers alike.
+
+    Args:
+        basis: The basis of the weight.
+
+    Returns:
+        The matrix (basis size, basis size).
+    """
     return mass(basis)
 
 
 class Perceptron(nnx.Module):
-    """The paper's layer x' = activation(K x + b)."""
+    """The paper's layer x' = activation(K x + b), with K and b zero at the start.
+
+    Args:
+        dimension: The dimension d of the states.
+        activation: The activation, applied to every entry.
+    """
 
     def __init__(self, dimension: int, activation: Callable[[Array], Array] = jnp.tanh):
         self.K = nnx.Param(jnp.zeros((dimension, dimension)))
@@ -55,20 +88,33 @@ class Perceptron(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """Velocity at x."""
+        """Return the velocity at x.
+
+        Args:
+            x: States (..., d).
+        """
         return self.activation(x @ self.K[...].T + self.b[...])
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """loss(predict(readout, X(1)), y) + sum_p a_p penalty(p) + sum_r ridge_r |r|^2.
+    """Minimise loss(predict(readout, X(1)), y) + sum_p a_p penalty(p) + sum_r ridge_r |r|^2.
 
-    `x` (samples, d): inputs, the states at depth 0. `y` (samples, ...): what `loss(prediction, y)`, a scalar, compares
-    with. `layer()`: a module f(x) or f(x, t) whose parameters p vary with depth; `weights`: a_p by the dotted name of
-    the parameter, or one number for all; zero leaves a parameter unpenalised. `predict(readout, states)`: `readout`
-    gives the shapes of its parameters, `ridge` their weights.
+    X(1) are the states at depth 1. The first sum is over the parameters p of the layer, and the
+    second sum is over the parameters r of the readout. Problems with the same functions `layer`,
+    `predict` and `loss` share what is compiled for them.
 
-    Problems that share layer, predict and loss, the functions themselves, share what is compiled for them.
+    Args:
+        x: The inputs (samples, d): the states at depth 0.
+        y: The targets (samples, ...).
+        layer: A function that returns a module f(x) or f(x, t), whose parameters p vary with depth.
+        predict: The function predict(readout, states) from final states to predictions.
+        loss: The function loss(prediction, y), which returns a scalar.
+        weights: The weights a_p by the dotted name of the parameter, or one number for all. Zero
+            leaves a parameter unpenalised.
+        penalty: The penalty in depth of every parameter of the layer.
+        readout: The shapes of the readout's parameters, by name.
+        ridge: The weights ridge_r of the readout's parameters, by name.
     """
 
     x: np.ndarray
@@ -82,19 +128,36 @@ class Problem:
     ridge: Mapping[str, float] = field(default_factory=dict)
 
     def weight(self, name: str) -> float:
-        """The weight a_p of a parameter."""
+        """Return the weight a_p of a parameter.
+
+        Args:
+            name: The dotted name of the parameter.
+        """
         return (
             float(self.weights[name]) if isinstance(self.weights, Mapping) else float(self.weights)
         )
 
 
 def affine(readout: dict[str, Array], states: Array) -> Array:
-    """W X + c."""
+    """Return the affine readout W X + c.
+
+    Args:
+        readout: The parameters "W" (d, ...) and "c" (...).
+        states: The states X (samples, d).
+
+    Returns:
+        The predictions (samples, ...).
+    """
     return states @ readout["W"] + readout["c"]
 
 
 def squared_error(prediction: Array, y: Array) -> Array:
-    """The mean over samples of |prediction - y|^2."""
+    """Return the mean over samples of |prediction - y|^2.
+
+    Args:
+        prediction: The predictions (samples, ...).
+        y: The targets (samples, ...).
+    """
     return jnp.sum((prediction - y) ** 2) / len(y)
 
 
@@ -108,14 +171,43 @@ def thorpe_van_gennip(
     link: Callable[[Array], Array] = jax.nn.sigmoid,
     loss: Callable[[Array, Array], Array] = squared_error,
 ) -> Problem:
-    """The paper's E_n: layers activation(K x + b), prediction link(W X(1) + c).
+    """Build the paper's problem: layers activation(K x + b) and predictions link(W X(1) + c).
 
-    `x` (samples, d), `y` (samples,) or (samples, m). `a`: the weights a1 (K), a2 (b), a3 (W), a4 (c).
+    The objectives E_n and E_infinity of the problem come from `discrete` and `continuum`.
+
+    Args:
+        x: The inputs (samples, d).
+        y: The targets (samples,) or (samples, m).
+        a: The positive weights a1, a2, a3, a4 of the penalties on K, b, W and c.
+        tau: The positive weight of |K(0)|^2 and |b(0)|^2 in the penalties on K and b.
+        activation: The activation of the layers.
+        link: The function of the affine readout.
+        loss: The function loss(prediction, y), which returns a scalar.
+
+    Returns:
+        The problem, with the penalty `Sobolev(tau)`.
+
+    Raises:
+        InputError: The shapes of `x` and `y` do not fit, or there is no sample.
+        InputError: `x` or `y` is not finite.
+        InputError: `a` does not hold four numbers, or a weight in `a` or `tau` is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from neuralflow.labs.deep_limit import thorpe_van_gennip
+        >>> x = np.random.default_rng(0).standard_normal((10, 2))
+        >>> problem = thorpe_van_gennip(x, y=(x[:, 0] * x[:, 1] > 0).astype(float))
+        >>> problem.weights, problem.readout
+        ({'K': 0.025, 'b': 0.025}, {'W': (2,), 'c': ()})
+
+    Source:
+        Thorpe & van Gennip, arXiv 1810.11741.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or not len(x):
         raise InputError(
-            f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and {y.shape}"
+            f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and "
+            f"{y.shape}"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("x and y must be finite; clean the data first")
@@ -123,7 +215,8 @@ def thorpe_van_gennip(
         raise InputError(f"a holds four weights, of K, b, W and c, got {a}")
     if min(*a, tau) <= 0:
         raise InputError(
-            f"the weights a and tau must be positive, or there is no limit to converge to; got {a}, {tau}"
+            "the weights a and tau must be positive, or there is no limit to converge to; got "
+            f"{a}, {tau}"
         )
     return Problem(
         x=x,
@@ -140,12 +233,20 @@ def thorpe_van_gennip(
 
 @dataclass(frozen=True)
 class Perceptrons:
-    """Makes the paper's layer; equal for equal arguments, so that problems over other data share what is compiled."""
+    """A function that makes the paper's layer, equal for equal arguments.
+
+    Problems over other data therefore share what is compiled.
+
+    Args:
+        dimension: The dimension d of the states.
+        activation: The activation of the layer.
+    """
 
     dimension: int
     activation: Any
 
     def __call__(self) -> nnx.Module:
+        """Return a new layer."""
         return Perceptron(self.dimension, self.activation)
 
 

@@ -1,4 +1,7 @@
-"""Minimisers at many depths against the minimiser of their limit."""
+"""Studies: minimisers at many depths against the minimiser of their limit.
+
+`study` computes a study, `verdict` judges its orders, and `Folder` keeps minimisers on disk.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +46,29 @@ FURTHER = ("recovery", "forward", "residual")
 
 
 class Kept(NamedTuple):
-    """A minimiser and what was measured where it was found."""
+    """A minimiser, and what was measured when the minimiser was found.
+
+    Attributes:
+        minimum: The minimiser.
+        measured: The measured numbers, by name.
+    """
 
     minimum: Minimum
     measured: dict[str, Any]
 
 
-# Bases that a file may name.
+# The bases that a file may name.
 _BASES: dict[str, Any] = {"PiecewiseLinear": PiecewiseLinear, "Legendre": Legendre}
 
 
 class Folder(MutableMapping[str, Kept]):
-    """Minimisers on disk, one .npz file each, written whole or not at all; files that cannot be read are not there."""
+    """Minimisers on disk, one .npz file each.
+
+    A file is written whole or not at all. A file that cannot be read counts as absent.
+
+    Args:
+        folder: The folder of the files. The first write makes the folder.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -124,11 +138,21 @@ class Folder(MutableMapping[str, Kept]):
 
 @dataclass(frozen=True)
 class Row:
-    """One discrete minimiser: its depth and scheme, how it was reached, and its distances to the limit.
+    """One discrete minimiser: how the minimiser was reached, and its distances to the limit.
 
-    `recovery`: |E_n(theta) - E| and `forward`: the root mean square error of the predictions, both of the *limit's*
-    weights on this network: the recovery sequence, and convergence at fixed parameters. `residual`: the largest
-    residual of Pontryagin's equations along depth, relative to what they ask for; NaN where there are none.
+    Attributes:
+        scheme: The name of the scheme.
+        depth: The number n of layers.
+        energy: The energy of the minimiser.
+        gradient: The largest entry of its gradient in whitened coordinates.
+        iterations: The number of iterations of L-BFGS.
+        recovery: |E_n(theta) - E| for the weights theta of the limit and the energy E of the limit.
+            This number belongs to the recovery sequence of Gamma-convergence.
+        forward: The root mean square error of this network's predictions with the weights of the
+            limit. This number measures convergence at fixed parameters.
+        residual: The largest residual of Pontryagin's equations along depth, relative to what the
+            equations ask for. NaN where the problem has no such equations.
+        distances: The distances to the limit, by the names of `DISTANCES`.
     """
 
     scheme: str
@@ -146,10 +170,20 @@ class Row:
 class Study:
     """Minimisers at many depths against one limit.
 
-    `limit`: the spectral optimum. `limit_error`: its energy against an adaptive solve. `disagreement`: its weights and
-    those of the boundary-value problem, sup over depth; NaN where the problem is too large for that. `curvature`: the
-    smallest eigenvalue of the Hessian, whitened, at the minimum of smallest depth on the limit's branch. `basins`: energies
-    that random starts ended in and how often, "discrete" at the smallest depth and "continuum".
+    Attributes:
+        limit: The spectral optimum of the continuum.
+        limit_error: The difference between the energy of the limit and the energy of an adaptive
+            solve with the same weights.
+        disagreement: The largest difference over depth between the weights of the limit and the
+            weights from the boundary-value problem. NaN where the boundary-value problem was not
+            solved, because the problem is too large or has no such equations.
+        curvature: The smallest eigenvalue of the whitened Hessian, at the minimum of smallest depth
+            on the branch of the limit.
+        basins: The energies in which random starts ended, and how often each energy occurred.
+            "discrete" names the energies at the smallest depth, and "continuum" the energies of the
+            continuum.
+        rows: The rows of all minimisers so far.
+        weights: The minimisers so far, by the name of the scheme and the depth.
     """
 
     limit: Minimum
@@ -161,16 +195,25 @@ class Study:
     weights: dict[tuple[str, int], Minimum] = field(default_factory=dict)
 
     def of(self, scheme: str) -> list[Row]:
-        """The rows of a scheme."""
+        """Return the rows of a scheme.
+
+        Args:
+            scheme: The name of the scheme.
+        """
         return [row for row in self.rows if row.scheme == scheme]
 
     @property
     def schemes(self) -> list[str]:
-        """Names of the schemes, in their order."""
+        """The names of the schemes, in the order of their rows."""
         return list(dict.fromkeys(row.scheme for row in self.rows))
 
     def orders(self) -> dict[str, dict[str, float | None]]:
-        """Fitted orders by scheme and distance; recovery, forward error and Pontryagin's residual among them."""
+        """Fit the order of every distance of every scheme.
+
+        Returns:
+            The orders by scheme and by the names of `DISTANCES` and `FURTHER`. An order is None
+            where no order can be fitted.
+        """
         orders: dict[str, dict[str, float | None]] = {}
         for name in self.schemes:
             rows = self.of(name)
@@ -181,7 +224,16 @@ class Study:
         return orders
 
     def extrapolated(self, scheme: str, order: int) -> list[tuple[int, float, float]]:
-        """By depth n where 2n was solved too: n, nodal sup error at 2n, and that of Richardson's combination."""
+        """Compare Richardson's extrapolation with the plain minimisers.
+
+        Args:
+            scheme: The name of the scheme.
+            order: The order p of the extrapolation.
+
+        Returns:
+            Triples for each depth n where the depth 2n was solved too: n, the nodal sup error of
+            the minimiser at depth 2n, and the nodal sup error of the extrapolation from n and 2n.
+        """
         errors = []
         for row in self.of(scheme):
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
@@ -201,7 +253,16 @@ class Study:
         return errors
 
     def collapse(self, scheme: str, order: int) -> list[tuple[int, float]]:
-        """By depth n where 2n was solved too: how far n^p (theta_n - theta) is from the same curve at 2n, relatively."""
+        """Measure how well the scaled errors n^p (theta_n - theta) of different depths agree.
+
+        Args:
+            scheme: The name of the scheme.
+            order: The order p.
+
+        Returns:
+            Pairs for each depth n where the depth 2n was solved too: n, and the largest difference
+            between the curves at n and at 2n, relative to the largest entry at 2n.
+        """
         gaps = []
         for row in self.of(scheme):
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
@@ -214,7 +275,13 @@ class Study:
         return gaps
 
     def record(self, schemes: Mapping[str, Any]) -> dict[str, Any]:
-        """All numbers of the study as plain data."""
+        """Return all numbers of the study as plain data.
+
+        None stands in place of numbers that are not finite.
+
+        Args:
+            schemes: The schemes by name, as `study` received them.
+        """
         orders = {name: expected_order(schemes[name], "sup") for name in self.schemes}
         numbers = {
             "limit": {
@@ -244,16 +311,40 @@ def study(
     cascade: bool = True,
     kept: MutableMapping[str, Kept] | None = None,
 ) -> Iterator[tuple[str, Study]]:
-    """Minimises E_n for every scheme and depth, and E_infinity on its own; yields (what was done, study so far).
+    """Minimise E_n for every scheme and depth, and E_infinity on its own.
 
-    Random draws, `starts` and half as many, find the minima of the network of smallest depth and those of the continuum,
-    which also hears of the network's. The limit is the best of these; every scheme follows the network's minimum on the
-    same branch from depth to depth, for a fitted order means something along one branch only. Without `cascade` every
-    depth starts from random draws and keeps the best. Where the problem is small the continuum optimum is also found as a
-    boundary-value problem, from the coarsest network.
+    Random starts find minima of the network of smallest depth and minima of the continuum. The
+    continuum is also minimised from the minima of the network. The limit is the best minimum of the
+    continuum. Every scheme then follows one minimum from depth to depth: the network's minimum on
+    the branch of the limit. A fitted order means something along one branch only.
 
-    `kept`: minimisers of an earlier call, by name, that are not computed again; new ones are added as they are found.
-    Runs lazily, one minimisation a step. Raises ValueError for depths that cannot be.
+    A small problem has at most 40 numbers in its inputs. For a small problem with the penalty
+    `Sobolev(tau)` and positive weights, the continuum optimum is also found as a boundary-value
+    problem, from the network of smallest depth.
+
+    The iterator is lazy. Its first step finds the limit, and refuses unsuitable input. Every later
+    step minimises at one depth.
+
+    Args:
+        problem: The problem.
+        schemes: The schemes by name.
+        depths: The numbers n of layers.
+        seed: The seed of the random starts.
+        starts: The number of random starts for the network. The continuum gets half as many starts,
+            and two at least.
+        cascade: Whether a scheme follows one minimum from depth to depth. Otherwise every depth
+            starts from random draws and keeps the best minimum.
+        kept: Minimisers of an earlier call, by name, which are not computed again. The study adds
+            its new minimisers. Limit and start are computed again for another smallest depth.
+
+    Returns:
+        An iterator over pairs: what was done, in words, and the study so far.
+
+    Raises:
+        InputError: A depth is below 2 or not a whole number, there is no depth, or `starts` is
+            below 1.
+        InputError: `schemes` is not a mapping, or is empty.
+        InputTypeError: `problem` is no `Problem`, or `starts` is no whole number.
     """
     depths = sorted(set(depths))
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
@@ -307,11 +398,11 @@ def study(
 
 
 def _branch(problem: Problem, first: Objective, starts: int, seed: int) -> tuple[Kept, Kept]:
-    """The best spectral optimum, and the minimiser at the smallest depth that lies on its branch."""
+    """Return the best spectral optimum, and the minimiser of smallest depth on its branch."""
     coarse = minimise(first, random_starts(first, starts, seed))
     whole = continuum(problem)
     fine = minimise(whole, random_starts(whole, max(2, starts // 2), seed + 1))
-    # Either side may miss a basin that the other has met.
+    # The network and the continuum may each miss a basin that the other has met.
     carried = minimise(whole, [restarted(whole, m) for m in _different(coarse)])
     limit = min((*fine, *carried), key=lambda m: m.energy)
     back = minimise(first, [restarted(first, limit)])
@@ -326,12 +417,12 @@ def _branch(problem: Problem, first: Objective, starts: int, seed: int) -> tuple
 
 
 def _different(minima: Sequence[Minimum]) -> list[Minimum]:
-    """One of every energy."""
+    """Return one minimum of every different energy."""
     return [min(minima, key=lambda m: abs(m.energy - energy)) for energy, _ in basins(minima)]
 
 
 def _measured(objective: Objective, limit: Minimum) -> dict[str, float]:
-    """What the limit's weights do on this network."""
+    """Measure the energy and the predictions of the limit's weights on a network."""
     at_nodes = described(objective, recovery(objective, limit))
     return {
         "recovery": abs(at_nodes.energy - limit.energy),
@@ -340,14 +431,17 @@ def _measured(objective: Objective, limit: Minimum) -> dict[str, float]:
 
 
 def _residual(problem: Problem, minimum: Minimum) -> float:
-    """The largest residual of Pontryagin's equations, where they are those of the problem."""
+    """Return the largest residual of Pontryagin's equations along depth.
+
+    The residual is NaN where the equations are not those of the problem.
+    """
     if not _is_bolza(problem):
         return float("nan")
     return float(np.abs(residuals(problem, minimum).weights).max())
 
 
 def _is_bolza(problem: Problem) -> bool:
-    """Whether Pontryagin's equations are those of the problem."""
+    """Return whether Pontryagin's equations are those of the problem."""
     weights = (
         problem.weights.values() if isinstance(problem.weights, Mapping) else [problem.weights]
     )
@@ -355,16 +449,24 @@ def _is_bolza(problem: Problem) -> bool:
 
 
 def _is_small(problem: Problem) -> bool:
-    """Whether the boundary-value problem is worth its equations, 2 samples d + 2 P of them."""
+    """Return whether the boundary-value problem is worth its 2 samples d + 2 P equations."""
     return _is_bolza(problem) and np.size(problem.x) <= 40
 
 
 def verdict(
     study: Study, schemes: Mapping[str, Any], tolerance: Mapping[int, float] | None = None
 ) -> tuple[bool | None, list[str]]:
-    """Whether the orders are those expected, and why, in sentences; None where depths are too few to tell.
+    """Judge whether the fitted orders of a study are the expected orders.
 
-    `tolerance`: by expected order; +-0.05 for order one, +-0.1 for order two.
+    Args:
+        study: The study.
+        schemes: The schemes by name, as `study` received them.
+        tolerance: The accepted difference, by the expected order. The default accepts 0.05 for
+            order one and 0.1 for order two.
+
+    Returns:
+        Whether all orders are as expected, and one sentence for every scheme. None in place of a
+        truth value says that there are too few depths.
     """
     tolerance = tolerance or {1: 0.05, 2: 0.1}
     sentences, agreed, judged = [], True, False

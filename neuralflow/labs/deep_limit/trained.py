@@ -1,10 +1,21 @@
-"""Networks trained by plain gradient descent, without a penalty: does the descent itself keep neighbouring layers alike?
+"""Networks that plain gradient descent trains without a penalty, and their scaling with depth.
 
-Marion, Wu, Sander & Biau, Implicit regularization of deep residual networks towards neural ODEs, arXiv 2309.01213: for
-h_(k+1) = h_k + V_k sigma(W_k h_k / sqrt(q)) / (L sqrt(m)), V = 0 and W tied at the start, a learning rate proportional
-to L and a smooth sigma, the trained weights stay within C / L of a limit ODE (stated there). Cohen, Cont, Rossier & Xu,
-Scaling properties of deep residual networks, arXiv 2105.12245, tell smooth from noisy weights by how their largest norm
-and largest increment scale with depth (stated there; the verdict's thresholds are ours).
+The question is whether the descent itself keeps neighbouring layers alike. `train` trains any
+network at many depths. `descend` is the protocol of Marion et al., and `scaling` the test of Cohen
+et al.
+
+Marion et al. consider h_(k+1) = h_k + V_k sigma(W_k h_k / sqrt(q)) / (L sqrt(m)), for states h_k of
+dimension q, m hidden units and L layers. At the start V is zero, and W is the same in all layers.
+The learning rate is proportional to L, and sigma is smooth. The distance of the trained weights to
+a limit ODE is then at most C / L (stated there).
+
+Cohen et al. tell smooth weights from noisy weights by the scaling of the largest norm and the
+largest increment with depth (stated there). The thresholds of the verdict are ours.
+
+Source:
+    Marion, Wu, Sander & Biau, Implicit regularization of deep residual networks towards neural
+    ODEs, arXiv 2309.01213. Cohen, Cont, Rossier & Xu, Scaling properties of deep residual networks,
+    arXiv 2105.12245.
 """
 
 from __future__ import annotations
@@ -34,7 +45,16 @@ from neuralflow.statistics import fitted_order
 
 
 class Residual(nnx.Module):
-    """The branch V sigma(W x / sqrt(q)) / sqrt(m) on states of dimension q with m hidden units; V = 0 at the start."""
+    """The branch V sigma(W x / sqrt(q)) / sqrt(m), for states of dimension q and m hidden units.
+
+    At the start V is zero, and W is standard normal.
+
+    Args:
+        dimension: The dimension q of the states.
+        hidden: The number m of hidden units.
+        activation: The activation sigma.
+        rngs: The random streams, of which "params" draws W.
+    """
 
     def __init__(
         self, dimension: int, hidden: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs
@@ -44,15 +64,25 @@ class Residual(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """Velocity at x."""
+        """Return the velocity at x.
+
+        Args:
+            x: States (..., q).
+        """
         hidden = self.activation(x @ self.W[...].T / np.sqrt(x.shape[-1]))
         return hidden @ self.V[...].T / np.sqrt(self.V.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """Networks of one depth, one a case (a seed, say): `weights` that vary with depth, by name (cases, nodes, ...),
-    `outputs` (cases, samples, ...), `losses` (cases,)."""
+    """Trained networks of one depth, one for each case, such as a seed.
+
+    Attributes:
+        depth: The number of layers.
+        weights: The weights that vary with depth (cases, nodes, ...), by name.
+        outputs: The outputs on the probe (cases, samples, ...).
+        losses: The losses on the probe (cases,).
+    """
 
     depth: int
     weights: Mapping[str, np.ndarray]
@@ -60,15 +90,29 @@ class Trained:
     losses: np.ndarray
 
     def largest(self, name: str) -> Float[np.ndarray, " cases"]:
-        """The largest norm of a layer's weights."""
+        """Return the largest norm of a layer's weights, for each case.
+
+        Args:
+            name: The name of the weight.
+        """
         return np.linalg.norm(_flat(self.weights[name]), axis=-1).max(axis=-1)
 
     def increment(self, name: str) -> Float[np.ndarray, " cases"]:
-        """The largest norm of the difference of neighbouring layers."""
+        """Return the largest norm of the difference between neighbouring layers, for each case.
+
+        Args:
+            name: The name of the weight.
+        """
         return np.linalg.norm(np.diff(_flat(self.weights[name]), axis=1), axis=-1).max(axis=-1)
 
     def variation(self, name: str) -> Float[np.ndarray, " cases"]:
-        """The root of the *sum* of squared differences: of order L^-1/2 where every one of them is of order 1 / L."""
+        """Return the root of the sum of squared differences of neighbouring layers, for each case.
+
+        With L layers, this root is of order L^-1/2 where every difference is of order 1 / L.
+
+        Args:
+            name: The name of the weight.
+        """
         return np.sqrt((np.diff(_flat(self.weights[name]), axis=1) ** 2).sum(axis=(1, 2)))
 
 
@@ -88,16 +132,39 @@ def train(
     data: Any = None,
     probe: Any = None,
 ) -> Iterator[Trained]:
-    """Trains the same network at every depth, all cases at once, spread over the devices; one compilation a depth.
+    """Train the same network at every depth, with all cases at once.
 
-    `cases`: a pytree of arrays with one leading axis, such as {"seed": jnp.arange(4), "rate": ...}; the functions see one
-    case at a time, traced: nnx.Rngs(jax.random.key(case["seed"])). A case that diverges ends in losses of NaN.
+    The cases are spread over the devices. There is one compilation for each depth. The functions
+    see one case at a time, as traced arrays: nnx.Rngs(jax.random.key(case["seed"])). A case that
+    diverges ends with a loss of NaN. The iterator trains one depth at a time, and refuses
+    unsuitable input at the first depth.
 
-    `make(depth, case)`: a model with weights that vary with depth. `batch(data, case, i)`: what step i of `steps` sees, of
-    the arrays `data`. `loss(model, batch)`: a scalar and the outputs. `optimiser(model, depth, case)`: from optax.
-    `probe`: the batch on which final loss and outputs are measured; that of step 0 where it is left out. Raises
-    ValueError or TypeError for depths below 2, cases of unequal lengths, models without such weights and losses of
-    another form.
+    Args:
+        depths: The numbers of layers, each at least 2.
+        cases: A pytree of arrays with one leading axis, such as
+            {"seed": jnp.arange(4), "rate": ...}.
+        make: The function make(depth, case), which returns a model with weights that vary with
+            depth.
+        loss: The function loss(model, batch), which returns a scalar and the outputs.
+        batch: The function batch(data, case, i), which returns what step i of `steps` sees.
+        optimiser: The function optimiser(model, depth, case), which returns an optimiser from
+            optax.
+        steps: The number of training steps.
+        data: Arrays for `batch`.
+        probe: The batch on which the final loss and outputs are measured. The default is the batch
+            of step 0.
+
+    Returns:
+        An iterator over the trained networks, one depth after another.
+
+    Raises:
+        InputError: A depth is below 2, or `steps` is below 1.
+        InputError: The arrays in `cases` differ in length, or are empty.
+        InputError: No weight of the model varies with depth.
+        InputTypeError: A depth or `steps` is no whole number, or one of the functions cannot be
+            called.
+        InputTypeError: `make` returns no nnx.Module, `optimiser` returns nothing from optax, or
+            `loss` does not return a pair.
     """
     for depth in depths:
         checks.whole("a depth", depth, least=2)
@@ -112,7 +179,8 @@ def train(
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise InputError(
-            f"cases must be arrays with one leading axis of one length, got {jax.tree.map(np.shape, cases)}"
+            "cases must be arrays with one leading axis of one length, got "
+            f"{jax.tree.map(np.shape, cases)}"
         )
     (count,) = lengths.pop()
 
@@ -122,7 +190,8 @@ def train(
         named = _names(depth_bases(model))
         if not named:
             raise InputError(
-                "no weight of what make(depth, case) returns varies with depth; put a DepthVarying into its field"
+                "no weight of what make(depth, case) returns varies with depth; put a DepthVarying "
+                "into its field"
             )
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         rule = optimiser(model, depth, case)
@@ -178,7 +247,10 @@ def train(
 
 
 def _names(paths: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
-    """The dotted name inside what varies, or the whole one where two stacks share such names."""
+    """Return the dotted names of weights that vary with depth.
+
+    A name starts inside the stack that varies. Names are whole paths where two stacks share a name.
+    """
     paths = list(paths)
     short = {path: ".".join(map(str, path[path.index("stack") + 1 :])) for path in paths}
     unique = len(set(short.values())) == len(paths)
@@ -197,10 +269,33 @@ def descend(
     iterations: int = 500,
     rate: float = 0.01,
 ) -> Iterator[Trained]:
-    """The protocol of Marion et al.: full gradient descent for `iterations` steps with the learning rate `rate` * depth.
+    """Train networks by full gradient descent with the protocol of Marion et al.
 
-    Inputs and targets are standard normal, another draw for every seed and the same at every depth; the loss is the
-    mean over samples of |h_L - y|^2 / 2. `alike`: W starts equal in all layers, or with another draw in each.
+    The learning rate is `rate` times the depth. Inputs and targets are standard normal. Every seed
+    has another draw, which is the same at every depth. The loss is the mean over samples of
+    |h_L - y|^2 / 2, for the final states h_L and the targets y.
+
+    Args:
+        depths: The numbers of layers, each at least 2.
+        activation: The activation of the branches.
+        alike: Whether W starts equal in all layers. Otherwise every layer starts with another draw.
+        seeds: The number of seeds, one case each.
+        samples: The number of samples.
+        dimension: The dimension q of the states.
+        hidden: The number m of hidden units.
+        iterations: The number of training steps.
+        rate: The learning rate for one layer.
+
+    Returns:
+        An iterator over the trained networks, one depth after another.
+
+    Raises:
+        InputError: A depth is below 2, or `seeds`, `samples`, `dimension` or `iterations` is below
+            1.
+        InputTypeError: One of these numbers is not whole, or `activation` is not a function.
+
+    Source:
+        Marion, Wu, Sander & Biau, arXiv 2309.01213.
     """
     for name, count in {
         "seeds": seeds,
@@ -241,11 +336,24 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "GELU, layers of their own": {"activation": jax.nn.gelu, "alike": False},
     "ReLU, equal layers": {"activation": jax.nn.relu, "alike": True},
 }
-"""Arguments of `descend`: the first of these has a limit (Marion et al., stated there), the others show none."""
+"""Arguments of `descend`, by a name of the protocol.
+
+The first protocol has a limit (Marion et al., arXiv 2309.01213, stated there). The others show
+none.
+"""
 
 
 def gaussian_pairs(seed: Any, samples: int, dimension: int) -> tuple[Array, Array]:
-    """Inputs and targets of `descend`, (samples, dimension) each."""
+    """Draw the inputs and targets of `descend`.
+
+    Args:
+        seed: The seed of the case.
+        samples: The number of samples.
+        dimension: The dimension of the states.
+
+    Returns:
+        Inputs and targets, (samples, dimension) each.
+    """
     x, y = jax.random.normal(
         jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float
     )
@@ -253,15 +361,32 @@ def gaussian_pairs(seed: Any, samples: int, dimension: int) -> tuple[Array, Arra
 
 
 def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " cases"]]:
-    """How far networks are from deeper ones: every weight (the largest norm over nodes of the difference at equal depth
-    k / L), the outputs (root mean square) and the loss."""
+    """Measure how far trained networks are from deeper networks.
+
+    Layers are compared at equal depth k / L.
+
+    Args:
+        network: The networks of smaller depth.
+        reference: The networks of larger depth, a multiple of the smaller depth.
+
+    Returns:
+        The gaps (cases,): for every weight by name, the largest norm over nodes of the difference.
+        "output" is the root mean square difference of the outputs. "loss" is the difference of the
+        losses.
+
+    Raises:
+        InputError: The depth of `reference` is less than the depth of `network`, or no multiple of
+            it.
+    """
     if reference.depth < network.depth:
         raise InputError(
-            f"the reference is the deeper network: gaps(depth {reference.depth}, depth {network.depth}), please"
+            f"the reference is the deeper network: gaps(depth {reference.depth}, depth "
+            f"{network.depth}), please"
         )
     if reference.depth % network.depth:
         raise InputError(
-            f"layers are compared at equal depths k / L: {reference.depth} is no multiple of {network.depth}"
+            f"layers are compared at equal depths k / L: {reference.depth} is no multiple of "
+            f"{network.depth}"
         )
     every = reference.depth // network.depth
     distances = {
@@ -282,10 +407,14 @@ def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How trained weights scale with depth L: exponents p of L^-p, one a case.
+    """How trained weights scale with depth L: exponents p of L^-p, one for each case.
 
-    `gaps`: of the distance to the deepest network, corrected for its finite depth. `largest`, `increment`, `variation`:
-    of the largest norm of a layer, the largest increment between layers and the root of the sum of their squares.
+    Attributes:
+        gaps: The exponents of the distances to the deepest network, by the names of `gaps`. The fit
+            corrects for the finite depth of the deepest network.
+        largest: The exponents of the largest norm of a layer, by weight.
+        increment: The exponents of the largest increment between layers, by weight.
+        variation: The exponents of the root of the sum of squared increments, by weight.
     """
 
     gaps: Mapping[str, np.ndarray]
@@ -294,8 +423,14 @@ class Scaling:
     variation: Mapping[str, np.ndarray]
 
     def verdict(self) -> str:
-        """ "ODE-like" where increments fall like the step 1 / L, "SDE-like" where like its root, else "no limit"; with
-        the number, a mean over cases."""
+        """Return one sentence on whether the trained weights have a limit ODE.
+
+        The verdict looks at the weight whose largest increment falls most slowly, with the exponent
+        p as a mean over cases. "ODE-like" means that the increments fall like the step 1 / L: p is
+        at least 0.9. "SDE-like" means that the increments fall like the root of the step: p is
+        between 0.4 and 0.6. For any other p the sentence says "no limit". The sentence states p.
+        Without increments above rounding, the sentence says "no verdict".
+        """
         if not self.increment:
             return "no verdict: between layers the weights differ by rounding alone; train longer"
         means = {name: float(np.mean(p)) for name, p in self.increment.items()}
@@ -306,14 +441,25 @@ class Scaling:
 
 
 def scaling(networks: Iterable[Trained]) -> Scaling:
-    """Exponents over all depths; the deepest network is the reference of the gaps.
+    """Fit the exponents of trained networks over all depths.
 
-    Weights whose layers differ by no more than rounding, at any depth, have no exponents of increments and variations.
+    The deepest network is the reference of the gaps. Some weights differ between layers by no more
+    than rounding, at any depth. These weights have no exponents of increments and variations.
+
+    Args:
+        networks: Networks of three different depths or more.
+
+    Returns:
+        The exponents. An exponent is NaN where no exponent can be fitted.
+
+    Raises:
+        InputError: There are fewer than three networks, or two networks of the same depth.
     """
     everyone = sorted(networks, key=lambda network: network.depth)
     if len({network.depth for network in everyone}) < max(3, len(everyone)):
         raise InputError(
-            f"exponents need three different depths or more, got {[network.depth for network in everyone]}"
+            "exponents need three different depths or more, got "
+            f"{[network.depth for network in everyone]}"
         )
     *shallow, reference = everyone
     measured = [gaps(network, reference) for network in shallow]
@@ -329,7 +475,7 @@ def scaling(networks: Iterable[Trained]) -> Scaling:
         return np.asarray([np.nan if p is None else p for p in fits])
 
     def moved(name: str) -> bool:
-        """Whether layers differ by more than rounding."""
+        """Return whether the layers differ by more than rounding at every depth."""
         rounding = 100 * np.finfo(reference.weights[name].dtype).eps
         return all(
             (network.increment(name) > rounding * network.largest(name)).all()

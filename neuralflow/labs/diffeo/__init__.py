@@ -1,4 +1,12 @@
-"""Flows as diffeomorphisms: exponentials, inverses, Jacobians, Lipschitz bounds, geodesics, and a report on a layer."""
+"""Flows as diffeomorphisms: exponentials, inverses, Jacobians, Lipschitz bounds and geodesics.
+
+`report` measures how far a layer is a diffeomorphism. The module `flows` holds maps and their
+inverses. The module `jacobian` holds derivatives of maps. The module `lipschitz` holds bounds that
+follow from the weights. The module `kernels` holds Gaussian kernel fields and geodesics. The module
+`reports` holds the report on a layer. The module `sampled` holds maps on a regular grid. The module
+`plots` holds the picture. The determinants of a layer's blocks live in the core, in
+`neuralflow/transport.py`.
+"""
 
 from neuralflow.labs.diffeo import plots as plots, sampled as sampled
 from neuralflow.labs.diffeo.flows import (

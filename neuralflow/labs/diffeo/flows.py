@@ -1,7 +1,12 @@
 """Flows as maps: the exponential of a stationary field, its logarithm, inverses and compositions.
 
-exp(V) is the flow of x' = V(x) over a depth time of one. A residual network whose blocks share their weights is its Euler
-approximation (Rousseau & Fablet, arXiv 1805.09585, stated there).
+The exponential exp(V) of a velocity field V is the flow of x' = V(x) over a depth time of one. A
+residual network whose blocks share their weights is the Euler approximation of exp(V).
+
+The module `sampled` holds the same operations for maps that are stored on a regular grid.
+
+Source:
+    Rousseau & Fablet, arXiv 1805.09585, stated there.
 """
 
 from __future__ import annotations
@@ -26,31 +31,77 @@ Map = Callable[[Any], Any]
 
 
 def exponential(field: nnx.Module, solve: Discretisation, scale: Any = 1.0) -> NeuralODE:
-    """exp(scale * V) of a stationary field V, an nnx.Module f(x): the layer that follows it for a depth time of `scale`.
+    """Build the layer exp(scale * V) of a stationary velocity field V.
 
-    `solve`: FixedGrid(Euler(), steps=L) makes L residual blocks x + (scale / L) V(x) of shared weights, which come within
-    O(1/L) of the exponential; Adaptive(...) is the exponential to its tolerances. A negative scale is the inverse's. ValueError
-    for weights that vary with depth. That a field of your own does not use depth time is not checked.
+    The layer follows x' = V(x) from depth time 0 to depth time `scale`. Under
+    `FixedGrid(Euler(), steps=L)`, the layer consists of L residual blocks x + (scale / L) V(x) with
+    shared weights. The distance between these blocks and the exponential is O(1/L). Under
+    `Adaptive(...)`, the layer is the exponential up to the tolerances of the solver.
+
+    A field is stationary if its velocity does not depend on depth. The function refuses weights
+    that vary with depth, and an `MLP` that was built with `time=True`. The function does not check
+    whether a field of your own uses depth time.
+
+    Args:
+        field: The stationary velocity field V, an nnx.Module f(x).
+        solve: The discretisation of the layer, a `FixedGrid` or an `Adaptive`.
+        scale: The depth time for which the layer follows V. A negative scale gives the inverse map.
+            For example, -1 gives exp(-V), the inverse of exp(V).
+
+    Returns:
+        The layer from depth time 0 to depth time `scale`.
+
+    Raises:
+        InputError: The weights of `field` vary with depth.
+        InputError: `field` is an `MLP` with `time=True`.
+        InputError: `scale` is zero or not finite.
+        InputTypeError: `field` is not an nnx.Module, or `solve` is not a discretisation.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs import diffeo
+        >>> decay = nf.from_function(lambda rate, x: -rate * x, jnp.array(1.0))
+        >>> layer = diffeo.exponential(decay, nf.FixedGrid(nf.Euler(), steps=128))
+        >>> print(f"{float(layer(jnp.ones((1, 1)))[0, 0]):.2f}")
+        0.37
     """
     layer = NeuralODE(field, solve, 0.0, scale)
     varying = [basis for basis in FlatField(field).bases if basis.size > 1]
     if varying:
         raise InputError(
-            f"only a stationary field has an exponential, but this one's weights vary with depth ({varying[0]}); give field.at(s), "
-            "or make it a NeuralODE"
+            "only a stationary field has an exponential, but this one's weights vary with depth "
+            f"({varying[0]}); give field.at(s), or make it a NeuralODE"
         )
     if isinstance(field, MLP) and field.time:
         raise InputError(
-            "only a stationary field has an exponential, but this one was built with time=True; make it a NeuralODE"
+            "only a stationary field has an exponential, but this one was built with time=True; "
+            "make it a NeuralODE"
         )
     return layer
 
 
 def squared(mapping: Map, times: int) -> Map:
-    """The map composed with itself `times` times over: mapping^(2^times), by that many self-compositions.
+    """Raise a map to the power 2^times under composition, by repeated squaring.
 
-    With mapping = Id + V / 2^n and times=n it is exp(V) by scaling and squaring (Arsigny et al. 2006). A function is evaluated 2^n times
-    all the same, as a network of 2^n shared blocks does; a sampled field is not: `sampled.exponential`.
+    Let n stand for `times`. The result is mapping^(2^n), built by n self-compositions. With
+    mapping = Id + V / 2^n, the result approximates exp(V) by scaling and squaring. The result still
+    evaluates `mapping` 2^n times, as a network of 2^n shared blocks does. `sampled.exponential`
+    evaluates a field on a grid n times only.
+
+    Args:
+        mapping: A map from states to states of the same shape and dtype.
+        times: The number of squarings. 0 returns the map itself.
+
+    Returns:
+        The composed map.
+
+    Raises:
+        InputTypeError: `mapping` cannot be called, or `times` is not a whole number.
+        InputError: `times` is negative.
+
+    Source:
+        Arsigny et al. 2006.
     """
     checks.function("map", mapping)
     checks.whole("times", times, least=0)
@@ -60,17 +111,40 @@ def squared(mapping: Map, times: int) -> Map:
 
 
 def _twice(mapping: Map) -> Map:
-    # A loop, so that what is compiled grows with the number of squarings and not with that of evaluations.
+    # The loop lets the compiled program grow with the number of squarings, not of evaluations.
     return lambda x: lax.scan(lambda y, _: (mapping(y), None), x, None, length=2)[0]
 
 
 def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
-    """The stationary field V with exp(V) = mapping, for a map near the identity: a field of `terms` evaluations each way.
+    """Build the stationary field V with exp(V) = mapping, for a map near the identity.
 
-    V(x) is the derivative at s = 0 of the polynomial in s through the orbit of x at the whole depth times -terms, ..., terms. `back`: the
-    inverse map; that of a layer or a Composition is `inverse(mapping)`. Where the path of x under V is made of exp(lambda s), the error
-    falls like (2 sinh(|lambda| / 2) / 2)^(2 terms): it converges up to |lambda| = 1.76, the slower the further from the identity. Our
-    formulation (central differences in the map's powers). A map on a grid has a fixed point instead: `sampled.logarithm`.
+    The map, applied k times to x, gives the orbit of x at the whole depth time k. A negative k
+    applies the inverse map. V(x) is the derivative at s = 0 of the polynomial in s through the
+    orbit at the depth times -terms, ..., terms. One evaluation of V evaluates the map and its
+    inverse `terms` times each.
+
+    Suppose that the path of x under V consists of exponentials exp(lambda s). The error then falls
+    like (2 sinh(|lambda| / 2) / 2)^(2 terms). The approximation therefore converges up to
+    |lambda| = 1.76. Convergence slows down as the map moves away from the identity.
+
+    `sampled.logarithm` solves a fixed-point problem instead, for a map on a grid.
+
+    Args:
+        mapping: The map from states to states.
+        back: The inverse map. None stands for `inverse(mapping)`, which exists for a layer, a
+            `Composition` and an `Inverse`.
+        terms: The number of applications of each map.
+
+    Returns:
+        The field V, a module f(x).
+
+    Raises:
+        InputTypeError: `mapping` or `back` cannot be called, or `terms` is not a whole number.
+        InputTypeError: `back` is missing, and `mapping` is a plain function.
+        InputError: `terms` is below one.
+
+    Source:
+        Our formulation (central differences in the powers of the map).
     """
     checks.function("map", mapping)
     checks.whole("terms", terms)
@@ -101,7 +175,17 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
 
 
 class Composition(nnx.Module):
-    """Flows one behind the other: Composition(f, g)(x) = g(f(x)). `invert(y)` takes it back."""
+    """Compose flows one after the other: Composition(f, g)(x) = g(f(x)).
+
+    `invert(y)` undoes the composition.
+
+    Args:
+        *flows: The flows in the order of their application. Each flow is a NeuralODE, a
+            `Composition` or an `Inverse`.
+
+    Raises:
+        InputTypeError: A flow is of another kind.
+    """
 
     def __init__(self, *flows: Any):
         for k, flow in enumerate(flows):
@@ -114,34 +198,75 @@ class Composition(nnx.Module):
         self.flows = nnx.List(flows)
 
     def __call__(self, x: Any) -> Any:
-        """x after all flows."""
+        """Return x after all flows.
+
+        Args:
+            x: The state, an array or a pytree of arrays.
+        """
         for flow in self.flows:
             x = flow(x)
         return x
 
     def invert(self, y: Any) -> Any:
-        """The x that comes to y; errors are those of `inverse`."""
+        """Return the x that the composition maps to y.
+
+        The errors are those of `inverse`.
+
+        Args:
+            y: The state, an array or a pytree of arrays.
+        """
         return inverse(self)(y)
 
 
 class Inverse(nnx.Module):
-    """The exact inverse of a layer on a fixed grid, block by block; see `inverse`."""
+    """Invert a layer on a fixed grid exactly, block by block.
+
+    `inverse` builds this module and describes the method.
+
+    Args:
+        layer: The layer to invert, on a fixed grid.
+    """
 
     def __init__(self, layer: NeuralODE):
         self.layer = layer
 
     def __call__(self, y: Any) -> Any:
-        """The x with layer(x) = y."""
+        """Return the x with layer(x) = y.
+
+        Args:
+            y: The state, an array or a pytree of arrays.
+
+        Raises:
+            SolveError: The fixed-point iteration does not converge. Inside a trace the result is
+                NaN instead.
+        """
         return self.layer.invert(y)
 
 
 def inverse(flow: Any) -> Any:
-    """The inverse map of a NeuralODE or a Composition, as a module; the weights are shared.
+    """Build the inverse map of a layer or a composition, as a module that shares the weights.
 
-    Of a layer on a fixed grid, exact to rounding: by the scheme's own inverse where it has one (RevNet), else by the fixed point
-    x <- y - (block(x) - x) of every block, which contracts where the residual part has a Lipschitz constant below one (`bounds`
-    says whether it is known to); SolveError where the iteration does not end, NaN in a trace. Of an adaptive layer, the
-    backward solve, to its tolerances; that is `flow.reverse()`, which on a fixed grid is the inverse up to O(h) only.
+    The inverse of a layer on a fixed grid is exact to rounding. A scheme with an inverse of its own
+    (RevNet) uses that inverse. Every other scheme inverts each block by the fixed-point iteration
+    x <- y - (block(x) - x). The iteration contracts if the residual part block(x) - x has a
+    Lipschitz constant below one. `bounds` tells whether the weights guarantee this condition.
+
+    The inverse of an adaptive layer is the backward solve `flow.reverse()`, up to the tolerances of
+    the solver. On a fixed grid, `flow.reverse()` is the inverse up to O(h) only, where h is the
+    step length. This function therefore does not use `flow.reverse()` on a fixed grid.
+
+    The inverse of a composition composes the inverses of its flows in reverse order. The inverse of
+    an `Inverse` is the original layer.
+
+    Args:
+        flow: A NeuralODE, a `Composition` or an `Inverse`.
+
+    Returns:
+        The inverse map. On a fixed grid a call of this map raises SolveError if the iteration does
+        not converge. Inside a trace the result is NaN instead.
+
+    Raises:
+        InputTypeError: `flow` is of another kind.
     """
     if isinstance(flow, Inverse):
         return flow.layer

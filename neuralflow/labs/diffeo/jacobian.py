@@ -16,9 +16,23 @@ from neuralflow.transport import SlogDet, flat, samples
 
 
 def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
-    """D mapping at every sample of x, (batch, ...) with all that is behind axis 0 as one point of d coordinates.
+    """Compute the Jacobian matrix of a map at every sample.
 
-    By reverse mode, for any layer, composition or function of samples that do not know of each other.
+    All axes of x behind axis 0 form one point of d coordinates. All axes of the value behind axis 0
+    form one point of k coordinates. The function differentiates in reverse mode. `mapping` may be
+    any layer, composition or function that treats every sample independently of the others.
+
+    Args:
+        mapping: The map from samples `(batch, ...)` to values with the same leading axis.
+        x: The samples `(batch, ...)`, an array or a pytree of arrays of real floating numbers.
+
+    Returns:
+        The Jacobian matrices, `(batch, k, d)`.
+
+    Raises:
+        InputTypeError: `mapping` cannot be called.
+        InputTypeError: `x` has no axis of samples, or does not consist of real floating numbers.
+        InputError: `mapping` does not give a value for each sample.
     """
     checks.function("map", mapping)
     points, back = flat(samples(x))
@@ -33,16 +47,31 @@ def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
 
 
 def _rows(values: Any, count: int) -> Array:
-    """What a map gives, a row a sample."""
+    """Return the values of a map as one row for each sample."""
     if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(values)):
         raise InputError(
-            f"the map must give a value for each of {count} samples, got shapes {jax.tree.map(jnp.shape, values)}"
+            f"the map must give a value for each of {count} samples, got shapes "
+            f"{jax.tree.map(jnp.shape, values)}"
         )
     return flat(jax.tree.map(lambda leaf: leaf.reshape(count, -1), values))[0]
 
 
 def log_determinant(flow: NeuralODE | Composition, x: Any) -> SlogDet:
-    """det D flow at every sample, (batch,) each: `nf.transport.log_determinant` of a layer, the sum of those of a Composition's flows."""
+    """Compute the determinant of the Jacobian of a flow at every sample.
+
+    For a layer, the result is that of `nf.transport.log_determinant`. For a `Composition`, the
+    logarithms of its flows are added, and their signs are multiplied.
+
+    Args:
+        flow: A NeuralODE, or a `Composition` of NeuralODEs.
+        x: The samples `(batch, ...)` at the start of the flow.
+
+    Returns:
+        The signs and the logarithms of the absolute values, `(batch,)` each.
+
+    Raises:
+        InputTypeError: `flow` is of another kind. `jacobian` handles any other map.
+    """
     if not isinstance(flow, Composition):
         checks.instance(
             "flow",

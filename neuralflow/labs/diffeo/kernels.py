@@ -1,8 +1,16 @@
-"""Fields of Gaussian kernels, and the geodesics of diffeomorphisms that they carry (LDDMM, landmarks).
+"""Fields of Gaussian kernels, and their geodesics of diffeomorphisms (LDDMM, landmarks).
 
-k(x, y) = exp(-|x - y|^2 / (2 width^2)); the norm of v(x) = sum_j k(x, c_j) a_j is ||v||^2 = sum_ij a_i . a_j k(c_i, c_j), that of the kernel's
-Hilbert space. Geodesics shoot from initial momenta: q' = dH/dp, p' = -dH/dq, H = ||v||^2 / 2 (Miller, Trouve & Younes
-2006, as recalled); with kernels for fields it is the geodesic view of Rousseau & Fablet (arXiv 1805.09585), in our formulation.
+The kernel is k(x, y) = exp(-|x - y|^2 / (2 width^2)). A kernel field is v(x) = sum_j k(x, c_j) a_j
+with centres c_j and momenta a_j. The norm of v in the Hilbert space of the kernel is ||v||^2 =
+sum_ij a_i . a_j k(c_i, c_j).
+
+A geodesic starts from landmarks q and initial momenta p. The geodesic solves q' = dH/dp, p' =
+-dH/dq with the Hamiltonian H = ||v||^2 / 2.
+
+Source:
+    Miller, Trouve & Younes 2006, as recalled, for the equations of the geodesic.
+    Rousseau & Fablet, arXiv 1805.09585, for the geodesic view with kernels for fields, in our
+    formulation.
 """
 
 from __future__ import annotations
@@ -34,20 +42,43 @@ _UNITS = "give it in units of the points"
 def gaussian(
     x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any
 ) -> Float[Array, "*batch m n"]:
-    """The matrix k(x_i, y_j)."""
+    """Return the kernel matrix k(x_i, y_j).
+
+    Args:
+        x: The points x_i, `(..., m, d)`.
+        y: The points y_j, `(..., n, d)`.
+        width: The width of the Gaussian kernel, in units of the points.
+
+    Returns:
+        The matrix exp(-|x_i - y_j|^2 / (2 width^2)), `(..., m, n)`.
+    """
     gaps = x[..., :, None, :] - y[..., None, :, :]
     return jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * width**2))
 
 
 def _square(q: Array, p: Array, width: float) -> Array:
-    """||v||^2 of the field with momenta p at q, (..., n, d) each."""
+    """Return ||v||^2 of the field with momenta p at the points q, `(..., n, d)` each."""
     return jnp.sum(p * (gaussian(q, q, width) @ p), axis=(-2, -1))
 
 
 class KernelField(nnx.Module):
-    """v(x) = sum_j k(x, c_j) a_j of centres c (n, d), which stay, and momenta a (n, d), which are trained; at rest to begin with.
+    """The velocity field v(x) = sum_j k(x, c_j) a_j of centres c_j and momenta a_j.
 
-    In a DepthVarying every depth has momenta of its own: a time-dependent field, whose geodesic energy is `action(layer)`.
+    k is the Gaussian kernel. The centres stay as they are given. The momenta are an nnx.Param and
+    are trained.
+
+    In a `DepthVarying`, every depth has momenta of its own. The field then depends on depth time,
+    and `action(layer)` is the energy of its path.
+
+    Args:
+        centres: The centres c, `(n, d)`.
+        width: The width of the Gaussian kernel, in units of the points.
+        momenta: The momenta a, `(n, d)`. None stands for zeros, a field at rest.
+
+    Raises:
+        InputError: `centres` are not points in rows, or not finite.
+        InputError: `momenta` and `centres` differ in shape.
+        InputError: `width` is not a positive number.
     """
 
     def __init__(self, centres: Any, width: float, momenta: Any = None):
@@ -63,28 +94,45 @@ class KernelField(nnx.Module):
         self.width = float(width)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """Velocity at x."""
+        """Return the velocity at x.
+
+        Args:
+            x: The points, `(..., d)`.
+
+        Returns:
+            The velocity, `(..., d)`, in the dtype of x.
+
+        Raises:
+            InputError: The points and the centres differ in their number of coordinates.
+        """
         if x.shape[-1] != self.centres.shape[-1]:
             raise InputError(
-                f"points of {self.centres.shape[-1]} coordinates belong to these centres, got x of shape {x.shape}"
+                f"points of {self.centres.shape[-1]} coordinates belong to these centres, got x of "
+                f"shape {x.shape}"
             )
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
         weights = jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * self.width**2))
         return weights @ self.momenta[...].astype(x.dtype)
 
     def energy(self) -> Float[Array, ""]:
-        """||v||^2 in the kernel's Hilbert space."""
+        """Return ||v||^2 in the Hilbert space of the kernel."""
         return _square(self.centres, self.momenta[...], self.width)
 
 
 @lipschitz_rule.register
 def _(module: KernelField) -> Array:
-    """||v|| / width, for a unit vector's derivative of the kernel has the norm 1 / width."""
+    """Return the Lipschitz bound ||v|| / width.
+
+    The derivative of the kernel along a unit vector has the norm 1 / width.
+    """
     return _root(module.energy()) / module.width
 
 
 class _Kinetic(nnx.Module):
-    """H(q, p) = sum_ij p_i . p_j k(q_i, q_j) / 2 of landmarks and momenta (..., n, d)."""
+    """The energy H(q, p) = sum_ij p_i . p_j k(q_i, q_j) / 2 of landmarks q and momenta p.
+
+    Both have the shape `(..., n, d)`.
+    """
 
     def __init__(self, width: float):
         self.width = width
@@ -95,7 +143,10 @@ class _Kinetic(nnx.Module):
 
 
 class _Shooting(nnx.Module):
-    """The geodesic's equations for (q, p, x): landmarks, momenta, and points that are carried along."""
+    """The equations of the geodesic for (q, p, x): landmarks, momenta, and points.
+
+    The flow carries the points x along. The landmarks and momenta do not depend on x.
+    """
 
     def __init__(self, width: float):
         self.landmarks = Hamiltonian(_Kinetic(width))
@@ -107,11 +158,22 @@ class _Shooting(nnx.Module):
 
 
 class Geodesic(nnx.Module):
-    """The diffeomorphism at the end of a geodesic, told by landmarks q (n, d) at its start and their momenta p (n, d).
+    """The diffeomorphism at the end of a geodesic, defined by initial landmarks and momenta.
 
-    Called on points x (m, d) it moves them; `invert(y)` takes them back. `width` is that of the Gaussian kernel, in units of x.
-    `solve`: how the landmarks' equations are integrated over a depth time of one (default: RK4 in 32 steps).
-    The landmarks stay as they are given; the momenta are an nnx.Param.
+    A call on points moves them along the geodesic. `invert(y)` moves points back. The landmarks
+    stay as they are given. The momenta are an nnx.Param.
+
+    Args:
+        landmarks: The landmarks q at the start, `(n, d)`.
+        momenta: The momenta p of the landmarks at the start, `(n, d)`.
+        width: The width of the Gaussian kernel, in units of the points.
+        solve: The discretisation of the landmarks' equations over a depth time of one. None stands
+            for RK4 in 32 steps.
+
+    Raises:
+        InputError: `landmarks` are not points in rows, or not finite.
+        InputError: `momenta` and `landmarks` differ in shape.
+        InputError: `width` is not a positive number.
     """
 
     def __init__(
@@ -128,42 +190,88 @@ class Geodesic(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
-        """Points where the geodesic ends."""
+        """Move points from the start of the geodesic to its end.
+
+        Args:
+            x: The points at the start, `(m, d)`.
+
+        Returns:
+            The points at the end, `(m, d)`, in the dtype of x.
+
+        Raises:
+            InputError: `x` does not have the shape `(m, d)`.
+        """
         return self.layer((*self._start, self._own(x)))[2].astype(x.dtype)
 
     def invert(self, y: Float[Array, "m d"]) -> Float[Array, "m d"]:
-        """The points that come to y: the geodesic walked back from its end, to the errors of the solve."""
+        """Move points from the end of the geodesic back to its start.
+
+        The geodesic is integrated backward from its end. The result is exact up to the errors of
+        the solve.
+
+        Args:
+            y: The points at the end, `(m, d)`.
+
+        Returns:
+            The points at the start, `(m, d)`, in the dtype of y.
+
+        Raises:
+            InputError: `y` does not have the shape `(m, d)`.
+        """
         q, p, _ = self.layer((*self._start, self._own(y)))
         return self.layer.reverse()((q, p, self._own(y)))[2].astype(y.dtype)
 
     def _own(self, x: Any) -> Array:
-        """Points in the precision of the landmarks."""
+        """Return points in the precision of the landmarks."""
         dimension = self.landmarks.shape[1]
         if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
             raise InputError(
-                f"a geodesic moves points in rows, (m, {dimension}), got {getattr(x, 'shape', type(x).__name__)}"
+                f"a geodesic moves points in rows, (m, {dimension}), got "
+                f"{getattr(x, 'shape', type(x).__name__)}"
             )
         return jnp.asarray(x, self.landmarks.dtype)
 
     def path(
         self, depths: Any = None
     ) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
-        """Landmarks and momenta along the geodesic: at `depths` in [0, 1], or at all steps of a fixed grid."""
+        """Return landmarks and momenta along the geodesic.
+
+        Args:
+            depths: Depth times in [0, 1], `(times,)`, in increasing order. None stands for the
+                edges of all steps of a fixed grid.
+
+        Returns:
+            The landmarks and the momenta, `(times, n, d)` each.
+        """
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
 
     def hamiltonian(self, q: Any, p: Any) -> Float[Array, "..."]:
-        """H at landmarks and momenta (..., n, d); the same all along the geodesic, up to the errors of the solve."""
+        """Return the Hamiltonian H at landmarks and momenta.
+
+        H is constant along the geodesic, up to the errors of the solve.
+
+        Args:
+            q: The landmarks, `(..., n, d)`.
+            p: The momenta, `(..., n, d)`.
+
+        Returns:
+            The values of H, `(...)`.
+        """
         return _Kinetic(self.width)((q, p))
 
     @property
     def energy(self) -> Float[Array, ""]:
-        """||v||^2 / 2, the same at every depth."""
+        """The energy ||v||^2 / 2, which is the same at every depth."""
         return self.hamiltonian(*self._start)
 
     @property
     def length(self) -> Float[Array, ""]:
-        """The geodesic's length ||v||: the distance of the diffeomorphism from the identity, as long as it is the shortest."""
+        """The length ||v|| of the geodesic.
+
+        The length is the distance of the diffeomorphism from the identity, as long as the geodesic
+        is the shortest one.
+        """
         return _root(2 * self.energy)
 
     @property
@@ -179,14 +287,36 @@ def register(
     fidelity: float = 1e4,
     solve: Discretisation | None = None,
 ) -> Geodesic:
-    """The geodesic that takes landmarks `source` (n, d) to `target` (n, d), in order: least H + fidelity / 2 * sum |q(1) - target|^2.
+    """Find the geodesic that takes the landmarks `source` to the landmarks `target`, in order.
 
-    By Levenberg and Marquardt's method on the momenta, to some four digits. A larger `fidelity` matches closer at a longer
-    geodesic. `width`: of the kernel, some distances of neighbouring landmarks: the larger, the stiffer the deformation; momenta
-    that it cannot tell apart are left out. ValueError for point sets of other shapes or landmarks that coincide, SolveError
-    where no minimum is found. Eager; `solve` must allow forward-mode derivatives.
+    The geodesic minimises H + fidelity / 2 * sum |q(1) - target|^2. Here H is the energy, and q(1)
+    are the landmarks at the end. The method of Levenberg and Marquardt optimises the initial
+    momenta, to about four digits. Momenta that the kernel cannot tell apart are left out.
+
+    The function runs eagerly, outside of transformations.
+
+    Args:
+        source: The landmarks at the start, `(n, d)`.
+        target: Where the landmarks should end, `(n, d)`.
+        width: The width of the Gaussian kernel, in units of the points. A few distances of
+            neighbouring landmarks are a good choice. A larger width gives a stiffer deformation.
+        fidelity: The weight of the match. A larger value matches closer, at the price of a longer
+            geodesic.
+        solve: The discretisation of the geodesic. The discretisation must allow forward-mode
+            derivatives. None stands for RK4 in 32 steps.
+
+    Returns:
+        The geodesic with the optimal momenta.
+
+    Raises:
+        InputError: `source` and `target` differ in shape, are not points in rows, or are not
+            finite.
+        InputError: Two landmarks of `source` coincide.
+        InputError: `width` or `fidelity` is not a positive number.
+        InputTypeError: The landmarks are traced.
+        SolveError: The optimiser does not find a minimum.
     """
-    # optimistix keeps numbers of its own in JAX's default precision.
+    # optimistix keeps its own numbers in the default precision of JAX.
     source, target = (
         _points(name, p).astype(jnp.result_type(float))
         for name, p in (("source", source), ("target", target))
@@ -194,13 +324,15 @@ def register(
     target = _like("target", target, source, "source")
     if any(isinstance(points, core.Tracer) for points in (source, target)):
         raise InputTypeError(
-            "register() runs an optimiser of its own and is called outside of transformations; take Geodesic inside"
+            "register() runs an optimiser of its own and is called outside of transformations; "
+            "take Geodesic inside"
         )
     gaps = np.linalg.norm(np.asarray(source[:, None] - source), axis=-1) + np.eye(len(source))
     if gaps.min() < 1e-6 * width:
         i, j = np.unravel_index(gaps.argmin(), gaps.shape)
         raise InputError(
-            f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; leave one out"
+            f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; "
+            "leave one out"
         )
     checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
@@ -214,7 +346,8 @@ def register(
     )
     if failed:
         raise SolveError(
-            f"no geodesic was found in {_STEPS} steps; take a larger width, a smaller fidelity, or landmarks that are closer to their targets",
+            f"no geodesic was found in {_STEPS} steps; take a larger width, a smaller fidelity, or "
+            "landmarks that are closer to their targets",
             Status.FAILED,
         )
     flow.momenta.set_value(momenta)
@@ -223,9 +356,10 @@ def register(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _matched(graphdef: Any, data: Any) -> tuple[Array, Array]:
-    """The momenta of the best match, and whether there are none.
+    """Return the momenta of the best match, and whether the search failed.
 
-    Momenta basis @ z have the energy |z|^2 / 2: a sum of squares as the match is one, and a norm that suits the optimiser.
+    Momenta basis @ z have the energy |z|^2 / 2. This energy is a sum of squares, as the match is.
+    The norm of z suits the optimiser.
     """
     state, basis, target, fidelity = data
     tolerance = 10 * float(jnp.finfo(target.dtype).eps) ** (1 / 3)
@@ -238,7 +372,7 @@ def _matched(graphdef: Any, data: Any) -> tuple[Array, Array]:
         return z, jnp.sqrt(fidelity) * (q - target)
 
     def closer(z: Array, share: Array) -> tuple[Array, Array]:
-        # A loose match first: its minimum is wide, and lies near the next one.
+        # The search begins with a loose match, whose minimum is wide and near the next minimum.
         args = (state, basis, target, share * fidelity)
         best = optx.least_squares(residuals, method, z, args, max_steps=_STEPS, throw=False)
         return best.value, best.result != optx.RESULTS.successful
@@ -249,18 +383,39 @@ def _matched(graphdef: Any, data: Any) -> tuple[Array, Array]:
 
 
 def norms(layer: NeuralODE) -> Float[Array, "steps"]:
-    """||V_t|| in the kernel's Hilbert space in the middle of every step of a fixed grid; constant along a geodesic.
+    """Return ||V_t|| in the kernel's Hilbert space, in the middle of every step of a fixed grid.
 
-    The layer's field is a KernelField, or a DepthVarying of one. TypeError for others, whose speed in the mean over samples
-    `report` gives.
+    V_t is the velocity field at depth time t. The norm is constant along a geodesic. For other
+    fields, `report` gives the speed of the samples.
+
+    Args:
+        layer: A layer whose field is a `KernelField`, or a `DepthVarying` of a `KernelField`.
+
+    Returns:
+        The norms, `(steps,)`.
+
+    Raises:
+        InputTypeError: The field is of another kind, or `layer` is not a layer on a fixed grid.
     """
     return _root(_energies(layer)[0])
 
 
 def action(layer: NeuralODE) -> Float[Array, ""]:
-    """The geodesic energy int ||V_t||^2 dt over depth time of a layer of KernelFields on a fixed grid: a penalty (midpoint rule).
+    """Return the integral of ||V_t||^2 over depth time, the geodesic energy of a layer.
 
-    Among flows that do the same to the data it is least where ||V_t|| is constant.
+    V_t is the velocity field at depth time t. The midpoint rule on the steps of the fixed grid
+    gives the integral. The value serves as a penalty. Among the flows with the same effect on the
+    data, the energy is least where ||V_t|| is constant.
+
+    Args:
+        layer: A layer on a fixed grid, whose field is a `KernelField` or a `DepthVarying` of a
+            `KernelField`.
+
+    Returns:
+        The energy, a scalar.
+
+    Raises:
+        InputTypeError: The field is of another kind, or `layer` is not a layer on a fixed grid.
     """
     energies, shares = _energies(layer)
     return jnp.sum(jnp.asarray(shares, energies.dtype) * energies) * abs(
@@ -269,9 +424,9 @@ def action(layer: NeuralODE) -> Float[Array, ""]:
 
 
 def _energies(layer: NeuralODE) -> tuple[Array, np.ndarray]:
-    """||V_t||^2 in the middle of every step, and the steps' shares of the interval."""
+    """Return ||V_t||^2 in the middle of every step, and the shares of the steps in the interval."""
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    plan = layer.plan
+    plan = layer.plan()
     return over_depth(_energy, layer.field, plan.local(0.5), plan.steps), np.abs(
         plan.lengths
     ) / plan.total
@@ -285,7 +440,10 @@ def _energy(field: Any) -> Array:
 
 
 def _root(square: Array) -> Array:
-    """The square root, with a derivative of zero at zero, where a field is at rest."""
+    """Return the square root, with a derivative of zero at zero.
+
+    A field at rest has a square of zero.
+    """
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
@@ -305,6 +463,7 @@ def _points(name: str, value: Any) -> Array:
 def _like(name: str, value: Any, points: Array, other: str) -> Array:
     if jnp.shape(value) != points.shape:
         raise InputError(
-            f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and {points.shape}"
+            f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and "
+            f"{points.shape}"
         )
     return jnp.asarray(value, points.dtype)

@@ -22,9 +22,26 @@ def deformed_grid(
     lines: int = 25,
     axis: Any = None,
 ) -> Any:
-    """A square grid over the box from `low` to `high` (2,) in the plane as a map (batch, 2) -> (batch, 2) leaves it, filled where
-    the map folds: where its determinant is not positive. Points x (n, 2), with classes y (n,) or of one kind, go along.
-    Returns the figure, or None where it is drawn into `axis`."""
+    """Draw how a map of the plane deforms a square grid, and where the map folds.
+
+    The function fills the places where the determinant of the map is not positive.
+
+    Args:
+        mapping: The map from points `(batch, 2)` to points `(batch, 2)`.
+        low: The lower corner of the box of the grid, `(2,)` or one number.
+        high: The upper corner of the box of the grid, `(2,)` or one number.
+        x: Points `(n, 2)` that the map moves along. None draws no points.
+        y: The classes of the points, `(n,)`. None draws all points as one class.
+        lines: The number of grid lines in each direction.
+        axis: The matplotlib axis to draw into. None makes a new figure.
+
+    Returns:
+        The new figure, or None if the picture is drawn into `axis`.
+
+    Raises:
+        InputError: `mapping` does not give finite points `(batch, 2)`, or `lines` is below two.
+        InputTypeError: `mapping` cannot be called, or `lines` is not a whole number.
+    """
     checks.function("map", mapping)
     checks.whole("lines", lines, least=2)
     picture = None
@@ -39,7 +56,8 @@ def deformed_grid(
     places = np.asarray(mapping(points))
     if places.shape != points.shape or not np.isfinite(places).all():
         raise InputError(
-            f"a map of the plane takes (batch, 2) to finite points (batch, 2), got shape {places.shape}"
+            "a map of the plane takes (batch, 2) to finite points (batch, 2), "
+            f"got shape {places.shape}"
         )
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):

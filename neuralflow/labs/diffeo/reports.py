@@ -21,22 +21,41 @@ from neuralflow.layers import NeuralODE
 from neuralflow.solve import SolveError
 from neuralflow.transport import block_determinants, flat, samples
 
-# Depths at which an adaptive layer is looked at.
+# The number of depths at which the report looks at an adaptive layer.
 _DEPTHS = 33
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` has measured on `samples` points of `dimension` coordinates.
+    """What `report` measures on samples, and what the weights guarantee everywhere.
 
-    `inverse_error`: largest |inverse(layer(x)) - x|, by `nf.labs.diffeo.inverse` (None: it was not found). `reverse_error`: the same by
-    integrating backward. `least_determinant`: the least det D of the layer. `folded`: the share of samples where its sign, or
-    that of a block on their way, is not 1. `stretch`, `squeeze`: the largest and least singular value of D, so the layer's and its inverse's
-    Lipschitz constants are at least `stretch` and 1 / `squeeze`. `expansion`, `contraction`: the bounds from the weights, and
-    `residual` the largest bound of a block's residual part (None: not known for this layer, and `reason` says why; an adaptive
-    layer has no blocks). `path_length`: mean length of the samples' paths.
-    `speeds`: the norm of the velocity along depth, in the mean over samples, or that of the kernel's space where the field
-    has one; `variation`: its spread, (largest - least) / mean, which is zero along a geodesic.
+    D stands for the Jacobian matrix of the layer at a sample.
+
+    Attributes:
+        samples: The number of samples.
+        dimension: The number d of coordinates of each sample.
+        inverse_error: The largest |inverse(layer(x)) - x| over all coordinates, by
+            `nf.labs.diffeo.inverse`. None if the inverse was not found.
+        reverse_error: The largest error of the same kind, by integrating backward with
+            `layer.reverse()`.
+        least_determinant: The least det D over the samples.
+        folded: The share of the samples at which the layer folds. A sample counts if det D is not
+            positive, or if the determinant of a block on the path of the sample is not positive.
+        stretch: The largest singular value of D over the samples. The Lipschitz constant of the
+            layer is at least `stretch`.
+        squeeze: The least singular value of D over the samples. The Lipschitz constant of the
+            inverse is at least 1 / `squeeze`.
+        residual: The largest bound of the residual part of a block, from the weights. None if the
+            bound is not known, or if the layer is adaptive and has no blocks.
+        expansion: The upper bound of the stretch, from the weights. None if not known.
+        contraction: The lower bound of the squeeze, from the weights. None if not known.
+        reason: Why the bounds are not known, or an empty string.
+        path_length: The mean length of the paths of the samples.
+        speeds: The norm of the velocity along depth, one number for each step. An adaptive layer
+            has one number for each of 32 equal parts of the interval. On a fixed grid, a
+            `KernelField` and a `DepthVarying` of a `KernelField` have the norm of their kernel
+            space. Every other field has the root mean square over the samples of path length per
+            depth time.
     """
 
     samples: int
@@ -56,27 +75,44 @@ class Report:
 
     @property
     def variation(self) -> float:
-        """(largest - least) / mean of the speeds."""
+        """The spread of the speeds, (largest - least) / mean.
+
+        The spread is zero along a geodesic.
+        """
         mean = float(np.mean(self.speeds))
         return float(np.ptp(self.speeds)) / mean if mean else 0.0
 
     @property
     def certified(self) -> bool:
-        """Whether the weights themselves say that the layer is a diffeomorphism, everywhere."""
+        """Whether the weights guarantee that the layer is a diffeomorphism everywhere."""
         return self.residual < 1 if self.residual is not None else self.contraction is not None
 
     def sentence(self) -> str:
-        """The verdict in words."""
+        """Return the verdict in words."""
         if self.folded:
-            return f"It folds: at {self.folded:.2%} of {self.samples} samples a Jacobian's determinant is not positive."
+            return (
+                f"It folds: at {self.folded:.2%} of {self.samples} samples a Jacobian's "
+                "determinant is not positive."
+            )
         if self.certified and self.residual is None:
-            return "The flow of these weights is a diffeomorphism everywhere; the solve follows it to its tolerances."
+            return (
+                "The flow of these weights is a diffeomorphism everywhere; the solve follows it to "
+                "its tolerances."
+            )
         if self.certified:
             return "It is a diffeomorphism everywhere: every block is x + g(x) with Lip(g) < 1."
-        return f"It folds at none of {self.samples} samples; elsewhere nothing is known, for its weights have no bound below one."
+        return (
+            f"It folds at none of {self.samples} samples; elsewhere nothing is known, for its "
+            "weights have no bound below one."
+        )
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """What, the number measured on the samples, and the bound that holds everywhere."""
+        """Return the rows of the printed table.
+
+        Returns:
+            One tuple for each row: what is measured, the number on the samples, and the bound that
+            holds everywhere.
+        """
 
         def known(value):
             return "unknown" if value is None else f"{value:.3g}"
@@ -103,7 +139,7 @@ class Report:
         ]
 
     def record(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Return all numbers as plain data, with `variation` and `certified`."""
         return {
             **vars(self),
             "speeds": list(self.speeds),
@@ -119,10 +155,33 @@ class Report:
 
 
 def report(layer: NeuralODE, x: Any) -> Report:
-    """How far a layer is a diffeomorphism, on samples x (batch, ...) and by its weights. Print it, or read its numbers.
+    """Measure how far a layer is a diffeomorphism, on samples and by its weights.
 
-    Looks at all coordinates of every sample: (batch, d, d) numbers a step on a fixed grid. TypeError for schemes that carry
-    more than the state from step to step, and for x without an axis of samples.
+    Print the report, or read its numbers. The function looks at all d coordinates of every sample.
+    On a fixed grid the function holds `(batch, d, d)` numbers for each step.
+
+    Args:
+        layer: The layer, on a fixed grid or adaptive.
+        x: The samples `(batch, ...)`, an array or a pytree of arrays.
+
+    Returns:
+        The report. If the samples contradict the bounds from the weights, the bounds are left out
+        and `reason` says so.
+
+    Raises:
+        InputTypeError: The scheme carries more than the state from step to step.
+        InputTypeError: `x` has no axis of samples.
+        InputTypeError: The call is inside a transformation.
+        InputError: `x` holds no samples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs import diffeo
+        >>> field = nf.from_function(lambda rate, x: rate * x**2, jnp.array(-1.0))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))
+        >>> print(diffeo.report(layer, jnp.array([[0.25], [1.0]])).sentence())
+        It folds: at 50.00% of 2 samples a Jacobian's determinant is not positive.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     x = samples(x)
@@ -135,6 +194,7 @@ def report(layer: NeuralODE, x: Any) -> Report:
     y = layer(x)
 
     def apart(other):
+        """Return the largest distance of any coordinate from the samples."""
         return max(
             float(jnp.abs(a - b).max())
             for a, b in zip(*map(jax.tree.leaves, (other, x)), strict=True)
@@ -155,7 +215,10 @@ def report(layer: NeuralODE, x: Any) -> Report:
         stretches.max() > known[1] * (1 + 1e-5) or (known[2] and bool(folded.any()))
     ):
         known = (None, None, None)
-        reason = "The samples contradict the bounds: a rule taught to nf.labs.diffeo.lipschitz_rule is wrong."
+        reason = (
+            "The samples contradict the bounds: a rule taught to nf.labs.diffeo.lipschitz_rule is "
+            "wrong."
+        )
     path_length, speeds = _speeds(layer, x)
     return Report(
         len(slopes),
@@ -174,10 +237,13 @@ def report(layer: NeuralODE, x: Any) -> Report:
 
 
 def _speeds(layer: NeuralODE, x: Any) -> tuple[float, tuple[float, ...]]:
-    """The mean length of the samples' paths, and the norm of the velocity in every step, or in equal parts of the interval."""
+    """Return the mean length of the samples' paths, and the norm of the velocity along depth.
+
+    The norm stands for every step of a fixed grid, or for equal parts of the interval.
+    """
     start, stop = map(float, layer.ends)
     if layer.discretisation.planned:
-        depths, times = None, np.abs(layer.plan.lengths)
+        depths, times = None, np.abs(layer.plan().lengths)
     else:
         depths, times = (
             jnp.linspace(*((stop, start) if layer.backward else (start, stop)), _DEPTHS),
@@ -194,7 +260,10 @@ def _speeds(layer: NeuralODE, x: Any) -> tuple[float, tuple[float, ...]]:
 
 
 def _known(layer: NeuralODE) -> tuple[tuple[float | None, float | None, float | None], str]:
-    """The largest residual, expansion and contraction that the weights allow, or why they are not known."""
+    """Return the largest residual, expansion and contraction that the weights allow.
+
+    If the bounds are not known, the numbers are None, and the string says why.
+    """
     try:
         residual, expansion, contraction = bounds(layer)
     except TypeError as error:

@@ -1,7 +1,10 @@
-"""Maps Id + u and fields on a regular grid of nodes, as image registration keeps them.
+"""Maps Id + u and velocity fields on a regular grid of nodes, as image registration keeps them.
 
-u (n_1, ..., n_d, d): a vector at every node, in units of the grid's spacing, linear between the nodes in every axis;
-beyond the edges the nearest edge's vector holds. All functions are pure, open to jit, vmap and autodiff.
+Id is the identity. The displacement u has the shape (n_1, ..., n_d, d), a vector at every node. The
+unit is the spacing of the grid. Between the nodes u is linear in every axis. Beyond the edges the
+vector of the nearest edge holds. All functions are pure, and open to jit, vmap and autodiff.
+
+The module `flows` holds the same operations for layers and functions.
 """
 
 from __future__ import annotations
@@ -25,18 +28,40 @@ from neuralflow.solve import SolveError, Status
 
 
 def nodes(shape: tuple[int, ...], dtype: Any = None) -> Array:
-    """The index of every node, (*shape, d)."""
+    """Return the index of every node of a grid.
+
+    Args:
+        shape: The numbers of nodes, one for each of the d axes.
+        dtype: The dtype of the indices. None stands for the default floating dtype of JAX.
+
+    Returns:
+        The indices, `(*shape, d)`.
+    """
     axes = [jnp.arange(n, dtype=dtype or jnp.result_type(float)) for n in shape]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> Array:
-    """values (n_1, ..., n_d, *rest) at points (..., d) given as node indices: (..., *rest), linear in every axis."""
+    """Interpolate values on a grid at points, linearly in every axis.
+
+    Args:
+        values: The values at the nodes, `(n_1, ..., n_d, *rest)`.
+        points: The points `(..., d)`, in units of node indices. A point beyond the edges takes the
+            value at the nearest edge.
+
+    Returns:
+        The values at the points, `(..., *rest)`.
+
+    Raises:
+        InputError: The grid has fewer axes than the points have coordinates, or fewer than two
+            nodes an axis.
+    """
     dimension = points.shape[-1]
     shape = np.asarray(values.shape[:dimension])
     if len(shape) < dimension or (shape < 2).any():
         raise InputError(
-            f"points of {dimension} coordinates need values on a grid of at least two nodes an axis, got {values.shape}"
+            f"points of {dimension} coordinates need values on a grid of at least two nodes an "
+            f"axis, got {values.shape}"
         )
     points = jnp.clip(points, 0, jnp.asarray(shape - 1, points.dtype))
     low = jnp.minimum(points.astype(jnp.int32), jnp.asarray(shape - 2, jnp.int32))
@@ -56,25 +81,65 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
 
 
 def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
-    """values at the places to which Id + u takes the nodes: an image (n_1, ..., n_d, *rest) pulled back by the map."""
+    """Pull values on the grid back by the map Id + u.
+
+    The result at a node is the value at the place to which Id + u takes the node.
+
+    Args:
+        values: The values at the nodes, such as an image, `(n_1, ..., n_d, *rest)`.
+        u: The displacement, `(n_1, ..., n_d, d)`.
+
+    Returns:
+        The values at the displaced nodes, `(n_1, ..., n_d, *rest)`.
+
+    Raises:
+        InputError: `values` and `u` live on different grids, or `u` is no displacement.
+        InputTypeError: `u` is not an array of floating numbers.
+    """
     shape = _checked(u)
     if jnp.shape(values)[: len(shape)] != shape:
         raise InputError(
-            f"values and u live on one grid, channels last, got shapes {jnp.shape(values)} and {u.shape}"
+            "values and u live on one grid, channels last, got shapes "
+            f"{jnp.shape(values)} and {u.shape}"
         )
     return interpolate(values, nodes(shape, u.dtype) + u)
 
 
 def compose(u: Float[Array, "... d"], w: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """The u of (Id + u) o (Id + w): w first."""
+    """Return the displacement of (Id + u) o (Id + w), which applies w first.
+
+    Args:
+        u: The displacement that is applied second, `(n_1, ..., n_d, d)`.
+        w: The displacement that is applied first, `(n_1, ..., n_d, d)`.
+
+    Returns:
+        The displacement of the composed map, `(n_1, ..., n_d, d)`.
+    """
     return w + warp(u, w)
 
 
 def exponential(velocity: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "... d"]:
-    """The u of exp(V) by scaling and squaring: Id + V / 2^n, composed with itself n = `squarings` times (Arsigny et al. 2006).
+    """Compute the displacement of exp(V) by scaling and squaring.
 
-    n interpolations of the whole grid, where as many residual blocks would be 2^n. The first step's error is O(2^-n), those of
-    the interpolations add up to O(spacing^2 log(1 / spacing)).
+    With n = `squarings`, the map Id + V / 2^n is composed with itself n times. The composition
+    takes n interpolations of the whole grid. A residual network takes 2^n blocks for the same map.
+    The error of the first step is O(2^-n). The errors of the interpolations add up to
+    O(spacing^2 log(1 / spacing)).
+
+    Args:
+        velocity: The velocity field V, `(n_1, ..., n_d, d)`.
+        squarings: The number n of self-compositions. 0 returns V itself.
+
+    Returns:
+        The displacement u with Id + u = exp(V), `(n_1, ..., n_d, d)`.
+
+    Raises:
+        InputError: `velocity` has no vector at every node of a grid, or `squarings` is negative.
+        InputTypeError: `velocity` is not an array of floating numbers, or `squarings` is not a
+            whole number.
+
+    Source:
+        Arsigny et al. 2006.
     """
     _checked(velocity)
     checks.whole("squarings", squarings, least=0)
@@ -84,11 +149,30 @@ def exponential(velocity: Float[Array, "... d"], squarings: int = 7) -> Float[Ar
 
 
 def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "... d"]:
-    """The V with exponential(V, squarings) = u, to rounding times 2^squarings: the square roots of Id + u, one after the other.
+    """Compute the velocity field V with exponential(V, squarings) = u.
 
-    A root is the fixed point w <- w + (u - w o w) / 2 (o: composition), which contracts near the identity; inverse scaling and squaring in
-    place of the iteration V <- V + (u - exponential(V)), which hardly ends beyond a displacement of two spacings. Our formulation.
-    SolveError where a root is not found, as for a map that is no exponential; NaN in a trace.
+    The error is rounding times 2^squarings. The method takes square roots of Id + u one after the
+    other. A root is the fixed point of w <- w + (u - w o w) / 2, where o stands for composition.
+    The iteration contracts near the identity. The method replaces the iteration
+    V <- V + (u - exponential(V)), which hardly ends beyond a displacement of two spacings.
+
+    Args:
+        u: The displacement, `(n_1, ..., n_d, d)`.
+        squarings: The number of square roots.
+
+    Returns:
+        The velocity field V, `(n_1, ..., n_d, d)`. Inside a trace, NaN stands for a root that is
+        not found.
+
+    Raises:
+        InputError: `u` has no vector at every node of a grid, is not finite, or `squarings` is
+            negative.
+        InputTypeError: `u` is not an array of floating numbers, or `squarings` is not a whole
+            number.
+        SolveError: A root is not found, as for a map that is no exponential.
+
+    Source:
+        Our formulation (inverse scaling and squaring).
     """
     _checked(u)
     checks.whole("squarings", squarings, least=0)
@@ -97,15 +181,30 @@ def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "...
         velocity,
         failed,
         u,
-        "Id + u has no logarithm that the iteration finds: it folds, or is too far from the identity",
+        (
+            "Id + u has no logarithm that the iteration finds: it folds, "
+            "or is too far from the identity"
+        ),
     )
 
 
 def inverse(u: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """The w with (Id + u) o (Id + w) = Id at every node, by Newton's method at every node, begun at exp(-log(Id + u)).
+    """Compute the displacement w with (Id + u) o (Id + w) = Id at every node.
 
-    The interpolated map need not be near the identity, but must not fold. SolveError where it does, or where the iteration does
-    not end; NaN in a trace.
+    The method is Newton's method at every node. The iteration starts from exp(-log(Id + u)). The
+    interpolated map need not be near the identity, but the map must not fold.
+
+    Args:
+        u: The displacement, `(n_1, ..., n_d, d)`.
+
+    Returns:
+        The displacement w of the inverse, `(n_1, ..., n_d, d)`. Inside a trace, NaN stands for a
+        failure.
+
+    Raises:
+        InputError: `u` has no vector at every node of a grid, or is not finite.
+        InputTypeError: `u` is not an array of floating numbers.
+        SolveError: The map folds, or the iteration does not converge.
     """
     _checked(u)
     value, failed = _newton(_finite(u))
@@ -133,7 +232,10 @@ def _newton(u: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _roots(u: Array, count: int) -> tuple[Array, Array]:
-    """2^count times the 2^count-th root of Id + u, less Id, and whether one of the roots was not found."""
+    """Return the velocity of the repeated square roots, and whether a root is missing.
+
+    The first value is 2^count times (R - Id), where R is the 2^count-th root of Id + u.
+    """
 
     def root(w, u):
         return w + (u - compose(w, w)) / 2
@@ -148,9 +250,9 @@ def _roots(u: Array, count: int) -> tuple[Array, Array]:
 
 
 def _fixed(step: Callable[[Array, Array], Array], start: Array, u: Array) -> tuple[Array, Array]:
-    """The fixed point of step(., u), and whether it was not found."""
+    """Return the fixed point of step(., u), and whether the search failed."""
     eps = float(jnp.finfo(u.dtype).eps)
-    size = float(max(u.shape))  # indices are of this size, and so are their roundings
+    size = float(max(u.shape))  # the rounding of an index grows with the index
     finder = optx.FixedPointIteration(rtol=4 * eps, atol=4 * eps * size, norm=optx.max_norm)
     adjoint = optx.ImplicitAdjoint(
         linear_solver=lx.GMRES(rtol=1e3 * eps, atol=1e3 * eps, stagnation_iters=100)
@@ -160,7 +262,10 @@ def _fixed(step: Callable[[Array, Array], Array], start: Array, u: Array) -> tup
 
 
 def _finite(u: Array) -> Array:
-    """u in JAX's default precision, which optimistix's iterations have for their own numbers; ValueError for NaN."""
+    """Return u in the default precision of JAX, and refuse values that are not finite.
+
+    The iterations of optimistix keep their own numbers in this precision.
+    """
     if not isinstance(u, core.Tracer) and not bool(jnp.isfinite(u).all()):
         raise InputError("u holds values that are not finite; mend them first")
     return u.astype(jnp.result_type(float))
@@ -173,9 +278,20 @@ def _unless_failed(value: Array, failed: Array, u: Array, failure: str) -> Array
 
 
 def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """det D(Id + u) at the corners of every cell, (n_1 - 1, ..., n_d - 1, 2^d).
+    """Compute det D(Id + u) at the corners of every cell.
 
-    In the plane the determinant of the interpolated map is linear inside a cell, so its least value is one of these.
+    D(Id + u) is the Jacobian matrix of the interpolated map. In the plane the determinant is linear
+    inside a cell. Its least value in a cell is therefore one of the values at the corners.
+
+    Args:
+        u: The displacement, `(n_1, ..., n_d, d)`.
+
+    Returns:
+        The determinants, `(n_1 - 1, ..., n_d - 1, 2^d)`.
+
+    Raises:
+        InputError: `u` has no vector at every node of a grid.
+        InputTypeError: `u` is not an array of floating numbers.
     """
     shape, dimension = _checked(u), u.shape[-1]
     rises = []
@@ -193,21 +309,49 @@ def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
 
 
 def folded(u: Float[Array, "... d"]) -> Bool[Array, "..."]:
-    """The cells in which Id + u turns inside out or collapses: a determinant that is not positive at a corner.
+    """Find the cells in which the map Id + u turns inside out or collapses.
 
-    Exact for the interpolated map in the plane; in space it may miss folds inside a cell. A map that bends sharply within a spacing
-    may fold once it is sampled although it does not itself: take a finer grid, or `jacobian` of the map.
+    A cell counts if the determinant is not positive at one of its corners. The test is exact for
+    the interpolated map in the plane. In space the test may miss folds inside a cell.
+
+    A map that bends sharply within one spacing may fold once it is sampled, although the map itself
+    does not. In this case take a finer grid, or take `jacobian` of the map.
+
+    Args:
+        u: The displacement, `(n_1, ..., n_d, d)`.
+
+    Returns:
+        The booleans, one for each cell, `(n_1 - 1, ..., n_d - 1)`.
+
+    Raises:
+        InputError: `u` has no vector at every node of a grid.
+        InputTypeError: `u` is not an array of floating numbers.
     """
     return jnp.any(~(determinants(u) > 0), axis=-1)
 
 
 def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int, ...]) -> Array:
-    """A map of points (batch, d) as its u on a grid of `shape` nodes over the box from `low` to `high` (d,) each."""
+    """Sample a map of points as its displacement u on a grid over a box.
+
+    Args:
+        mapping: The map from points `(batch, d)` to points `(batch, d)`.
+        low: The lower ends of the box, one number or `(d,)`.
+        high: The upper ends of the box, one number or `(d,)`.
+        shape: The numbers of nodes, one for each of the d axes.
+
+    Returns:
+        The displacement in units of the spacing, `(*shape, d)`.
+
+    Raises:
+        InputError: The box and the grid do not fit, or `mapping` does not give points `(batch, d)`.
+        InputTypeError: `mapping` cannot be called.
+    """
     checks.function("map", mapping)
     low, high = np.broadcast_arrays(*(np.asarray(end, float) for end in (low, high)))
     if min(shape) < 2 or low.shape not in ((), (len(shape),)) or not (low < high).all():
         raise InputError(
-            f"a grid of shape {shape} takes a box of low < high, one number or {len(shape)} each, got {low} and {high}"
+            f"a grid of shape {shape} takes a box of low < high, one number or {len(shape)} each, "
+            f"got {low} and {high}"
         )
     low, high = (np.broadcast_to(end, len(shape)) for end in (low, high))
     index = nodes(shape)
@@ -215,20 +359,27 @@ def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int,
     y = mapping((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
     if jnp.shape(y) != (index.size // len(shape), len(shape)):
         raise InputError(
-            f"the map must take points (batch, {len(shape)}) to such points, got shape {jnp.shape(y)} for {index.size // len(shape)}"
+            f"the map must take points (batch, {len(shape)}) to such points, "
+            f"got shape {jnp.shape(y)} for {index.size // len(shape)}"
         )
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
 
 
 def _checked(u: Array) -> tuple[int, ...]:
-    """The grid's shape; ValueError where u has not one vector of d numbers at the nodes of a d-dimensional grid."""
+    """Return the shape of the grid.
+
+    The function refuses an array without one vector of d numbers at each node of a d-dimensional
+    grid.
+    """
     if not isinstance(u, Array | np.ndarray) or not jnp.issubdtype(u.dtype, jnp.floating):
         raise InputTypeError(
-            f"a displacement is an array of floating numbers, got {getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
+            "a displacement is an array of floating numbers, got "
+            f"{getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
         )
     shape = jnp.shape(u)
     if not shape or len(shape) != shape[-1] + 1 or min(shape[:-1], default=0) < 2:
         raise InputError(
-            f"a displacement on a grid has shape (n_1, ..., n_d, d), at least two nodes an axis, got {shape}; a batch goes through jax.vmap"
+            "a displacement on a grid has shape (n_1, ..., n_d, d), at least two nodes an axis, "
+            f"got {shape}; a batch goes through jax.vmap"
         )
     return shape[:-1]

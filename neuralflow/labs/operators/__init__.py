@@ -1,4 +1,10 @@
-"""Networks of differential operators: kernels as operators and back, equations as fields, how long a step may be."""
+"""Networks of differential operators: kernels as operators, equations as fields, and stable steps.
+
+The module `kernels` translates a convolution kernel into derivatives and back. The module
+`equations` holds velocity fields that are partial differential operators. The module `stability`
+tells how long a step may be. The module `plots` holds the pictures. What a scheme does to a single
+wave stands in the core, in `neuralflow/schemes/analysis.py`.
+"""
 
 from neuralflow.labs.operators import plots as plots
 from neuralflow.labs.operators.equations import (

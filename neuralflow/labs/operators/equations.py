@@ -1,4 +1,9 @@
-"""Velocity fields that are partial differential operators, and the operators of a network's convolutions."""
+"""Velocity fields that are partial differential operators, and operators read from networks.
+
+`DifferentialOperator` and `block` build networks of operators. `parabolic`, `hyperbolic` and
+`hamiltonian` build the equations of PDE networks. `read` returns the operators of all convolutions
+in a model. The module `kernels` holds the translation between kernels and derivatives.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +27,50 @@ Boundary = Literal["dirichlet", "neumann", "periodic"]
 _PADS = {"dirichlet": "constant", "neumann": "edge", "periodic": "wrap"}
 
 TERMS = {1: ((0,), (1,), (2,)), 2: ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))}
-"""The derivatives of an operator of second order, by the number of dimensions: orders along (x,), or along (y, x)."""
+"""The derivatives of an operator of second order, by the number of dimensions.
+
+An entry gives the orders along (x,), or along (y, x).
+"""
 
 
 class DifferentialOperator(nnx.Module):
-    """(a + b . grad + D : grad grad) u with a matrix over the channels for every derivative: reaction, convection, diffusion.
+    """A linear differential operator of second order, with matrices over the channels.
 
-    On channels-last arrays (..., w, in) or (..., h, w, in), by the stencils of three points: a convolution with 6 weights (1-D: 3) for
-    every pair of channels where a free one has 9 (1-D: 3), to which it is assembled. As many channels out as in make it a
-    velocity field by itself, u' = a u + b . grad u + D : grad grad u; `block` puts it into a residual branch.
+    The operator is (a + b . grad + D : grad grad) u. Each component of the coefficients a, b and D
+    is a matrix over the channels. The coefficient a is the reaction, b the convection and D the
+    diffusion. The input is a channels-last array `(..., w, in)` or `(..., h, w, in)`.
 
-    `coefficients` (terms, in, out): in the order of `TERMS`; drawn at random if not given, all terms with an equal part in the
-    variance of the output on white noise. `spacing`: the distance of neighbouring points. `boundary`: "dirichlet" has zeros
-    beyond the edge, as convolutions do, "neumann" repeats the edge, "periodic" goes round. Stencils and 1 x 1 mixes are stated in
-    Yin et al. (arXiv 1904.07568) as a network built from differential operators; the form is ours.
+    Each derivative uses a stencil of three points. The operator is assembled to one convolution.
+    For every pair of channels the operator has 6 weights, where a free 3 x 3 convolution has 9. In
+    one dimension the operator and the convolution have 3 weights each.
+
+    With as many channels out as in, the operator is a velocity field
+    u' = a u + b . grad u + D : grad grad u. `block` puts the operator into a residual branch.
+
+    Args:
+        inputs: The number of channels in.
+        outputs: The number of channels out.
+        dimension: The number of axes in space, 1 or 2.
+        spacing: The distance of neighbouring points.
+        boundary: What lies beyond the edge. "dirichlet" puts zeros there, as convolutions do.
+            "neumann" repeats the edge. "periodic" goes round.
+        coefficients: The coefficients `(terms, in, out)`, in the order of `TERMS`. None draws them
+            at random. Each term then has an equal part in the variance of the output on white
+            noise.
+        dtype: The dtype of the arithmetic. None stands for the dtype of the input.
+        param_dtype: The dtype of the coefficients.
+        rngs: The random streams for the coefficients, needed if `coefficients` is None.
+
+    Raises:
+        InputError: `dimension` is not 1 or 2, `boundary` is unknown, or `spacing` is not a positive
+            number.
+        InputError: `inputs` or `outputs` is below one, or `coefficients` have another shape.
+        InputTypeError: `inputs` or `outputs` is not a whole number.
+        InputTypeError: Both `coefficients` and `rngs` are missing.
+
+    Source:
+        Yin et al., arXiv 1904.07568, stated there: stencils and 1 x 1 mixes, as a network built
+        from differential operators. The form is ours.
     """
 
     def __init__(
@@ -60,7 +95,8 @@ class DifferentialOperator(nnx.Module):
         if coefficients is None:
             if not isinstance(rngs, nnx.Rngs):
                 raise InputTypeError(
-                    f"a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw them, got rngs={rngs!r}"
+                    "a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw "
+                    f"them, got rngs={rngs!r}"
                 )
             sizes = np.sqrt(
                 (_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1)))
@@ -72,8 +108,8 @@ class DifferentialOperator(nnx.Module):
             )
         elif np.shape(coefficients) != shape:
             raise InputError(
-                f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} out have shape {shape}, got "
-                f"{np.shape(coefficients)}"
+                f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} out "
+                f"have shape {shape}, got {np.shape(coefficients)}"
             )
         self.coefficients = nnx.Param(jnp.asarray(coefficients, param_dtype))
         self.dimension, self.spacing, self.boundary, self.dtype = (
@@ -85,14 +121,27 @@ class DifferentialOperator(nnx.Module):
 
     @property
     def kernel(self) -> Array:
-        """The kernel of the convolution that it is, (3, in, out) or (3, 3, in, out)."""
+        """The kernel of the convolution to which the operator is assembled.
+
+        The shape is `(3, in, out)` or `(3, 3, in, out)`.
+        """
         values = self.coefficients[...]
         return jnp.tensordot(
             jnp.asarray(_stencils(self.dimension, self.spacing), values.dtype), values, ((0,), (0,))
         )
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
-        """The operator on x, of its dtype."""
+        """Apply the operator to x.
+
+        Args:
+            x: A floating array, `(..., w, in)` or `(..., h, w, in)`.
+
+        Returns:
+            The result, `(..., w, out)` or `(..., h, w, out)`, in the dtype of x.
+
+        Raises:
+            InputError: `x` has another number of channels or axes, is empty, or is not floating.
+        """
         inputs = self.coefficients[...].shape[1]
         if (
             x.ndim < self.dimension + 1
@@ -101,8 +150,8 @@ class DifferentialOperator(nnx.Module):
             or not jnp.issubdtype(x.dtype, jnp.floating)
         ):
             raise InputError(
-                f"this operator takes floating arrays with {self.dimension} axes of space and {inputs} channels behind them, got {x.dtype} of "
-                f"shape {x.shape}"
+                f"this operator takes floating arrays with {self.dimension} axes of space and "
+                f"{inputs} channels behind them, got {x.dtype} of shape {x.shape}"
             )
         kernel = self.kernel.astype(self.dtype or x.dtype)
         space = x.shape[-1 - self.dimension :]
@@ -117,7 +166,15 @@ class DifferentialOperator(nnx.Module):
         return y.reshape(*x.shape[:-1], kernel.shape[-1]).astype(x.dtype)
 
     def formula(self, source: int = 0, target: int = 0) -> str:
-        """What channel `source` adds to the velocity of channel `target`, as "0.1 ∂xx + 0.1 ∂yy"."""
+        """Write what channel `source` adds to the velocity of channel `target`.
+
+        Args:
+            source: The channel that is read.
+            target: The channel whose velocity changes.
+
+        Returns:
+            The formula, such as "0.1 ∂xx + 0.1 ∂yy".
+        """
         values = np.asarray(self.coefficients[...], float)[:, source, target]
         written = np.zeros((3,) * self.dimension)
         for place, value in zip(TERMS[self.dimension], values, strict=True):
@@ -126,7 +183,7 @@ class DifferentialOperator(nnx.Module):
 
 
 def _stencils(dimension: int, spacing: float) -> np.ndarray:
-    """The kernels of TERMS, (terms, 3) or (terms, 3, 3)."""
+    """Return the kernels of `TERMS`, `(terms, 3)` or `(terms, 3, 3)`."""
     lines = [stencil(order) / spacing**order for order in range(3)]
     if dimension == 1:
         return np.stack(lines)
@@ -134,18 +191,47 @@ def _stencils(dimension: int, spacing: float) -> np.ndarray:
 
 
 def block(channels: int, *, rngs: nnx.Rngs, **options: Any) -> ConvBlock:
-    """`nf.fields.ConvBlock` with a `DifferentialOperator` in the place of every convolution: 6 C^2 weights for 9 C^2.
+    """Build a residual branch with a `DifferentialOperator` in the place of every convolution.
 
-    The residual branch of the operator network, a field for every scheme. `options` are those of ConvBlock.
+    The branch is an `nf.fields.ConvBlock`, the residual branch of the operator network. The branch
+    is a field for every scheme. With C channels, an operator has 6 C^2 weights where a free 3 x 3
+    convolution has 9 C^2.
+
+    Args:
+        channels: The number C of channels.
+        rngs: The random streams for the weights.
+        **options: Further options of `nf.fields.ConvBlock`, except `kernel`.
+
+    Returns:
+        The branch, a field on channels-last images.
+
+    Raises:
+        InputError: `channels` is no multiple of `groups`.
     """
     return ConvBlock(channels, kernel=DifferentialOperator, rngs=rngs, **options)
 
 
 class ConvolutionEnergy(nnx.Module):
-    """E(x) = sum S(K x + b), K a convolution: its gradient K^T s(K x + b), s = S', is the symmetric layer of PDE networks.
+    """The energy E(x) = sum S(K x + b) of a convolution K, one number a sample.
 
-    On channels-last images, one number a sample (axis 0). `hidden`: channels of K x, by default as many as x has. `potential`: S, smooth
-    and convex; the default log cosh has s = tanh. With `periodic` the grid goes round; otherwise there are zeros beyond its edge.
+    S is a smooth, convex potential, and s is its derivative S'. The gradient K^T s(K x + b) of the
+    energy is the symmetric layer of PDE networks. The input is a channels-last image with samples
+    on axis 0.
+
+    Args:
+        channels: The number of channels of x.
+        hidden: The number of channels of K x. None stands for `channels`.
+        kernel: The size of the convolution's kernel.
+        dimension: The number of axes in space, 1 or 2.
+        potential: The potential S. None stands for log cosh, which has s = tanh.
+        periodic: Whether the grid goes round. Otherwise there are zeros beyond the edge.
+        param_dtype: The dtype of the weights.
+        rngs: The random streams for the weights.
+
+    Raises:
+        InputError: `channels`, `hidden` or `kernel` is below one, or `dimension` is not 1 or 2.
+        InputTypeError: A number is not whole, `potential` cannot be called, or `rngs` is not an
+            nnx.Rngs.
     """
 
     def __init__(
@@ -180,37 +266,83 @@ class ConvolutionEnergy(nnx.Module):
         self.potential = log_cosh if potential is None else potential
 
     def __call__(self, x: Float[Array, "batch *space c"]) -> Float[Array, " batch"]:
-        """The energy of every sample."""
+        """Return the energy of every sample.
+
+        Args:
+            x: The images, `(batch, w, channels)` or `(batch, h, w, channels)`.
+
+        Returns:
+            The energies, `(batch,)`.
+        """
         values = self.potential(self.convolution(x))
         return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 class KineticEnergy(nnx.Module):
-    """|p|^2 / 2 of every sample (axis 0): its gradient is p."""
+    """The energy |p|^2 / 2 of every sample, whose gradient is p.
+
+    Samples lie on axis 0.
+    """
 
     def __call__(self, p: Float[Array, "batch *space"]) -> Float[Array, " batch"]:
-        """The energy of every sample."""
+        """Return the energy of every sample.
+
+        Args:
+            p: The momenta, `(batch, ...)`.
+
+        Returns:
+            The energies, `(batch,)`.
+        """
         return jnp.sum(p**2, axis=tuple(range(1, p.ndim))) / 2
 
 
 def log_cosh(x: Array) -> Array:
-    """log cosh x, whose derivative is tanh, without overflow."""
+    """Return log cosh x without overflow, whose derivative is tanh x.
+
+    Args:
+        x: The values, of any shape.
+    """
     return jnp.logaddexp(x, -x) - math.log(2)
 
 
 def parabolic(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Gradient:
-    """u' = -K^T s(K u + b): heat flow, of which the energy falls (Ruthotto & Haber, arXiv 1804.04272, there with a norm inside).
+    """Build the field of the heat flow u' = -K^T s(K u + b), along which the energy falls.
 
-    `options` are those of `ConvolutionEnergy`. Explicit steps are stable up to h |K|^2 max s' = 2 with Euler: `check(layer)`.
+    K is a convolution, and s is the derivative of the potential of `ConvolutionEnergy`. Explicit
+    Euler steps of length h are stable up to h |K|^2 max s' = 2. `check(layer)` tests this
+    condition.
+
+    Args:
+        channels: The number of channels of u.
+        rngs: The random streams for the weights.
+        **options: Further options of `ConvolutionEnergy`.
+
+    Returns:
+        The field on channels-last images.
+
+    Source:
+        Ruthotto & Haber, arXiv 1804.04272, there with a norm inside.
     """
     return Gradient(ConvolutionEnergy(channels, rngs=rngs, **options))
 
 
 def hyperbolic(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian:
-    """u'' = -K^T s(K u + b), a wave, as u' = p, p' = -K^T s(K u + b) on the pair (u, p) (Ruthotto & Haber, arXiv 1804.04272).
+    """Build the field of the wave u'' = -K^T s(K u + b).
 
-    `channels` are those of u; the state is a pair, or an array of 2 * channels. With RevNet a step is that of leapfrog, u_2 = 2 u_1 - u_0
-    + h^2 u''. `options` are those of `ConvolutionEnergy`.
+    The field is u' = p, p' = -K^T s(K u + b) on the pair (u, p). K is a convolution, and s is the
+    derivative of the potential of `ConvolutionEnergy`. With RevNet, a step is the leapfrog step
+    u_2 = 2 u_1 - u_0 + h^2 u'' of length h.
+
+    Args:
+        channels: The number of channels of u. The state is a pair, or an array of 2 * channels.
+        rngs: The random streams for the weights.
+        **options: Further options of `ConvolutionEnergy`.
+
+    Returns:
+        The field on pairs of channels-last images.
+
+    Source:
+        Ruthotto & Haber, arXiv 1804.04272.
     """
     return Hamiltonian(
         Separable(KineticEnergy(), ConvolutionEnergy(channels, rngs=rngs, **options))
@@ -218,9 +350,20 @@ def hyperbolic(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian:
 
 
 def hamiltonian(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian:
-    """q' = K1^T s(K1 p + b1), p' = -K2^T s(K2 q + b2): the Hamiltonian network of Ruthotto & Haber (arXiv 1804.04272).
+    """Build the field q' = K1^T s(K1 p + b1), p' = -K2^T s(K2 q + b2), a Hamiltonian network.
 
-    `channels` are those of q; the state is a pair, or an array of 2 * channels. `options` are those of `ConvolutionEnergy`.
+    K1 and K2 are convolutions, and s is the derivative of the potential of `ConvolutionEnergy`.
+
+    Args:
+        channels: The number of channels of q. The state is a pair, or an array of 2 * channels.
+        rngs: The random streams for the weights.
+        **options: Further options of `ConvolutionEnergy`.
+
+    Returns:
+        The field on pairs of channels-last images.
+
+    Source:
+        Ruthotto & Haber, arXiv 1804.04272.
     """
 
     def make():
@@ -230,11 +373,22 @@ def hamiltonian(channels: int, *, rngs: nnx.Rngs, **options: Any) -> Hamiltonian
 
 
 def read(model: nnx.Module) -> dict[str, np.ndarray]:
-    """ "What equation is this layer?": the coefficients of every `nnx.Conv` and `DifferentialOperator` in a model, by its place, as
-    `to_operator` gives them.
+    """Read the equation of a model: the coefficients of all its convolutions, by place.
 
-    With the pixel as the unit of length, a dilation as the distance of the points. A convolution in a DepthVarying stands once for each
-    of its nodes in depth, "field.convs.0 at 0.25". ValueError, naming the place, for even sizes, three dimensions, and stacks of kernels.
+    Every `nnx.Conv` and `DifferentialOperator` appears under its place in the model. The pixel is
+    the unit of length. A dilation counts as the distance of the points. A convolution in a
+    `DepthVarying` appears once for each node in depth, as in "field.convs.0 at 0.25".
+
+    Args:
+        model: The model to read.
+
+    Returns:
+        The coefficients by place, in the form of `to_operator`.
+
+    Raises:
+        InputError: A kernel has an even size or three dimensions, or is part of a stack of kernels.
+            The message names the place.
+        InputTypeError: `model` is not an nnx.Module.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     return dict(_read(model, (), "", ()))
@@ -243,7 +397,10 @@ def read(model: nnx.Module) -> dict[str, np.ndarray]:
 def _read(
     node: Any, path: tuple[Any, ...], at: str, above: tuple[Any, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The convolutions at a node and below it, in the order of the model's attributes; `above` are the nodes on the way."""
+    """Yield the convolutions at a node and below it, in the order of the model's attributes.
+
+    `above` holds the nodes on the way to this node.
+    """
     if any(node is other for other in above):
         return
     if isinstance(node, DepthVarying):
@@ -261,7 +418,7 @@ def _read(
 
 
 def _operator(node: Any) -> np.ndarray:
-    """The coefficients of one convolution."""
+    """Return the coefficients of one convolution."""
     if isinstance(node, DifferentialOperator):
         return to_operator(node.kernel)
     kernel = node.kernel[...]

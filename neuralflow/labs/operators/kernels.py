@@ -1,8 +1,14 @@
 """Convolution kernels as differential operators, and back.
 
-(K * u)(x) = sum_pq M_pq h^(p+q) / (p! q!) d^p/dx^p d^q/dy^q u with the moments M_pq = sum_ij i^p j^q K_ij, for the correlation
-sum_ij K_ij u(x + i h, y + j h) that convolution layers compute. That a residual block is a differential equation is stated by
-Yin, Li, Zhang & Wang (arXiv 1904.07568); these formulas are our formulation.
+A convolution layer computes the correlation sum_ij K_ij u(x + i h, y + j h), where h is the spacing
+of the points. The moments of the kernel K are M_pq = sum_ij i^p j^q K_ij. The Taylor series of u
+gives
+
+    (K * u)(x) = sum_pq M_pq h^(p+q) / (p! q!) d^p/dx^p d^q/dy^q u.
+
+Source:
+    Yin, Li, Zhang & Wang, arXiv 1904.07568, stated there: a residual block is a differential
+    equation. The formulas here are our formulation.
 """
 
 from __future__ import annotations
@@ -21,36 +27,75 @@ from jaxtyping import Float
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 
-# Here and back again from moments of so many points six digits are left.
+# A kernel of this many points keeps six digits after the round trip through its moments.
 _LARGEST = 15
 
 
 def stencil(derivative: int, size: int = 3) -> Float[np.ndarray, " size"]:
-    """The finite difference of `size` points, an odd number, for a derivative below `size`; divide by h^derivative.
+    """Return the finite-difference stencil of a derivative on `size` points.
 
-    The one with the moments of the derivative, so of the highest order that so many points have: [-1, 0, 1]/2 and [1, -2, 1]
-    are of order two.
+    The stencil has unit spacing. For a spacing h, divide the stencil by h^derivative. The moments
+    of the stencil are those of the derivative. The stencil therefore has the highest order of
+    accuracy that so many points allow. The stencils [-1, 0, 1]/2 and [1, -2, 1] have order two.
+
+    Args:
+        derivative: The order of the derivative, below `size`.
+        size: The number of points, odd and at most 15.
+
+    Returns:
+        The stencil, `(size,)`.
+
+    Raises:
+        InputError: `derivative` is negative or not below `size`, or `size` is even or too large.
+        InputTypeError: `derivative` or `size` is not a whole number.
     """
     checks.whole("derivative", derivative, least=0)
     _check_size(size)
     if derivative >= size:
         raise InputError(
-            f"{size} points have stencils of derivatives below {size}, got {derivative}; take size={_odd(derivative)}"
+            f"{size} points have stencils of derivatives below {size}, got {derivative}; take "
+            f"size={_odd(derivative)}"
         )
     return math.factorial(derivative) * _lagrange(size)[derivative]
 
 
 def to_operator(kernel: Any, spacing: Any = 1.0) -> Any:
-    """The coefficients of the derivatives that a convolution kernel stands for: an exact linear map, and `to_kernel` its inverse.
+    """Compute the coefficients of the derivatives that a convolution kernel stands for.
 
-    `kernel`: (k,) or (k, k'), or with channels as `nnx.Conv` keeps it, (k, in, out) or (k, k', in, out); sizes are odd. A
-    coefficient stands where its derivative says: entry [q, p] belongs to d^q/dy^q d^p/dx^p, y along the first axis (the rows of an image)
-    and x along the second; in one dimension entry [p] to d^p/dx^p. `spacing`: the distance h of neighbouring points, one
-    number or one for each axis. The kernel is exactly sum_pq c_pq stencil(q) x stencil(p) / h^(p+q); as an operator on smooth functions
-    it leaves out the derivatives from the k-th on. For a true convolution flip the kernel first.
+    The map from kernel to coefficients is linear and exact. `to_kernel` is its inverse.
 
-    Numbers are taken to float64 on the host; traced ones stay in their dtype. There and back costs rounding times the condition of the
-    moments: relative errors of 1e-14 for 3 points, 3e-14 for 5, 3e-13 for 7, 1e-6 for 15, the most that are taken.
+    The position of a coefficient tells its derivative. Entry [q, p] belongs to d^q/dy^q d^p/dx^p.
+    The first axis is y (the rows of an image), and the second axis is x. In one dimension, entry
+    [p] belongs to d^p/dx^p. With coefficients c_pq and outer products of stencils, the kernel is
+    exactly sum_pq c_pq stencil(q) x stencil(p) / h^(p+q). As an operator on smooth functions, the
+    expansion leaves out the derivatives from order k on, where k is the size along the axis.
+
+    The convention is the correlation that convolution layers compute. For a true convolution, flip
+    the kernel first.
+
+    Numbers are converted to float64 on the host. Traced arrays keep their dtype. The round trip
+    through `to_kernel` costs rounding times the condition of the moments. The relative errors are
+    1e-14 for 3 points, 3e-14 for 5, 3e-13 for 7 and 1e-6 for 15.
+
+    Args:
+        kernel: The kernel, `(k,)` or `(k, k')`. With channels, as in `nnx.Conv`: `(k, in, out)` or
+            `(k, k', in, out)`. The sizes k and k' are odd and at most 15.
+        spacing: The distance h of neighbouring points, one number or one for each axis.
+
+    Returns:
+        The coefficients, in the shape of `kernel`.
+
+    Raises:
+        InputError: `kernel` has an unknown shape, or a size that is even or above 15.
+        InputError: `spacing` is not positive, or not one number an axis.
+        InputTypeError: `kernel` does not hold real numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from neuralflow.labs import operators
+        >>> laplacian = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+        >>> operators.to_operator(laplacian, spacing=0.5).round(2).tolist()
+        [[0.0, 0.0, 0.25], [0.0, 0.0, 0.0], [0.25, 0.0, 0.0]]
     """
     kernel = _array("a kernel", kernel)
     for axis, h in enumerate(_spacings(spacing, _space(kernel.shape))):
@@ -62,7 +107,22 @@ def to_operator(kernel: Any, spacing: Any = 1.0) -> Any:
 
 
 def to_kernel(coefficients: Any, spacing: Any = 1.0) -> Any:
-    """The convolution kernel with these coefficients, in the form of `to_operator`: its inverse."""
+    """Compute the convolution kernel that has the given coefficients.
+
+    The function is the inverse of `to_operator`.
+
+    Args:
+        coefficients: The coefficients, in the form of `to_operator`.
+        spacing: The distance h of neighbouring points, one number or one for each axis.
+
+    Returns:
+        The kernel, in the shape of `coefficients`.
+
+    Raises:
+        InputError: `coefficients` have an unknown shape, or a size that is even or above 15.
+        InputError: `spacing` is not positive, or not one number an axis.
+        InputTypeError: `coefficients` do not hold real numbers.
+    """
     kernel = _array("an array of coefficients", coefficients)
     for axis, h in enumerate(_spacings(spacing, _space(kernel.shape))):
         size = kernel.shape[axis]
@@ -74,16 +134,34 @@ def to_kernel(coefficients: Any, spacing: Any = 1.0) -> Any:
 
 
 def formula(coefficients: Any, digits: int = 3) -> str:
-    """The operator of one pair of channels in words: "∂xx + ∂yy".
+    """Write the operator of one pair of channels in words, such as "∂xx + ∂yy".
 
-    `coefficients`: (k,) or (k, k') of `to_operator`. Those below 1e-6 of the largest are left out.
+    Coefficients below 1e-6 of the largest one are left out. An operator with no term left reads
+    "0".
+
+    Args:
+        coefficients: The coefficients of `to_operator`, `(k,)` or `(k, k')`.
+        digits: The number of significant digits.
+
+    Returns:
+        The formula.
+
+    Raises:
+        InputError: `coefficients` hold more than one pair of channels, or are not finite.
+        InputError: `digits` is below one.
+        InputTypeError: `coefficients` do not hold real numbers, or `digits` is not a whole number.
+
+    Example:
+        >>> from neuralflow.labs import operators
+        >>> operators.formula(operators.to_operator([0.5, -1.0, 0.5], spacing=0.5))
+        '0.125 ∂xx'
     """
     checks.whole("digits", digits)
     values = _array("an array of coefficients", coefficients)
     if values.ndim not in (1, 2):
         raise InputError(
-            f"a formula is that of one pair of channels, (k,) or (k, k), got coefficients of shape {values.shape}; "
-            "take coefficients[..., i, o]"
+            "a formula is that of one pair of channels, (k,) or (k, k), got coefficients of shape "
+            f"{values.shape}; take coefficients[..., i, o]"
         )
     if not np.isfinite(values).all():
         raise InputError("a formula is that of finite coefficients, got some that are not")
@@ -101,7 +179,14 @@ def formula(coefficients: Any, digits: int = 3) -> str:
 
 
 class Shares(NamedTuple):
-    """How much of an operator is reaction (no derivative), convection (first), diffusion (second), or of higher order."""
+    """The shares of an operator by the order of its derivatives.
+
+    Attributes:
+        reaction: The share of order zero, without a derivative.
+        convection: The share of the first derivatives.
+        diffusion: The share of the second derivatives.
+        higher: The share of all derivatives of higher order.
+    """
 
     reaction: float
     convection: float
@@ -110,10 +195,25 @@ class Shares(NamedTuple):
 
 
 def shares(coefficients: Any) -> Shares:
-    """The parts of the sum of squared coefficients that belong to each order of derivative, over all pairs of channels.
+    """Compute the shares of the sum of squared coefficients by the order of derivative.
 
-    `coefficients` of `to_operator` with spacing 1, so with the pixel as the unit of length. A 3 x 3 kernel of independent random entries,
-    that of an untrained layer, has 0.30, 0.40, 0.23 and 0.07; one of zeros has none. Our formulation.
+    The sum runs over all pairs of channels. A 3 x 3 kernel of independent random entries, as in an
+    untrained layer, has the shares 0.30, 0.40, 0.23 and 0.07. A kernel of zeros has the shares 0,
+    0, 0, 0.
+
+    Args:
+        coefficients: The coefficients of `to_operator` with spacing 1, so the pixel is the unit of
+            length.
+
+    Returns:
+        The four shares. They sum to one unless all coefficients are zero.
+
+    Raises:
+        InputError: `coefficients` are not finite, or have an unknown shape.
+        InputTypeError: `coefficients` do not hold real numbers.
+
+    Source:
+        Our formulation.
     """
     values = np.asarray(_array("an array of coefficients", coefficients), float) ** 2
     axes = _space(values.shape)
@@ -127,19 +227,35 @@ def shares(coefficients: Any) -> Shares:
 
 
 def symbol(kernel: Any, frequencies: int = 32) -> np.ndarray:
-    """What a kernel (k, in, out) or (k, k', in, out) does to waves: (waves, out, in), complex, the matrix by which it multiplies
-    exp(i w x) on a periodic grid. The waves are `frequencies`, an even number, of equally spaced ones an axis, so the shortest is among
-    them; those with their conjugates stand once.
+    """Compute what a kernel does to waves, its symbol.
+
+    The kernel multiplies the wave exp(i w x) on a periodic grid by a complex matrix over the
+    channels. The grid of waves has `frequencies` equally spaced values an axis. The first axis has
+    only frequencies // 2 + 1 values, because the other values give the complex conjugates.
+
+    Args:
+        kernel: The kernel, `(k, in, out)` or `(k, k', in, out)`.
+        frequencies: The number of waves an axis. The number is even, so that the shortest wave is
+            among them.
+
+    Returns:
+        The matrices of all waves, `(waves, out, in)`, complex.
+
+    Raises:
+        InputError: `kernel` has another shape or is not finite, or `frequencies` is odd or below 2.
+        InputTypeError: `frequencies` is not a whole number.
     """
     values = np.asarray(kernel)
     if values.ndim not in (3, 4):
         raise InputError(
-            f"the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape {values.shape}"
+            "the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape "
+            f"{values.shape}"
         )
     checks.whole("frequencies", frequencies, least=2)
     if frequencies % 2:
         raise InputError(
-            f"frequencies is an even number, so that the shortest wave is among them, got {frequencies}"
+            "frequencies is an even number, so that the shortest wave is among them, got "
+            f"{frequencies}"
         )
     if not np.isfinite(values).all():
         raise InputError("the symbol is that of a finite kernel, got numbers that are not")
@@ -163,7 +279,10 @@ def _term(value: float, name: str, digits: int) -> str:
 
 
 def _array(name: str, value: Any) -> Any:
-    """The value as real numbers, in float64 unless it is traced; refuses what is no kernel of one or two dimensions."""
+    """Return the value as real numbers, in float64 unless it is traced.
+
+    The function refuses what is no kernel of one or two dimensions.
+    """
     traced = isinstance(value, core.Tracer)
     array = value if traced else np.asarray(value)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
@@ -175,11 +294,11 @@ def _array(name: str, value: Any) -> Any:
 
 
 def _space(shape: Sequence[int]) -> int:
-    """The number of dimensions in space of a kernel of this shape."""
+    """Return the number of dimensions in space of a kernel of this shape."""
     if not 1 <= len(shape) <= 4:
         raise InputError(
-            f"a kernel has one or two dimensions, with channels behind them or without, (k,), (k, k), (k, in, out) or (k, k, in, out); "
-            f"got shape {tuple(shape)}"
+            "a kernel has one or two dimensions, with channels behind them or without, (k,), "
+            f"(k, k), (k, in, out) or (k, k, in, out); got shape {tuple(shape)}"
         )
     return 2 - len(shape) % 2
 
@@ -201,12 +320,13 @@ def _check_size(size: Any) -> None:
     checks.whole("the size of a kernel", size)
     if size % 2 == 0:
         raise InputError(
-            f"a kernel of even size has no point in the middle, so it is no operator at its points: got size {size}; "
-            f"take an odd one, or pad it with a row of zeros to {size + 1}"
+            "a kernel of even size has no point in the middle, so it is no operator at its points: "
+            f"got size {size}; take an odd one, or pad it with a row of zeros to {size + 1}"
         )
     if size > _LARGEST:
         raise InputError(
-            f"the moments of {size} points are lost in the rounding of float64; kernels have at most {_LARGEST} points an axis"
+            f"the moments of {size} points are lost in the rounding of float64; kernels have at "
+            f"most {_LARGEST} points an axis"
         )
 
 
@@ -219,7 +339,7 @@ def _factorials(size: int) -> np.ndarray:
 
 
 def _along(array: Any, axis: int, matrix: np.ndarray) -> Any:
-    """A matrix applied along one axis."""
+    """Apply a matrix along one axis of an array."""
     if isinstance(array, core.Tracer):
         return jnp.moveaxis(
             jnp.tensordot(jnp.asarray(matrix, array.dtype), array, (1, axis)), 0, axis
@@ -229,7 +349,10 @@ def _along(array: Any, axis: int, matrix: np.ndarray) -> Any:
 
 @functools.cache
 def _lagrange(size: int) -> np.ndarray:
-    """The coefficients (power, point) of the Lagrange polynomials of the points -size//2, ..., size//2."""
+    """Return the coefficients (power, point) of the Lagrange polynomials.
+
+    The points are -size//2, ..., size//2.
+    """
     points = np.arange(size) - size // 2
     columns = [
         np.atleast_1d(np.poly(np.delete(points, k)))[::-1]

@@ -16,7 +16,22 @@ if TYPE_CHECKING:
 
 
 def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
-    """A convolution kernel (k,) or (k, k) and the differential operator it is: its entries, and its coefficients by derivative."""
+    """Draw a convolution kernel beside the differential operator that the kernel stands for.
+
+    The left panel shows the entries of the kernel. The right panel shows the coefficients by
+    derivative.
+
+    Args:
+        kernel: The kernel, `(k,)` or `(k, k)`.
+        spacing: The distance of neighbouring points.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: `kernel` has channels, or a size that is even or above 15.
+        InputTypeError: `kernel` does not hold real numbers.
+    """
     coefficients = np.asarray(to_operator(kernel, spacing))
     picture, axes = plots.figure(1, 2, width=7.2, height=3.2)
 
@@ -51,13 +66,25 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
 
 
 def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
-    """Reaction, convection, diffusion and higher derivatives of a network's convolutions in their order, one panel a network:
-    name -> (place -> shares)."""
+    """Draw the shares of reaction, convection, diffusion and higher derivatives in networks.
+
+    Each network has one panel, with one bar for each of its convolutions, in their order.
+
+    Args:
+        networks: For each network's name a mapping from the place of a convolution to its `Shares`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: `networks` is empty, or a value is not a `Shares`.
+    """
     if not networks or not all(
         isinstance(s, Shares) for layers in networks.values() for s in layers.values()
     ):
         raise InputError(
-            "shares are given by network and place: {'net': {place: nf.labs.operators.shares(coefficients)}}"
+            "shares are given by network and place: "
+            "{'net': {place: nf.labs.operators.shares(coefficients)}}"
         )
     picture, axes = plots.figure(1, len(networks), width=4.8 * len(networks), height=3.4)
     for axis, (name, layers) in zip(axes.ravel(), networks.items(), strict=True):

@@ -1,6 +1,7 @@
 """How long an explicit step may be on a partial differential equation (Courant, Friedrichs & Lewy).
 
-What a scheme does to one wave is `schemes.analysis`; here are the waves of an equation.
+This module holds the waves of an equation. `neuralflow/schemes/analysis.py` tells what a scheme
+does to one wave.
 """
 
 from __future__ import annotations
@@ -27,24 +28,43 @@ from neuralflow.labs.operators.kernels import symbol
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 
-# Steps are looked for up to this many times the inverse of the spectral radius.
+# The search ends at this many times the inverse of the spectral radius.
 _LONGEST = 64.0
-# What rounding may add to a growth of one, and steps (over the inverse of the radius) that pass by it alone.
+# The first is what rounding may add to a growth of one. Steps up to the second, times the inverse
+# of the radius, pass because of this allowance alone.
 _SLACK, _NONE = 1e-12, 1e-5
 
 
 def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
-    """Growth rates of the waves of a field, complex, those with their conjugates once.
+    """Return the growth rates of the waves of a field.
 
-    Of a `DifferentialOperator`: the eigenvalues of its symbol at `frequencies` waves an axis, on a grid without edges. Of `parabolic`:
-    the interval [-|K|^2 max S'', 0] in which those of its linearisations lie, of `hyperbolic` and `hamiltonian` that on the imaginary
-    axis, by 65 points. TypeError for other fields, and for operators with other channels out than in.
+    The rates of a `DifferentialOperator` are the eigenvalues of its symbol at the waves of a grid
+    without edges.
+
+    For `parabolic`, the rates lie in the interval [-|K|^2 max S'', 0]. The interval holds the rates
+    of all linearisations of the field. For `hyperbolic` and `hamiltonian`, the corresponding
+    interval lies on the imaginary axis. 65 points represent an interval.
+
+    Args:
+        field: A `DifferentialOperator`, or a field of `parabolic`, `hyperbolic` or `hamiltonian`.
+        frequencies: The even number of waves an axis.
+
+    Returns:
+        The complex rates, in units of 1 / depth time. A pair of complex conjugates may stand there
+        with one member only.
+
+    Raises:
+        InputTypeError: The field is of another kind, or the operator has other channels out than
+            in.
+        InputError: The second derivative of the potential has no bound, or `frequencies` is odd or
+            below 2.
     """
     if type(field) is DifferentialOperator:
         waves = symbol(field.kernel, frequencies)
         if waves.shape[1] != waves.shape[2]:
             raise InputTypeError(
-                f"an operator from {waves.shape[2]} to {waves.shape[1]} channels is no velocity field; its spectrum is that of a square one"
+                f"an operator from {waves.shape[2]} to {waves.shape[1]} channels is no velocity "
+                "field; its spectrum is that of a square one"
             )
         return np.linalg.eigvals(waves).ravel()
     if type(field) is Gradient and type(field.energy) in (ConvolutionEnergy, KineticEnergy):
@@ -55,13 +75,13 @@ def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
             fastest = math.prod(_curvature(part, frequencies) for part in parts) ** 0.5
             return 1j * fastest * np.linspace(0, 1, 65)
     raise InputTypeError(
-        f"the waves of a {type(field).__name__} are not known; they are of a DifferentialOperator, and of nf.labs.operators.parabolic, hyperbolic "
-        "and hamiltonian"
+        f"the waves of a {type(field).__name__} are not known; they are of a DifferentialOperator, "
+        "and of nf.labs.operators.parabolic, hyperbolic and hamiltonian"
     )
 
 
 def _curvature(energy: Any, frequencies: int) -> float:
-    """An upper bound of the energy's second derivatives, |K|^2 max S''."""
+    """Return an upper bound |K|^2 max S'' of the second derivatives of the energy."""
     if type(energy) is KineticEnergy:
         return 1.0
     size = np.linalg.norm(
@@ -74,18 +94,35 @@ def _curvature(energy: Any, frequencies: int) -> float:
     inside = bends[1500:-1500].max()
     if not np.isfinite(bends).all() or max(bends.max(), rises.max()) > 1.05 * inside + 1e-3:
         raise InputError(
-            "the second derivative of the potential has no bound between -30 and 30, so no step is stable for all states; take a smooth one "
-            "that grows like |x| or x^2, such as log cosh"
+            "the second derivative of the potential has no bound between -30 and 30, so no step is "
+            "stable for all states; take a smooth one that grows like |x| or x^2, such as log cosh"
         )
     return float(size**2 * inside)
 
 
 def stable_step(field: nnx.Module, scheme: Any, frequencies: int = 32) -> float:
-    """The longest step of a scheme under which no wave of a field grows that should not; depth time.
+    """Return the longest step of a scheme under which every wave grows no more than it may.
 
-    With every step up to it, a wave that decays or stays does not grow, and one of rate r > 0 grows by 1 / (1 - h Re r) at most (by anything from h Re r = 1 on), which is
-    that of implicit Euler (von Neumann's condition leaves room of O(h)). Zero where no step is stable, as for pure convection under Euler (below
-    1e-5 over the largest rate); infinite past 64 over the largest rate. Schemes of `nf.schemes.analysis.growth`.
+    Every step up to the result is stable. Under a stable step of length h, a wave that decays or
+    stays does not grow. A wave whose rate r has Re r > 0 grows at most by the factor
+    1 / (1 - h Re r), the growth of implicit Euler. From h Re r = 1 on, any growth is allowed. Von
+    Neumann's condition leaves room of O(h) for such a choice.
+
+    Let R stand for the largest absolute rate. The result is zero if no step above 1e-5 / R is
+    stable, as for pure convection under Euler. The result is infinite if all steps up to 64 / R are
+    stable, or if R is zero.
+
+    Args:
+        field: A field with a `spectrum`.
+        scheme: A scheme of `nf.schemes.analysis.growth`.
+        frequencies: The even number of waves an axis.
+
+    Returns:
+        The longest stable step, in depth time.
+
+    Raises:
+        InputTypeError: The waves of the field are not known, or `scheme` is no scheme.
+        InputError: The potential has no bound, or `frequencies` is odd or below 2.
     """
     return _stable_step(spectrum(field, frequencies), scheme)
 
@@ -107,7 +144,10 @@ def _stable_step(rates: np.ndarray, scheme: Any) -> float:
 
 
 def _growth(rates: np.ndarray, scheme: Any, lengths: Any) -> np.ndarray:
-    """The largest growth of a step of every length over the waves, over what their own rates allow."""
+    """Return the largest growth over the waves, for a step of every length.
+
+    The growth is relative to the growth that the rate of the wave allows.
+    """
     z = np.atleast_1d(lengths)[:, None] * rates
     rise = np.clip(np.real(z), 0, None)
     allowed = 1 / np.where(rise < 1, 1 - rise, 1)
@@ -116,11 +156,19 @@ def _growth(rates: np.ndarray, scheme: Any, lengths: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stability:
-    """The steps of a layer on a partial differential equation, each beside the longest stable one.
+    """The steps of a layer on a partial differential equation, each beside the longest stable step.
 
-    `steps` (steps,): lengths in depth time. `limits` (steps,): by `stable_step`, with the weights where each starts. `growth` (steps,): by how
-    much a step multiplies the wave that grows most, over what the equation itself allows; at most 1 is stable. `rate`: the largest rate at which a wave
-    grows in the equation itself. `cells`: a number of which equal steps are a multiple.
+    Attributes:
+        scheme: The name of the scheme.
+        rate: The largest real part of the rates of the equation, in 1 / depth time. A wave
+            grows in the equation itself if `rate` is positive.
+        cells: The number of equal steps must be a multiple of `cells`.
+        steps: The lengths of the steps in depth time, `(steps,)`.
+        limits: The longest stable step by `stable_step` for the weights where each step starts,
+            `(steps,)`.
+        growth: The factor by which each step multiplies the wave that grows most, relative to the
+            growth that the equation allows, `(steps,)`. A step is stable if the factor is at most
+            1.
     """
 
     scheme: str
@@ -136,7 +184,7 @@ class Stability:
         return bool((self.steps <= self.limits * (1 + 1e-9)).all())
 
     def sentence(self) -> str:
-        """The verdict in words."""
+        """Return the verdict in words."""
         with np.errstate(divide="ignore"):
             share = self.steps / self.limits
         worst = int(share.argmax())
@@ -148,17 +196,22 @@ class Stability:
                 if self.rate > 1e-12
                 else ""
             )
-            return f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} allows {bound}.{grows}"
+            return (
+                f"Stable: the step nearest to its limit is {length:.4g} long, and {self.scheme} "
+                f"allows {bound}.{grows}"
+            )
         if not limit:
             return (
-                f"Unstable: {self.scheme} has no stable step on this equation, some of whose waves move and hardly decay (growth "
-                f"{self.growth[worst]:.6g} a step); take a scheme whose region holds a piece of the imaginary axis (nf.RK4(), or "
+                f"Unstable: {self.scheme} has no stable step on this equation, some of whose waves "
+                f"move and hardly decay (growth {self.growth[worst]:.6g} a step); take a scheme "
+                "whose region holds a piece of the imaginary axis (nf.RK4(), or "
                 "nf.schemes.RevNet() for waves), or more diffusion."
             )
         count = self.cells * math.ceil(self.steps.sum() / limit / self.cells - 1e-9)
         return (
-            f"Unstable: step {worst} of {len(self.steps)} is {length:.4g} long where {self.scheme} allows {limit:.4g} (growth {self.growth[worst]:.4g} a "
-            f"step); take {count} equal steps or more, or a scheme with a larger region of stability."
+            f"Unstable: step {worst} of {len(self.steps)} is {length:.4g} long where {self.scheme} "
+            f"allows {limit:.4g} (growth {self.growth[worst]:.4g} a step); take {count} equal "
+            "steps or more, or a scheme with a larger region of stability."
         )
 
     def __str__(self) -> str:
@@ -173,18 +226,43 @@ class Stability:
 
 
 def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
-    """The steps of a layer against the stability bound of its equation, by von Neumann's analysis of each with its weights frozen.
+    """Compare the steps of a layer with the stability bound of its equation.
 
-    Necessary and, where the symbols are normal matrices and the weights constant, sufficient on periodic grids; for nonlinear fields of the
-    linearisations. Weights are those where a step starts. TypeError for adaptive layers, and fields without a `spectrum`.
+    Von Neumann's analysis applies to each step with frozen weights. The frozen weights are those at
+    the depth where the step starts.
+
+    The condition is necessary on periodic grids. It is also sufficient if the symbols are normal
+    matrices and the weights are constant. For nonlinear fields, the condition concerns the
+    linearisations.
+
+    Args:
+        layer: A layer on a fixed grid, whose field has a `spectrum`.
+        frequencies: The even number of waves an axis.
+
+    Returns:
+        The lengths of the steps, their limits and their growth.
+
+    Raises:
+        InputTypeError: The layer is adaptive, or its field has no `spectrum`.
+        InputError: The potential has no bound, or `frequencies` is odd or below 2.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs import operators
+        >>> one = [[[0.0]], [[0.0]], [[1.0]]]
+        >>> heat = operators.DifferentialOperator(1, 1, dimension=1, coefficients=one)
+        >>> layer = nf.NeuralODE(heat, nf.FixedGrid(nf.Euler(), steps=4))
+        >>> print(operators.stability(layer).sentence())
+        Stable: the step nearest to its limit is 0.25 long, and Euler allows 0.5.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     scheme = layer.discretisation.scheme
     if not layer.discretisation.planned:
         raise InputTypeError(
-            "an adaptive layer chooses stable steps by itself; ask a fixed grid: layer.with_solve(nf.FixedGrid(...))"
+            "an adaptive layer chooses stable steps by itself; ask a fixed grid: "
+            "layer.with_solve(nf.FixedGrid(...))"
         )
-    plan = layer.plan
+    plan = layer.plan()
     sign = -1 if layer.backward else 1
     length = sign * (float(raw(layer.t1)) - float(raw(layer.t0)))
     steps = np.abs(plan.lengths) / plan.total * length
@@ -205,7 +283,15 @@ def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
 
 
 def check(layer: NeuralODE) -> None:
-    """ValueError unless every step of a layer is stable on its equation, by `stability`."""
+    """Raise an error unless every step of a layer is stable on its equation, by `stability`.
+
+    Args:
+        layer: The layer to check, on a fixed grid.
+
+    Raises:
+        InputError: A step is too long.
+        InputTypeError: The layer is adaptive, or its field has no `spectrum`.
+    """
     verdict = stability(layer)
     if not verdict.stable:
         raise InputError(verdict.sentence())

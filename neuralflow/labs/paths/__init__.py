@@ -1,4 +1,8 @@
-"""Residual networks as sums over paths, and the path integral of their equation."""
+"""Residual networks as sums over paths, and the path integral of their equation.
+
+`discrete` holds the sums over the paths of a network, and `integral` the path integral of its
+equation. `plots` draws the paths of a gradient.
+"""
 
 from neuralflow.labs.paths import plots as plots
 from neuralflow.labs.paths.discrete import (

@@ -1,8 +1,13 @@
-"""A residual network as a sum over paths: what each length of path carries, of the output and of the gradient.
+"""A residual network as a sum over paths, and what each length of path carries.
 
-u_N = prod_n (I + B_n) u_0. Expanding the skips gives 2^N sub-paths, of which C(N, k) go through k residual branches; expanding the matrix
-products gives the paths x_0, ..., x_N over coordinates. That the output is a sum over all paths is stated by Yin, Li, Zhang & Wang
-(arXiv 1904.07568); the decompositions here are our formulation.
+The functions here decompose the output and the gradient of the network u_N = prod_n (I + B_n) u_0,
+where B_n is the matrix of layer n. Expanding the skips gives 2^N sub-paths. Exactly C(N, k) of
+these sub-paths go through k residual branches. Expanding the products of matrices gives the paths
+x_0, ..., x_N over coordinates. The path integral of the network's equation stands in `integral`.
+
+Source:
+    Yin, Li, Zhang & Wang, arXiv 1904.07568. That the output is a sum over all paths is stated
+    there. The decompositions are our formulation.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import flat, samples
 
-# More sub-paths, or paths over coordinates, than this are not written out.
+# The most numbers that `subpaths` and `amplitudes` write out.
 _MOST = 2**22
 
 
 def _floating(value: Any) -> Array:
-    """The value as an array of real floating numbers."""
+    """Return the value as an array of real floating-point numbers."""
     array = jnp.asarray(value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise InputTypeError("networks and states are real here, got complex numbers")
@@ -34,10 +39,15 @@ def _floating(value: Any) -> Array:
 
 
 class Branches(NamedTuple):
-    """The residual network x_{n+1} = x_n + B_n x_n + c_n, n = 0, ..., N - 1.
+    """A residual network of affine layers, x_{n+1} = x_n + B_n x_n + c_n for n = 0, ..., N - 1.
 
-    `matrices` (N, ..., d, d): the B_n. `offsets` (N, ..., d): the c_n, which a state with a constant 1 beside x would carry. Axes in the middle
-    are those of samples, each with a network of its own.
+    `Branches.of` builds a network and checks its shapes. Axes that stand between the first axis and
+    the axes of the coordinates count samples. With such axes, each sample has a network of its own.
+
+    Attributes:
+        matrices: The matrices B_n of the residual branches, `(N, ..., d, d)`.
+        offsets: The offsets c_n of the residual branches, `(N, ..., d)`. The method `kernels` turns
+            an affine layer into a linear one by a constant 1 behind the state.
     """
 
     matrices: Array
@@ -45,11 +55,26 @@ class Branches(NamedTuple):
 
     @classmethod
     def of(cls, matrices: Any, offsets: Any = None) -> Branches:
-        """Branches of given matrices (N, ..., d, d) and offsets (N, ..., d), zeros by default."""
+        """Build a network from matrices and offsets, with checked shapes.
+
+        Args:
+            matrices: The matrices B_n, real numbers of shape `(N, ..., d, d)`. Integers become
+                floating-point numbers.
+            offsets: The offsets c_n, real numbers of shape `(N, ..., d)`. Zeros by default.
+
+        Returns:
+            The network. Its two arrays have one common dtype.
+
+        Raises:
+            InputError: The matrices are not square, are empty or lack the axis of depth, or the
+                shape of the offsets does not fit.
+            InputTypeError: The matrices or the offsets are complex.
+        """
         matrices = _floating(matrices)
         if matrices.ndim < 3 or matrices.shape[-1] != matrices.shape[-2] or not matrices.size:
             raise InputError(
-                f"the branches of a network are square matrices (depth, ..., d, d), got shape {matrices.shape}"
+                "the branches of a network are square matrices (depth, ..., d, d), got shape "
+                f"{matrices.shape}"
             )
         offsets = (
             jnp.zeros(matrices.shape[:-1], matrices.dtype)
@@ -58,7 +83,8 @@ class Branches(NamedTuple):
         )
         if offsets.shape != matrices.shape[:-1]:
             raise InputError(
-                f"matrices of shape {matrices.shape} take offsets of shape {matrices.shape[:-1]}, got {offsets.shape}"
+                f"matrices of shape {matrices.shape} take offsets of shape {matrices.shape[:-1]}, "
+                f"got {offsets.shape}"
             )
         dtype = jnp.result_type(matrices, offsets)
         return cls(matrices.astype(dtype), offsets.astype(dtype))
@@ -69,7 +95,19 @@ class Branches(NamedTuple):
         return len(self.matrices)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """The network's output."""
+        """Compute the network's output.
+
+        Args:
+            x: The states u_0, `(..., d)`. The leading axes broadcast against the sample axes of the
+                network.
+
+        Returns:
+            The states u_N, of the shape to which x broadcasts.
+
+        Raises:
+            InputError: The last axis of x does not have d entries.
+            InputTypeError: x is complex.
+        """
 
         def step(x, branch):
             return (x + _apply(branch[0], x) + branch[1], None)
@@ -77,13 +115,21 @@ class Branches(NamedTuple):
         return lax.scan(step, self._state(x), (self.matrices, self.offsets))[0]
 
     def kernels(self) -> Array:
-        """K_n of the state with a constant 1 behind it, (N, ..., d + 1, d + 1): u_N = K_{N-1} ... K_0 u_0."""
+        """Return the matrices K_n that act on a state with a constant 1 behind it.
+
+        The output is u_N = K_{N-1} ... K_0 u_0, where u_0 and u_N carry the constant 1 as their
+        last coordinate. `amplitudes` and `sample` take such matrices.
+
+        Returns:
+            The matrices K_n, `(N, ..., d + 1, d + 1)`.
+        """
         d = self.matrices.shape[-1]
         block = jnp.concatenate([self.matrices, self.offsets[..., None]], axis=-1)
         block = jnp.concatenate([block, jnp.zeros_like(block[..., :1, :])], axis=-2)
         return jnp.eye(d + 1, dtype=block.dtype) + block
 
     def _state(self, x: Any) -> Array:
+        """Check a state, and broadcast the state against the sample axes of the network."""
         x = _floating(x)
         shape = self.offsets.shape[1:]
         if x.shape[-1:] != shape[-1:]:
@@ -94,7 +140,7 @@ class Branches(NamedTuple):
 
 
 def _checked(branches: Any, x: Any) -> Array:
-    """The state x of a network of branches."""
+    """Check that `branches` is a network, and return x as a state of the network."""
     checks.instance(
         "branches",
         branches,
@@ -105,17 +151,46 @@ def _checked(branches: Any, x: Any) -> Array:
 
 
 def linearised(layer: NeuralODE, x: Any) -> Branches:
-    """The linear network that a layer on a fixed grid is at x (batch, ...): block by block, x_n + B_n x_n + c_n with B_n = D block - I.
+    """Return the affine network that equals a layer on a fixed grid at x.
 
-    A ReLU network becomes its gated linear one, which is the network itself in the whole piece around x; a smooth one its
-    linearisation along the way of x, equal to it at x. Matrices (steps, batch, d, d), all that is behind axis 0 of x as d coordinates.
-    TypeError for adaptive layers and schemes that carry more than the state.
+    Block n of the result is x_n + B_n x_n + c_n with the matrix B_n = D block_n - I. Here x_n is
+    the layer's state before step n, and D block_n is the Jacobian of step n at x_n. A ReLU network
+    becomes its gated linear network. The gated linear network equals the ReLU network in the whole
+    linear piece around x. A smooth network becomes its linearisation along the trajectory of x,
+    which equals the smooth network at x.
+
+    Args:
+        layer: A layer on a fixed grid, with a scheme that carries the state alone from step to
+            step.
+        x: The points, an array `(batch, ...)` or a pytree of such arrays. All axes behind axis 0
+            count as the d coordinates of a sample.
+
+    Returns:
+        A network per sample: matrices `(steps, batch, d, d)` and offsets `(steps, batch, d)`. The
+        network takes states `(batch, d)`.
+
+    Raises:
+        InputTypeError: The layer is adaptive, its scheme carries more than the state, or x is not
+            made of real arrays with one common axis of samples.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda _, x: jax.nn.relu(x))
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=2))
+        >>> branches = nf.labs.paths.linearised(layer, jnp.asarray([[1.0, -1.0]]))
+        >>> branches.matrices.shape
+        (2, 1, 2, 2)
+        >>> branches.matrices[0, 0].tolist()  # the ReLU of the second coordinate is off
+        [[0.5, 0.0], [0.0, 0.0]]
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     return layer.per_step(samples(x), _affine)
 
 
 def _affine(block: Callable[[Any], Any], x: Any) -> Branches:
+    """Linearise one block at x: the matrix and the offset of the residual branch, per sample."""
     points, back = flat(x)
 
     def residual(p):
@@ -130,11 +205,23 @@ def _affine(block: Callable[[Any], Any], x: Any) -> Branches:
 
 
 def _apply(matrix: Array, x: Array) -> Array:
+    """Multiply matrices `(..., i, j)` by vectors `(..., j)`."""
     return jnp.einsum("...ij,...j->...i", matrix, x)
 
 
 def counts(depth: int) -> list[int]:
-    """How many of the 2^depth sub-paths go through 0, 1, ..., depth residual branches."""
+    """Return how many of the 2^depth sub-paths go through 0, 1, ..., depth residual branches.
+
+    Args:
+        depth: The number of layers, at least one.
+
+    Returns:
+        The binomial coefficients C(depth, k) for k = 0, ..., depth.
+
+    Raises:
+        InputError: The depth is below one.
+        InputTypeError: The depth is not a whole number.
+    """
     checks.whole("depth", depth)
     return [math.comb(depth, k) for k in range(depth + 1)]
 
@@ -142,9 +229,32 @@ def counts(depth: int) -> list[int]:
 def contributions(
     branches: Branches, x: Float[Array, "*batch d"]
 ) -> Float[Array, "lengths *batch d"]:
-    """What all sub-paths through k residual branches add to the output, k = 0, ..., N along axis 0; their sum is the output.
+    """Return what all sub-paths through k residual branches add to the output, for each k.
 
-    By dynamic programming over depth, N^2 products with a matrix: any depth.
+    The sum over k is the output of the network. The computation is dynamic programming over depth.
+    N layers cost N^2 products with a matrix, so any depth is feasible.
+
+    Args:
+        branches: The network of N layers.
+        x: The states u_0, `(..., d)`. The leading axes broadcast against the sample axes of the
+            network.
+
+    Returns:
+        The contributions, `(N + 1, ..., d)`. Axis 0 counts the residual branches k = 0, ..., N.
+
+    Raises:
+        InputError: The last axis of x does not have d entries.
+        InputTypeError: `branches` is not a `Branches`, or x is complex.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> branches = nf.labs.paths.Branches.of(jnp.ones((3, 1, 1)))  # B_n = 1 in three layers
+        >>> parts = nf.labs.paths.contributions(branches, jnp.ones(1))
+        >>> parts[:, 0].tolist()
+        [1.0, 3.0, 3.0, 1.0]
+        >>> branches(jnp.ones(1)).tolist()
+        [8.0]
     """
     x = _checked(branches, x)
     start = jnp.zeros((branches.depth + 1, *x.shape), x.dtype).at[0].set(x)
@@ -160,9 +270,21 @@ def contributions(
 def gradients(
     branches: Branches, cotangent: Float[Array, "*batch d"]
 ) -> Float[Array, "lengths *batch d"]:
-    """The gradient of the input by the length of the paths on which it came: sums over sub-paths through k branches, k along axis 0.
+    """Return what all paths through k residual branches add to the gradient at the input.
 
-    `cotangent`: the gradient of the loss at the output. Their sum is the gradient at the input.
+    The sum over k is the gradient of the loss at the input.
+
+    Args:
+        branches: The network of N layers.
+        cotangent: The gradient of the loss at the output, `(..., d)`. The leading axes broadcast
+            against the sample axes of the network.
+
+    Returns:
+        The parts of the gradient, `(N + 1, ..., d)`. Axis 0 counts the branches, k = 0, ..., N.
+
+    Raises:
+        InputError: The last axis of the cotangent does not have d entries.
+        InputTypeError: `branches` is not a `Branches`, or the cotangent is complex.
     """
     cotangent = _checked(branches, cotangent)
     start = jnp.zeros((branches.depth + 1, *cotangent.shape), cotangent.dtype).at[0].set(cotangent)
@@ -176,7 +298,22 @@ def gradients(
 def adjoints(
     branches: Branches, cotangent: Float[Array, "*batch d"], skip: bool = True
 ) -> Float[Array, "depths *batch d"]:
-    """dLoss/du_k for the states u_0, ..., u_N along axis 0; without `skip` those of the plain network u_{n+1} = B_n u_n + c_n."""
+    """Return the gradients dLoss/du_k at all states u_0, ..., u_N.
+
+    Args:
+        branches: The network of N layers.
+        cotangent: The gradient of the loss at the output, `(..., d)`. The leading axes broadcast
+            against the sample axes of the network.
+        skip: Whether the layers keep their skips. False gives the gradients of the plain network
+            u_{n+1} = B_n u_n + c_n with the same branches.
+
+    Returns:
+        The gradients, `(N + 1, ..., d)`. Axis 0 counts the states k = 0, ..., N.
+
+    Raises:
+        InputError: The last axis of the cotangent does not have d entries.
+        InputTypeError: `branches` is not a `Branches`, or the cotangent is complex.
+    """
     cotangent = _checked(branches, cotangent)
 
     def step(a: Array, matrix: Array) -> tuple[Array, Array]:
@@ -189,9 +326,17 @@ def adjoints(
 
 
 def length_shares(parts: Float[Array, "lengths *batch d"]) -> Float[Array, " lengths"]:
-    """The norms of `contributions` or `gradients`, added up over samples, over their sum: the share of each length of path.
+    """Return the share that each length of path has in the norms of a decomposition.
 
-    Parts of different lengths may cancel: the norms tell what flows, not what is left in the end.
+    The share of length k is the norm of part k, added up over samples, divided by the sum over all
+    lengths. Parts of different lengths may cancel. The shares therefore tell what flows along the
+    paths, and not what is left in the sum.
+
+    Args:
+        parts: The parts by length, `(lengths, ..., d)`, from `contributions` or `gradients`.
+
+    Returns:
+        The shares, `(lengths,)`. The shares sum to one.
     """
     sizes = jnp.linalg.norm(parts, axis=-1).reshape(len(parts), -1).sum(axis=1)
     return sizes / sizes.sum()
@@ -200,9 +345,23 @@ def length_shares(parts: Float[Array, "lengths *batch d"]) -> Float[Array, " len
 def subpaths(
     branches: Branches, x: Float[Array, "*batch d"]
 ) -> tuple[Int[Array, " paths"], Float[Array, "paths *batch d"]]:
-    """All 2^N sub-paths one by one: the number of residual branches of each, and what it adds to the output.
+    """Return all 2^N sub-paths one by one.
 
-    ValueError for more than 2^22 numbers; `contributions` sums them by length at any depth.
+    `contributions` sums the sub-paths by length, at any depth.
+
+    Args:
+        branches: The network of N layers.
+        x: The states u_0, `(..., d)`. The leading axes broadcast against the sample axes of the
+            network.
+
+    Returns:
+        The number of residual branches on each sub-path, `(2^N,)`, and what each sub-path adds to
+        the output, `(2^N, ..., d)`. The first sub-path consists of skips alone.
+
+    Raises:
+        InputError: The sub-paths have more than 2^22 numbers in all, or the last axis of x does not
+            have d entries.
+        InputTypeError: `branches` is not a `Branches`, or x is complex.
     """
     x = _checked(branches, x)
     _check_count(2**branches.depth * x.size, f"2^{branches.depth} sub-paths of {x.size} numbers")
@@ -211,20 +370,34 @@ def subpaths(
 
 @jax.jit
 def _expanded(branches: Branches, x: Array) -> tuple[Array, Array]:
+    """Expand the skips layer by layer, which doubles the number of sub-paths each time."""
     lengths, parts = jnp.zeros(1, int), x[None]
     for matrix, offset in zip(*branches, strict=True):
         through = (
             _apply(matrix, parts).at[0].add(offset)
-        )  # the first path is the one of skips alone
+        )  # the first sub-path consists of skips alone
         lengths, parts = jnp.concatenate([lengths, lengths + 1]), jnp.concatenate([parts, through])
     return lengths, parts
 
 
 def amplitudes(kernels: Float[Array, "n d d"], x: Float[Array, " d"]) -> Float[Array, "..."]:
-    """prod_n K_n(x_{n+1}, x_n) u_0(x_0) of every path over coordinates, with an axis for each of x_0, ..., x_N.
+    """Return the product prod_n K_n(x_{n+1}, x_n) u_0(x_0) of every path over coordinates.
 
-    Summed over all axes but the last it is the output K_{N-1} ... K_0 u_0. `Branches.kernels` gives those of a residual network. ValueError
-    for more than 2^22 paths.
+    Each place x_n on a path is one of the d coordinates. The sum over all axes but the last is the
+    output K_{N-1} ... K_0 u_0.
+
+    Args:
+        kernels: The matrices K_n of one network, `(N, d, d)`. `Branches.kernels` gives the matrices
+            of a residual network.
+        x: The state u_0, `(d,)`. For matrices of `Branches.kernels`, its last coordinate is the
+            constant 1.
+
+    Returns:
+        The products, an array with N + 1 axes of length d, one axis for each of x_0, ..., x_N.
+
+    Raises:
+        InputError: The paths are more than 2^22, or the shapes of `kernels` and `x` do not fit.
+        InputTypeError: The matrices or the state are complex.
     """
     kernels, x = _kernels(kernels, x)
     n, d = kernels.shape[:2]
@@ -236,7 +409,14 @@ def amplitudes(kernels: Float[Array, "n d d"], x: Float[Array, " d"]) -> Float[A
 
 
 class Sampled(NamedTuple):
-    """Random paths that end in each coordinate: `nodes` (count, d, N + 1) from x_0 to x_N, `weights` (count, d), whose mean is the output."""
+    """Random paths over coordinates that end in each of the d coordinates.
+
+    Attributes:
+        nodes: The coordinates x_0, ..., x_N on each path, `(count, d, N + 1)`. Axis 1 is the
+            coordinate in which the path ends.
+        weights: The weights of the paths, `(count, d)`. Their mean over axis 0 estimates the
+            output.
+    """
 
     nodes: Array
     weights: Array
@@ -245,15 +425,32 @@ class Sampled(NamedTuple):
 def sample(
     kernels: Float[Array, "n d d"], x: Float[Array, " d"], key: Array, count: int
 ) -> Sampled:
-    """Paths over coordinates, drawn from their ends backward with probabilities |K_n(x_{n+1}, .)| / sum, and their weights.
+    """Draw random paths over coordinates, with weights whose mean estimates the output.
 
-    The mean of the weights is an unbiased estimate of the output K_{N-1} ... K_0 u_0; see `estimate`.
+    A path starts at its end x_N and goes backward. The place x_n is drawn with the probability
+    |K_n(x_{n+1}, x_n)| / sum_x |K_n(x_{n+1}, x)|. The mean of the weights is an unbiased estimate
+    of the output K_{N-1} ... K_0 u_0. `estimate` gives this mean and its standard error.
+
+    Args:
+        kernels: The matrices K_n of one network, `(N, d, d)`. `Branches.kernels` gives the matrices
+            of a residual network.
+        x: The state u_0, `(d,)`. For matrices of `Branches.kernels`, its last coordinate is the
+            constant 1.
+        key: The random key of the draws.
+        count: The number of paths that end in each coordinate, at least one.
+
+    Returns:
+        The paths and their weights.
+
+    Raises:
+        InputError: The shapes of `kernels` and `x` do not fit, or `count` is below one.
+        InputTypeError: The matrices or the state are complex, or `count` is not a whole number.
     """
     kernels, x = _kernels(kernels, x)
     checks.whole("count", count)
     d = len(x)
     rows = jnp.abs(kernels).sum(axis=-1)
-    # A row of zeros ends all its paths with weight zero, wherever they go.
+    # Every path through a row of zeros gets the weight zero, so any probabilities serve there.
     logits = jnp.where(rows[..., None] > 0, jnp.log(jnp.abs(kernels)), 0.0)
 
     def step(carry: Any, layer: Any) -> tuple[Any, Array]:
@@ -271,10 +468,12 @@ def sample(
 
 
 def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
+    """Return matrices and a state of one common dtype, with checked shapes."""
     kernels, x = _floating(kernels), _floating(x)
     if kernels.ndim != 3 or kernels.shape[1:] != (*x.shape, *x.shape) or not kernels.size:
         raise InputError(
-            f"paths over coordinates are those of one network, kernels (n, d, d) and a state (d,), got shapes {kernels.shape} and {x.shape}; "
+            "paths over coordinates are those of one network, kernels (n, d, d) and a state "
+            f"(d,), got shapes {kernels.shape} and {x.shape}; "
             "a state with offsets has a 1 behind it"
         )
     dtype = jnp.result_type(kernels, x)
@@ -282,7 +481,9 @@ def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
 
 
 def _check_count(count: int, words: str) -> None:
+    """Refuse to write out more than 2^22 numbers."""
     if count > _MOST:
         raise InputError(
-            f"{words} are too many to write out (2^22 numbers at most); contributions() sums them by length"
+            f"{words} are too many to write out (2^22 numbers at most); contributions() sums them "
+            "by length"
         )

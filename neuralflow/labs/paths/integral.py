@@ -1,9 +1,17 @@
-"""The path integral of a residual block's equation: Gaussian steps, the action, random and most probable paths.
+"""The path integral of a residual block's equation: Gaussian steps, the action, and paths.
 
-u_t = -v . grad u + D : grad grad u - V u. A step of length dt has the kernel
-(4 pi dt)^(-d/2) det(D)^(-1/2) exp(-dt L), L = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V, so that u(x, T) is the integral over all paths with
-the weight exp(-S), S = int L dt. That the output of a ResNet is such an integral is stated by Yin, Li, Zhang & Wang (arXiv 1904.07568);
-the formulas are our formulation.
+The equation is u_t = -v . grad u + D : grad grad u - V u, with the drift v, the diffusion D and the
+potential V. A step of length dt has the kernel (4 pi dt)^(-d/2) det(D)^(-1/2) exp(-dt L). The
+Lagrangian is L = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V. The solution u(x, T) is therefore the
+integral over all paths with the weight exp(-S), where the action S is the integral of L over time.
+
+`Equation` holds v, D and V. `composed` and `feynman_kac` solve the equation by sums over paths,
+`spectral` solves it without paths, and `classical` finds the most probable path. Sums over the
+paths of a network itself stand in `discrete`.
+
+Source:
+    Yin, Li, Zhang & Wang, arXiv 1904.07568. That the output of a ResNet is such an integral is
+    stated there. The formulas are our formulation.
 """
 
 from __future__ import annotations
@@ -33,11 +41,27 @@ _MOST_NODES = 4096
 
 
 class Equation(eqx.Module):
-    """u_t = -v . grad u + D : grad grad u - V u on points of `dimension` coordinates.
+    """The equation u_t = -v . grad u + D : grad grad u - V u on points of d coordinates.
 
-    `drift`: v, numbers (d,) or a function of points (..., d) -> (..., d). `diffusion`: D, a positive number, or a symmetric positive
-    definite matrix (d, d). `potential`: V, a number or a function (..., d) -> (...,). ValueError for a diffusion that is not
-    positive: then no Gaussian weighs the paths.
+    Args:
+        diffusion: The diffusion D, a positive number or a symmetric positive definite matrix
+            `(d, d)`. Only a positive D gives the paths Gaussian weights. D is not checked where one
+            of the three terms is traced.
+        drift: The drift v, a number, numbers `(d,)`, or a function that maps points `(..., d)` to
+            `(..., d)`.
+        potential: The potential V, a number or a function that maps points `(..., d)` to `(...,)`.
+        dimension: The number d of coordinates. By default, the shapes of `diffusion` and `drift`
+            determine d, and d is one where both are numbers.
+
+    Raises:
+        InputError: The diffusion is not finite, symmetric and positive definite, a constant is not
+            finite, or the shapes do not fit one dimension.
+        InputTypeError: The dimension is not a whole number.
+
+    Attributes:
+        drift: The drift v, numbers `(d,)` or the function.
+        diffusion: The diffusion D as a matrix `(d, d)`.
+        potential: The potential V, a number or the function.
     """
 
     drift: Any
@@ -67,7 +91,8 @@ class Equation(eqx.Module):
         }
         if len(sizes) > 1 or matrix.ndim not in (0, 2):
             raise InputError(
-                f"diffusion is a number or (d, d), a constant drift (d,), in dimension d: got shapes {matrix.shape} and "
+                "diffusion is a number or (d, d), a constant drift (d,), in dimension d: got "
+                f"shapes {matrix.shape} and "
                 f"{None if known is None else known.shape}, dimension {dimension}"
             )
         d = sizes.pop() if sizes else 1
@@ -82,7 +107,8 @@ class Equation(eqx.Module):
         ]
         if not traced and not all(np.isfinite(value).all() for value in constants):
             raise InputError(
-                f"drift and potential are finite numbers or functions of points, got {drift!r} and {potential!r}"
+                f"drift and potential are finite numbers or functions of points, got {drift!r} "
+                f"and {potential!r}"
             )
         self.drift = drift if known is None else jnp.broadcast_to(jnp.asarray(known), (d,))
         self.diffusion = jnp.asarray(matrix)
@@ -90,14 +116,29 @@ class Equation(eqx.Module):
 
     @classmethod
     def of(cls, coefficients: Any) -> Equation:
-        """The equation of an operator on one channel, (a + b . grad + D : grad grad) u: v = -b, V = -a. Points are (x,) or (y, x).
+        """Build the equation of a differential operator on one channel.
 
-        `coefficients`: those of a `DifferentialOperator` of `nf.labs.operators`, (terms, 1, 1) or (terms,), in the order 1, x, xx or 1, x, y, xx, xy,
-        yy. Of traced ones too, whose gradient it hands on; whether their diffusion is positive is not looked at then.
+        The operator (a + b . grad + D : grad grad) u has the drift v = -b and the potential V = -a.
+        Points of the equation are `(x,)` or `(y, x)`.
+
+        Args:
+            coefficients: The coefficients of a `DifferentialOperator` of `nf.labs.operators`,
+                `(terms, 1, 1)` or `(terms,)`. Their order is (1, x, xx) in one dimension and
+                (1, x, y, xx, xy, yy) in two dimensions. Traced coefficients are differentiable, and
+                their diffusion is not checked to be positive.
+
+        Returns:
+            The equation, in one or two dimensions.
+
+        Raises:
+            InputError: There are neither 3 nor 6 coefficients, the operator has several channels,
+                or its diffusion is not positive definite.
+            InputTypeError: `coefficients` is a module and not its numbers.
         """
         if isinstance(coefficients, nnx.Module):
             raise InputTypeError(
-                f"an equation is made of numbers, got a {type(coefficients).__name__}; give operator.coefficients[...]"
+                f"an equation is made of numbers, got a {type(coefficients).__name__}; give "
+                "operator.coefficients[...]"
             )
         values = (
             coefficients
@@ -106,12 +147,14 @@ class Equation(eqx.Module):
         )
         if values.shape[:1] not in ((3,), (6,)) or values.ndim not in (1, 3):
             raise InputError(
-                f"an operator of second order has 3 coefficients (1, x, xx) or 6 (1, x, y, xx, xy, yy), (terms,) or (terms, 1, 1), got shape {values.shape}; "
+                "an operator of second order has 3 coefficients (1, x, xx) or 6 (1, x, y, xx, "
+                f"xy, yy), (terms,) or (terms, 1, 1), got shape {values.shape}; "
                 "give operator.coefficients[...]"
             )
         if values.shape[1:] not in ((), (1, 1)):
             raise InputError(
-                f"a path integral in numbers is that of one channel, got an operator from {values.shape[1]} to {values.shape[2]}; "
+                "a path integral in numbers is that of one channel, got an operator from "
+                f"{values.shape[1]} to {values.shape[2]}; "
                 "with several, paths have matrices for weights"
             )
         c = values.reshape(-1)
@@ -121,11 +164,12 @@ class Equation(eqx.Module):
         return cls(matrix, -c[np.asarray([2, 1])], -c[0])
 
     def _points(self, x: Any) -> Array:
-        """x as floating points of this equation."""
+        """Return x as floating-point points of this equation, with checked shape."""
         x = jnp.asarray(x)
         if x.shape[-1:] != self.diffusion.shape[:1] or jnp.issubdtype(x.dtype, jnp.complexfloating):
             raise InputError(
-                f"points of this equation have {self.dimension} coordinates on the last axis, real numbers; got {x.dtype} of shape {x.shape}"
+                f"points of this equation have {self.dimension} coordinates on the last axis, "
+                f"real numbers; got {x.dtype} of shape {x.shape}"
             )
         return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
@@ -135,19 +179,52 @@ class Equation(eqx.Module):
         return len(self.diffusion)
 
     def velocity(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """v at points."""
+        """Return the drift v at points.
+
+        Args:
+            x: The points, `(..., d)`.
+
+        Returns:
+            The drift, `(..., d)`.
+
+        Raises:
+            InputError: The points are complex or do not have d coordinates, or the drift's function
+                returns another shape.
+        """
         x = self._points(x)
         return _at("drift", self.drift, x, x.shape)
 
     def killing(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-        """V at points."""
+        """Return the potential V at points.
+
+        Args:
+            x: The points, `(..., d)`.
+
+        Returns:
+            The potential, `(...,)`.
+
+        Raises:
+            InputError: The points are complex or do not have d coordinates, or the potential's
+                function returns another shape.
+        """
         x = self._points(x)
         return _at("potential", self.potential, x, x.shape[:-1])
 
     def lagrangian(
         self, x: Float[Array, "*batch d"], rate: Float[Array, "*batch d"]
     ) -> Float[Array, "*batch"]:
-        """L(x, dx/dt) = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V."""
+        """Return the Lagrangian L(x, dx/dt) = (dx/dt - v)' D^-1 (dx/dt - v) / 4 + V.
+
+        Args:
+            x: The points, `(..., d)`.
+            rate: The rates dx/dt, `(..., d)`.
+
+        Returns:
+            The Lagrangian, `(...,)`.
+
+        Raises:
+            InputError: The points or the rates are complex or do not have d coordinates.
+        """
         gap = self._points(rate) - self.velocity(x)
         return jnp.einsum(
             "...i,ij,...j->...", gap, jnp.linalg.inv(self.diffusion), gap
@@ -156,24 +233,53 @@ class Equation(eqx.Module):
     def action(
         self, path: Float[Array, "*batch n d"], time: Any, at: Convention = "new"
     ) -> Float[Array, "*batch"]:
-        """S of a path through n points at equal times from 0 to `time`: the sum of dt L, with v and V where `at` says.
+        """Return the action S of paths, the sum of dt L over their steps.
 
-        The product of the kernels of its steps is exp(-S), times their normalisation.
+        The product of the kernels of a path's steps is exp(-S), times the normalisations of the
+        kernels.
+
+        Args:
+            path: The points of the paths at equal times, `(..., n, d)` with n >= 2. The first point
+                belongs to time zero.
+            time: The time of the last point.
+            at: The point of a step where v and V are evaluated: "new", "midpoint" or "old".
+
+        Returns:
+            The actions, `(...,)`.
+
+        Raises:
+            InputError: A path has fewer than two points, its points are complex or do not have d
+                coordinates, or `at` is none of the three names.
         """
         path = self._points(path)
         if path.ndim < 2 or path.shape[-2] < 2:
             raise InputError(
-                f"a path has at least two points, (..., n, {self.dimension}), got shape {path.shape}"
+                f"a path has at least two points, (..., n, {self.dimension}), got shape "
+                f"{path.shape}"
             )
         old, new = path[..., :-1, :], path[..., 1:, :]
         dt = time / (path.shape[-2] - 1)
         return dt * jnp.sum(self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1)
 
     def kernel(self, new: Any, old: Any, dt: Any, at: Convention = "new") -> Array:
-        """The weight of a step from points `old` to points `new`, (..., d) each: exp(-dt L), normalised.
+        """Return the weight of a step from old points to new points: exp(-dt L), normalised.
 
-        With v at the new point ("new") the composed steps solve the equation as it stands, to O(dt); with v at the old one u_t = -div(v u) + ...
-        instead, and with v in the middle the mean of the two.
+        With v at the new point, the composed steps solve the equation as it stands, up to an error
+        of O(dt). With v at the old point, the composed steps solve u_t = -div(v u) + ... instead.
+        With v at the midpoint, the composed steps solve the mean of the two equations.
+
+        Args:
+            new: The points where the step ends, `(..., d)`.
+            old: The points where the step starts, `(..., d)`.
+            dt: The length of the step in time.
+            at: The point of the step where v and V are evaluated: "new", "midpoint" or "old".
+
+        Returns:
+            The weights, `(...,)`.
+
+        Raises:
+            InputError: The points are complex or do not have d coordinates, or `at` is none of the
+                three names.
         """
         new, old = self._points(new), self._points(old)
         scale = jnp.sqrt((4 * jnp.pi * dt) ** self.dimension * jnp.linalg.det(self.diffusion))
@@ -181,20 +287,22 @@ class Equation(eqx.Module):
 
 
 def _check_diffusion(matrix: np.ndarray) -> None:
-    """ValueError unless a matrix is symmetric and positive definite."""
+    """Refuse a matrix that is not finite, symmetric and positive definite."""
     if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
         raise InputError(
-            f"diffusion is a finite symmetric matrix, got {matrix.tolist()}; take its symmetric part, which is all that D : grad grad sees"
+            f"diffusion is a finite symmetric matrix, got {matrix.tolist()}; take its symmetric "
+            "part, which is all that D : grad grad sees"
         )
     if np.linalg.eigvalsh(matrix).min() <= 0:
         raise InputError(
-            f"paths have weights exp(-S) only where the diffusion is positive (definite), got {matrix.tolist()}; without diffusion the solution "
+            "paths have weights exp(-S) only where the diffusion is positive (definite), got "
+            f"{matrix.tolist()}; without diffusion the solution "
             "runs along characteristics: nf.transport"
         )
 
 
 def _at(name: str, term: Any, x: Array, shape: tuple[int, ...]) -> Array:
-    """A function's value at points x, or the numbers that stand for it, in a shape."""
+    """Return a term at the points x: a function's values, or the constant, in the given shape."""
     value = jnp.asarray(cast(Any, term)(x)) if callable(term) else term
     if callable(term) and value.ndim and value.shape != shape:
         raise InputError(f"the {name} maps points of shape {x.shape} to {shape}, got {value.shape}")
@@ -202,6 +310,7 @@ def _at(name: str, term: Any, x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _place(old: Array, new: Array, at: Convention) -> Array:
+    """Return the point of a step where the drift and the potential are evaluated."""
     checks.choice("at", at, ("new", "midpoint", "old"))
     return new if at == "new" else old if at == "old" else (old + new) / 2
 
@@ -209,17 +318,41 @@ def _place(old: Array, new: Array, at: Convention) -> Array:
 def composed(
     equation: Equation, values: Any, period: float, time: float, steps: int, at: Convention = "new"
 ) -> Array:
-    """u(., time) on a periodic grid: `steps` Gaussian kernels one behind the other, the sum over all paths through its points.
+    """Solve the equation on a periodic grid by composing Gaussian kernels.
 
-    `values`: u_0 at equally spaced points from 0 to `period` along every axis, as many axes as the equation has coordinates. Drift and potential
-    have that period too. ValueError where the grid does not resolve the kernel: sqrt(2 D dt) below its spacing.
+    `steps` kernels follow one another. The result is the sum over all paths through the points of
+    the grid.
+
+    Args:
+        equation: The equation, made of numbers and not of traced arrays. Its drift and its
+            potential have the period of the grid.
+        values: The values of u_0 at equally spaced points from 0 to `period` along every axis. The
+            array has as many axes as the equation has coordinates, and at most 4096 entries. The
+            point at `period` itself is left out.
+        period: The length of the grid along every axis.
+        time: The time that passes.
+        steps: The number of kernels.
+        at: The point of a step where v and V are evaluated: "new", "midpoint" or "old". Only "new"
+            solves the equation as it stands where v varies; see `Equation.kernel`.
+
+    Returns:
+        The values of u(., time), in the shape of `values`.
+
+    Raises:
+        InputError: The grid does not resolve the kernel, because sqrt(2 D dt) is below the spacing
+            of the grid, with dt = time / steps. The same error refuses values of another shape or
+            more than 4096 values, a period or a time that is not positive, and an `at` that is none
+            of the three names.
+        InputTypeError: The equation is no `Equation` or is traced, the values are complex, or
+            `steps` is not a whole number.
     """
     values, d = _grid(equation, values, period), equation.dimension
     checks.whole("steps", steps)
     checks.positive("time", time, "the time that passes")
     if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(equation)):
         raise InputTypeError(
-            "composed() plans its kernel on the host and takes an equation of numbers; feynman_kac takes traced ones"
+            "composed() plans its kernel on the host and takes an equation of numbers; "
+            "feynman_kac takes traced ones"
         )
     if values.size > _MOST_NODES:
         raise InputError(
@@ -237,7 +370,8 @@ def composed(
             finer**d <= _MOST_NODES
         )
         raise InputError(
-            f"the grid does not resolve a step: its kernel is {spreads[0]:.3g} wide, the points are {spacing:.3g} apart; take "
+            f"the grid does not resolve a step: its kernel is {spreads[0]:.3g} wide, the points "
+            f"are {spacing:.3g} apart; take "
             f"{' or '.join(ways or ['both fewer steps and more points'])}"
         )
     axes = [period * np.arange(n) / n for n in values.shape]
@@ -254,7 +388,7 @@ def composed(
 
 
 def _grid(equation: Any, values: Any, period: Any) -> Array:
-    """Values on a periodic grid as floating numbers, checked."""
+    """Check an equation, a period and a grid of values, and return the values in floating point."""
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
     checks.positive("period", period, "the length after which all repeats")
     values = jnp.asarray(values)
@@ -271,10 +405,10 @@ def _grid(equation: Any, values: Any, period: Any) -> Array:
 
 @eqx.filter_jit
 def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: Convention) -> Array:
-    """The kernels from all points to all points (new, old), over all periodic images of the old ones."""
+    """Return the kernels between all points, `(new, old)`, summed over the periodic images."""
 
     def add(total: Array, shift: Array) -> tuple[Array, None]:
-        # What varies is looked up where it is known, in the first period.
+        # With "new" and "old", v and V are evaluated at the end that is not shifted.
         new, old = (points, points + shift) if at == "new" else (points - shift, points)
         return total + equation.kernel(new[:, None], old[None], dt, at), None
 
@@ -282,10 +416,29 @@ def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: Conve
 
 
 def spectral(equation: Equation, values: Any, period: float, time: Any) -> Array:
-    """u(., time) on a periodic grid by Fourier series: exact where drift and potential are constant, TypeError elsewhere."""
+    """Solve the equation on a periodic grid by Fourier series.
+
+    The solution is exact for a constant drift and a constant potential.
+
+    Args:
+        equation: The equation, with constant drift and constant potential.
+        values: The values of u_0 at equally spaced points from 0 to `period` along every axis. The
+            array has as many axes as the equation has coordinates. The point at `period` itself is
+            left out.
+        period: The length of the grid along every axis.
+        time: The time that passes.
+
+    Returns:
+        The values of u(., time), in the shape of `values`.
+
+    Raises:
+        InputError: The period is not positive, or the values have another number of axes.
+        InputTypeError: The drift or the potential is a function, or the values are complex.
+    """
     if callable(equation.drift) or callable(equation.potential):
         raise InputTypeError(
-            "the Fourier series of the solution is known for constant drift and potential; composed() takes functions"
+            "the Fourier series of the solution is known for constant drift and potential; "
+            "composed() takes functions"
         )
     values = _grid(equation, values, period)
     waves = [2j * np.pi / period * np.fft.fftfreq(n, 1 / n) for n in values.shape]
@@ -308,10 +461,31 @@ def feynman_kac(
     count: int,
     key: Array,
 ) -> Estimate:
-    """u(x, time) as the mean of exp(-int V dt) u_0(X_time) over `count` random paths dX = -v dt + sqrt(2 D) dB from x.
+    """Estimate the solution u(x, time) by the mean over random paths from x.
 
-    `initial`: u_0, a function of points (..., d) -> (...,). `steps` of Euler and Maruyama: a bias of O(time / steps) where v or V vary, none for constant
-    v and V. Every point has paths of its own. Returns mean and standard error, (*points,) each; differentiable in x, time and the equation.
+    The random paths follow dX = -v dt + sqrt(2 D) dB from X_0 = x. The mean of
+    exp(-int V dt) u_0(X_time) is u(x, time). Every point has paths of its own. The result is
+    differentiable in x, in the time and in the equation.
+
+    Args:
+        equation: The equation. Traced equations are allowed.
+        initial: The initial values u_0, a function that maps points `(..., d)` to numbers `(...,)`.
+        x: The points, `(..., d)`.
+        time: The time that passes, zero or more.
+        steps: The number of steps of the Euler-Maruyama scheme on each path. The steps cause a bias
+            of O(time / steps) where v or V vary, and no bias where both are constant.
+        count: The number of paths from each point, at least two.
+        key: The random key of the paths.
+
+    Returns:
+        The mean and its standard error, `(...,)` each.
+
+    Raises:
+        InputError: The points are complex or do not have d coordinates, the time is negative or not
+            finite, `initial` does not return one number for each point, `steps` is below one or
+            `count` is below two.
+        InputTypeError: The equation is no `Equation`, `initial` is not a function, or `steps` or
+            `count` is not a whole number.
     """
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
     checks.function("initial", initial)
@@ -323,7 +497,8 @@ def feynman_kac(
     values = jax.eval_shape(initial, jax.ShapeDtypeStruct((2, equation.dimension), x.dtype))
     if jnp.shape(values) != (2,):
         raise InputError(
-            f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two points it made {jnp.shape(values)}"
+            f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two "
+            f"points it made {jnp.shape(values)}"
         )
     return _feynman_kac(
         equation, initial, x, jnp.asarray(time, x.dtype), int(steps), int(count), key
@@ -334,6 +509,7 @@ def feynman_kac(
 def _feynman_kac(
     equation: Equation, initial: Any, x: Array, time: Array, steps: int, count: int, key: Array
 ) -> Estimate:
+    """Compute the mean and the standard error for every point, `_CHUNK` paths at a time."""
     dt = time / steps
     root = jnp.linalg.cholesky(2 * equation.diffusion).astype(x.dtype)
 
@@ -365,7 +541,13 @@ def _feynman_kac(
 
 
 class Classical(NamedTuple):
-    """The most probable path: `times` (m,), `points` (m, d), and its action S."""
+    """The most probable path between two points.
+
+    Attributes:
+        times: The times, `(m,)`, equally spaced from zero to the end.
+        points: The points of the path at these times, `(m, d)`.
+        action: The action S of the path.
+    """
 
     times: np.ndarray
     points: np.ndarray
@@ -375,18 +557,39 @@ class Classical(NamedTuple):
 def classical(
     equation: Equation, start: Any, end: Any, time: float, *, points: int = 129, guess: Any = None
 ) -> Classical:
-    """The path from `start` (d,) to `end` (d,) in `time` on which the action is stationary, the most probable one near the guess.
+    """Find the path between two points on which the action is stationary.
 
-    Solves Hamilton's equations x' = v + 2 D p, p' = -(grad v)' p + grad V as a boundary-value problem (scipy, tolerance 1e-9) from `guess`
-    (m, d), places at equal times; by default from the path through 65 points with the least action near the straight line. The action is that
-    of smooth paths. SolveError where none is found; RuntimeError without jax_enable_x64.
+    This path is the most probable one near the guess. The function solves Hamilton's equations
+    x' = v + 2 D p and p' = -(grad v)' p + grad V, with the momentum p, as a boundary-value problem.
+    scipy solves the problem to the tolerance 1e-9. The action is the integral of
+    `Equation.lagrangian` along a smooth path.
+
+    Args:
+        equation: The equation.
+        start: The point at time zero, `(d,)`.
+        end: The point at `time`, `(d,)`.
+        time: The time between the two points.
+        points: The number of points that are returned, at least two.
+        guess: The path from which the solver starts, points `(m, d)` at equal times with m >= 2. By
+            default, the path through 65 points with the least action near the straight line.
+
+    Returns:
+        The path and its action.
+
+    Raises:
+        SolveError: The solver finds no path.
+        RuntimeError: jax_enable_x64 is off.
+        InputError: An end or the guess has another shape, the guess is not finite, the time is not
+            positive, or `points` is below two.
+        InputTypeError: The equation is no `Equation`, or `points` is not a whole number.
     """
     from scipy.integrate import solve_bvp
 
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise RuntimeError(
-            'a classical path is computed in float64; call jax.config.update("jax_enable_x64", True) first'
+            "a classical path is computed in float64; "
+            'call jax.config.update("jax_enable_x64", True) first'
         )
     d = equation.dimension
     ends = np.asarray(start, float).reshape(-1), np.asarray(end, float).reshape(-1)
@@ -398,11 +601,13 @@ def classical(
     checks.whole("points", points, least=2)
 
     def energy(x, p):
+        """Compute the Hamiltonian at the point x with the momentum p."""
         return equation.velocity(x) @ p + p @ equation.diffusion @ p - equation.killing(x)
 
     @jax.jit
     @jax.vmap
     def motion(state: Array) -> Array:
+        """Compute the rates of the point, the momentum and the accumulated action."""
         x, p = state[:d], state[d : 2 * d]
         dx, dp = jax.grad(energy, argnums=1)(x, p), -jax.grad(energy)(x, p)
         return jnp.concatenate([dx, dp, equation.lagrangian(x, dx)[None]])
@@ -420,7 +625,7 @@ def classical(
         / 2
     )
     states = np.concatenate([line, momenta, np.zeros((len(line), 1))], axis=1).T
-    with np.errstate(all="ignore"):  # what overflows on the way is told by the result
+    with np.errstate(all="ignore"):  # the result reports any overflow on the way
         solution = solve_bvp(
             lambda t, y: by_columns(motion, y),
             lambda a, b: np.concatenate([a[:d] - ends[0], b[:d] - ends[1], a[-1:]]),
@@ -431,7 +636,8 @@ def classical(
         )
     if not solution.success:
         raise SolveError(
-            f"no classical path was found ({solution.message.rstrip('.')}); give a guess, or a shorter time",
+            f"no classical path was found ({solution.message.rstrip('.')}); give a guess, or a "
+            "shorter time",
             Status.FAILED,
         )
     times = np.linspace(0, time, points)
@@ -441,7 +647,10 @@ def classical(
 def _rough(
     equation: Equation, ends: tuple[np.ndarray, np.ndarray], time: float, points: int = 65
 ) -> np.ndarray:
-    """The path through so many points with the least action near the straight line; that line where it runs away."""
+    """Return the path of least action near the straight line, through `points` points.
+
+    Where the minimisation diverges, the result is the straight line itself.
+    """
     from scipy.optimize import minimize
 
     line = np.linspace(*ends, points)

@@ -1,4 +1,4 @@
-"""A picture of the paths on which a gradient comes."""
+"""A picture of the paths by which a gradient comes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from neuralflow.labs.paths.discrete import Branches, adjoints, counts, gradients
 
 
 def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = None) -> Any:
-    """By which paths the gradient comes, and how it passes through depth: name -> (branches, gradient of the loss at the output).
+    """Draw by which paths the gradient comes, and how the gradient passes through depth.
 
-    Left the share of each length of path, dotted the share of the paths themselves; right the norm of dLoss/du_k over that at
-    the output, added up over samples, dashed that of the same branches without their skips. Networks of one depth; into two
-    axes, or a new figure.
+    The left picture shows the share of each length of path in the gradient. Its dotted line shows
+    the share of each length in the number of all paths. The right picture shows the norm of
+    dLoss/du_k, added up over samples and divided by its value at the output. Its dashed lines
+    belong to the same branches without their skips.
+
+    Args:
+        networks: The networks by name. Each value is a pair: the branches, and the gradient of the
+            loss at the output. All networks have the same depth.
+        axes: Two matplotlib axes to draw into. By default, the function makes a new figure.
+
+    Returns:
+        The new figure, or None where `axes` is given.
+
+    Raises:
+        InputError: The networks have different depths, or there are none.
     """
     depths = {branches.depth for branches, _ in networks.values()}
     if len(depths) != 1:

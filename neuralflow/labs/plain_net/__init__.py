@@ -1,4 +1,9 @@
-"""Plain networks as flows, and flows as residual networks (Li & Shi, arXiv 1708.06257)."""
+"""Plain networks as flows, and flows as residual networks (Li & Shi, arXiv 1708.06257).
+
+`reading` reads and checks a plain network. `decomposition` splits its weights into rotations and
+stretchings. `flows` makes one flow of the network, and `resnets` makes a residual network.
+`embedding` holds what these two share.
+"""
 
 from neuralflow.labs.plain_net import plots as plots
 from neuralflow.labs.plain_net.decomposition import (

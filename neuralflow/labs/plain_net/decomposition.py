@@ -1,4 +1,4 @@
-"""A weight matrix as rotation, stretching and rotation, each of which a flow can follow."""
+"""Weight matrices as rotation, stretching and rotation, each of which a flow can follow."""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ from neuralflow.labs.plain_net.reading import Dense
 
 
 def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
-    """The real skew A (d, d) with exp(A) the given proper rotation, its angles in (-pi, pi].
+    """Return the real skew matrix A with exp(A) equal to a proper rotation.
 
-    From the real Schur form, the eigenvalues -1 taken in pairs as rotations by pi: a general matrix logarithm is complex
-    there. ValueError for what is not orthogonal, and for a reflection, which has no real logarithm.
+    The angles of A lie in (-pi, pi]. The logarithm comes from the real Schur form, where the
+    eigenvalues -1 are paired as rotations by pi. A general matrix logarithm is complex there.
+
+    Args:
+        rotation: A proper rotation (d, d): an orthogonal matrix of determinant 1.
+
+    Returns:
+        The logarithm A (d, d).
+
+    Raises:
+        InputError: `rotation` is not a square orthogonal matrix.
+        InputError: `rotation` is a reflection, which has no real logarithm.
     """
     rotation = np.asarray(rotation, float)
     if rotation.ndim != 2 or not np.allclose(
         rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
     ):
         raise InputError(
-            f"a rotation is a square orthogonal matrix, got shape {rotation.shape} with columns that are not orthonormal"
+            f"a rotation is a square orthogonal matrix, got shape {rotation.shape} with columns "
+            "that are not orthonormal"
         )
     form, basis = schur(rotation, output="real")[:2]
     generator = np.zeros_like(form)
@@ -44,7 +55,8 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
         i += 1
     if len(turned) % 2:
         raise InputError(
-            "this orthogonal matrix is a reflection (determinant -1), and no flow of rotations reaches it; flip an axis"
+            "this orthogonal matrix is a reflection (determinant -1), and no flow of rotations "
+            "reaches it; flip an axis"
         )
     for a, b in zip(turned[::2], turned[1::2], strict=True):
         _turn(generator, a, b, np.pi)
@@ -57,11 +69,17 @@ def _turn(generator: np.ndarray, i: int, j: int, angle: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """W = exp(left) diag(scale) exp(right) in d dimensions, and what was done for it.
+    """W = exp(left) diag(scale) exp(right) in d dimensions, and what was done to reach this form.
 
-    `rank`; `flipped`: "nothing", "null vectors" or "a matched pair" of singular vectors, to make both factors proper
-    rotations; `angles`: the largest angle of each rotation, right and left, in radians; `added`: dimensions beyond the layer's
-    own larger width.
+    Attributes:
+        right: The skew generator (d, d) of the first rotation.
+        scale: The singular values (d,).
+        left: The skew generator (d, d) of the second rotation.
+        rank: The rank of W.
+        flipped: Which singular vectors were flipped to make both factors proper rotations:
+            "nothing", "null vectors" or "a matched pair".
+        angles: The largest angles of the right and of the left rotation, in radians.
+        added: The number of dimensions beyond the layer's own larger width.
     """
 
     right: np.ndarray
@@ -74,8 +92,14 @@ class Decomposition:
 
 
 def dimension(layers: Sequence[Dense]) -> int:
-    """The least dimension in which every layer is a flow: the largest width, and one more if a layer of that width has
-    determinant below zero."""
+    """Return the least dimension in which every layer is a flow.
+
+    This dimension is the largest width. One more dimension is needed where a square layer of the
+    largest width has a determinant below zero.
+
+    Args:
+        layers: The dense layers of a plain network.
+    """
     most = max(max(layer.weight.shape) for layer in layers)
     square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
     return most + any(
@@ -89,15 +113,29 @@ def _rank(scale: np.ndarray) -> int:
 
 
 def decompose(weight: np.ndarray, size: int) -> Decomposition:
-    """A weight (out, in), padded with zeros to (size, size), as rotation, stretching and rotation.
+    """Decompose a weight into rotation, stretching and rotation.
 
-    Singular vectors are flipped where a factor would be a reflection: in the null space, where that changes nothing, or as a
-    pair. ValueError for a weight of full rank and determinant below zero, which needs one dimension more.
+    The weight is padded with zeros to a square matrix. Singular vectors are flipped where a factor
+    would be a reflection. A flip in the null space changes nothing, and a flip of a matched pair
+    leaves the product as it is.
+
+    Args:
+        weight: The weight (out, in).
+        size: The dimension d of the square matrix.
+
+    Returns:
+        The decomposition in `size` dimensions.
+
+    Raises:
+        InputError: `size` is less than a width of the weight.
+        InputError: The weight has full rank and a determinant below zero, so that one dimension
+            more is needed.
     """
     out, inputs = weight.shape
     if size < max(out, inputs):
         raise InputError(
-            f"a weight {weight.shape} does not fit into {size} dimensions; give at least {max(out, inputs)}"
+            f"a weight {weight.shape} does not fit into {size} dimensions; give at least "
+            f"{max(out, inputs)}"
         )
     padded = np.zeros((size, size))
     padded[:out, :inputs] = weight
@@ -115,7 +153,8 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         u[:, -1], vt[-1] = -u[:, -1], -vt[-1]
     elif any(mirrored):
         raise InputError(
-            f"a weight of full rank with determinant below zero is no flow in {size} dimensions; give {size + 1}"
+            f"a weight of full rank with determinant below zero is no flow in {size} dimensions; "
+            f"give {size + 1}"
         )
     right, left = rotation_logarithm(vt), rotation_logarithm(u)
     angles = float(np.linalg.norm(right, 2)), float(np.linalg.norm(left, 2))

@@ -1,4 +1,7 @@
-"""What flows and residual networks of plain nets share: extra dimensions, weights in cells of depth, activations as motions."""
+"""What flows and residual networks of plain networks share.
+
+The module holds added dimensions, weights in cells of depth, and activations as motions.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,15 @@ from neuralflow.solve import Adaptive, Discretisation
 
 
 class Embedded(nnx.Module):
-    """A flow on more dimensions than its data: zeros are appended to x (..., inputs), the first outputs are read.
+    """A flow on more dimensions than its data.
 
-    `layer`: the NeuralODE, on `size` dimensions. `report`: a Decomposition for every dense layer; empty where linear maps
-    were kept whole.
+    Zeros are appended to the inputs x (..., inputs), and the first dimensions of the final state
+    are the outputs.
+
+    Args:
+        layer: The NeuralODE on all dimensions.
+        sizes: The number of inputs, the number of all dimensions, and the number of outputs.
+        report: A decomposition for every dense layer; empty where linear maps are kept whole.
     """
 
     def __init__(
@@ -37,11 +45,31 @@ class Embedded(nnx.Module):
         self.report = nnx.static(report)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """What the plain net gives for x."""
+        """Return the outputs of the plain network.
+
+        Args:
+            x: The inputs (..., inputs).
+
+        Returns:
+            The outputs (..., outputs).
+
+        Raises:
+            InputError: `x` does not have `inputs` numbers a sample.
+        """
         return self.layer(self.embed(x))[..., : self.outputs]
 
     def embed(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch size"]:
-        """x with zeros for the dimensions that were added."""
+        """Return x with zeros for the added dimensions.
+
+        Args:
+            x: The inputs (..., inputs).
+
+        Returns:
+            The embedded inputs (..., size).
+
+        Raises:
+            InputError: `x` does not have `inputs` numbers a sample.
+        """
         if x.shape[-1] != self.inputs:
             raise InputError(
                 f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}"
@@ -49,15 +77,20 @@ class Embedded(nnx.Module):
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.size - self.inputs)])
 
     def with_solve(self, solve: Discretisation) -> Embedded:
-        """The same flow under another discretisation."""
+        """Return the same flow under another discretisation.
+
+        Args:
+            solve: The discretisation.
+        """
         return Embedded(
             self.layer.with_solve(solve), (self.inputs, self.size, self.outputs), self.report
         )
 
     def table(self) -> str:
-        """The report in words, a line a layer."""
+        """Return the report in words, with one line for each dense layer."""
         lines = [
-            f"layer {k}: rank {row.rank} of {self.size}, {row.added} dimensions added, rotations by up to {row.angles[0]:.3f} and "
+            f"layer {k}: rank {row.rank} of {self.size}, {row.added} dimensions added, "
+            f"rotations by up to {row.angles[0]:.3f} and "
             f"{row.angles[1]:.3f} radians, {row.flipped} flipped"
             for k, row in enumerate(self.report)
         ]
@@ -65,11 +98,18 @@ class Embedded(nnx.Module):
 
 
 class Constant(nnx.Variable):
-    """What belongs to the form of a flow and is not trained."""
+    """A variable that belongs to the form of a flow and is not trained."""
 
 
 def straight_slopes(activation: Activation) -> tuple[float, float] | None:
-    """The slopes at either side of zero of an activation of two straight pieces; None for any other."""
+    """Return the slopes on both sides of zero of an activation of two straight pieces.
+
+    Args:
+        activation: The activation.
+
+    Returns:
+        The slopes left and right of zero, or None for every other activation.
+    """
     grid = np.asarray([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
     with jax.ensure_compile_time_eval():
         values = np.asarray(activation(jnp.asarray(grid)))
@@ -81,13 +121,25 @@ def straight_slopes(activation: Activation) -> tuple[float, float] | None:
 def pulled_back(
     activation: Activation, x: Float[Array, "*shape"], s: Any
 ) -> Float[Array, "*shape"]:
-    """The y with (1 - s) y + s activation(y) = x, 0 <= s < 1: where the straight line through x at time s began."""
+    """Return the start y of the straight motion from y to activation(y) that is at x at time s.
+
+    The start solves (1 - s) y + s activation(y) = x. Activations of two straight pieces have a
+    closed form. All other activations are solved by bisection.
+
+    Args:
+        activation: An activation that never falls.
+        x: The states at time s, of any shape.
+        s: The time in [0, 1), in units of depth time.
+
+    Returns:
+        The starts y, of the shape of `x`.
+    """
     pieces = straight_slopes(activation)
     if pieces is not None:
         return x / (1 + s * (jnp.where(x < 0, *pieces) - 1))
     s = jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape)
     start = activation(jnp.zeros((), x.dtype))
-    # The activation never falls, so the line that ignores its rise bounds the root.
+    # The activation never falls, so that the line without its rise bounds the root.
     bound = (x - s * start) / (1 - s)
     finder = optx.Bisection(
         rtol=4 * float(jnp.finfo(x.dtype).eps), atol=4 * float(jnp.finfo(x.dtype).eps), flip=False
@@ -108,35 +160,63 @@ def pulled_back(
 
 
 def default_solve() -> Adaptive:
-    """Adaptive steps to 1e-8, or to 1e-5 in float32."""
+    """Return Tsit5 with adaptive steps, to the tolerance 1e-8 in float64 and 1e-5 in float32."""
     tolerance = by_precision(1e-8, 1e-5)
     return Adaptive(Tsit5(), tolerance, tolerance, max_steps=1 << 14)
 
 
 def by_precision(double: float, single: float) -> float:
-    """The first where floating-point numbers are float64 by default, else the second."""
+    """Return the number for the default precision of JAX.
+
+    Args:
+        double: The number for float64.
+        single: The number for float32.
+    """
     return double if jnp.zeros(()).dtype == jnp.float64 else single
 
 
 def activation_kinds(layers: Sequence[Dense]) -> tuple[Activation, ...]:
-    """The different activations of a net, in their order; the identity is none."""
+    """Return the different activations of a network, in their order, without the identity.
+
+    Args:
+        layers: The dense layers.
+    """
     return tuple(
         dict.fromkeys(layer.activation for layer in layers if layer.activation is not identity)
     )
 
 
 def activation_gates(layer: Dense, kinds: tuple[Activation, ...]) -> np.ndarray:
-    """One for the activation of a layer, zero for the others."""
+    """Return 1 for the activation of a layer and 0 for all others, (kinds,).
+
+    Args:
+        layer: The dense layer.
+        kinds: The activations of the network.
+    """
     return np.asarray([float(kind is layer.activation) for kind in kinds])
 
 
 def active_dimensions(layer: Dense, size: int) -> np.ndarray:
-    """One for the dimensions that a layer gives, zero for the others."""
+    """Return 1 for the dimensions that a layer outputs and 0 for all others, (size,).
+
+    Args:
+        layer: The dense layer.
+        size: The number of all dimensions.
+    """
     return (np.arange(size) < len(layer.bias)).astype(float)
 
 
 def stacked_along_depth(module: nnx.Module, forms: Sequence[dict[str, Any]]) -> DepthVarying:
-    """A module's copies along depth: its own arrays, but for those that a form names."""
+    """Return copies of a module along depth, each in a cell of its own.
+
+    Args:
+        module: The module. The function replaces its arrays by the stacked arrays.
+        forms: One mapping for each copy, from the names of arrays to their values. A copy keeps
+            those arrays of the module that its mapping does not name.
+
+    Returns:
+        The module with piecewise-constant weights on as many equal cells as there are copies.
+    """
     for name, leaf in vars(module).items():
         if isinstance(leaf, nnx.Variable):
             own = np.asarray(leaf.get_value())
@@ -146,5 +226,10 @@ def stacked_along_depth(module: nnx.Module, forms: Sequence[dict[str, Any]]) -> 
 
 
 def zero_padded(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with zeros behind it, up to `size` on every axis."""
+    """Return the array with zeros behind its entries, up to the given size on every axis.
+
+    Args:
+        array: The array.
+        size: The size of every axis.
+    """
     return np.pad(array, [(0, size - n) for n in array.shape])

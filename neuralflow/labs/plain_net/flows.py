@@ -1,8 +1,12 @@
-"""Plain networks as flows, and flows of different widths one behind the other (Li & Shi, arXiv 1708.06257).
+"""Plain networks as flows, and flows of different widths joined into one (Li & Shi).
 
-A dense layer x -> s(W x + b) is five motions, each of one unit of depth time: the rotation V^T, the stretching by the
-singular values, the rotation U, the shift b, and the activation, which moves on a straight line from y to s(y). That a layer is
-such a flow in a space of enough dimensions is stated in the paper; the formulas of the motions are our formulation.
+A dense layer x -> s(W x + b) with W = U S V^T is five motions. Each motion takes one unit of depth
+time: the rotation V^T, the stretching by the singular values S, the rotation U, the shift b, and
+the activation s. The activation moves every point on a straight line from y to s(y).
+
+Source:
+    Li & Shi, arXiv 1708.06257. That a layer is such a flow in a space of enough dimensions is
+    stated there. The formulas of the motions are our formulation.
 """
 
 from __future__ import annotations
@@ -37,11 +41,14 @@ from neuralflow.layers import NeuralODE
 from neuralflow.solve import Discretisation
 
 MOTIONS = ("rotation", "stretch", "rotation", "shift", "activation")
-"""What a dense layer does, in units of depth time."""
+"""The motions of a dense layer in their order, one unit of depth time each."""
 
 
 class _Motion(nnx.Module):
-    """One of a layer's five motions as a velocity; weights of the others are zero."""
+    """One of the five motions of a layer as a velocity.
+
+    The weights of the other four motions are zero.
+    """
 
     def __init__(self, size: int, activations: tuple[Activation, ...], cutoff: float):
         self.start = Constant(jnp.zeros(()))
@@ -52,7 +59,7 @@ class _Motion(nnx.Module):
         self.activations, self.cutoff = activations, cutoff
 
     def __call__(self, x: Float[Array, "*batch d"], t: Any) -> Float[Array, "*batch d"]:
-        # Singular ends are stopped short of: there what becomes zero would be divided by zero.
+        # The time stops short of a singular end, where zero would be divided by zero.
         s = jnp.clip(t - self.start[...], 0, 1 - self.cutoff).astype(x.dtype)
         stretch = self.stretch[...]
         v = x @ self.generator[...].T + self.shift[...] + stretch * x / (1 + s * stretch)
@@ -65,19 +72,53 @@ class _Motion(nnx.Module):
 def as_flow(
     model: Any, *, cutoff: float | None = None, solve: Discretisation | None = None
 ) -> Embedded:
-    """A plain net as one flow: five units of depth time a layer, glued one behind the other.
+    """Turn a plain network into one flow, with five units of depth time for each dense layer.
 
-    `model`: as for `read`. Motions that end in a point where several meet (zero singular values, the folded side of ReLU,
-    saturated activations) are singular at their end, and stopped at `cutoff` before it, which leaves an error in proportion to
-    the cutoff: 1e-6 by default, 1e-4 in float32, which knows depth no better. `solve`: Adaptive(Tsit5()) by default, to 1e-8, or 1e-5 in
-    float32; FixedGrid(Euler(), steps=5 n L) is a residual network whose
-    stretching, shift and activation are exact and whose rotations are of first order in 1 / n.
+    Some motions end where several points meet. Examples are zero singular values, the folded side
+    of ReLU, and saturated activations. The velocity of such a motion is singular at the end of the
+    motion. The formula of the velocity therefore holds its time fixed from `cutoff` before the end.
+    This leaves an error in proportion to `cutoff`.
+
+    With `FixedGrid(Euler(), steps=5 n L)` for L layers, the flow is a residual network. The
+    stretching, the shift and the activation of this network are exact. The rotations are of first
+    order in 1 / n.
+
+    Args:
+        model: The plain network, as for `read`.
+        cutoff: The depth time before a singular end at which the time in the velocity is held. The
+            default is 1e-6, and 1e-4 in float32, whose precision in depth is no better.
+        solve: The discretisation of the flow. The default is Adaptive(Tsit5()) to the tolerance
+            1e-8, and 1e-5 in float32.
+
+    Returns:
+        The flow, with its decompositions in `report`.
+
+    Raises:
+        InputError: `cutoff` does not lie between 0 and 1.
+        InputError: `read` refuses the weights or the activations of `model`.
+        InputTypeError: `read` refuses `model` because of its kind.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs.plain_net import as_flow
+        >>> weight, bias = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.zeros(2)
+        >>> solve = nf.FixedGrid(nf.Euler(), steps=5000)
+        >>> flow = as_flow([(weight, bias, jax.nn.relu)], solve=solve)
+        >>> x = jnp.array([[1.0, -1.0], [2.0, 1.0]])
+        >>> flow.size, bool(jnp.allclose(flow(x), jax.nn.relu(x @ weight.T), atol=0.1))
+        (3, True)
+
+    Source:
+        Li & Shi, arXiv 1708.06257.
     """
     layers = read(model)
     cutoff = by_precision(1e-6, 1e-4) if cutoff is None else cutoff
     if not isinstance(cutoff, int | float) or not 0 < cutoff < 1:
         raise InputError(
-            f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example 1e-6"
+            f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example "
+            "1e-6"
         )
     size = dimension(layers)
     kinds = activation_kinds(layers)
@@ -96,7 +137,10 @@ def as_flow(
 
 
 class _Glued(nnx.Module):
-    """Fields of different dimensions, each in its own cell of depth; dimensions that end are drawn to zero first."""
+    """Fields of different dimensions, each in its own cell of depth.
+
+    Dimensions that end are drawn to zero first.
+    """
 
     def __init__(
         self,
@@ -106,7 +150,7 @@ class _Glued(nnx.Module):
         cutoff: float,
     ):
         for field in fields:
-            takes_time(field)  # refuses what is called in another way
+            takes_time(field)  # Refuse fields with other arguments.
         self.fields, self.widths, self.cutoff = nnx.List(fields), tuple(widths), cutoff
         self.place = place
 
@@ -148,17 +192,39 @@ def glue(
     cutoff: float | None = None,
     solve: Discretisation | None = None,
 ) -> Embedded:
-    """Flows of different dimensions, one behind the other, as one flow of the largest.
+    """Join flows of different dimensions, one behind the other, into one flow.
 
-    `layers`: NeuralODEs on x (..., widths[k]), walked forward, a unit of depth time each. A flow that is wider than the one before
-    starts with zeros in the new dimensions. Where a flow is narrower than the one before and a wider one follows, one more unit
-    of depth time draws the dimensions that end to zero, up to `cutoff`. Weights that vary with depth keep their place in their
-    flow; they must stand on PiecewiseConstant. `cutoff`, `solve`: as for `as_flow`. On a fixed grid take Euler where dimensions end:
-    its steps there are exact, those of higher order leave a remainder.
+    The joined flow has the largest dimension. Each flow takes one unit of depth time. A flow that
+    is wider than the flow before starts with zeros in the new dimensions. One more unit of depth
+    time is inserted where a flow is narrower than the flow before and a later flow is wider than
+    the narrow flow. In this unit, the dimensions that end are drawn to zero, up to an error in
+    proportion to `cutoff`. Weights that vary with depth keep their place in their flow.
+
+    On a fixed grid, take Euler where dimensions end. The steps of Euler are exact there, and steps
+    of higher order leave a remainder.
+
+    Args:
+        layers: NeuralODEs on states (..., widths[k]), which are walked forward. Weights that vary
+            with depth must stand on `PiecewiseConstant`.
+        widths: The dimension of each flow.
+        cutoff: The depth time before the end of a unit at which the time in the velocity is held,
+            as for `as_flow`.
+        solve: The discretisation of the joined flow, as for `as_flow`.
+
+    Returns:
+        The joined flow, from `widths[0]` inputs to `widths[-1]` outputs.
+
+    Raises:
+        InputError: There is no layer, or the numbers of layers and of widths differ.
+        InputError: A width is below 1, or a layer walks backward.
+        InputError: Weights that vary with depth do not stand on `PiecewiseConstant`.
+        InputTypeError: A layer is no NeuralODE, or a width is no whole number.
+        InputTypeError: A field is not callable as f(x) or f(x, t).
     """
     if not len(layers) or len(layers) != len(widths):
         raise InputError(
-            f"glue takes layers and as many widths, at least one, got {len(layers)} layers and {len(widths)} widths"
+            f"glue takes layers and as many widths, at least one, got {len(layers)} layers and "
+            f"{len(widths)} widths"
         )
     for k, (layer, width) in enumerate(zip(layers, widths, strict=True)):
         checks.instance(f"layer {k}", layer, NeuralODE, "a NeuralODE")
@@ -186,14 +252,18 @@ def glue(
 
 
 def _placed(field: nnx.Module, start: int, count: int) -> nnx.Module:
-    """A field whose weights along depth stand in the cell `start` of `count`; outside they are those of its ends."""
+    """Return a field whose weights along depth stand in the cell `start` of `count` equal cells.
+
+    Outside this cell the weights are those at the ends of the field's own depth.
+    """
 
     def place(_: Any, node: Any) -> Any:
         if not isinstance(node, DepthVarying):
             return node
         if not isinstance(node.basis, PiecewiseConstant):
             raise InputError(
-                f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with project()"
+                f"weights on {node.basis} cannot be glued; bring them to nf.PiecewiseConstant with "
+                "project()"
             )
         inner = (start + node.basis.knots[1:-1]) / count
         modules = [node.at(s) for s in node.basis.nodes]

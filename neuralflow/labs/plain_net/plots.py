@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 def motions(
     flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None
 ) -> Figure:
-    """A plain layer as a flow, in a strip: points x (n, inputs) before it, and after its rotation, stretching, rotation, shift
-    and activation. The first two dimensions are shown; `colours` (n,) tell the points apart."""
+    """Plot a plain layer as a flow, in a strip of pictures.
+
+    The strip shows points before the layer, and after its rotation, stretching, rotation, shift and
+    activation. Each picture shows the first two dimensions.
+
+    Args:
+        flow: A flow of `as_flow`.
+        x: The points (n, inputs) that enter the network.
+        layer: The number of the layer.
+        colours: Numbers (n,) that tell the points apart by colour. The default is the angle of each
+            point.
+    """
     count = len(MOTIONS)
     depths = np.arange(layer * count, layer * count + count + 1.0)
     frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[

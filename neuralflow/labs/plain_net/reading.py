@@ -1,4 +1,4 @@
-"""The dense layers of a plain network, read and checked."""
+"""Reading of plain networks: their dense layers, checked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ from neuralflow.fields import Activation
 
 
 def identity(x: Any) -> Any:
-    """The activation of a layer that has none."""
+    """Return x: the activation of a layer without an activation.
+
+    Args:
+        x: Any value.
+    """
     return x
 
 
 class Dense(NamedTuple):
-    """One plain layer, x -> activation(weight @ x + bias): `weight` (out, in), `bias` (out,), float64 on the host."""
+    """One plain layer x -> activation(weight @ x + bias).
+
+    Attributes:
+        weight: The weight (out, in), float64 on the host.
+        bias: The bias (out,), float64 on the host.
+        activation: The activation, a function of single numbers.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
@@ -29,15 +39,28 @@ class Dense(NamedTuple):
 
 
 def read(model: Any) -> list[Dense]:
-    """The dense layers of a plain network, checked.
+    """Read the dense layers of a plain network, and check them.
 
-    `model`: an nnx.Sequential, or a sequence of nnx.Linear modules and activations in their order, or of (W, b, activation)
-    with W (out, in). Activations are functions of one number that never fall. TypeError or ValueError for anything else.
+    Args:
+        model: An nnx.Sequential, or a sequence of nnx.Linear modules and activations in their
+            order, or a sequence of tuples (W, b, activation) with W (out, in) and b (out,).
+            Activations are functions of single numbers that never fall.
+
+    Returns:
+        The dense layers in their order.
+
+    Raises:
+        InputError: A weight or a bias has a wrong shape or holds a number that is not finite, or
+            the widths of neighbouring layers differ.
+        InputError: An activation falls, is not finite, or is no function of single numbers.
+        InputTypeError: `model` is no such sequence, an item is nothing of the above, or a weight or
+            a bias does not hold real numbers.
     """
     items = model.layers if isinstance(model, nnx.Sequential) else model
     if not isinstance(items, Sequence | nnx.List) or isinstance(items, str) or not len(items):
         raise InputTypeError(
-            f"a plain net is an nnx.Sequential or a sequence of nnx.Linear and activations, got {type(model).__name__}; "
+            "a plain net is an nnx.Sequential or a sequence of nnx.Linear and activations, got "
+            f"{type(model).__name__}; "
             "give its layers in their order: [model.inner, jax.nn.relu, model.outer]"
         )
     layers: list[Dense] = []
@@ -56,12 +79,14 @@ def read(model: Any) -> list[Dense]:
             layers[-1] = layers[-1]._replace(activation=_activation(k, item))
         else:
             raise InputTypeError(
-                f"layer {k} of a plain net is an nnx.Linear, an activation behind one, or (W, b, activation), got {type(item).__name__}"
+                f"layer {k} of a plain net is an nnx.Linear, an activation behind one, or (W, b, "
+                f"activation), got {type(item).__name__}"
             )
     for k, (a, b) in enumerate(itertools.pairwise(layers)):
         if len(a.weight) != b.weight.shape[1]:
             raise InputError(
-                f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes {b.weight.shape[1]}"
+                f"dense layer {k} gives {len(a.weight)} numbers, but the next one takes "
+                f"{b.weight.shape[1]}"
             )
     return layers
 
@@ -73,24 +98,27 @@ def _dense(k: int, weight: Any, bias: Any) -> Dense:
             jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
         ):
             raise InputTypeError(
-                f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real points"
+                f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real "
+                "points"
             )
         if array.ndim != axes or not array.size:
             raise InputError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
         array = array.astype(float)
         if not np.isfinite(array).all():
             raise InputError(
-                f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not finite"
+                f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not "
+                "finite"
             )
     if len(np.asarray(bias)) != len(np.asarray(weight)):
         raise InputError(
-            f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives {len(np.asarray(weight))}"
+            f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives "
+            f"{len(np.asarray(weight))}"
         )
     return Dense(np.asarray(weight, float), np.asarray(bias, float))
 
 
 def _activation(k: int, activation: Any) -> Activation:
-    """The activation, if it is a function of one number that never falls."""
+    """Return the activation, if it is a function of single numbers that never falls."""
     checks.function(f"the activation of layer {k}", activation)
     grid = np.linspace(-30, 30, 6001)
     values = np.asarray(activation(jnp.asarray(grid)))
@@ -100,12 +128,14 @@ def _activation(k: int, activation: Any) -> Activation:
         alone, values[2900:3100:40], rtol=1e-5, atol=1e-6
     ):
         raise InputError(
-            f"the activation of layer {k}, {name}, is no function of single numbers; take relu, tanh, softplus, ..."
+            f"the activation of layer {k}, {name}, is no function of single numbers; take relu, "
+            "tanh, softplus, ..."
         )
     falls = np.diff(values) < -1e-5 * np.abs(values[1:]).clip(1e-3)
     if falls.any() or not np.isfinite(values).all():
         raise InputError(
-            f"the activation of layer {k}, {name}, falls near {grid[falls.argmax()]:.3g}, so it is no flow of the line: two points would "
+            f"the activation of layer {k}, {name}, falls near {grid[falls.argmax()]:.3g}, so it is "
+            "no flow of the line: two points would "
             "meet; take a monotone one (relu, leaky_relu, tanh, sigmoid, softplus)"
         )
     return activation

@@ -1,4 +1,4 @@
-"""Plain networks as residual networks to train on from (Li & Shi, arXiv 1708.06257)."""
+"""Plain networks as residual networks that training can continue (Li & Shi, arXiv 1708.06257)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,21 @@ from neuralflow.solve import FixedGrid
 
 
 class Block(nnx.Module):
-    """A residual branch, x -> M x + c + N z + W2 s(W1 z + b1), that a step x + branch(x) adds to x (..., d).
+    """A residual branch of two layers, x -> M x + c + N z + W2 s(W1 z + b1).
 
-    z is x, or, with `points`, x taken back to y by a table of straight pieces, one about each point (the nearest is taken).
-    All arrays are trained, but for the table.
+    A step adds the branch to the state x (..., d). With one point, z is x, and the matrix N is
+    absent. With several points, z is a start y of x: the state from which the motion of an
+    activation reaches x. A table of straight pieces, one about each point, takes x to y. The piece
+    about the nearest point is used.
+
+    The arrays are M = `linear`, c = `shift`, N = `behind`, W1 = `inner`, b1 = `bias` and W2 =
+    `outer`. The activation s is the sum of all activations, weighted by `gates`. Training changes
+    all arrays except `gates` and `table`.
+
+    Args:
+        size: The dimension d.
+        activations: The activations of the network.
+        points: The number of points of the table.
     """
 
     def __init__(self, size: int, activations: tuple[Activation, ...], points: int):
@@ -50,7 +61,11 @@ class Block(nnx.Module):
         self.activations = activations
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        """What the step adds to x."""
+        """Return what the step adds to x.
+
+        Args:
+            x: The states (..., d).
+        """
         z = x
         if self.table is not None:
             places, values, slopes = self.table[...]
@@ -78,16 +93,56 @@ def as_resnet(
     horizon: float = 20.0,
     about: Sequence[float] = (0.0,),
 ) -> Embedded:
-    """A plain net as a residual network of two-layer blocks, from which training can go on.
+    """Turn a plain network into a residual network of two-layer blocks, ready for further training.
 
-    `steps`: blocks for every motion that is discretised. `linear`: "kept" is one block that adds (W - I) x + b; "euler" and
-    "cayley" turn and stretch in `steps` blocks each, to first and second order (stretching telescopes, and is exact).
-    `activation`: "exact" (relu, leaky_relu) moves in time-scaled blocks, without error for any number of them; "relaxed" (relu) in
-    equal ones over `horizon` units of time, with an error of exp(-horizon) as steps grow; "linearised" (any monotone one) takes x
-    back to its start along the straight pieces about the points `about`. The error of a linearisation stays as steps
-    grow: only more points make it smaller.
+    Every dense layer x -> s(W x + b) becomes blocks for its linear map, and then blocks for its
+    activation.
 
-    The result's `layer` is a field on a grid of Euler steps of length one; `nf.to_branches(result.layer)` are its Blocks.
+    Args:
+        model: The plain network, as for `read`.
+        linear: The blocks of the linear map. "kept" is one block that adds (W - I) x + b. "euler"
+            and "cayley" rotate, stretch and rotate in `steps` blocks each. The rotations are of
+            first order with "euler", and of second order with "cayley". The stretching telescopes,
+            so that the stretching is exact.
+        activation: The blocks of the activation. "exact" moves in time-scaled blocks, without error
+            for any number of blocks, and is for relu and leaky_relu. "relaxed" moves in equal
+            blocks over `horizon` units of depth time, and is for relu. The error of "relaxed" tends
+            to exp(-horizon) as `steps` grows. "linearised" is for every monotone activation, and
+            takes x back to its start along straight pieces about the points `about`. The error of
+            "linearised" does not vanish as `steps` grows: only more points make the error smaller.
+        steps: The number of blocks for every motion that is discretised.
+        horizon: The length of a relaxation in units of depth time. A relaxation needs at least
+            `horizon` steps.
+        about: The points of the linearisation.
+
+    Returns:
+        The residual network. Its `layer` is a field on a grid of Euler steps of length one.
+        `nf.to_branches(result.layer)` are its blocks.
+
+    Raises:
+        InputError: `linear` or `activation` is not one of its choices, or `steps` is below 1.
+        InputError: `horizon` is not positive and finite, or `steps` is below `horizon` for a
+            relaxation.
+        InputError: `about` is no sequence of finite numbers, or is empty.
+        InputError: The activation of a layer has no blocks of the chosen kind.
+        InputError: `read` refuses the weights or the activations of `model`.
+        InputTypeError: `steps` is no whole number, or `read` refuses `model` because of its kind.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from neuralflow.labs.plain_net import as_resnet
+        >>> weight, bias = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.zeros(2)
+        >>> resnet = as_resnet([(weight, bias, jax.nn.relu)])
+        >>> x = jnp.array([[1.0, -1.0], [2.0, 1.0]])
+        >>> bool(jnp.allclose(resnet(x), jax.nn.relu(x @ weight.T), atol=1e-4))
+        True
+        >>> len(nf.to_branches(resnet.layer))
+        2
+
+    Source:
+        Li & Shi, arXiv 1708.06257.
     """
     layers = read(model)
     checks.choice("linear", linear, ("kept", "euler", "cayley"))
@@ -100,7 +155,8 @@ def as_resnet(
         raise InputError(f"horizon is a positive length of depth time, got {horizon!r}")
     if activation == "relaxed" and steps < horizon:
         raise InputError(
-            f"relaxation over {horizon:g} units of depth time takes at least as many steps, got {steps}; longer ones overshoot"
+            f"relaxation over {horizon:g} units of depth time takes at least as many steps, got "
+            f"{steps}; longer ones overshoot"
         )
     kept = linear == "kept"
     size = max(max(layer.weight.shape) for layer in layers) if kept else dimension(layers)
@@ -131,7 +187,11 @@ def as_resnet(
 
 
 def _spread(form: dict[str, Any], active: np.ndarray) -> dict[str, Any]:
-    """Numbers for every active dimension as the vectors and diagonal matrices that they stand for; tables as they are."""
+    """Return the numbers of a form as arrays on the active dimensions.
+
+    Biases and shifts become vectors, and all other numbers become diagonal matrices. Tables stay as
+    they are.
+    """
     vectors = {name: value * active for name, value in form.items() if name in ("bias", "shift")}
     matrices = {
         name: value * np.diag(active)
@@ -142,7 +202,10 @@ def _spread(form: dict[str, Any], active: np.ndarray) -> dict[str, Any]:
 
 
 def _discretised(row: Decomposition, steps: int, linear: str) -> list[np.ndarray]:
-    """What each step adds, as a matrix: the right rotation, the stretching, the left rotation."""
+    """Return what each step adds, as a matrix.
+
+    The steps make the right rotation, then the stretching, then the left rotation.
+    """
     eye, stretch = np.eye(len(row.scale)), row.scale - 1
 
     def turn(generator: np.ndarray) -> np.ndarray:
@@ -158,14 +221,15 @@ def _discretised(row: Decomposition, steps: int, linear: str) -> list[np.ndarray
 def _activated(
     s: Activation, kind: str, steps: int, horizon: float, points: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The blocks of an activation, each as numbers for the arrays of a Block."""
+    """Return the blocks of an activation, each as numbers for the arrays of a `Block`."""
     name, slopes = getattr(s, "__name__", type(s).__name__), straight_slopes(s)
     if kind == "linearised":
         return [_linearised(s, k / steps, 1 / steps, points) for k in range(steps)]
     if kind == "relaxed":
         if slopes is None or not np.allclose(slopes, (0, 1)):
             raise InputError(
-                f'relaxation comes to rest at s(x) for relu alone, got {name}; take activation="linearised"'
+                f"relaxation comes to rest at s(x) for relu alone, got {name}; take "
+                'activation="linearised"'
             )
         return [{"inner": -1.0, "outer": horizon / steps} for _ in range(steps)]
     if slopes is None or not np.isclose(slopes[1], 1) or not 0 <= slopes[0] < 1:
@@ -173,13 +237,17 @@ def _activated(
             f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"'
         )
     low = slopes[0]
-    # s(-x) + low x is (1 - low) relu(-x): what x lacks to s(x), once.
+    # s(-x) + low x is (1 - low) relu(-x), which is the difference s(x) - x.
     weights = [1 / (steps + k * (low - 1)) for k in range(steps)]
     return [{"inner": -1.0, "outer": w, "linear": w * low} for w in weights]
 
 
 def _linearised(s: Activation, t: float, h: float, points: np.ndarray) -> dict[str, Any]:
-    """x + h (s(y) - y) with y = y0 + (x - x0) / J about each y0, J = 1 - t + t s'(y0)."""
+    """Return the block x + h (s(y) - y), with y = y0 + (x - x0) / J about each point y0.
+
+    J = 1 - t + t s'(y0) is the derivative of the motion, and x0 = (1 - t) y0 + t s(y0) is its
+    place.
+    """
     at = jnp.asarray(points)
     values = np.asarray(s(at), float)
     slopes = 1 / (1 - t + t * np.asarray(jax.vmap(jax.grad(lambda y: s(y)))(at), float))

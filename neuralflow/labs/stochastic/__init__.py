@@ -1,4 +1,9 @@
-"""Stochastic training as stochastic dynamics: random residual networks, their SDEs, and how fast one comes to the other."""
+"""Stochastic training as stochastic dynamics: random residual networks and their SDEs.
+
+`fields` holds the kinds of noise, `networks` the random networks and their limits (SDEs), `moments`
+exact moments of linear fields, and `weak` the errors of networks against their limit, by sampling.
+`plots` draws these errors.
+"""
 
 from neuralflow.labs.stochastic import plots as plots
 from neuralflow.labs.stochastic.fields import (

@@ -1,4 +1,8 @@
-"""Moments of linear random networks and of their limits, without random numbers: the oracle of weak convergence."""
+"""Exact moments of linear random networks and of their limits, without random numbers.
+
+These moments are the reference for the tests of weak convergence. `weak` estimates means by
+sampling, for any field.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,25 @@ from neuralflow.depth import FlatField, field_at, field_in_step, grid as grids
 from neuralflow.labs.stochastic.fields import RandomField
 
 Matrices = tuple[np.ndarray, np.ndarray]
+"""The matrices A of the drift and B of the diffusion, `(d, d)` each."""
 
 
 def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
-    """A and B of a linear random field on states of d numbers: drift A x and diffusion B x. ValueError where it is not linear.
+    """Return the matrices A and B of a linear random field, with drift A x and diffusion B x.
 
-    A field whose weights vary along depth has none of its own; the moments take those of every step.
+    A field whose weights vary with depth has no single A and B. `network_moments` and
+    `limit_moments` take the matrices of every step of such a field.
+
+    Args:
+        field: The random field, on states of d numbers.
+        d: The number of coordinates of a state.
+        t: The depth time at which drift and diffusion are evaluated.
+
+    Returns:
+        A and B, `(d, d)` each.
+
+    Raises:
+        InputError: The drift or the diffusion is not linear in x.
     """
     points = jnp.concatenate(
         [jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))]
@@ -34,7 +51,8 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
         matrix = values[:d].T
         if np.abs(values - np.asarray(points) @ matrix.T).max() > 1e-6 * (1 + np.abs(values).max()):
             raise InputError(
-                f"moments are closed for linear fields, and the {name} of this {type(field).__name__} is not linear; use expectation()"
+                f"moments are closed for linear fields, and the {name} of this "
+                f"{type(field).__name__} is not linear; use expectation()"
             )
         pair.append(matrix)
     return pair[0], pair[1]
@@ -43,10 +61,37 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
 def network_moments(
     field: RandomField, x: Float[Any, " d"], steps: int, time: float = 1.0
 ) -> list[np.ndarray]:
-    """E X, E X (x) X and E X (x) X (x) X of the random network after `steps` blocks, exactly: arrays with 1, 2 and 3 axes of d.
+    """Compute the first three moments of a linear random network, exactly.
 
-    A block is the random matrix I + h A + sqrt(h) z B; the mean of its tensor powers is taken by quadrature over the law of z. Linear fields
-    whose noise the coordinates share.
+    The moments are E X, E X (x) X and E X (x) X (x) X, where X is the state after `steps` blocks
+    and (x) is the tensor product. A block is the random matrix I + h A + sqrt(h) z B. A quadrature
+    over the law of z gives the mean of the block's tensor powers.
+
+    Args:
+        field: The random field. Its drift and diffusion are linear in x, and the coordinates share
+            their noise. Its weights may vary with depth.
+        x: The start X_0, `(d,)`.
+        steps: The number of blocks.
+        time: The length of the interval in depth time. The interval starts at depth time 0.
+
+    Returns:
+        The three moments, arrays with 1, 2 and 3 axes of length d.
+
+    Raises:
+        InputError: The field is not linear, the law of z does not exist at the start of a step, x
+            is not one point of finite numbers, `time` is not positive, or `steps` is below one.
+        InputTypeError: `field` is not a random field, its coordinates do not share their noise, or
+            `steps` is not a whole number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> decay = nf.from_function(lambda rate, x: -rate * x, jnp.asarray(0.5))
+        >>> field = nf.labs.stochastic.StochasticDepth(decay, 0.8, rngs=nnx.Rngs(0))
+        >>> first, second, third = nf.labs.stochastic.network_moments(field, jnp.ones(1), 4)
+        >>> round(first.item(), 2), second.shape, third.shape
+        (0.66, (1, 1), (1, 1, 1))
     """
     x = _start(field, x, time, steps)
     h, d = time / steps, len(x)
@@ -70,10 +115,29 @@ def network_moments(
 def limit_moments(
     field: RandomField, x: Float[Any, " d"], time: float = 1.0, *, steps: int = 256
 ) -> list[np.ndarray]:
-    """The same of the limit dX = A X dt + B X dB, from the equation of its moments: by exponentials of matrices.
+    """Compute the first three moments of the limit dX = A X dt + B X dB of a linear random field.
 
-    m_k' = (sum_i A_i + sum_{i<j} B_i B_j) m_k, the index telling on which of k factors a matrix acts. Constant fields exactly; what varies
-    in time by `steps` exponentials at midpoints, to O(steps^-2) (for weights in cells, a multiple of their number).
+    The k-th moment m_k follows m_k' = (sum_i A_i + sum_{i<j} B_i B_j) m_k, where the index tells on
+    which of the k tensor factors a matrix acts. Exponentials of matrices solve this equation. The
+    moments of a field that is constant in depth are exact.
+
+    Args:
+        field: The random field. Its drift and diffusion are linear in x, and the coordinates share
+            their noise. Its weights may vary with depth.
+        x: The start X_0, `(d,)`.
+        time: The length of the interval in depth time. The interval starts at depth time 0.
+        steps: The number of exponentials for a field that varies with depth. Each exponential takes
+            the matrices at the midpoint of its step, with an error of O(steps^-2). For weights in
+            cells, this order takes a multiple of the number of cells.
+
+    Returns:
+        The moments E X, E X (x) X and E X (x) X (x) X, arrays with 1, 2 and 3 axes of length d.
+
+    Raises:
+        InputError: The field is not linear, the law of z does not exist at the start of a step, x
+            is not one point of finite numbers, `time` is not positive, or `steps` is below one.
+        InputTypeError: `field` is not a random field, its coordinates do not share their noise, or
+            `steps` is not a whole number.
     """
     x = _start(field, x, time, steps)
     count = steps if _varies(field) else 1
@@ -88,12 +152,16 @@ def limit_moments(
 
 
 def _varies(field: RandomField) -> bool:
-    """Whether drift, diffusion or law depend on depth."""
+    """Tell whether drift, diffusion or law depend on depth."""
     return bool(field.uses_time or FlatField(field).bases)
 
 
 def _along(field: RandomField, count: int, share: float) -> Callable[[int], Any]:
-    """The field with the weights of the n-th of so many equal steps: where it starts (share 0), or within it."""
+    """Return a function from n to the field with the weights of the n-th of `count` equal steps.
+
+    With `share` 0, the weights are the weights at the start of the step. Otherwise, `share` is the
+    place within the step.
+    """
     bases = FlatField(field).bases
     if not bases:
         return lambda n: field
@@ -104,10 +172,11 @@ def _along(field: RandomField, count: int, share: float) -> Callable[[int], Any]
 
 
 def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
-    """The matrix of the equation of the k-th moments."""
+    """Return the matrix of the equation of the k-th moments."""
     one = np.eye(len(a))
 
     def acting(*places):
+        """Return the tensor product of the given matrices, with the identity for None."""
         return functools.reduce(
             np.kron, [places[i] if places[i] is not None else one for i in range(k)]
         )
@@ -120,6 +189,7 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 
 
 def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
+    """Check the arguments of the moments, and return the start as floating-point numbers."""
     checks.instance(
         "field",
         field,
@@ -128,7 +198,8 @@ def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
     )
     if not field.shared:
         raise InputTypeError(
-            f"these moments are those of noise that the coordinates share, and each has its own in {type(field).__name__}"
+            "these moments are those of noise that the coordinates share, and each has its own "
+            f"in {type(field).__name__}"
         )
     checks.positive("time", time, "the length of the interval in depth time")
     checks.whole("steps", steps)

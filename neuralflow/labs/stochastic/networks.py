@@ -1,4 +1,7 @@
-"""Random fields in blocks: residual networks, and the stochastic differential equations they tend to. The kinds of noise: `fields`."""
+"""Random fields in blocks: random residual networks, and the SDEs that are their limits.
+
+The kinds of noise stand in `fields`.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,45 @@ from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
 
 
 class RandomNetwork(nnx.Module):
-    """A random field in equal blocks: a residual network with stochastic depth, shake-shake, dropout or noise.
+    """A random field in equal blocks: a residual network with a random branch in every block.
 
-    `scheme`: one with one evaluation of the field a step, so one draw: Euler, or a network such as `nf.schemes.LMResNet`. In training a
-    call draws anew from the field's stream; after `eval()` it is the network of the expectations, and draws nothing. `sample(x, key)` draws
-    from a key of yours, in either mode. Weights, memory and states along depth are those of `layer`, a NeuralODE.
+    The kind of noise, such as stochastic depth or dropout, is the choice of the field. In training,
+    every call draws anew from the field's stream. After `eval()`, the network is the network of the
+    expectations and draws nothing. `sample(x, key)` draws from the given key, in training and in
+    evaluation. The attribute `layer`, a `NeuralODE`, carries the weights and the memory mode, and
+    gives the states along depth.
+
+    Args:
+        field: The random field.
+        steps: The number of blocks.
+        scheme: The scheme, with one evaluation of the field a step and therefore one draw a step:
+            `nf.Euler()` (the default), or a network such as `nf.schemes.LMResNet`.
+        t0: The depth time where the interval starts.
+        t1: The depth time where the interval ends, greater than `t0`.
+        memory: What the backward pass keeps; see `FixedGrid`.
+
+    Raises:
+        InputError: The scheme has another number of evaluations a step, `t1` is not greater than
+            `t0`, the law of the field does not exist at the start of a step, `steps` is below one,
+            or `memory` is unknown.
+        InputTypeError: `field` is not a random field, or `steps` is not a whole number.
+
+    Attributes:
+        field: The random field.
+        layer: The network as a `NeuralODE` on a fixed grid.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> decay = nf.from_function(lambda rate, x: -rate * x, jnp.asarray(0.5))
+        >>> field = nf.labs.stochastic.StochasticDepth(decay, 0.8, rngs=nnx.Rngs(0))
+        >>> network = nf.labs.stochastic.RandomNetwork(field, steps=4)
+        >>> network(jnp.ones((3, 1))).shape  # one random draw for each of three samples
+        (3, 1)
+        >>> network.eval()  # the network of the expectations
+        >>> round(network(jnp.ones((3, 1)))[0].item(), 2)
+        0.66
     """
 
     def __init__(
@@ -54,7 +91,8 @@ class RandomNetwork(nnx.Module):
         grid = FixedGrid(scheme, steps=steps, memory=memory)
         if not is_explicit(scheme) or cost(scheme, steps) != steps:
             raise InputError(
-                f"a step of a random network has one draw, so one evaluation of its field; {type(scheme).__name__} has others: take nf.Euler() or "
+                "a step of a random network has one draw, so one evaluation of its field; "
+                f"{type(scheme).__name__} has others: take nf.Euler() or "
                 "nf.schemes.LMResNet"
             )
         checks.forward("a random network", t0, t1)
@@ -63,17 +101,48 @@ class RandomNetwork(nnx.Module):
         self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
 
     def __call__(self, x: Any) -> Any:
-        """x at the end of the interval."""
+        """Return the states at the end of the interval.
+
+        Args:
+            x: The states at the start, `(batch, ...)` or a pytree of such arrays.
+
+        Returns:
+            The states at `t1`, in the form of x: one draw in training, the network of the
+            expectations in evaluation.
+
+        Raises:
+            SolveError: The states left the range of floating point, in a call outside any trace.
+        """
         return self.layer(x)
 
     def sample(self, x: Any, key: Array) -> Any:
-        """x at the end of the interval, with the draws of a key: the same for the same key, whatever has been drawn before."""
+        """Return the states at the end of the interval, with the draws of a key.
+
+        Equal keys give equal draws, whatever the field has drawn before. The network draws in
+        training and in evaluation.
+
+        Args:
+            x: The states at the start, `(batch, ...)` or a pytree of such arrays.
+            key: The random key of the draws.
+
+        Returns:
+            The states at `t1`, in the form of x.
+
+        Raises:
+            InputTypeError: `key` is not one random key.
+            SolveError: The states left the range of floating point, in a call outside any trace.
+        """
         checks.key(key)
         return seeded(self, key).layer(x)
 
 
 def seeded(module: nnx.Module, key: Array) -> Any:
-    """A copy in training mode whose random streams start anew from a key."""
+    """Return a copy of a module in training mode, whose random streams start anew from a key.
+
+    Args:
+        module: The module, which stays as it is.
+        key: The random key. Every stream of the copy gets a key of its own from this key.
+    """
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     graphdef, keys, counts, rest = nnx.split(module, nnx.RngKey, nnx.RngCount, ...)
     leaves, form = jax.tree.flatten(keys)
@@ -89,16 +158,46 @@ def seeded(module: nnx.Module, key: Array) -> Any:
 
 
 class NeuralSDE(nnx.Module):
-    """dX = a dt + b dB with drift and diffusion of a random field, in Ito's sense: the limit of its networks as blocks get shorter.
+    """The stochastic differential equation dX = a dt + b dB, in Ito's sense, of a random field.
 
-    `scheme`: a diffrax solver for SDEs, on `steps` equal steps: Euler (Euler and Maruyama), diffrax.ItoMilstein() (of order one where the
-    coordinates share their noise, or b is constant), or one for Stratonovich's form, for which the drift is corrected by -(Db) b / 2 (shared noise
-    only). In training a call draws a path from the field's stream; after `eval()` it is the drift's Euler network, and draws nothing.
-    `sample(x, key)` draws from a key of yours, in either mode.
+    The drift a and the diffusion b belong to the random field. The equation is the limit of the
+    field's networks as their blocks get shorter. In training, every call draws a path from the
+    field's stream. After `eval()`, the module is the Euler network of the drift and draws nothing.
+    `sample(x, key)` draws from the given key, in training and in evaluation.
 
-    Brownian paths are virtual Brownian trees, resolved to lengths of `resolution` in depth time: half a step unless given. Equal keys
-    and resolutions give equal paths, however many steps look at them (diffrax's stochastic Runge-Kutta solvers, which ask for more than increments, have
-    paths of their own).
+    Brownian paths are virtual Brownian trees. Equal keys and equal resolutions give equal paths,
+    whatever the number of steps. diffrax's stochastic Runge-Kutta solvers need more than the
+    increments of a path, and therefore have paths of their own.
+
+    Args:
+        field: The random field.
+        steps: The number of equal steps of the solver.
+        scheme: A solver of diffrax for SDEs. The default `diffrax.Euler()` is the Euler-Maruyama
+            scheme. `diffrax.ItoMilstein()` has order one where the coordinates share their noise or
+            b is constant. A solver of Stratonovich's form also needs shared noise or a constant b.
+            The drift is then corrected by -(Db) b / 2, where Db is the derivative of b in x.
+        t0: The depth time where the interval starts.
+        t1: The depth time where the interval ends, greater than `t0`.
+        resolution: The length in depth time to which the Brownian paths are resolved, at most a
+            step. Half a step by default.
+
+    Raises:
+        InputError: `t1` is not greater than `t0`, the law of the field does not exist at the start
+            of a step, `steps` is below one, or `resolution` is not positive or is longer than a
+            step.
+        InputTypeError: `field` is not a random field, `steps` is not a whole number, or `scheme` is
+            no solver for this kind of noise.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> decay = nf.from_function(lambda rate, x: -rate * x, jnp.asarray(0.5))
+        >>> field = nf.labs.stochastic.StochasticDepth(decay, 0.8, rngs=nnx.Rngs(0))
+        >>> sde = nf.labs.stochastic.NeuralSDE(field, steps=4)
+        >>> sde.eval()  # the drift without the noise
+        >>> round(sde(jnp.ones((3, 1)))[0].item(), 2)
+        0.66
     """
 
     def __init__(
@@ -121,7 +220,8 @@ class NeuralSDE(nnx.Module):
         scheme = diffrax.Euler() if scheme is None else scheme
         if not isinstance(scheme, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
             raise InputTypeError(
-                f"an SDE is solved by diffrax's Ito or Stratonovich solvers, such as diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
+                "an SDE is solved by diffrax's Ito or Stratonovich solvers, such as "
+                f"diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
             )
         if (
             isinstance(scheme, diffrax.AbstractStratonovichSolver)
@@ -129,7 +229,8 @@ class NeuralSDE(nnx.Module):
             and not field.additive
         ):
             raise InputTypeError(
-                "Stratonovich's form is known here for noise that the coordinates share, or that is constant; take an Ito solver such as "
+                "Stratonovich's form is known here for noise that the coordinates share, or that "
+                "is constant; take an Ito solver such as "
                 "diffrax.Euler()"
             )
         if (
@@ -138,7 +239,8 @@ class NeuralSDE(nnx.Module):
             and not field.additive
         ):
             raise InputTypeError(
-                f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take diffrax.SlowRK() or diffrax.Heun() for a "
+                f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take "
+                "diffrax.SlowRK() or diffrax.Heun() for a "
                 f"{type(field).__name__}"
             )
         checks.forward("an SDE", t0, t1)
@@ -150,20 +252,50 @@ class NeuralSDE(nnx.Module):
         )
         if resolution > step:
             raise InputError(
-                f"the resolution of the paths is a step's length, {step:g}, at most, got {resolution:g}"
+                f"the resolution of the paths is a step's length, {step:g}, at most, got "
+                f"{resolution:g}"
             )
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
 
     def __call__(self, x: Any) -> Any:
-        """X(t1) from X(t0) = x (batch, ...): a draw in training, the drift alone in evaluation."""
+        """Return X(t1) from X(t0) = x: a draw in training, the drift alone in evaluation.
+
+        Args:
+            x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
+
+        Returns:
+            The states at `t1`, in the form of x.
+
+        Raises:
+            InputError: The field holds batch statistics in training.
+            SolveError: The states left the range of floating point, in a call outside any trace.
+        """
         if not self.field.deterministic:
             return self.sample(x, self.field.rngs())
         grid = FixedGrid(Euler(), steps=self.steps)
         return NeuralODE(Stepped(self.field), grid, self.t0, self.t1)(x)
 
     def sample(self, x: Any, key: Array) -> Any:
-        """X(t1) from X(t0) = x (batch, ...), one path a sample (with per="batch" one for all)."""
+        """Return X(t1) from X(t0) = x, with the Brownian paths of a key.
+
+        Every sample has a path of its own. With per="batch" in the field, all samples have one path
+        in common.
+
+        Args:
+            x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
+            key: The random key of the paths.
+
+        Returns:
+            The states at `t1`, in the form of x. In a trace, a path that failed is NaN.
+
+        Raises:
+            InputError: The field holds batch statistics in training, or an array of x has no axis
+                of samples.
+            InputTypeError: `key` is not one random key, or x is not made of float32 or float64
+                arrays.
+            SolveError: A path left the range of floating point, in a call outside any trace.
+        """
         solution = self.solve(x, key)
         if not isinstance(solution.status, core.Tracer) and np.any(solution.status):
             bad = sum(
@@ -171,26 +303,46 @@ class NeuralSDE(nnx.Module):
             )
             if bad:
                 raise SolveError(
-                    f"x held {bad} values that are not finite before the first step; mend them first",
+                    f"x held {bad} values that are not finite before the first step; mend them "
+                    "first",
                     Status.NOT_FINITE,
                 )
             raise SolveError(
-                f"{int(np.count_nonzero(solution.status))} of {solution.status.size} paths left the range of floating point within {self.steps} steps; "
+                f"{int(np.count_nonzero(solution.status))} of {solution.status.size} paths left "
+                f"the range of floating point within {self.steps} steps; "
                 "take more steps, or look at x and at the field's parts(x, t)",
                 Status.NOT_FINITE,
             )
         return solution.states
 
     def solve(self, x: Any, key: Array, depths: Any = None) -> Solution:
-        """States and status of every sample (batch,), steps and evaluations; never raises for a path that ends in no number.
+        """Solve the equation, and return the states with the status of every sample.
 
-        `depths` (m,): depth times in order, which are stepped to, for states with a leading axis of m.
+        A path that leaves the range of floating point does not raise an error. Its states are NaN,
+        and its status tells the failure.
+
+        Args:
+            x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
+            key: The random key of the paths.
+            depths: Depth times in rising order, `(m,)`, at which the states are wanted. The solver
+                steps to these depth times. By default, only the states at `t1`.
+
+        Returns:
+            The states (with a leading axis of m where `depths` is given), the status of every
+            sample `(batch,)`, and the numbers of steps and evaluations.
+
+        Raises:
+            InputError: The field holds batch statistics in training, an array of x has no axis of
+                samples, or the depths do not rise between `t0` and `t1`.
+            InputTypeError: `key` is not one random key, or x is not made of float32 or float64
+                arrays.
         """
         checks.key(key)
         _check_states(x)
         if not self.field.deterministic and jax.tree.leaves(nnx.state(self.field, nnx.BatchStat)):
             raise InputError(
-                "batch statistics are those of a batch, and paths are solved each on its own; call eval() first, or train a RandomNetwork"
+                "batch statistics are those of a batch, and paths are solved each on its own; "
+                "call eval() first, or train a RandomNetwork"
             )
         x = jax.tree.map(jnp.asarray, x)
         depths = None if depths is None else self._depths(depths)
@@ -204,6 +356,7 @@ class NeuralSDE(nnx.Module):
         failed = ~functools.reduce(jnp.logical_and, finite)
 
         def put(leaf):
+            """Replace the states of failed samples by NaN."""
             return jnp.where(failed.reshape((-1,) + (1,) * (leaf.ndim - lead - 1)), jnp.nan, leaf)
 
         count = len(self._times(depths)) - 1
@@ -217,7 +370,7 @@ class NeuralSDE(nnx.Module):
         )
 
     def _depths(self, depths: Any) -> tuple[float, ...]:
-        """Depth times on the grid's own edges where they are meant."""
+        """Check depth times, and snap each to an edge of the grid that is within 1e-4 of a step."""
         times = np.asarray(depths)
         if times.dtype.kind not in "fiu" or times.ndim != 1 or not times.size:
             raise InputError(f"depths must be depth times (m,), at least one, got {depths!r}")
@@ -234,12 +387,12 @@ class NeuralSDE(nnx.Module):
         return tuple(times.tolist())
 
     def _times(self, depths: tuple[float, ...] | None) -> np.ndarray:
-        """The edges of the steps."""
+        """Return the edges of the steps, with the given depth times among them."""
         times = np.linspace(self.t0, self.t1, self.steps + 1)
         return times if depths is None else np.union1d(times, depths)
 
     def _one(self, state: Any, x: Any, key: Array, depths: tuple[float, ...] | None) -> Any:
-        """The path of one sample (...), as a vector of all its numbers."""
+        """Return the state of one sample `(...)` at the end, or its states at the given depths."""
         graphdef = nnx.graphdef(self.field)
         start, form = ravel_pytree(x)
         dtype, ito = start.dtype, isinstance(self.scheme, diffrax.AbstractItoSolver)
@@ -248,15 +401,18 @@ class NeuralSDE(nnx.Module):
             return (t - self.t0) / (self.t1 - self.t0)
 
         def both(t: Any, y: Array, state: Any) -> tuple[Array, Array]:
+            """Return the drift and the diffusion of one sample as vectors."""
             module: Any = field_at(nnx.merge(graphdef, state), share(t))
             drift, diffusion = module.parts(jax.tree.map(lambda leaf: leaf[None], form(y)), t)
             return ravel_pytree(drift)[0], ravel_pytree(diffusion)[0]
 
         def drift(t: Any, y: Array, state: Any) -> Array:
+            """Return the drift in the form of the scheme, Ito's or Stratonovich's."""
             a, b = both(t, y, state)
             return a if ito else a - jax.jvp(lambda y: both(t, y, state)[1], (y,), (b,))[1] / 2
 
         def diffusion(t: Any, y: Array, state: Any) -> Any:
+            """Return the diffusion, as a vector for shared noise and else as a diagonal matrix."""
             b = both(t, y, state)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
 
@@ -272,16 +428,26 @@ class NeuralSDE(nnx.Module):
         )
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
         vectors: Any = diffrax.diffeqsolve(
-            terms, self.scheme, times[0], times[-1], None, start, args=state, stepsize_controller=diffrax.StepTo(times),
-            saveat=diffrax.SaveAt(t1=True) if depths is None else diffrax.SaveAt(ts=jnp.asarray(depths, dtype)),
-            max_steps=len(times) - 1, throw=False,
-        ).ys  # fmt: skip
+            terms,
+            self.scheme,
+            times[0],
+            times[-1],
+            None,
+            start,
+            args=state,
+            stepsize_controller=diffrax.StepTo(times),
+            saveat=diffrax.SaveAt(t1=True)
+            if depths is None
+            else diffrax.SaveAt(ts=jnp.asarray(depths, dtype)),
+            max_steps=len(times) - 1,
+            throw=False,
+        ).ys
         return form(vectors[-1]) if depths is None else jax.vmap(form)(vectors)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _solved(static: Any, data: Any) -> Any:
-    """States of every sample, with an axis of depths before that of the samples where depths are given."""
+    """Return the states of every sample, with an axis of depths in front where depths are given."""
     graphdef, depths = static
     state, x, key = data
     axis = 0 if depths is None else 1
@@ -302,7 +468,7 @@ def _solved(static: Any, data: Any) -> Any:
 
 
 def _stages(scheme: Any) -> int:
-    """Evaluations of the field in one step of diffrax's solvers for SDEs."""
+    """Return the evaluations of the field in one step of a solver of diffrax for SDEs."""
     if isinstance(scheme, diffrax.EulerHeun):
         return 2
     staged = isinstance(scheme, diffrax.AbstractRungeKutta | diffrax.AbstractSRK)
@@ -310,10 +476,12 @@ def _stages(scheme: Any) -> int:
 
 
 def _check_states(x: Any) -> None:
+    """Refuse states that are not floating-point arrays with an axis of samples."""
     leaves = jax.tree.leaves(x)
     if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):
         raise InputTypeError(
-            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write jnp.asarray(x)"
+            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write "
+            "jnp.asarray(x)"
         )
     for leaf in leaves:
         if leaf.dtype not in (jnp.float32, jnp.float64):

@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
-    """Errors of random networks against their limit by the number of blocks, with intervals of 95%, on logarithmic axes: name -> errors."""
+    """Draw the errors of random networks against their limit by the number of blocks.
+
+    Both axes are logarithmic. Every error has its interval of 95%.
+
+    Args:
+        networks: The errors by name, as `nf.labs.stochastic.weak_errors` returns them.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: There are no errors, or a value is not a `WeakErrors`.
+    """
     if not networks or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
         raise InputError(
             "errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}"
@@ -24,12 +36,22 @@ def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     picture, (axis,) = plots.figure(1, 1, width=5.6, height=3.8)
     for k, (name, errors) in enumerate(networks.items()):
         mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)
-        low = np.minimum(margin, 0.9 * mean)  # an interval that holds zero has no lower end here
-        label = f"{name}: order {errors.order:.2f} ± {(errors.interval[1] - errors.interval[0]) / 2:.2f}"
+        low = np.minimum(margin, 0.9 * mean)  # an interval with zero has no lower end
+        label = (
+            f"{name}: order {errors.order:.2f} ± "
+            f"{(errors.interval[1] - errors.interval[0]) / 2:.2f}"
+        )
         axis.errorbar(
-            errors.steps, mean, (low, margin), color=plots.COLOURS[k % 5], marker=plots.MARKS[k % 5], markersize=4,
-            linewidth=1.2, capsize=2, label=label,
-        )  # fmt: skip
+            errors.steps,
+            mean,
+            (low, margin),
+            color=plots.COLOURS[k % 5],
+            marker=plots.MARKS[k % 5],
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            label=label,
+        )
     axis.set(xscale="log", yscale="log", xlabel="blocks", ylabel="|E F(network) - E F(limit)|")
     counts = sorted({n for errors in networks.values() for n in errors.steps})
     axis.set_xticks(counts, [str(n) for n in counts])

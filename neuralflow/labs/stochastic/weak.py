@@ -1,4 +1,8 @@
-"""Weak convergence by sampling: means over paths, and the errors of random networks against their limit, with intervals."""
+"""Weak convergence by sampling: means over paths, and errors of random networks with intervals.
+
+The errors are the differences between the means of random networks and the means of their limit.
+Exact moments of linear fields stand in `moments`.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,26 @@ def expectation(
     count: int,
     key: Array,
 ) -> Estimate:
-    """The mean of a functional of the output over `count` paths from one point x (...), with its standard error.
+    """Estimate the mean of a functional of the output over random paths from one point.
 
-    `functional`: from outputs (batch, ...) to numbers (batch, *values). Paths are the samples of batches, so the field draws per sample.
+    The paths are the samples of batches. The field therefore has to draw per sample.
+
+    Args:
+        network: The random network or the SDE.
+        functional: The functional, which maps outputs `(batch, ...)` to numbers `(batch, *values)`.
+        x: The point where all paths start, one array `(...)` or a pytree of arrays, without an axis
+            of samples.
+        count: The number of paths, at least two.
+        key: The random key of the paths.
+
+    Returns:
+        The mean and its standard error, `(*values)` each.
+
+    Raises:
+        InputError: The field draws per batch, x is not made of finite floating-point numbers,
+            `count` is below two, or the functional does not return one value for each sample.
+        InputTypeError: `network` is neither a `RandomNetwork` nor a `NeuralSDE`, `functional` is
+            not a function, `key` is not one random key, or `count` is not a whole number.
     """
     checks.instance("network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
     _check(network.field, functional, x, count, key)
@@ -45,10 +66,16 @@ def expectation(
 
 
 class WeakErrors(NamedTuple):
-    """Errors by the number of steps.
+    """The weak errors of random networks, by the number of blocks.
 
-    `steps` (m,); `errors`: estimates (m,) of E functional(network) - E functional(limit); `order`: the slope of log |error| on -log(steps), each
-    weighed by what is known of it; `interval`: where that lies with 95%, by linear propagation of the sampling error (NaN where an error is zero).
+    Attributes:
+        steps: The m numbers of blocks, in rising order.
+        errors: The estimates of E functional(network) - E functional(limit), with a mean and a
+            standard error `(m,)` each.
+        order: The slope of log |error| over -log(steps). Each error counts by the precision of its
+            estimate.
+        interval: The interval of 95% of the order, by linear propagation of the sampling error. NaN
+            where an error is zero.
     """
 
     steps: tuple[int, ...]
@@ -68,11 +95,42 @@ def weak_errors(
     count: int,
     key: Array,
 ) -> WeakErrors:
-    """How fast networks of more and more blocks come to the limit of a random field, in the mean of a functional, from one point x (...).
+    """Measure how fast random networks with more and more blocks come to the limit of their field.
 
-    `functional`: from outputs (batch, ...) to numbers (batch,). Every sample has one Brownian path, which drives all networks: the normal number
-    behind a block's draw is the path's increment, so what is common to them cancels. The limit is twice its Euler-Maruyama solution in N steps
-    less that in N / 2, N at least four times the most steps; what this leaves is of order N^-2 (Talay and Tubaro's extrapolation).
+    The measure is the mean of a functional over paths from one point. Every sample has one Brownian
+    path, and this path drives all networks. The normal number behind the draw of a block is the
+    increment of the path over that block, scaled to variance one. The noise that is common to a
+    network and the limit therefore cancels.
+
+    The functional on the limit comes from Euler-Maruyama solutions. It is twice the value in N
+    steps less the value in N / 2 steps, where N is at least four times the largest of `steps`. The
+    remaining error of the limit is of order N^-2.
+
+    Args:
+        field: The random field. It draws per sample.
+        functional: The functional, which maps outputs `(batch, ...)` to numbers `(batch,)`.
+        x: The point where all paths start, one array `(...)` or a pytree of arrays, without an axis
+            of samples.
+        steps: Two or more numbers of blocks, in rising order. Their least common multiple is at
+            most 16 times the largest.
+        t0: The depth time where the interval starts.
+        t1: The depth time where the interval ends, greater than `t0`.
+        count: The number of paths, at least two.
+        key: The random key of the paths.
+
+    Returns:
+        The errors, and the order of convergence with its interval.
+
+    Raises:
+        InputError: `steps` does not rise, has fewer than two numbers or has too large a common
+            multiple, the field draws per batch, its law does not exist at the start of a step, x is
+            not made of finite floating-point numbers, `t1` is not greater than `t0`, `count` is
+            below two, or the functional does not return one number for each sample.
+        InputTypeError: `field` is not a random field, `functional` is not a function, `key` is not
+            one random key, or `count` or one of `steps` is not a whole number.
+
+    Source:
+        The extrapolation of the limit is Talay and Tubaro's.
     """
     checks.instance(
         "field",
@@ -89,7 +147,8 @@ def weak_errors(
     base = math.lcm(*steps)
     if base > 16 * max(steps):
         raise InputError(
-            f"one path in {base} parts would have to drive networks of {tuple(steps)} blocks; take numbers with a small common multiple, "
+            f"one path in {base} parts would have to drive networks of {tuple(steps)} blocks; "
+            "take numbers with a small common multiple, "
             "such as powers of two"
         )
     fine = 2 * base * -(-2 * max(steps) // base)
@@ -101,13 +160,15 @@ def weak_errors(
     )
     if values.ndim != 2:
         raise InputError(
-            f"the functional has one number for a path here, (batch,), got values of shape {values.shape[1:-1]}"
+            "the functional has one number for a path here, (batch,), got values of shape "
+            f"{values.shape[1:-1]}"
         )
     order, margin = weighed_order(steps, np.asarray(values, float))
     return WeakErrors(tuple(steps), estimate(values), order, (order - margin, order + margin))
 
 
 def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) -> None:
+    """Check the arguments that `expectation` and `weak_errors` have in common."""
     checks.whole("count", count, least=2)
     checks.function("functional", functional)
     checks.key(key)
@@ -119,20 +180,23 @@ def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) ->
             raise InputError(f"x is one point of finite floating numbers, got {leaf!r}")
     if field.per != "sample":
         raise InputError(
-            "paths are the samples of one batch, so the field must draw for each: per='sample', got per='batch'"
+            "paths are the samples of one batch, so the field must draw for each: per='sample', "
+            "got per='batch'"
         )
 
 
 def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) -> Array:
-    """Values (count, ...) of batches of equal points, made a batch at a time."""
+    """Return values `(count, ...)` of batches of equal points, computed a batch at a time."""
     size = min(count, _CHUNK)
     batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), x)
 
     def checked(i: Array) -> Array:
+        """Compute the values of one batch, and check their shape."""
         values: Any = one(batch, jax.random.fold_in(key, i))
         if not isinstance(values, Array) or values.shape[:1] != (size,):
             raise InputError(
-                f"the functional goes from outputs (batch, ...) to an array (batch, ...), batch = {size}, got {values!r}"
+                "the functional goes from outputs (batch, ...) to an array (batch, ...), batch = "
+                f"{size}, got {values!r}"
             )
         return values
 
@@ -142,7 +206,7 @@ def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sampled(static: Any, data: Any) -> Array:
-    """The functional on every path (count, *values)."""
+    """Return the functional on every path, `(count, *values)`."""
     functional, graphdef, count = static
     state, x, key = data
     return _chunks(
@@ -151,7 +215,10 @@ def _sampled(static: Any, data: Any) -> Array:
 
 
 class _Driven(nnx.Module):
-    """A random field on steps of one length that draws nothing: its normal numbers (steps, batch, ...) are given."""
+    """A random field on steps of one length, driven by given normal numbers instead of draws.
+
+    The normal numbers have the shape `(steps, batch, ...)`.
+    """
 
     def __init__(self, field: RandomField, step: float, t0: float, normals: Any):
         self.field, self.step, self.t0, self.normals = (
@@ -173,18 +240,23 @@ class _Driven(nnx.Module):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compared(static: Any, data: Any) -> Array:
-    """The functional on networks of each number of steps less that on the limit, on every path (count, m)."""
+    """Return the functional on the networks less the functional on the limit, for every path.
+
+    The shape is `(count, m)`, where the m columns belong to the m numbers of blocks.
+    """
     functional, graphdef, count, steps, fine, t0, t1 = static
     state, x, key = data
     field = nnx.merge(graphdef, state)
 
     def values(batch: Any, key: Array) -> Array:
+        """Compute the differences for one batch of paths."""
         increments = jax.vmap(lambda key: field.normals(key, batch))(jax.random.split(key, fine))
 
         def end(field: RandomField, n: int) -> Array:
-            """Sums of normal numbers over the steps of the path that fall into one of n."""
+            """Return the functional on a network of n blocks that the paths drive."""
 
             def summed(leaf):
+                """Add up the increments over each of the n blocks, scaled to variance one."""
                 return leaf.reshape(n, fine // n, *leaf.shape[1:]).sum(1) / (fine // n) ** 0.5
 
             driven = _Driven(field, (t1 - t0) / n, t0, jax.tree.map(summed, increments))
