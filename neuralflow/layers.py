@@ -6,7 +6,7 @@ The functions that compile a layer stand at the end of this module.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -107,7 +107,7 @@ class NeuralODE(nnx.Module):
         """The discretisation of the layer, a `FixedGrid` or an `Adaptive`."""
         return self.solve_form.join(self.solve_data)
 
-    def __nnx_repr__(self) -> Iterator[Any]:
+    def __nnx_repr__(self) -> Generator[Any, Any, None]:
         """Show the layer as a user would write it, for `repr` and `print`."""
         for part in super().__nnx_repr__():
             name = part.key if isinstance(part, reprlib.Attr) else ""

@@ -78,6 +78,7 @@ def by_hand(model: nnx.Module, points: data.Data, batch: int) -> Callable[[int],
     def epoch(k: int) -> None:
         nonlocal state
         order = np.random.default_rng(k).permutation(count)
+        value: Any = None
         for first in range(0, count // batch * batch, batch):
             state, value = step(state, order[first : first + batch])
         jax.block_until_ready(value)

@@ -166,6 +166,7 @@ def in_turns(models: dict[str, Any], rows: np.ndarray, rate: Any) -> dict[str, d
     runs: dict[str, dict[str, Any]] = {}
     running = {}
     for name, (value, weights) in models.items():
+        run: Any
         run, state = stepper(value, weights, optax.adam(rate))
         began = time.perf_counter()
         program = run.lower(state, rows[:STRETCH]).compile()

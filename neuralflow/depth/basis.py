@@ -484,7 +484,7 @@ class CubicSpline(Basis):
         InputTypeError: `cells` is not a whole number.
     """
 
-    cells: int
+    cells: int | tuple[float, ...]
     smoothness: ClassVar[int] = 2
     nodal: ClassVar[bool] = False
 

@@ -85,15 +85,12 @@ def evaluate(field: Any, x: Any, t: Any) -> Any:
     return field(x, t) if takes_time(field) else field(x)
 
 
-class _Function(nnx.Module):
-    """A function f(params, x) as a field."""
+class _WithParams(nnx.Module):
+    """A function and its parameters."""
 
     def __init__(self, function: Callable[..., Any], params: Any):
         self.function = function
         self.params = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
-
-    def __call__(self, x: Any) -> Any:
-        return self.function(self._raw(), x)
 
     def _raw(self) -> Any:
         """Return the parameters with arrays in place of variables."""
@@ -104,7 +101,14 @@ class _Function(nnx.Module):
         )
 
 
-class _TimeFunction(_Function):
+class _Function(_WithParams):
+    """A function f(params, x) as a field."""
+
+    def __call__(self, x: Any) -> Any:
+        return self.function(self._raw(), x)
+
+
+class _TimeFunction(_WithParams):
     """A function f(params, x, t) as a field."""
 
     def __call__(self, x: Any, t: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -25,6 +25,7 @@ from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
     ReversibleScheme,
+    Traits,
     amplified,
     check_coefficients,
     cost,
@@ -102,14 +103,10 @@ class LinearMultistep(NetworkScheme):
         self.alpha, self.beta, self.starter = tuple(a.tolist()), tuple(b.tolist()), starter
 
     @property
-    def past(self) -> int:
-        """The number of earlier steps that a step uses."""
-        return max(len(self.alpha), len(self.beta)) - 1
-
-    @property
-    def carries(self) -> bool:
-        """Whether a step uses any earlier step."""
-        return self.past > 0
+    def traits(self) -> Traits:
+        """The scheme uses as many earlier steps as its longer list of coefficients asks for."""
+        past = max(len(self.alpha), len(self.beta)) - 1
+        return Traits(past=past, carries=past > 0)
 
     def evaluations(self, steps: int) -> int:
         """Return the number of evaluations of the field in a number of steps.
@@ -117,7 +114,7 @@ class LinearMultistep(NetworkScheme):
         The starter takes the first `past` steps with its own number of evaluations. Every later
         step takes one evaluation.
         """
-        first = min(steps, self.past)
+        first = min(steps, self.traits.past)
         return cost(self.starter, first) + steps - first
 
     def order(self, terms):
@@ -127,7 +124,9 @@ class LinearMultistep(NetworkScheme):
         starter.
         """
         return (
-            min(self._order(), (self.starter.order(terms) or 1) + 1) if self.past else self._order()
+            min(self._order(), (self.starter.order(terms) or 1) + 1)
+            if self.traits.past
+            else self._order()
         )
 
     def _order(self) -> int:
@@ -157,7 +156,7 @@ class LinearMultistep(NetworkScheme):
     def settled(self, memory):
         """Return a memory that counts as many earlier steps as a step uses."""
         states, velocities, count = memory
-        return states, velocities, jnp.full_like(count, self.past)
+        return states, velocities, jnp.full_like(count, self.traits.past)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step, in the form of `diffrax.AbstractSolver.step`."""
@@ -177,7 +176,11 @@ class LinearMultistep(NetworkScheme):
 
         # The starter keeps nothing for the backward pass. Otherwise every step would reserve room
         # for what the starter keeps.
-        y1 = lax.cond(count < self.past, jax.checkpoint(start), proceed) if self.past else proceed()
+        y1 = (
+            lax.cond(count < self.traits.past, jax.checkpoint(start), proceed)
+            if self.traits.past
+            else proceed()
+        )
         return done(y0, y1, (us[: len(states)], fs[: len(velocities)], count + 1))
 
 
@@ -239,8 +242,6 @@ class _TwoStep(ReversibleScheme):
     The step is u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + weight(k_n) h f(u_n).
     """
 
-    past: ClassVar[Any] = 1
-    carries: ClassVar[Any] = True
     k: Any
     before: Any = None
 
@@ -296,14 +297,10 @@ class _TwoStep(ReversibleScheme):
         """Return the weight of h f(u_n) for a coefficient k."""
 
     @property
-    def plain(self) -> int:
-        """The number of first steps without a coefficient: 0 with a state before, and 1 without."""
-        return int(self.before is None)
-
-    @property
-    def continued(self) -> bool:
-        """Whether there is a state before."""
-        return self.before is not None
+    def traits(self) -> Traits:
+        """A step uses the state before; without one the first step is plain and has no k."""
+        continued = self.before is not None
+        return Traits(past=1, carries=True, plain=int(not continued), continued=continued)
 
     def settled(self, memory):
         """Return the memory with the mark of the first step removed."""

@@ -40,10 +40,10 @@ class PerStep(nnx.Param):
     """
 
 
-class NetworkScheme(AbstractSolver):
-    """A scheme as the step of a network: explicit, without an error estimate, for fixed grids.
+class Traits(NamedTuple):
+    """What a fixed grid must know of a scheme.
 
-    Subclasses declare by class variables or properties what a fixed grid must know of them.
+    The defaults are those of diffrax's own schemes, which remember nothing.
 
     Attributes:
         past: The number of earlier steps whose states or velocities a step uses. Steps must be of
@@ -54,13 +54,26 @@ class NetworkScheme(AbstractSolver):
         statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
     """
 
+    past: int = 0
+    carries: bool = False
+    plain: int = 0
+    continued: bool = False
+    statistics: int = 0
+
+
+class NetworkScheme(AbstractSolver):
+    """A scheme as the step of a network: explicit, without an error estimate, for fixed grids.
+
+    What a fixed grid must know of a scheme stands in its `traits`.
+    """
+
     term_structure: ClassVar = ODETerm
     interpolation_cls: ClassVar[Callable[..., LocalLinearInterpolation]] = LocalLinearInterpolation
-    past: ClassVar[Any] = 0
-    carries: ClassVar[Any] = False
-    plain: ClassVar[Any] = 0
-    continued: ClassVar[Any] = False
-    statistics: ClassVar[int] = 0
+
+    @property
+    def traits(self) -> Traits:
+        """What a fixed grid must know of the scheme."""
+        return Traits()
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
@@ -84,26 +97,6 @@ class NetworkScheme(AbstractSolver):
         return terms.vf(t0, y0, args)
 
 
-class Traits(NamedTuple):
-    """What a fixed grid must know of a scheme, by the names of `NetworkScheme`.
-
-    The defaults are those of diffrax's own schemes, which remember nothing.
-
-    Attributes:
-        past: The number of earlier steps whose states or velocities a step uses.
-        carries: Whether a step hands more than its state to the next step.
-        plain: The number of steps at the start that have no coefficients of their own.
-        continued: Whether the scheme goes on from a state before x.
-        statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
-    """
-
-    past: int = 0
-    carries: bool = False
-    plain: int = 0
-    continued: bool = False
-    statistics: int = 0
-
-
 def traits(scheme: Any) -> Traits:
     """Return the declared properties of any scheme.
 
@@ -113,9 +106,7 @@ def traits(scheme: Any) -> Traits:
     Returns:
         The declarations of a `NetworkScheme`, and the defaults of `Traits` for any other scheme.
     """
-    if not isinstance(scheme, NetworkScheme):
-        return Traits()
-    return Traits(scheme.past, scheme.carries, scheme.plain, scheme.continued, scheme.statistics)
+    return scheme.traits if isinstance(scheme, NetworkScheme) else Traits()
 
 
 class OneStepScheme(NetworkScheme):

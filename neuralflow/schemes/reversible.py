@@ -7,7 +7,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.network import (
     ReversibleScheme,
+    Traits,
     amplified,
     cost,
     done,
@@ -97,7 +98,10 @@ class RevNet(ReversibleScheme):
         Gomez et al., arXiv 1707.04585; as a scheme, Lu et al., arXiv 1710.10121.
     """
 
-    statistics: ClassVar[int] = 1
+    @property
+    def traits(self) -> Traits:
+        """The second evaluation of a step, that of G, updates batch statistics."""
+        return Traits(statistics=1)
 
     def evaluations(self, steps: int) -> int:
         """Return the number of steps, because a step evaluates each half of the field once."""
@@ -191,7 +195,6 @@ class Reversible(ReversibleScheme):
         McCallum & Foster, arXiv 2410.11648, as recalled.
     """
 
-    carries: ClassVar[Any] = True
     scheme: Any
     coupling: float = eqx.field(static=True)
 
@@ -209,6 +212,11 @@ class Reversible(ReversibleScheme):
         ):
             raise InputError(f"coupling must lie in (0, 1], got {coupling!r}")
         self.scheme, self.coupling = scheme, float(coupling)
+
+    @property
+    def traits(self) -> Traits:
+        """A step hands on a second state."""
+        return Traits(carries=True)
 
     def evaluations(self, steps: int) -> int:
         """Return twice the evaluations of the wrapped scheme in a number of steps."""

@@ -26,6 +26,7 @@ from jaxtyping import Array
 # None of these schemes has an embedded error estimate. The zeros stand for it, and Adaptive refuses
 # the schemes.
 _NO_ERROR = np.zeros(4)
+_VERY_CHORD = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
 
 
 class RK4(AbstractERK):
@@ -41,7 +42,7 @@ class RK4(AbstractERK):
         Kutta 1901.
     """
 
-    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(  # pyright: ignore[reportIncompatibleVariableOverride]
         c=np.array([1 / 2, 1 / 2, 1.0]),
         a_lower=(np.array([1 / 2]), np.array([0.0, 1 / 2]), np.array([0.0, 0.0, 1.0])),
         b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
@@ -69,7 +70,7 @@ class ThreeEighths(AbstractERK):
         Kutta 1901.
     """
 
-    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(  # pyright: ignore[reportIncompatibleVariableOverride]
         c=np.array([1 / 3, 2 / 3, 1.0]),
         a_lower=(np.array([1 / 3]), np.array([-1 / 3, 1.0]), np.array([1.0, -1.0, 1.0])),
         b_sol=np.array([1 / 8, 3 / 8, 3 / 8, 1 / 8]),
@@ -99,7 +100,7 @@ class ImplicitTrapezoid(AbstractESDIRK):
         root_find_max_steps: The largest number of iterations of the root finder in a stage.
     """
 
-    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(  # pyright: ignore[reportIncompatibleVariableOverride]
         c=np.array([1.0]),
         a_lower=(np.array([1 / 2]),),
         a_diagonal=np.array([0.0, 1 / 2]),
@@ -110,10 +111,8 @@ class ImplicitTrapezoid(AbstractESDIRK):
     interpolation_cls: ClassVar[Callable[..., ThirdOrderHermitePolynomialInterpolation]] = (
         ThirdOrderHermitePolynomialInterpolation.from_k
     )
-    root_finder: optx.AbstractRootFinder = diffrax.with_stepsize_controller_tols(
-        diffrax.VeryChord
-    )()
-    root_find_max_steps: int = 10
+    root_finder: optx.AbstractRootFinder = _VERY_CHORD()  # pyright: ignore[reportIncompatibleVariableOverride]
+    root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def order(self, terms):
         """Return 2, the order of the scheme."""

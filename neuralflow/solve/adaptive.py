@@ -79,7 +79,7 @@ class Adaptive(Discretisation):
         [[2.72 2.72]] True
     """
 
-    planned: ClassVar[bool] = False
+    planned: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
     scheme: diffrax.AbstractSolver
     rtol: Any
     atol: Any
@@ -326,9 +326,9 @@ class Adaptive(Discretisation):
         # The shifts are zeros. Their derivatives are those of the depths where the walk starts and
         # stops.
         shifts = (moving - ends) * (interval[1] - interval[0])
-        if depths is None:
-            stops: Any = None
-        else:
+        stops: Any = None
+        reached: Any = None
+        if depths is not None:
             stops, reached = _in_order(
                 lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), ends
             )

@@ -74,7 +74,7 @@ class FixedGrid(Discretisation):
         [[2.44 2.44]] 2.44
     """
 
-    planned: ClassVar[bool] = True
+    planned: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleVariableOverride]
     scheme: diffrax.AbstractSolver
     steps: int | None = eqx.field(static=True)
     times: tuple[float, ...] | None = eqx.field(static=True)

@@ -26,9 +26,9 @@ class Record(NamedTuple):
         stops: The normalised depths at which states were asked for, shape `(m,)`. None means that
             the final state alone was asked for.
         edges: The normalised depths where accepted steps start and end, shape `(max_steps + 1,)`.
-            The first `count + 1` entries are in use.
+            The first `accepted + 1` entries are in use.
         kept: The state after every `every`-th accepted step.
-        count: The number of accepted steps.
+        accepted: The number of accepted steps.
     """
 
     values: list[Array]
@@ -37,7 +37,7 @@ class Record(NamedTuple):
     stops: Array | None
     edges: Array
     kept: Any
-    count: Array
+    accepted: Array
 
 
 class Cotangents(NamedTuple):
@@ -136,7 +136,7 @@ class Replay:
         def segment(carry: Any) -> Any:
             j, pending, adjoint, gradient, states = carry
             first = j * self.every
-            length = jnp.minimum(self.every, self.record.count - first)
+            length = jnp.minimum(self.every, self.record.accepted - first)
             states = self._again(j, first, length, states)
 
             def back(k: Array, carry: Any) -> Any:
@@ -151,7 +151,7 @@ class Replay:
             return j - 1, *lax.fori_loop(0, length, back, (pending, adjoint, gradient)), states
 
         buffer = jax.tree.map(lambda a: jnp.zeros((self.every, *a.shape), a.dtype), x)
-        last = (self.record.count - 1) // self.every
+        last = (self.record.accepted - 1) // self.every
         _, pending, adjoint, gradient, _ = lax.while_loop(
             lambda carry: carry[0] >= 0, segment, (last, pending, adjoint, gradient, buffer)
         )
@@ -238,11 +238,11 @@ class _Asked:
         self.cotangent = cotangent
         edges, stops = record.edges, record.stops
         assert stops is not None
-        taken = jnp.arange(len(edges)) <= record.count
-        sign = jnp.where(edges[record.count] > edges[0], 1, -1)
+        taken = jnp.arange(len(edges)) <= record.accepted
+        sign = jnp.where(edges[record.accepted] > edges[0], 1, -1)
         reach = 8 * jnp.finfo(edges.dtype).eps
         passed = jnp.where(taken, sign * edges, jnp.inf)
-        self.edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), record.count)
+        self.edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), record.accepted)
 
     def add(self, i: Array | int, pending: Array, adjoint: Any) -> tuple[Array, Any]:
         """Add the cotangents of the states at edge i to the adjoint.

@@ -33,7 +33,7 @@ class Step(NamedTuple):
         enter: For each basis, the local coordinate at which the step enters its cell.
         leave: For each basis, the local coordinate at which the step leaves its cell.
         coefficients: The scheme's own coefficients in this step.
-        index: The number of the step. None stands where nobody asks for the number.
+        number: The number of the step. None stands where nobody asks for the number.
     """
 
     start: Array
@@ -41,7 +41,7 @@ class Step(NamedTuple):
     enter: tuple[Array, ...]
     leave: tuple[Array, ...]
     coefficients: Sequence[Array] = ()
-    index: Array | None = None
+    number: Array | None = None
 
 
 class StepResult(NamedTuple):
@@ -234,8 +234,8 @@ class System:
         number = len(self._calls)
         call = (
             None
-            if step.index is None
-            else (step.index, self._numbers[number] if self._numbers else number)
+            if step.number is None
+            else (step.number, self._numbers[number] if self._numbers else number)
         )
         v, changes = self.velocity(windows, fixed, where, x, step.start + t, call)
         self._calls.append(changes)

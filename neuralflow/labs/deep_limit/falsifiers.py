@@ -166,12 +166,13 @@ def _check(
     checks.instance(
         "limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit"
     )
-    paper = isinstance(problem.penalty, Sobolev) and isinstance(problem.layer, Perceptrons)
-    if not paper or not isinstance(problem.weights, Mapping):
+    penalty, weights = problem.penalty, problem.weights
+    of_paper = isinstance(problem.layer, Perceptrons)
+    if not of_paper or not isinstance(penalty, Sobolev) or not isinstance(weights, Mapping):
         raise InputError(
             "the falsifiers change the problem of the paper; give one of thorpe_van_gennip"
         )
-    return problem.weights, problem.penalty.tau
+    return weights, penalty.tau
 
 
 def _panel(name: str, minima: Mapping[int, Sequence[Minimum]], limit: Minimum) -> Panel:
