@@ -72,15 +72,19 @@ def fitted_order(
 
     Args:
         depths: The depths n.
-        errors: The error at each depth. Errors that are not positive are left out.
+        errors: The error at each depth. Errors of zero, and NaN for an error that was not
+            measured, are left out.
         least: The smallest depth that is used. Errors at smaller depths can look right under a
             wrong limit.
         reference: The depth of the network against which the errors were measured, or None for
             errors against the limit. An error at this depth is left out.
 
     Returns:
-        The order p. None if fewer than two errors are left. With a reference, p is sought between
-        0.001 and 6.
+        The order p. None if errors at fewer than two different depths are left. With a reference, p
+        is sought between 0.001 and 6.
+
+    Raises:
+        InputError: There are not as many errors as depths, or an error is negative or infinite.
 
     Example:
         >>> from neuralflow.statistics import fitted_order
@@ -91,12 +95,19 @@ def fitted_order(
     Source:
         The model with a reference is our formulation.
     """
+    if len(depths) != len(errors):
+        raise InputError(
+            f"an order is fitted to one error a depth, got {len(depths)} depths and "
+            f"{len(errors)} errors"
+        )
+    if any(e < 0 or np.isinf(e) for e in errors):
+        raise InputError(f"errors are finite numbers from zero on, got {list(errors)}")
     pairs = [
         (n, e)
         for n, e in zip(depths, errors, strict=True)
         if n >= least and e > 0 and n != reference
     ]
-    if len(pairs) < 2:
+    if len({n for n, _ in pairs}) < 2:
         return None
     n, e = np.asarray(pairs, float).T
     if reference is None:
@@ -125,7 +136,15 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
 
     Returns:
         The order p, and half of the width of the interval. Both are NaN where a mean is zero.
+
+    Raises:
+        InputError: `values` has not two rows or more, each with one value for each number of steps.
     """
+    values = np.asarray(values, float)
+    if values.ndim != 2 or len(values) < 2 or values.shape[1] != len(steps):
+        raise InputError(
+            f"values are (samples, {len(steps)}), at least two samples, got shape {values.shape}"
+        )
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
     covariance = covariance + np.diag(
         (1e-12 * mean) ** 2
@@ -154,13 +173,16 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
         The lower and the upper limit. Both are the order itself where all orders are equal.
 
     Raises:
-        InputError: There are fewer than three orders.
+        InputError: There are fewer than three orders, an order is not finite, or `level` does not
+            lie between 0 and 1.
     """
     from scipy.stats import bootstrap
 
-    values = np.asarray(orders, float)
+    values = _row(orders)
     if len(values) < 3:
         raise InputError(f"an interval needs at least three data sets, got {len(values)}")
+    if not 0 < level < 1:
+        raise InputError(f"level is a probability between 0 and 1, got {level}; for example 0.95")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     limits = bootstrap(
@@ -177,15 +199,26 @@ def over_seeds(values: Any) -> dict[str, Any]:
 
     Returns:
         A dictionary with the entries `mean` and `interval` (lower and upper limit). The interval is
-        a point where all values are equal, or where there is one value.
+        a point where all values are equal. One value alone says nothing of its spread: its interval
+        is (NaN, NaN).
+
+    Raises:
+        InputError: There is no value, or a value is not finite.
     """
     from scipy import stats
 
-    values = np.asarray(values, float)
-    spread = stats.sem(values) if len(values) > 1 else np.nan
-    low, high = (
-        stats.t.interval(0.95, len(values) - 1, values.mean(), spread)
-        if np.ptp(values)
-        else (values[0], values[0])
-    )
+    values = _row(values)
+    if not len(values):
+        raise InputError("a mean over seeds needs at least one value, got none")
+    low = high = values[0] if len(values) > 1 else np.nan
+    if np.ptp(values):
+        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
+
+
+def _row(values: Any) -> np.ndarray:
+    """Return numbers as a row (n,), float64. Refuse anything else."""
+    row = np.asarray(values, float)
+    if row.ndim != 1 or not np.isfinite(row).all():
+        raise InputError(f"expected a row of finite numbers, got {row.tolist()}")
+    return row

@@ -1,7 +1,6 @@
 """float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
 import os
-import re
 import socket
 import tempfile
 
@@ -9,38 +8,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beartype import BeartypeConf, beartype
 from flax import nnx
 from jaxtyping import install_import_hook
+from support.shapes import shapes
 
-
-def shapes(function):
-    """Checks the functions whose annotations speak of shapes; what others refuse is their own affair."""
-    annotations = " ".join(str(a) for a in getattr(function, "__annotations__", {}).values())
-    if re.search(r"\b(Float|Int|Shaped)\[", annotations):
-        return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
-    return function
-
-
-with install_import_hook("neuralflow", f"{__name__}.shapes"):
+with install_import_hook("neuralflow", f"{shapes.__module__}.{shapes.__name__}"):
     import neuralflow as nf
 
 jax.config.update("jax_enable_x64", True)
 
 
 def pytest_configure(config):
-    """Most of what tests wait for is XLA: its optimisations are left out, but for tests marked `optimised`, and what is compiled is shared by the
-    workers and the processes that tests start, until the run ends. `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as users do."""
+    """Compiles quickly, and once for all processes of a run.
+
+    Most of what tests wait for is XLA. Its optimisations are left out, except for tests that are
+    marked `optimised`. What is compiled is shared by the workers and the processes that tests
+    start, until the run ends. `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as
+    users do.
+    """
     config.addinivalue_line(
         "markers",
         "optimised: compiled as users do, by test_as_users_compile.py in a process of its own",
     )
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", not optimised())
-    if jax.__version_info__ < (
-        0,
-        11,
-    ):  # later releases do not know the flag, and end at one that they do not know
+    # Later releases do not know this flag, and they end at a flag that they do not know.
+    if jax.__version_info__ < (0, 11):
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory()

@@ -1,4 +1,4 @@
-"""Bad input: one test for every table of calls and of what must be said."""
+"""Bad input: a table of calls and of what must be said becomes one test."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,10 @@ import pytest
 
 
 def refuses(table: Mapping[str, tuple[Callable[[], Any], str]]) -> Callable[..., None]:
-    """A test that each call of a table, by name, is refused in one sentence that matches its words."""
+    """Makes a test from a table of calls and words by name.
+
+    The test is that each call is refused in one sentence that matches its words.
+    """
 
     @pytest.mark.parametrize("case", table)
     def test(case: str) -> None:

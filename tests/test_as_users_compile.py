@@ -1,4 +1,7 @@
-"""The tests marked `optimised`, where rounding matters, in a process that compiles as users do; conftest.py says how the others are."""
+"""The tests marked `optimised`, in a process that compiles as users do.
+
+Rounding matters in them. conftest.py says how the other tests are compiled.
+"""
 
 import os
 import subprocess

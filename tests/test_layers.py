@@ -61,7 +61,8 @@ def test_trains_under_nnx_jit_inside_a_users_module(solve):
 
 def test_trains_in_a_sequential_under_plain_jit():
     model = nnx.Sequential(build(), nnx.Linear(2, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(1)))
-    graphdef, params = nnx.split(model, nnx.Param)  # nothing in a layer is state but its parameters
+    # Nothing in a layer is state except its parameters.
+    graphdef, params = nnx.split(model, nnx.Param)
     optimizer = optax.adam(2e-2)
     opt_state = optimizer.init(params)
 
@@ -182,14 +183,28 @@ def test_with_field_keeps_discretisation_interval_and_direction():
     assert np.allclose(other(x), (1 + 1.5 / 4) ** 4, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "start", [EULER, nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9)], ids=["fixed", "adaptive"]
+)
+def test_a_part_stays_a_part_under_another_discretisation(start):
+    part = build(start).between(0.25, 0.75)
+    for solve in (nf.FixedGrid(nf.Dopri8(), steps=32), nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9)):
+        whole = build(solve)
+        assert np.allclose(
+            part.with_solve(solve)(problem()[0]),
+            whole.between(0.25, 0.75)(problem()[0]),
+            atol=1e-12,
+        )
+
+
 def test_the_plan_is_that_of_the_walk():
     layer = build(nf.FixedGrid(nf.Euler(), steps=8))
-    (cells, shares) = layer.plan.local(0.25)[0]
+    (cells, shares) = layer.plan().local(0.25)[0]
     assert cells.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and shares.tolist() == [0.125, 0.625] * 4
-    (cell, share) = layer.reverse().plan.local(0.25, 0)[0]
+    (cell, share) = layer.reverse().plan().local(0.25, 0)[0]
     assert (cell, share) == (3, 0.875)
     with pytest.raises(TypeError, match="no steps of its own"):
-        _ = layer.with_solve(nf.Adaptive(nf.Tsit5())).plan
+        layer.with_solve(nf.Adaptive(nf.Tsit5())).plan()
 
 
 def test_a_learned_interval():

@@ -76,9 +76,8 @@ def test_the_sobolev_gradient_of_the_energy_is_twice_the_weights(basis):
     turned = nnx.merge(graphdef, turned, rest)
     for got, want in zip(_coefficients(turned), _coefficients(model), strict=True):
         np.testing.assert_allclose(got, 2 * want, atol=1e-12)
-    assert not np.any(
-        turned.stem.kernel[...]
-    )  # it stands outside the penalty, and its gradient is handed on
+    # The stem stands outside the penalty, and its gradient is handed on.
+    assert not np.any(turned.stem.kernel[...])
 
 
 def test_gradients_find_their_weights_among_many():

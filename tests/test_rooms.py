@@ -1,4 +1,4 @@
-"""Who may import whom: read off every import in the tree, plain ones and those inside functions too."""
+"""Who may import whom, read off every import in the tree, also those inside functions."""
 
 import ast
 import subprocess
@@ -29,7 +29,10 @@ DOOR = "neuralflow"
 
 
 def room(module):
-    """The room of a dotted module: its first part below the package; of a laboratory the first two."""
+    """The room of a dotted module: its first part below the package.
+
+    The room of a laboratory has the first two parts.
+    """
     parts = module.split(".")[1:]
     if parts[:1] == ["labs"]:
         return ".".join(parts[:2])
@@ -42,7 +45,10 @@ def module_of(path):
 
 
 def imported(path):
-    """The modules of the package that a file imports: `from a import b` is a.b where that is a module, else a."""
+    """The modules of the package that a file imports.
+
+    `from a import b` imports a.b where that is a module, and otherwise a.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (
@@ -93,7 +99,10 @@ def test_every_room_has_its_place():
 
 
 def test_there_is_no_circle_of_modules():
-    """A module stands for its file alone here: a package's own list of names is what others import from it."""
+    """A module stands for its file alone here.
+
+    A package's own list of names is what others import from it.
+    """
     done, above = set(), []
 
     def visit(module):
@@ -115,7 +124,8 @@ def test_there_is_no_circle_of_modules():
 def test_a_forbidden_import_would_be_seen(tmp_path):
     path = tmp_path / "sample.py"
     path.write_text(
-        "import neuralflow.labs.paths\n\ndef f():\n    from neuralflow import cli, labs\n    from neuralflow.labs import diffeo\n"
+        "import neuralflow.labs.paths\n\ndef f():\n"
+        "    from neuralflow import cli, labs\n    from neuralflow.labs import diffeo\n"
     )
     rooms = {room(target) for target in imported(path)}
     assert rooms == {"labs.paths", "cli", "labs", "labs.diffeo"}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
+from refusals import refuses
 from scipy import stats
 
 import neuralflow as nf
@@ -35,10 +36,12 @@ def test_intervals():
 def test_a_mean_over_seeds_has_students_interval():
     values = [1.0, 2.0, 4.0]
     low, high = over_seeds(values)["interval"]
-    # t of 97.5% with two degrees of freedom is 4.302653; the deviation of these is sqrt(7/3).
+    # Student's t of 97.5% with two degrees of freedom is 4.302653.
+    # The standard deviation of the values is sqrt(7/3).
     half = 4.302653 * (7 / 3) ** 0.5 / 3**0.5
     np.testing.assert_allclose((low, high), (7 / 3 - half, 7 / 3 + half), rtol=1e-6)
     assert over_seeds([2.0, 2.0])["interval"] == [2.0, 2.0]
+    assert np.isnan(over_seeds([0.93])["interval"]).all()  # one seed says nothing of its spread
 
 
 def test_fitted_orders():
@@ -52,13 +55,36 @@ def test_orders_against_a_finite_reference_are_corrected(order, size):
     depths = [16, 32, 64, 128, 256]
     errors = [size * abs(n**-order - 256.0**-order) for n in depths]
     assert np.isclose(fitted_order(depths, errors, least=16, reference=256), order, atol=1e-4)
-    assert (
-        fitted_order(depths[:4], errors[:4], least=16) > order + 0.03
-    )  # what it would have seemed
+    # Without the correction it would have seemed larger.
+    assert fitted_order(depths[:4], errors[:4], least=16) > order + 0.03
+
+
+test_bad_input_is_refused_in_one_sentence = refuses(
+    {
+        "no seeds": (lambda: over_seeds([]), "at least one value"),
+        "a seed that failed": (lambda: over_seeds([1.0, np.nan]), "a row of finite numbers"),
+        "orders in rows": (lambda: interval(np.ones((3, 3))), "a row of finite numbers"),
+        "a level in percent": (lambda: interval([1.0, 2.0, 3.0], level=95), "between 0 and 1"),
+        "unequal lengths": (lambda: fitted_order([32, 64], [1.0]), "2 depths and 1 errors"),
+        "a negative error": (lambda: fitted_order([32, 64], [1.0, -1.0]), "from zero on"),
+        "values of other steps": (
+            lambda: weighed_order((2, 4), np.ones((5, 3))),
+            r"\(samples, 2\)",
+        ),
+    }
+)
+
+
+def test_what_was_not_measured_is_left_out():
+    assert np.isclose(fitted_order([32, 64, 128], [1.0, np.nan, 0.0625]), 2.0)
+    assert fitted_order([32, 32], [1.0, 2.0]) is None
 
 
 def test_a_weighed_order_has_an_interval_that_covers():
-    """Means 2 n^-1.5 under noise of their own, a thousand times: the interval of 95% holds the order in about 95%."""
+    """The means 2 n^-1.5 have noise of their own in each of four hundred repetitions.
+
+    The interval of 95% holds the order in about 95% of them.
+    """
     steps, rng = (4, 8, 16), np.random.default_rng(0)
     inside = 0
     for _ in range(400):

@@ -28,7 +28,15 @@ def complaints(tmp_path_factory):
     """The lines of which pyright complains, of a program that is right and of five that are not."""
     path = tmp_path_factory.mktemp("program") / "program.py"
     path.write_text("\n".join([RIGHT, *WRONG.values(), ""]))
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", path]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--pythonpath",
+        sys.executable,
+        "--outputjson",
+        path,
+    ]
     process = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
     errors = json.loads(process.stdout)["generalDiagnostics"]
     errors = [error for error in errors if error["rule"] != "reportUnusedExpression"]

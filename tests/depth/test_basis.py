@@ -1,3 +1,5 @@
+"""Bases of depth: integrals, refinement and projection, and a basis of one's own."""
+
 from dataclasses import dataclass
 
 import jax
@@ -28,7 +30,8 @@ bases = st.sampled_from(BASES)
 @pytest.mark.parametrize("basis", BASES, ids=str)
 def test_mass_and_stiffness_are_the_integrals(basis):
     coefficients = np.random.default_rng(0).standard_normal(basis.size)
-    # A quadrature that knows nothing of the basis: midpoints between ever so many points, away from the knots.
+    # The oracle is a midpoint rule of very many points, which lie away from the knots.
+    # It knows nothing of the basis.
     count = 20_000
     depth = (np.arange(count) + 0.5) / count
     values = B.evaluation(basis, depth) @ coefficients
@@ -94,7 +97,7 @@ def test_refinement_is_exact_and_projection_is_nearest(source, target, seed):
         return
     with pytest.raises(ValueError, match="does not contain"):
         B.refinement(source, target)
-    # The error is orthogonal to the target: no small change of the projection is nearer.
+    # The error is orthogonal to the target, so no small change of the projection is nearer.
     gram = B.mass(target) @ projected - B._gram(target, source) @ coefficients
     assert np.abs(gram).max() < 1e-11
 

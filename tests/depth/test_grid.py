@@ -1,3 +1,5 @@
+"""Grids and their plans: the cell of every step, and where in it the step lies."""
+
 from fractions import Fraction
 
 import numpy as np

@@ -11,8 +11,8 @@ from experiments.lm_resnet.model import Network, parameters
 from experiments.lm_resnet.recipe import train
 from neuralflow import training
 
-# The published table counts one k for every block, and modules that the released code never uses: a BN(16), and in basic
-# nets a BN(16) with a 1 x 1 convolution from 16 to 64 channels.
+# The published table counts one k for every block. It also counts modules that the released code
+# never uses: a BN(16), and in basic nets a BN(16) with a 1 x 1 convolution from 16 to 64 channels.
 PUBLISHED = {20: 273_475, 32: 467_913, 44: 662_351, 56: 856_789, 110: 1_731_760, 164: 1_703_760}
 
 
@@ -52,7 +52,8 @@ def test_every_block_learns_its_statistics_and_a_checkpoint_restores_them(tmp_pa
         changed = (
             (value != before[path]).reshape(len(value) if value.ndim > 1 else 1, -1).any(axis=1)
         )
-        assert changed.all(), path  # in every cell of depth
+        # The statistics of every cell of depth have changed.
+        assert changed.all(), path
     network.eval()
     infer = nnx.jit(lambda network, x: network(x))
     logits = infer(network, images)

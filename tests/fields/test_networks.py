@@ -1,3 +1,5 @@
+"""Networks as fields."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,20 +7,6 @@ import pytest
 from flax import nnx
 
 import neuralflow as nf
-from neuralflow.fields import takes_time
-
-
-def test_time_is_told_by_the_second_parameter():
-    rngs = nnx.Rngs(0)
-    assert not takes_time(nnx.Linear(2, 2, rngs=rngs))
-    assert not takes_time(nnx.LayerNorm(2, rngs=rngs))
-    assert not takes_time(nnx.gelu)
-    assert takes_time(lambda x, t: x)
-    assert takes_time(lambda x, s: x)
-    assert takes_time(lambda x, t=0.0: x)
-    assert not takes_time(lambda x, scale=1.0: x)
-    assert not takes_time(nf.from_function(lambda p, x: x))
-    assert takes_time(nf.from_function(lambda p, x, t: x))
 
 
 @pytest.mark.parametrize(
@@ -61,42 +49,6 @@ def test_antisymmetric_fields_turn_without_growing():
     assert np.allclose(jnp.linalg.norm(y, axis=1), jnp.linalg.norm(x, axis=1), rtol=1e-8)
 
 
-def test_functions_with_parameters_train():
-    layer = nf.NeuralODE(
-        nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}),
-        nf.FixedGrid(nf.RK4(), steps=50),
-    )
-    x = jnp.ones((1, 1))
-    assert np.allclose(layer(x), np.exp(-2.0), atol=1e-8)
-    gradient = nnx.grad(lambda m: jnp.sum(m(x)))(layer)
-    assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-2.0), atol=1e-8)
-
-
-def test_functions_may_wrap_modules():
-    net = nnx.Sequential(
-        nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1))
-    )
-    field = nf.from_function(lambda net, x: net(x), net)
-    x = jnp.ones((3, 2), jnp.float32)
-    assert np.allclose(
-        nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    ("field", "said"),
-    [
-        (lambda *args: args[0], r"\*args.*from_function"),
-        (lambda x, t, u: x, "wrap it with nf.from_function"),
-        (lambda x, *, scale: x, "wrap it with nf.from_function"),
-        (3.0, "must be callable"),
-    ],
-)
-def test_what_is_not_a_field_is_refused(field, said):
-    with pytest.raises(TypeError, match=said):
-        takes_time(field)
-
-
 def test_bad_construction():
     with pytest.raises(ValueError, match="multiple of groups"):
         nf.fields.ConvBlock(6, groups=4, rngs=nnx.Rngs(0))
@@ -131,48 +83,3 @@ def test_bad_construction():
     ):
         with pytest.raises((TypeError, ValueError), match=said):
             call()
-
-
-def test_an_error_inside_a_field_names_it_and_the_shape_it_saw():
-    with pytest.raises(TypeError) as caught:
-        nf.NeuralODE(
-            nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2)
-        )(jnp.ones((5, 3)))
-    assert any(
-        "the field MLP was evaluated on x of shape (5, 3)" in note
-        for note in caught.value.__notes__
-    )
-
-
-def test_energies_are_kept_and_descended(worst):
-    rngs = nnx.Rngs(0)
-
-    def energy(d):
-        return nf.fields.Energy(d, hidden=6, param_dtype=jnp.float64, rngs=rngs)
-
-    x = jax.random.normal(jax.random.key(1), (5, 4))
-    solve = nf.Adaptive(nf.Tsit5(), 1e-10, 1e-10)
-    for h in (energy(4), nf.fields.Separable(energy(2), energy(2))):
-        field = nf.fields.Hamiltonian(h)
-        flow = nf.NeuralODE(field, solve, 0.0, 3.0)
-        assert jnp.abs(h(flow(x)) - h(x)).max() < 1e-8
-        assert jnp.abs(flow(x) - x).max() > 1e-2
-        if isinstance(h, nf.fields.Separable):
-            pair = field((x[:, :2], x[:, 2:]))
-            assert worst(jnp.concatenate(pair, axis=1), field(x)) < 1e-14
-            # A separable energy is a field for RevNet, the symplectic Euler scheme: no drift over many steps.
-            rev = nf.NeuralODE(field, nf.FixedGrid(nf.schemes.RevNet(), steps=2000), 0.0, 100.0)
-            assert jnp.abs(h(rev(x)) - h(x)).max() < 0.05
-    potential = energy(4)
-    descent = nf.fields.Gradient(potential)
-    path = nf.NeuralODE(descent, solve, 0.0, 3.0).trajectory(x, jnp.linspace(0, 3, 7))
-    assert (jnp.diff(jax.vmap(potential)(path), axis=0) < 0).all()
-    jacobian = jax.jacobian(descent)(x[:1])[0, :, 0]
-    assert worst(jacobian, jacobian.T) < 1e-14
-
-
-def test_an_energy_of_the_wrong_shape_is_refused():
-    with pytest.raises(ValueError, match="one number a sample"):
-        nf.fields.Gradient(nf.fields.MLP(4, hidden=3, rngs=nnx.Rngs(0)))(
-            jnp.ones((5, 4), jnp.float32)
-        )

@@ -1,4 +1,7 @@
-"""Trains on every device there is and prints the losses: `parallel.py FOLDER [ADDRESS COUNT INDEX]`."""
+"""Trains on every device there is and prints the losses.
+
+It is called as `parallel.py FOLDER [ADDRESS COUNT INDEX]`.
+"""
 
 import json
 import sys
@@ -47,7 +50,10 @@ def train(dtype, epochs, by_depth=False, **options):
 
 
 def drawn_alike():
-    """Whether random networks and their limits give the same bits for samples on many devices as for those on one."""
+    """Whether samples on many devices are given the same bits as samples on one device.
+
+    Random networks and their limits are asked.
+    """
     field = nf.labs.stochastic.StochasticDepth(
         nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1)
     )

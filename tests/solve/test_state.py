@@ -1,4 +1,4 @@
-"""Batch statistics and random masks inside a field: who updates them, who uses them, who refuses."""
+"""Batch statistics and random masks inside a field: who updates, uses and refuses them."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ def test_training_updates_each_cell_as_a_stack_of_blocks_would(worst):
         assert worst(flow(X), y) < 1e-14
     means = jnp.stack([block.norm.mean[...] for block in blocks])
     assert worst(flow.field.stack.norm.mean[...], means) < 1e-7
-    assert (jnp.abs(means).max(1) > 0).all()  # every block's statistics have moved
+    # Every block's statistics have moved.
+    assert (jnp.abs(means).max(1) > 0).all()
     flow.eval()
     y = X
     for block in blocks:
@@ -66,7 +67,8 @@ def test_training_updates_each_cell_as_a_stack_of_blocks_would(worst):
         y = y + block(y) / N
     before = statistics(flow)
     assert worst(flow(X), y) < 1e-7
-    assert worst(statistics(flow), before) == 0  # evaluation draws on them and leaves them
+    # Evaluation uses the statistics and leaves them as they are.
+    assert worst(statistics(flow), before) == 0
 
 
 @pytest.mark.parametrize("memory", ["full", "remat", "two_level"])
@@ -107,7 +109,10 @@ def test_evaluation_uses_the_statistics_on_any_grid(worst):
 
 
 def test_each_scheme_updates_from_its_declared_evaluation(worst):
-    """The first of a step; RevNet's second, in which both halves are what the network sees."""
+    """It is the first evaluation of a step.
+
+    RevNet's is the second, in which both halves are what the network sees.
+    """
     first = layer(Normed)
     first(X)
     for scheme in (
@@ -119,9 +124,8 @@ def test_each_scheme_updates_from_its_declared_evaluation(worst):
         flow = layer(Normed, scheme, steps=1, cells=1)
         plain = layer(Normed, steps=1, cells=1)
         flow(X), plain(X)
-        assert (
-            worst(statistics(flow), statistics(plain)) < 1e-12
-        )  # one step: the first evaluation is the same
+        # In a single step the first evaluation is the same.
+        assert worst(statistics(flow), statistics(plain)) < 1e-12
 
     class Half(nnx.Module):
         def __init__(self, rngs):
@@ -139,7 +143,8 @@ def test_each_scheme_updates_from_its_declared_evaluation(worst):
         y = nnx.jit(lambda flow: flow(X))(flow)
         stack = flow.field.stack
         assert worst(stack.first.norm.mean[0], 0.01 * X[:, 2:].mean(0)) < 1e-7
-        assert worst(stack.second.norm.mean[0], 0.01 * y[:, :2].mean(0)) < 1e-7  # G saw the new X
+        # G saw the new X.
+        assert worst(stack.second.norm.mean[0], 0.01 * y[:, :2].mean(0)) < 1e-7
         memories.append(statistics(flow))
     assert worst(*memories) == 0
 
@@ -147,7 +152,8 @@ def test_each_scheme_updates_from_its_declared_evaluation(worst):
 def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
     flow = layer(Dropped)
     y = flow.trajectory(X)
-    dead = np.asarray(y[1:] == y[:-1])  # where a step left the state alone
+    # These are the places where a step left the state alone.
+    dead = np.asarray(y[1:] == y[:-1])
     assert 0.4 < dead.mean() < 0.6
     assert all((dead[i] != dead[j]).mean() > 0.3 for i in range(N) for j in range(i))
 
@@ -156,7 +162,8 @@ def test_masks_differ_by_step_and_evaluation_and_repeat_in_recomputation(worst):
         return nnx.jit(nnx.grad(lambda flow: jnp.sum(flow(X) ** 3)))(flow)
 
     assert worst(gradient("remat"), gradient("full")) < 1e-12
-    # Heun's two evaluations draw two masks: one alone would leave half of the states in place, two a quarter.
+    # Heun's two evaluations draw two masks, which leave a quarter of the states in place.
+    # One mask alone would leave half of them.
     once = layer(Dropped, nf.Heun(), steps=1, cells=1)(X)
     assert 0.1 < float((once == X).mean()) < 0.4
 
@@ -179,7 +186,8 @@ def test_every_call_draws_anew_and_evaluation_draws_nothing(worst):
     flow = layer(Dropped)
     first, second = flow(X), flow(X)
     assert worst(first, second) > 1e-2
-    assert worst(layer(Dropped)(X), first) == 0  # the same key, the same masks
+    # The same key gives the same masks.
+    assert worst(layer(Dropped)(X), first) == 0
     assert worst(jax.jit(lambda flow, x: flow(x))(layer(Dropped), X), first) < 1e-14
     flow.eval()
     count = int(flow.field.stack.drop.rngs.count[...])
@@ -262,4 +270,5 @@ def test_what_cannot_honour_state_refuses_in_one_sentence(case):
     call, said = REFUSED[case]
     with pytest.raises(ValueError, match=said) as caught:
         call()
-    assert "\n" not in str(caught.value).split("\n---")[0]  # (jax's own note on its frames)
+    # Behind the dashes stands jax's own note on its frames.
+    assert "\n" not in str(caught.value).split("\n---")[0]

@@ -30,7 +30,7 @@ def stack(n, init, seed=0, basis=nf.PiecewiseConstant):
 
 
 class Symmetric(nnx.Module):
-    """K^T tanh(K x): what layers do on the average is not what the average layer does."""
+    """K^T tanh(K x), whose mean over layers is not the layer of mean weights."""
 
     def __init__(self, rngs):
         self.K = nnx.Param(1.5 * jax.random.normal(rngs.params(), (4, 2), float))
@@ -60,7 +60,8 @@ def test_a_smooth_network_is_an_ode_and_its_errors_fall_as_they_must():
     euler, heun = certificate.gradients["Euler"], certificate.gradients["Heun"]
     assert euler[1] == certificate.gradients["as trained"][1]
     assert abs(np.log2(euler[2] / euler[4]) - 1) < 0.1
-    # Frozen in each cell, the field is smooth in every step: Heun keeps its order.
+    # The weights stand still in each cell, so the field is smooth in every step.
+    # Heun keeps its order.
     assert abs(np.log2(heun[2] / heun[4]) - 2) < 0.1
     assert certificate.changes["weights of neighbouring layers averaged"] < 0.01
     assert certificate.smoothness["flow"].hoelder > 0.9
@@ -78,7 +79,8 @@ def test_layers_drawn_each_on_its_own_are_no_ode_though_the_solver_does_not_matt
         Classifier(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=64))), points()
     )
     assert not certificate.is_ode
-    assert certificate.changes["the exact flow"] < 0.1  # scaled by 1/n, finer steps see nothing
+    # The layers are scaled by 1/n, so finer steps see nothing.
+    assert certificate.changes["the exact flow"] < 0.1
     assert certificate.changes["weights of neighbouring layers averaged"] > 0.1
     assert certificate.sentence().startswith(
         "not an ODE: weights of neighbouring layers averaged: outputs change by"
@@ -177,7 +179,8 @@ def test_hoelder_exponents_of_known_curves(steps, want):
 def test_bad_calls_are_refused():
     with pytest.raises(
         ValueError,
-        match="no NeuralODE in this Linear; the branches of a ResNet become one by nf.from_branches",
+        match="no NeuralODE in this Linear; "
+        "the branches of a ResNet become one by nf.from_branches",
     ):
         D.certify(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), points())
     model = Classifier(nf.NeuralODE(stack(4, nf.tied), nf.FixedGrid(nf.Euler(), steps=4)))

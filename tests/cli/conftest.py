@@ -1,0 +1,19 @@
+"""What the tests of the commands share as fixtures."""
+
+import pytest
+
+from neuralflow import cli
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs a command in this process, and returns its status and what it told."""
+
+    def call(*arguments, cwd=None):
+        if cwd:
+            monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        return ended.value.code, "".join(capsys.readouterr())
+
+    return call

@@ -1,0 +1,70 @@
+"""Functions as fields, and how a field is evaluated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import neuralflow as nf
+from neuralflow.fields import takes_time
+
+
+def test_time_is_told_by_the_second_parameter():
+    rngs = nnx.Rngs(0)
+    assert not takes_time(nnx.Linear(2, 2, rngs=rngs))
+    assert not takes_time(nnx.LayerNorm(2, rngs=rngs))
+    assert not takes_time(nnx.gelu)
+    assert takes_time(lambda x, t: x)
+    assert takes_time(lambda x, s: x)
+    assert takes_time(lambda x, t=0.0: x)
+    assert not takes_time(lambda x, scale=1.0: x)
+    assert not takes_time(nf.from_function(lambda p, x: x))
+    assert takes_time(nf.from_function(lambda p, x, t: x))
+
+
+def test_functions_with_parameters_train():
+    layer = nf.NeuralODE(
+        nf.from_function(lambda p, x: -p["rate"] * x, {"rate": jnp.asarray(2.0)}),
+        nf.FixedGrid(nf.RK4(), steps=50),
+    )
+    x = jnp.ones((1, 1))
+    assert np.allclose(layer(x), np.exp(-2.0), atol=1e-8)
+    gradient = nnx.grad(lambda m: jnp.sum(m(x)))(layer)
+    assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-2.0), atol=1e-8)
+
+
+def test_functions_may_wrap_modules():
+    net = nnx.Sequential(
+        nnx.Linear(2, 4, rngs=nnx.Rngs(0)), nnx.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+    )
+    field = nf.from_function(lambda net, x: net(x), net)
+    x = jnp.ones((3, 2), jnp.float32)
+    assert np.allclose(
+        nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (lambda *args: args[0], r"\*args.*from_function"),
+        (lambda x, t, u: x, "wrap it with nf.from_function"),
+        (lambda x, *, scale: x, "wrap it with nf.from_function"),
+        (3.0, "must be callable"),
+    ],
+)
+def test_what_is_not_a_field_is_refused(field, said):
+    with pytest.raises(TypeError, match=said):
+        takes_time(field)
+
+
+def test_an_error_inside_a_field_names_it_and_the_shape_it_saw():
+    with pytest.raises(TypeError) as caught:
+        nf.NeuralODE(
+            nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2)
+        )(jnp.ones((5, 3)))
+    assert any(
+        "the field MLP was evaluated on x of shape (5, 3)" in note
+        for note in caught.value.__notes__
+    )

@@ -1,0 +1,64 @@
+"""What is not a plain net, and options that do not apply."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.plain_net import NET, drawn, relu, tanh
+
+from neuralflow.labs import plain_net
+
+
+@pytest.mark.parametrize(
+    "net, sentence",
+    [
+        ([(np.eye(2), np.zeros(2), jax.nn.silu)], "falls near"),
+        ([(np.eye(2), np.zeros(2), jnp.sin)], "falls near"),
+        ([(np.eye(2), np.zeros(2), jax.nn.softmax)], "no function of single numbers"),
+        ([(np.eye(2), np.zeros(2), "relu")], "must be a function"),
+        ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be real numbers, got complex128"),
+        ([(np.full((2, 2), np.nan), np.zeros(2), relu)], "4 values that are not finite"),
+        ([(np.eye(2), np.array([0, np.inf]), relu)], "1 values that are not finite"),
+        (
+            [(np.eye(2), np.zeros(2), relu), (np.eye(3), np.zeros(3), relu)],
+            "gives 2 numbers, but the next one takes 3",
+        ),
+        ([(np.eye(2), np.zeros(3), relu)], "b of layer 0 holds 3 numbers, but W gives 2"),
+        ([(np.zeros(2), np.zeros(2), relu)], r"W of layer 0 must have shape \(out, in\)"),
+        ([relu], "layer 0 of a plain net is an nnx.Linear"),
+        ([], "a plain net is an nnx.Sequential or a sequence"),
+        (3, "give its layers in their order"),
+    ],
+)
+def test_bad_nets(net, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        plain_net.as_flow(net)
+
+
+def test_bad_options(x):
+    for call, sentence in (
+        (lambda: plain_net.as_flow(NET, cutoff=0), "cutoff is a small positive part"),
+        (lambda: plain_net.as_flow(NET)(x), "takes 5 numbers a sample"),
+        (lambda: plain_net.as_resnet(NET, linear="exact"), "linear must be one of"),
+        (lambda: plain_net.as_resnet(NET, steps=0), "steps must be at least 1"),
+        (
+            lambda: plain_net.as_resnet(NET, horizon=-1.0, activation="relaxed"),
+            "horizon is a positive length",
+        ),
+        (
+            lambda: plain_net.as_resnet(NET, activation="relaxed", steps=2),
+            "takes at least as many steps, got 2",
+        ),
+        (lambda: plain_net.as_resnet(NET, about=()), "about is a sequence of finite numbers"),
+        (
+            lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh)),
+            'exact blocks are for relu and leaky_relu, got tanh; take activation="lin',
+        ),
+        (
+            lambda: plain_net.as_resnet(drawn([2, 2, 2], tanh), activation="relaxed", steps=20),
+            "for relu alone, got tanh",
+        ),
+        (lambda: plain_net.decompose(np.eye(3), 2), "does not fit into 2 dimensions"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()

@@ -1,0 +1,71 @@
+"""Gradients through the accepted steps of adaptive solves."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from support.solve import Several, gradients
+
+import neuralflow as nf
+
+
+def on_every_basis(mlp, tolerance):
+    bases = (nf.PiecewiseConstant(4), nf.PiecewiseLinear(4), nf.Legendre(4))
+    field = Several([mlp(basis, seed=k) for k, basis in enumerate(bases)])
+    return nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), tolerance, tolerance))
+
+
+@pytest.mark.optimised
+def test_adaptive_gradients_are_those_of_the_accepted_steps(mlp, x, worst):
+    """The oracle is diffrax, which differentiates through its own loop."""
+    layer = on_every_basis(mlp, 1e-7)
+    direct = layer.with_solve(nf.Adaptive(nf.Tsit5(), 1e-7, 1e-7, gradient="direct", max_steps=64))
+    assert worst(gradients(layer, x)[:2], gradients(direct, x)[:2]) < 1e-12
+
+
+def test_adaptive_gradients_on_every_basis(mlp, x, worst):
+    layer = on_every_basis(mlp, 1e-9)
+    fine = gradients(layer.with_solve(nf.FixedGrid(nf.RK4(), steps=200)), x)
+    assert worst(gradients(layer, x), fine) < 1e-6
+    continuous = gradients(
+        layer.with_solve(nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9, gradient="continuous")), x
+    )
+    assert worst(continuous, fine) < 1e-6
+
+
+def test_adaptive_gradient_is_diffraxs_where_both_apply(x, worst):
+    field = nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(field)
+
+    def plain(state, x):
+        term = diffrax.ODETerm(lambda t, x, state: 3.0 * nnx.merge(graphdef, state)(x))
+        controller = diffrax.PIDController(rtol=1e-7, atol=1e-7)
+        return jnp.sum(
+            diffrax.diffeqsolve(
+                term, diffrax.Tsit5(), 0.0, 1.0, None, x, state, stepsize_controller=controller
+            ).ys
+            ** 2
+        )
+
+    def ours(state, x):
+        return jnp.sum(
+            nf.NeuralODE(nnx.merge(graphdef, state), nf.Adaptive(nf.Tsit5(), 1e-7, 1e-7), 0.0, 3.0)(
+                x
+            )
+            ** 2
+        )
+
+    want = jax.jit(jax.grad(plain, argnums=(0, 1)))(state, x)
+    assert worst(want, jax.jit(jax.grad(ours, argnums=(0, 1)))(state, x)) < 1e-12
+
+
+def test_more_steps_than_one_checkpoint_segment(x, worst):
+    field = nf.from_function(lambda p, x, t: jnp.cos(p * t) * x, jnp.asarray(40.0))
+    few = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-8, 1e-8, max_steps=400))
+    # A segment has 20 = sqrt(400) steps.
+    assert few.solve(x).accepted > 3 * 20
+    assert (
+        worst(gradients(few, x), gradients(few.with_solve(nf.FixedGrid(nf.RK4(), steps=2000)), x))
+        < 1e-5
+    )
