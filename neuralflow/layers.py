@@ -32,8 +32,9 @@ from neuralflow.solve.tally import count
 class NeuralODE(nnx.Module):
     """A layer that solves the ODE of a velocity field with a discretisation.
 
-    The layer takes x to x(t1), where x' = field(x, t) and x(t0) = x. The discretisation says how to
-    walk through depth time from t0 to t1.
+    The layer takes a state x0 to x(t1), where x(t) solves x' = field(x, t) with x(t0) = x0. The
+    discretisation says how to walk through depth time from t0 to t1. A layer that `reverse` returns
+    walks from t1 to t0.
 
     A layer is a plain `nnx.Module`: it can be nested, compiled, differentiated and saved. The field
     may hold batch statistics and random streams, which follow the rules of NNX. `train()` and
@@ -63,7 +64,8 @@ class NeuralODE(nnx.Module):
         field: The velocity field.
         t0: The depth time where the interval starts.
         t1: The depth time where the interval ends.
-        backward: Whether the layer walks from t1 to t0.
+        backward: Whether the layer walks from t1 to t0. `reverse` returns a layer with the other
+            value.
 
     Example:
         >>> import jax.numpy as jnp
@@ -195,11 +197,11 @@ class NeuralODE(nnx.Module):
         return start, stop
 
     def between(self, start: Any, stop: Any) -> NeuralODE:
-        """Return the layer that walks between two depth times inside the interval only.
+        """Return the layer that walks only a part of the interval.
 
         The new layer uses the weights that belong to these depths. `t0` and `t1` stay as they are,
-        because the weights belong to the whole interval. `ends` are the new depth times. On a fixed
-        grid, a step that an end cuts is shortened.
+        because the weights belong to the whole interval. The attribute `ends` of the new layer is
+        `(start, stop)`, in depth time. On a fixed grid, a step that an end cuts is shortened.
 
         Args:
             start: The depth time of the end that is nearer to t0. A fixed grid takes a number. An
@@ -385,12 +387,14 @@ class NeuralODE(nnx.Module):
         ).states
 
     def invert(self, y: Any) -> Any:
-        """Return the x with layer(x) = y, solved to rounding on a fixed grid.
+        """Return the x with layer(x) = y, up to rounding.
 
-        The blocks are solved one by one, from the last to the first. A reversible scheme uses its
-        own inverse. Every other scheme uses fixed-point iteration. The iteration needs blocks
-        x + (step(x) - x) whose residual part step(x) - x contracts. This means that h times the
-        Lipschitz constant of the field is below one, where h is the length of the step.
+        Only a layer on a fixed grid can be inverted. The blocks are solved one by one, from the
+        last to the first. A reversible scheme uses its own inverse. Every other scheme uses
+        fixed-point iteration, which converges where x -> step(x) - x is a contraction. For Euler's
+        scheme it is enough that h L < 1, where h is the length of the step in depth time and L the
+        Lipschitz constant of the field. Schemes with more evaluations can need shorter steps: for
+        RK4, h L < 0.69 is enough.
 
         Args:
             y: The state at the end of the walk, a pytree of arrays with leading batch axes.

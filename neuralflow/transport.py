@@ -590,7 +590,7 @@ class Continuity(_Carried):
     Call the object as log_rho(x, t).
 
     Args:
-        layer: The layer whose flow carries the density. The layer walks forward.
+        layer: The layer whose flow carries the density, a layer that walks forward.
         log_density: The function log rho at one end, from x, `(batch, ...)`, to `(batch,)`.
         given: The end of the interval at which `log_density` is known. "start" means a density that
             the flow moves. "end" means a density at which the flow arrives, as in a normalising
@@ -629,8 +629,9 @@ class Continuity(_Carried):
         """Return log rho(x, t).
 
         Args:
-            x: The samples, `(batch, ...)` or a pytree of such arrays.
-            t: The depth time, between t0 and t1.
+            x: The positions at depth time t, `(batch, ...)` or a pytree of such arrays.
+            t: The depth time, between t0 and t1. In a trace, the result is NaN for a depth time
+                outside.
             key: The random key of the probes, for a random divergence.
 
         Returns:
@@ -647,8 +648,10 @@ class Continuity(_Carried):
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return log rho(x, t), and integrals of rates from the same solve.
 
-        The walk goes from t to the end of the interval at which the density is known. So the
-        integrals have the sign of `along` with a layer that walks this way.
+        The solve runs from t to the end of the interval at which the density is known. The
+        integrals are those of rate dt in this direction. For `given="end"`, a positive rate has a
+        positive integral. For `given="start"` the solve runs backward, and the integral is
+        negative.
 
         Args:
             x: The samples, `(batch, ...)` or a pytree of such arrays.
@@ -706,9 +709,9 @@ class Continuity(_Carried):
 
 def _each(value: Any, count: int) -> Array:
     """Return the values of a log-density, and refuse anything but one number per sample."""
-    if jnp.shape(value) != (count,):
+    if np.shape(value) != (count,):
         raise InputError(
-            f"a log-density gives one number a sample, ({count},), got {jnp.shape(value)}; a "
+            f"a log-density gives one number a sample, ({count},), got {np.shape(value)}; a "
             "distribution over single coordinates becomes one over points by numpyro's "
             ".to_event(1)"
         )

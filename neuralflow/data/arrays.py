@@ -133,10 +133,10 @@ def from_file(path: Path) -> Data:
             x and y. The message says what is wrong.
     """
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            raise InputError("one array without names")
-        with held:
+        with Path(path).open("rb") as file:  # numpy closes no file that it cannot read.
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                raise InputError("one array without names")
             arrays = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
     except FileNotFoundError:
         raise InputError(

@@ -48,7 +48,7 @@ def tied(nodes: np.ndarray) -> np.ndarray:
 
 
 def smooth(length: float = 0.5) -> Init:
-    """Draw weights as a Gaussian process in depth.
+    """Make the initialisation whose weights are a Gaussian process in depth.
 
     Every node keeps the variance of the module's own initialisation. The correlation of the weights
     at two normalised depths s and s' is exp(-(s - s')^2 / (2 length^2)).
@@ -87,19 +87,21 @@ def smooth(length: float = 0.5) -> Init:
 
 
 def fractional(hurst: float) -> Init:
-    """Draw weights as the increments of a fractional Brownian motion in depth.
+    """Make the initialisation whose weights are increments of a fractional Brownian motion.
 
-    Every node keeps the variance of the module's own initialisation. Two nodes that are k apart
-    have the correlation (|k + 1|^2H - 2 |k|^2H + |k - 1|^2H) / 2, where H is the Hurst index.
+    Every node keeps the variance of the module's own initialisation, however many nodes there are.
+    The weights of node j and of node j + k have the correlation
+    (|k + 1|^2H - 2 |k|^2H + |k - 1|^2H) / 2, where H is the Hurst index.
 
     Args:
         hurst: The Hurst index H in (0, 1]. 0.5 draws every node independently. 1 uses one draw for
-            all nodes. In between, neighbours are correlated over longer distances. Below 0.5,
-            neighbours are anti-correlated.
+            all nodes. Between 0.5 and 1, neighbours are correlated positively, the more the larger
+            H is. Below 0.5, neighbours are correlated negatively.
 
     Returns:
-        An initialisation for `DepthVarying(..., init=...)`. The nodes of the basis must be equally
-        spaced.
+        An initialisation for `DepthVarying(..., init=...)`. The matrix has one column for each
+        node, and one column in all where H is 1. The nodes of the basis must be equally spaced, as
+        those of `PiecewiseConstant` and `PiecewiseLinear` are.
 
     Raises:
         InputError: `hurst` lies outside (0, 1]. The returned initialisation raises the same error

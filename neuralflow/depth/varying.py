@@ -64,17 +64,19 @@ def dotted(path: Any) -> str:
 class DepthVarying(nnx.Module):
     """An NNX module whose parameters are functions of normalised depth s in [0, 1].
 
-    The module is built once for each independent draw. The draws become the coefficients of a
-    basis: every parameter of the attribute `stack` has a leading axis of length `basis.size`.
-    Submodules that the module shares stay shared.
+    The module is built once for each independent draw. The matrix of `init` mixes the draws into
+    values at the nodes of the basis. A parameter whose draws are all equal, such as the scale of a
+    norm, keeps its value at every depth. The values at the nodes become coefficients: every
+    parameter of the attribute `stack` has a leading axis of length `basis.size`, and stays an
+    `nnx.Param`. Submodules that the module shares stay shared.
 
-    A `DepthVarying` can stand anywhere in a field. A `NeuralODE` replaces it by the module of the
-    right depth at every stage. Outside a layer, `field.at(s)` returns the plain module of one
-    depth.
+    A `DepthVarying` can stand anywhere in a field. In every evaluation, a `NeuralODE` from t0 to t1
+    replaces it by the module at s = (t - t0) / (t1 - t0). Outside a layer, `field.at(s)` returns
+    the plain module of one depth.
 
-    Batch statistics belong to the cells of a `PiecewiseConstant` basis. A random stream, for
-    example of Dropout, is the same for all depths. Its key is folded with the numbers of the step
-    and the stage.
+    Batch statistics belong to the cells of a `PiecewiseConstant` basis. All depths share one random
+    stream, for example of Dropout. The key of each evaluation is folded with the number of the step
+    and the number of the evaluation in the step, so that the draws differ.
 
     Args:
         make: A function that builds the module from `nnx.Rngs`.
@@ -84,9 +86,10 @@ class DepthVarying(nnx.Module):
             the default), `tied` (one draw for all nodes), `smooth(length)` or `fractional(hurst)`.
 
     Raises:
-        InputError: The module holds state that no solve can carry, or another `DepthVarying`.
+        InputError: The module holds an `nnx.Cache`, an `nnx.Intermediate` or another
+            `DepthVarying`.
         InputError: The module holds batch statistics and the basis is not `PiecewiseConstant`.
-        InputError: `init` returns a matrix of the wrong shape.
+        InputError: `init` returns a matrix that is not `(basis.size, draws)`.
         InputTypeError: An argument is of the wrong kind, `make` does not return an `nnx.Module`, or
             a weight is not floating.
 

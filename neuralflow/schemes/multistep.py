@@ -381,15 +381,20 @@ class LMResNet(_TwoStep):
     Here u_n is the state after n steps, h the length of a step and f the field. The first step is a
     plain residual step.
 
-    The scheme converges to u' = f/(1 + k) for a constant -1 < k < 1, and not to u' = f. The limit
-    is consistent with the field only where k = 0. Learned k_n mean a field scaled by 1/(1 + k_n).
-    `ConsistentLM` keeps the field.
+    The scheme converges to u' = f/(1 + k) for a constant -1 < k < 1. The scheme is consistent with
+    u' = f only for k = 0. Where learned k_n vary slowly with n, the network follows
+    u' = f/(1 + k_n). Where k_n jumps from step to step, the increment also depends on the earlier
+    k_n. `ConsistentLM` keeps the field.
+
+    The grid must have equal steps over the whole interval. A layer with this scheme has no
+    `invert` and no `per_step`, since a step needs the state before the last one.
 
     The scheme is stable on u' = -g u for 0 < h g < 2 (1 - k) (our derivation).
 
     Args:
-        k: The coefficient: a number, an array, an `nnx.Variable`, or a `PerStep` with one row for
-            every step after the first. `learned` makes a `PerStep` as published.
+        k: The coefficient. A number is the same in every step. An array or an `nnx.Variable` is
+            too, and may hold one number for each channel, the last axis of the state. A `PerStep`
+            has one row for every step after the first; `learned` makes one as published.
         before: The state one step before x, if the scheme goes on from one. `after` sets this
             state.
 
@@ -419,7 +424,7 @@ class LMResNet(_TwoStep):
         return 1 if isinstance(self.k, int | float) and self.k == 0 else 0
 
     def weight(self, k):
-        """Return 1, the weight of h f(u_n) at every k."""
+        """Return 1, the weight of h f(u_n), whatever k is."""
         return 1.0
 
 
@@ -435,8 +440,7 @@ class ConsistentLM(_TwoStep):
     derivation).
 
     Args:
-        k: The coefficient: a number, an array, an `nnx.Variable`, or a `PerStep` with one row for
-            every step after the first. `learned` makes a `PerStep`.
+        k: The coefficient, of the same kinds as in `LMResNet`.
         before: The state one step before x, if the scheme goes on from one. `after` sets this
             state.
 

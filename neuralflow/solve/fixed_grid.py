@@ -58,9 +58,10 @@ class FixedGrid(Discretisation):
     Raises:
         InputError: Neither or both of `steps` and `times` are given, or an argument lies outside
             its range. The scheme cannot walk over the grid: a scheme that uses earlier steps needs
-            equal steps and the whole interval, and a coefficient per step needs as many rows as the
-            grid has steps. With `memory="reversible"`, the scheme cannot step back, or would lose
-            more than half of the digits.
+            equal steps and the whole interval, and a `PerStep` needs one row for each step that
+            uses it. These are `steps` rows, or `steps - 1` rows for a two-step scheme whose first
+            step is a plain one. With `memory="reversible"`, the scheme cannot step back, or would
+            lose more than half of the digits.
         InputTypeError: `scheme` is not an instance of a diffrax solver, `steps` is not a whole
             number, or an end is a traced array.
 

@@ -93,9 +93,7 @@ def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, co
 
 def _shapes(batch: Any) -> str:
     """Return names, dtypes and shapes of the arrays of a batch as text."""
-    return ", ".join(
-        f"{name} {jnp.result_type(a)}{list(jnp.shape(a))}" for name, a in batch.items()
-    )
+    return ", ".join(f"{name} {jnp.result_type(a)}{list(np.shape(a))}" for name, a in batch.items())
 
 
 _OWN = (
@@ -123,10 +121,10 @@ def _loss_and_metrics(output: Any) -> tuple[Array, dict[str, Array]]:
     for name, metric in {"loss": value, **metrics}.items():
         if (
             not isinstance(metric, (int, float, np.ndarray, np.generic, Array))
-            or jnp.shape(metric) != ()
+            or np.shape(metric) != ()
         ):
             shown = (
-                f"shape {jnp.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
+                f"shape {np.shape(metric)}" if hasattr(metric, "shape") else type(metric).__name__
             )
             what = "the loss" if name == "loss" else f"the metric {name!r}"
             raise InputError(f"{what} must be one real number, got {shown}; take the mean")

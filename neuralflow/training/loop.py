@@ -84,7 +84,9 @@ def fit(
     """Train the parameters of a model in place, with checkpoints, on one device or many.
 
     The optimiser changes the parameters (nnx.Param). The other variables of the model, such as
-    batch statistics and random streams, follow the calls of the loss. The model ends with its last
+    batch statistics and random streams, follow the calls of the loss. The loss sees a copy of the
+    model in training mode, and in evaluation mode for `validation`. The mode of the model itself
+    stays as it is. The model ends with its last
     weights; `restore(folder, model, best=True)` brings back the best ones.
 
     To compute in bfloat16, set the `dtype` of the model itself. Parameters and the moments of the
@@ -94,7 +96,7 @@ def fit(
 
     A resumed training reaches the same bits as a training that never stopped. `fit` checks
     that `seed`, `batch`, `accumulate`, the number of samples and the structure of the state are the
-    same. The caller must give the same loss, data, augmentation and numbers of the optimiser again.
+    same. The caller must give the same loss, data, augmentation and optimiser again.
 
     The history has these columns, one row an epoch:
 
@@ -116,8 +118,8 @@ def fit(
             function may also return the pair of this scalar and a dict of further scalars to
             record.
         optimiser: An optax transformation. Its schedules count steps of the optimiser.
-        data: A dict of arrays `(samples, ...)` by name, or a `Stream`. Arrays stay on the device.
-            The samples are shuffled anew every epoch.
+        data: A dict of arrays `(samples, ...)` by name, or a `neuralflow.data.Stream`. `fit` moves
+            arrays to the device once. The samples are shuffled anew every epoch.
         epochs: The number of epochs in all. A resumed training counts the epochs of earlier calls.
         batch: The number of samples in a batch. A last batch that is not full is left out of its
             epoch.
@@ -126,7 +128,8 @@ def fit(
             stops. None never stops early.
         augment: A function `augment(batch, key)` that returns a changed batch, with a random key.
             The function runs on the device.
-        accumulate: The number of batches for one step of the optimiser.
+        accumulate: The number of batches for one step of the optimiser, which takes the mean of
+            their gradients. The history and `save_every` count batches.
         seed: The seed of the order of the samples and of the keys for `augment`.
         mesh: A device mesh. Batches are spread over its first axis. Weights are kept whole on every
             device, except those that the caller has placed on the mesh already.
@@ -145,8 +148,8 @@ def fit(
         InputError: An argument has a wrong value. Arguments are checked before any work is done.
         InputTypeError: An argument has a wrong type.
         TrainingError: Loss, gradients or weights stop being finite, or the processes of one
-            training lose each other. The model keeps its last good weights, the folder its
-            checkpoints.
+            training lose each other. The model keeps its last good weights, and the folder keeps
+            its checkpoints.
         CheckpointError: The folder cannot be used, or its checkpoint belongs to another training.
 
     Example:

@@ -101,7 +101,7 @@ def test_two_processes_train_as_one(tmp_path, free_address, here):
     assert [process.returncode for process in pair] == [0, 0]
     assert "Test accuracy" in told[0] and "accuracy" not in told[1]
     one, two = (
-        [json.loads(line) for line in (tmp_path / k / "history.jsonl").open()]
+        [json.loads(line) for line in (tmp_path / k / "history.jsonl").read_text().splitlines()]
         for k in ("one", "two")
     )
     for name in ("loss", "validation_loss"):

@@ -36,6 +36,7 @@ def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address, mo
     finally:
         for process in pair:
             process.kill()
+            process.communicate()
     assert (one["devices"], eight["devices"], two["devices"]) == (1, 8, 2)
     assert eight["drawn alike"]
     for dtype, tolerance in (("float32", 1e-6), ("float64", 1e-12)):

@@ -55,7 +55,8 @@ def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path):
     fitted = fit(linear(), loss=loss, validation=held, folder=tmp_path, epochs=2)
     assert fitted.best == 0 and np.isnan(fitted.history["validation_loss"]).all()
     rows = [
-        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "history.jsonl").open()
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (tmp_path / "history.jsonl").read_text().splitlines()
     ]
     assert rows[0]["validation_loss"] is None
     with pytest.raises(CheckpointError, match="no scored checkpoint"):

@@ -218,23 +218,30 @@ def certify(
 
     The weights stay as they are, and the model itself is not changed. Every evaluation is in
     evaluation mode. A NeuralODE on a fixed grid is solved with a scheme of higher order, with its
-    steps cut in 2, 4 and 8, and as the exact flow of its weights. The exact flow is RK4 with eight
-    steps in place of one. A NeuralODE with an adaptive solve is solved with Dopri8 and with tighter
-    tolerances. Where weights vary with depth, one more test averages the weights of neighbouring
-    layers.
+    steps cut in 2, 4 and 8, and as the exact flow of its weights. RK4 with eight steps in place of
+    one stands for the exact flow. A NeuralODE with an adaptive solve is solved with Dopri8 and with
+    tighter tolerances. Where weights vary with depth, one more test replaces the weights of two
+    neighbouring nodes by their mean. Each test changes all NeuralODEs at once.
+
+    The model is an ODE where the outputs, the gradient and the score all pass. The outputs may
+    change by 10% of the distance that the NeuralODEs move them (`CHANGE`). The gradient of a random
+    projection of the outputs, with respect to the weights, may be 25% off that of the exact flow
+    (`GRADIENT`). The score may fall by half a point (`SCORE`), or by 1.5 samples where that is
+    more. The changes must fall as the steps are cut.
 
     A ResNet becomes a model for this function by `nf.from_branches(branches)`.
 
     Args:
         model: A model that holds one NeuralODE or more.
-        x: A batch of the model's inputs, some hundred samples. model(x) must be one array
-            (samples, ...).
+        x: A batch of the model's inputs, a hundred samples or more. model(x) must be one array
+            `(samples, ...)`.
         score: A function from the outputs to one number that is better the larger, such as an
-            accuracy on these samples. Without a function, the outputs and the gradients decide
+            accuracy on these samples. Without a function, the outputs and the gradient decide
             alone.
 
     Returns:
-        The evidence. Read `.is_ode`, `.sentence()`, `.failures` and `.rows()`.
+        The evidence. `.is_ode` and `.sentence()` are the verdict, `.failures` its reasons and
+        `.rows()` the table. `.changes` and the other attributes of a `Certificate` are the numbers.
 
     Raises:
         InputError: `model` holds no NeuralODE.

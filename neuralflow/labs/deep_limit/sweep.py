@@ -78,7 +78,8 @@ class Folder(MutableMapping[str, Kept]):
 
     def __getitem__(self, key: str) -> Kept:
         try:
-            with np.load(self._path(key), allow_pickle=False) as held:
+            # numpy closes no file that it opened itself and cannot read.
+            with self._path(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
                 arrays = {name: held[name] for name in held.files}
             meta = json.loads(str(arrays.pop("meta")))
             basis = _BASES[meta.pop("basis")](meta.pop("size"))

@@ -461,9 +461,9 @@ def _points(name: str, value: Any) -> Array:
 
 
 def _like(name: str, value: Any, points: Array, other: str) -> Array:
-    if jnp.shape(value) != points.shape:
+    if np.shape(value) != points.shape:
         raise InputError(
-            f"{name} and {other} belong together in order, got shapes {jnp.shape(value)} and "
+            f"{name} and {other} belong together in order, got shapes {np.shape(value)} and "
             f"{points.shape}"
         )
     return jnp.asarray(value, points.dtype)

@@ -155,18 +155,24 @@ class Report:
 
 
 def report(layer: NeuralODE, x: Any) -> Report:
-    """Measure how far a layer is a diffeomorphism, on samples and by its weights.
+    """Measure to what extent a layer is a diffeomorphism, on samples and by its weights.
 
-    Print the report, or read its numbers. The function looks at all d coordinates of every sample.
-    On a fixed grid the function holds `(batch, d, d)` numbers for each step.
+    The samples show determinants, stretches and inverses. The weights give bounds that hold
+    everywhere, from the Lipschitz constants of the parts of the field. Print the report, or read
+    its numbers.
+
+    The function computes the Jacobian matrices of every sample, with d the number of coordinates of
+    one sample. On a fixed grid the function holds `(steps, batch, d, d)` numbers at once.
 
     Args:
         layer: The layer, on a fixed grid or adaptive.
         x: The samples `(batch, ...)`, an array or a pytree of arrays.
 
     Returns:
-        The report. If the samples contradict the bounds from the weights, the bounds are left out
-        and `reason` says so.
+        The report. A layer folds at a sample where the determinant of the Jacobian of the layer or
+        of one of its steps is not positive. If the samples contradict the bounds from the weights,
+        which can only come from rounding or from a wrong bound of a user's own field, the bounds
+        are left out and `reason` says so.
 
     Raises:
         InputTypeError: The scheme carries more than the state from step to step.

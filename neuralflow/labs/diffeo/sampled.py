@@ -97,10 +97,10 @@ def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
         InputTypeError: `u` is not an array of floating numbers.
     """
     shape = _checked(u)
-    if jnp.shape(values)[: len(shape)] != shape:
+    if np.shape(values)[: len(shape)] != shape:
         raise InputError(
             "values and u live on one grid, channels last, got shapes "
-            f"{jnp.shape(values)} and {u.shape}"
+            f"{np.shape(values)} and {u.shape}"
         )
     return interpolate(values, nodes(shape, u.dtype) + u)
 
@@ -357,10 +357,10 @@ def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int,
     index = nodes(shape)
     width = jnp.asarray((high - low) / (np.asarray(shape) - 1), index.dtype)
     y = mapping((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
-    if jnp.shape(y) != (index.size // len(shape), len(shape)):
+    if np.shape(y) != (index.size // len(shape), len(shape)):
         raise InputError(
             f"the map must take points (batch, {len(shape)}) to such points, "
-            f"got shape {jnp.shape(y)} for {index.size // len(shape)}"
+            f"got shape {np.shape(y)} for {index.size // len(shape)}"
         )
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
 
@@ -376,7 +376,7 @@ def _checked(u: Array) -> tuple[int, ...]:
             "a displacement is an array of floating numbers, got "
             f"{getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
         )
-    shape = jnp.shape(u)
+    shape = np.shape(u)
     if not shape or len(shape) != shape[-1] + 1 or min(shape[:-1], default=0) < 2:
         raise InputError(
             "a displacement on a grid has shape (n_1, ..., n_d, d), at least two nodes an axis, "

@@ -495,10 +495,10 @@ def feynman_kac(
     if not isinstance(time, core.Tracer) and not 0 <= float(time) < math.inf:
         raise InputError(f"time is what passes, a number from zero on, got {time!r}")
     values = jax.eval_shape(initial, jax.ShapeDtypeStruct((2, equation.dimension), x.dtype))
-    if jnp.shape(values) != (2,):
+    if np.shape(values) != (2,):
         raise InputError(
             f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two "
-            f"points it made {jnp.shape(values)}"
+            f"points it made {np.shape(values)}"
         )
     return _feynman_kac(
         equation, initial, x, jnp.asarray(time, x.dtype), int(steps), int(count), key

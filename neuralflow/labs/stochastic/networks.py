@@ -160,33 +160,37 @@ def seeded(module: nnx.Module, key: Array) -> Any:
 class NeuralSDE(nnx.Module):
     """The stochastic differential equation dX = a dt + b dB, in Ito's sense, of a random field.
 
-    The drift a and the diffusion b belong to the random field. The equation is the limit of the
-    field's networks as their blocks get shorter. In training, every call draws a path from the
-    field's stream. After `eval()`, the module is the Euler network of the drift and draws nothing.
+    A random field is a `RandomField`: a network whose blocks draw random numbers, such as a network
+    with dropout. Its drift a is the mean of a block, and its diffusion b the spread of a block. In
+    law, the network with shorter and shorter blocks converges to the solution of the equation. In
+    training, every call draws a path from the random stream of the field. After `eval()`, the
+    module is the Euler network of the drift and draws nothing, whatever `scheme` is.
     `sample(x, key)` draws from the given key, in training and in evaluation.
 
     Brownian paths are virtual Brownian trees. Equal keys and equal resolutions give equal paths,
-    whatever the number of steps. diffrax's stochastic Runge-Kutta solvers need more than the
-    increments of a path, and therefore have paths of their own.
+    whatever the number of steps. The default resolution changes with `steps`. To compare numbers of
+    steps on equal paths, give one `resolution`. diffrax's stochastic Runge-Kutta solvers need more
+    than the increments of a path, and draw other paths from the same key.
 
     Args:
         field: The random field.
         steps: The number of equal steps of the solver.
         scheme: A solver of diffrax for SDEs. The default `diffrax.Euler()` is the Euler-Maruyama
-            scheme. `diffrax.ItoMilstein()` has order one where the coordinates share their noise or
-            b is constant. A solver of Stratonovich's form also needs shared noise or a constant b.
-            The drift is then corrected by -(Db) b / 2, where Db is the derivative of b in x.
+            scheme. `diffrax.ItoMilstein()` has the strong order one where the coordinates share
+            their noise or b is constant, and one half elsewhere. A solver of Stratonovich's form is
+            refused unless the coordinates share their noise or b is constant. The drift is then
+            corrected by -(Db) b / 2, where Db is the derivative of b in x.
         t0: The depth time where the interval starts.
         t1: The depth time where the interval ends, greater than `t0`.
         resolution: The length in depth time to which the Brownian paths are resolved, at most a
             step. Half a step by default.
 
     Raises:
-        InputError: `t1` is not greater than `t0`, the law of the field does not exist at the start
-            of a step, `steps` is below one, or `resolution` is not positive or is longer than a
-            step.
-        InputTypeError: `field` is not a random field, `steps` is not a whole number, or `scheme` is
-            no solver for this kind of noise.
+        InputError: `t1` is not greater than `t0`, `steps` is below one, or `resolution` is not
+            positive or is longer than a step. Or the field has no drift and no diffusion at the
+            depth time where a step starts.
+        InputTypeError: `field` is not a random field, or `steps` is not a whole number. Or `scheme`
+            is no solver for SDEs, or one for shared or constant noise alone.
 
     Example:
         >>> import jax.numpy as jnp
