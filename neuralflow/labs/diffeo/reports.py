@@ -171,8 +171,8 @@ def report(layer: NeuralODE, x: Any) -> Report:
     Returns:
         The report. A layer folds at a sample where the determinant of the Jacobian of the layer or
         of one of its steps is not positive. If the samples contradict the bounds from the weights,
-        which can only come from rounding or from a wrong bound of a user's own field, the bounds
-        are left out and `reason` says so.
+        a rule that a user taught to `lipschitz_rule` is wrong. The bounds are then left out, and
+        `reason` says so.
 
     Raises:
         InputTypeError: The scheme carries more than the state from step to step.

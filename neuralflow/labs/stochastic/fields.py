@@ -590,7 +590,32 @@ class ShakeShake(RandomField):
         return nodes * 3**0.5, weights / 2
 
 
-class Noise(RandomField):
+class _Normal(RandomField):
+    """A random field whose random numbers z are standard normal."""
+
+    def law(self, normal: Array, t: Any) -> Array:
+        """Return the normal numbers themselves.
+
+        Args:
+            normal: Standard normal numbers, of any shape.
+            t: The depth time, which the law does not use.
+        """
+        return normal
+
+    def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return four Gauss-Hermite nodes of z and their weights.
+
+        Args:
+            t: The depth time, which the law does not use.
+
+        Returns:
+            Values of z and their weights, two arrays `(4,)`.
+        """
+        nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+        return nodes, weights / weights.sum()
+
+
+class Noise(_Normal):
     """Normal noise that is added to every coordinate.
 
     A step of length h is x + h f + sqrt(h) scale z. The limit for h -> 0 is dX = f dt + scale dB,
@@ -641,28 +666,8 @@ class Noise(RandomField):
             lambda leaf: jnp.full_like(leaf, self.scale), x
         )
 
-    def law(self, normal: Array, t: Any) -> Array:
-        """Return the normal numbers themselves.
 
-        Args:
-            normal: Standard normal numbers, of any shape.
-            t: The depth time, which the law does not use.
-        """
-        return normal
-
-    def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return four Gauss-Hermite nodes of z and their weights.
-
-        Args:
-            t: The depth time, which the law does not use.
-
-        Returns:
-            Values of z and their weights, two arrays `(4,)`.
-        """
-        return _hermite()
-
-
-class Gaussian(RandomField):
+class Gaussian(_Normal):
     """A random field with normal numbers in the place of its own law.
 
     On steps of length h, this field gives the Euler-Maruyama scheme for the limit of the original
@@ -713,29 +718,3 @@ class Gaussian(RandomField):
     def uses_time(self) -> bool:
         """Whether the original field depends on depth time."""
         return self.field.uses_time
-
-    def law(self, normal: Array, t: Any) -> Array:
-        """Return the normal numbers themselves.
-
-        Args:
-            normal: Standard normal numbers, of any shape.
-            t: The depth time, which the law does not use.
-        """
-        return normal
-
-    def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return four Gauss-Hermite nodes of z and their weights.
-
-        Args:
-            t: The depth time, which the law does not use.
-
-        Returns:
-            Values of z and their weights, two arrays `(4,)`.
-        """
-        return _hermite()
-
-
-def _hermite() -> tuple[np.ndarray, np.ndarray]:
-    """Return four nodes of a standard normal number and their weights."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    return nodes, weights / weights.sum()
