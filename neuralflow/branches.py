@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -31,7 +31,7 @@ class _AtTime(nnx.Module):
         self.field = field
         self.t = t
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         field: Any = self.field
         return field(x, self.t.astype(jax.tree.leaves(x)[0].dtype))
 

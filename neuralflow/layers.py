@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,26 @@ import numpy as np
 from flax import nnx
 from flax.nnx import reprlib, visualization
 from jax import core, lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
+from neuralflow.solve.base import EveryStep
 from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
 from neuralflow.solve.system import time_dtype
 from neuralflow.solve.tally import count
 
+FieldT = TypeVar("FieldT", bound=nnx.Module)
+OtherT = TypeVar("OtherT", bound=nnx.Module)
 
-class NeuralODE(nnx.Module):
+
+class NeuralODE(nnx.Module, Generic[FieldT]):
     """A layer that solves the ODE of a velocity field with a discretisation.
 
     The layer takes a state x0 to x(t1), where x(t) solves x' = field(x, t) with x(t0) = x0. The
@@ -80,7 +85,13 @@ class NeuralODE(nnx.Module):
         True
     """
 
-    def __init__(self, field: nnx.Module, solve: Discretisation, t0: Any = 0.0, t1: Any = 1.0):
+    def __init__(
+        self,
+        field: FieldT,
+        solve: Discretisation,
+        t0: Real | nnx.Param = 0.0,
+        t1: Real | nnx.Param = 1.0,
+    ):
         if not isinstance(field, nnx.Module):
             remedy = "give an nnx.Module with __call__(self, x)"
             if isinstance(field, type):
@@ -133,7 +144,7 @@ class NeuralODE(nnx.Module):
             subtree_renderer=subtree_renderer,
         )
 
-    def with_solve(self, solve: Discretisation) -> NeuralODE:
+    def with_solve(self, solve: Discretisation) -> NeuralODE[FieldT]:
         """Return the layer with another discretisation.
 
         The field, the interval and the direction stay the same. The weights are shared, not copied.
@@ -150,7 +161,7 @@ class NeuralODE(nnx.Module):
             solve = solve.part(*self.discretisation.ends)
         return self._copy(self.field, solve, self.backward)
 
-    def with_field(self, field: nnx.Module) -> NeuralODE:
+    def with_field(self, field: OtherT) -> NeuralODE[OtherT]:
         """Return the layer with another field.
 
         The discretisation, the interval and the direction stay the same.
@@ -164,7 +175,7 @@ class NeuralODE(nnx.Module):
         """
         return self._copy(field, self.discretisation, self.backward)
 
-    def reverse(self) -> NeuralODE:
+    def reverse(self) -> NeuralODE[FieldT]:
         """Return the layer that integrates in the opposite direction.
 
         The reverse of a layer that walks forward integrates from t1 to t0. The result is the
@@ -173,7 +184,7 @@ class NeuralODE(nnx.Module):
         """
         return self._copy(self.field, self.discretisation, not self.backward)
 
-    def _copy(self, field: nnx.Module, solve: Discretisation, backward: bool) -> NeuralODE:
+    def _copy(self, field: OtherT, solve: Discretisation, backward: bool) -> NeuralODE[OtherT]:
         layer = NeuralODE(field, solve, self.t0, self.t1)
         layer.backward = backward
         return layer
@@ -196,7 +207,7 @@ class NeuralODE(nnx.Module):
         )
         return start, stop
 
-    def between(self, start: Any, stop: Any) -> NeuralODE:
+    def between(self, start: Real, stop: Real) -> NeuralODE[FieldT]:
         """Return the layer that walks only a part of the interval.
 
         The new layer uses the weights that belong to these depths. `t0` and `t1` stay as they are,
@@ -268,7 +279,7 @@ class NeuralODE(nnx.Module):
             and (shares <= 1 + slack).all()
         )  # NaN is not covered
 
-    def velocity(self, x: Any, t: Any) -> Any:
+    def velocity(self, x: PyTree, t: Real) -> Any:
         """Return the velocity of the field at one state and one depth time.
 
         The field has the weights that belong to the depth time. Where the weights jump, the field
@@ -307,7 +318,7 @@ class NeuralODE(nnx.Module):
         """
         return self.discretisation.plan(FlatField(self.field).bases, backward=self.backward)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Carry a state through the interval.
 
         Args:
@@ -324,7 +335,7 @@ class NeuralODE(nnx.Module):
         """
         return self._checked(_integrate, x, None).states
 
-    def solve(self, x: Any, depths: Any = None) -> Solution:
+    def solve(self, x: PyTree, depths: Reals | None = None) -> Solution:
         """Carry a state through the interval, and return the status of the solve beside the states.
 
         A numerical failure never raises an error here. The status tells of the failure.
@@ -358,7 +369,7 @@ class NeuralODE(nnx.Module):
         """
         return self._run(_integrate, x, self._depths(depths))
 
-    def trajectory(self, x: Any, depths: Any = None) -> Any:
+    def trajectory(self, x: PyTree, depths: Reals | None = None) -> Any:
         """Return the states at several depths.
 
         Between the edges of a fixed grid, the state is the result of a shortened step of the
@@ -386,7 +397,7 @@ class NeuralODE(nnx.Module):
             _integrate, x, EVERY_STEP if depths is None else self._depths(depths)
         ).states
 
-    def invert(self, y: Any) -> Any:
+    def invert(self, y: PyTree) -> Any:
         """Return the x with layer(x) = y, up to rounding.
 
         Only a layer on a fixed grid can be inverted. The blocks are solved one by one, from the
@@ -413,7 +424,9 @@ class NeuralODE(nnx.Module):
         """
         return self._checked(_invert, y, None).states
 
-    def per_step(self, x: Any, function: Callable[[Callable[[Any], Any], Any], Any]) -> Any:
+    def per_step(
+        self, x: PyTree, function: Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
+    ) -> Any:
         """Compute function(block, x_k) for every step k of a fixed grid.
 
         The function can compute the Jacobian of a block, its length, or its distance from the
@@ -437,7 +450,7 @@ class NeuralODE(nnx.Module):
         program, arrays = self._handed_over(x, None)
         return _each_step(program, function, arrays)
 
-    def _depths(self, depths: Any) -> Any:
+    def _depths(self, depths: Reals | None) -> Array | None:
         if depths is None:
             return None
         if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
@@ -457,7 +470,7 @@ class NeuralODE(nnx.Module):
                 )
         return depths
 
-    def _run(self, function: Any, x: Any, depths: Any) -> Solution:
+    def _run(self, function: Any, x: PyTree, depths: Array | EveryStep | None) -> Solution:
         """Call one of the compiled functions below, and write the new state of the field back."""
         program, arrays = self._handed_over(x, depths)
         if _staged():
@@ -478,7 +491,7 @@ class NeuralODE(nnx.Module):
         count(solution)
         return solution
 
-    def _handed_over(self, x: Any, depths: Any) -> tuple[_Program, _Arrays]:
+    def _handed_over(self, x: PyTree, depths: Array | EveryStep | None) -> tuple[_Program, _Arrays]:
         """Return everything that a compiled function needs: the static part, and the data.
 
         New numbers in the data compile nothing anew.
@@ -492,14 +505,14 @@ class NeuralODE(nnx.Module):
         solve = self.discretisation
         data = solve.as_data
         form, numbers = (self.solve_form, list(self.solve_data)) if data is solve else split(data)
-        every_step = depths is EVERY_STEP
+        every_step = isinstance(depths, EveryStep)
         program = _Program(graphdef, form, self.backward, every_step, None)
         interval = (raw(self.t0), raw(self.t1))
         return program, _Arrays(
             state, numbers, jax.tree.map(jnp.asarray, x), interval, None if every_step else depths
         )
 
-    def _checked(self, function: Any, x: Any, depths: Any) -> Solution:
+    def _checked(self, function: Any, x: PyTree, depths: Array | EveryStep | None) -> Solution:
         solution = self._run(function, x, depths)
         if _concrete((solution, nnx.state(self.field))) and np.any(solution.status):
             raise failure(self.discretisation, self.field, x, solution)
@@ -571,11 +584,11 @@ def _staged() -> bool:
     return isinstance(lax.add(np.float32(0), np.float32(0)), core.Tracer)
 
 
-def _concrete(tree: Any) -> bool:
+def _concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def _check_interval(t0: Any, t1: Any) -> None:
+def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:
     if not _concrete((t0, t1)):
         return
     start, end = np.asarray(raw(t0)), np.asarray(raw(t1))

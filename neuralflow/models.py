@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from neuralflow.depth import DepthVarying
@@ -104,7 +104,7 @@ class ImageClassifier(nnx.Module):
         *,
         width: int = 32,
         cells: int = 4,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         halvings = max(0, math.ceil(math.log2(shape[0] / 8)))
@@ -147,7 +147,7 @@ def _scaled(x: Array) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) / 255
 
 
-def classification(model: Any, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+def classification(model: nnx.Module, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
     """Return the mean cross-entropy of a model on a batch, with the accuracy beside it.
 
     This function is a loss for `training.fit`.

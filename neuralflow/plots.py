@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 
 from neuralflow import checks
+from neuralflow.annotations import Reals
 from neuralflow.checks import ExtraMissing, InputError
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 from neuralflow.transport import Transport
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -61,7 +64,7 @@ def figure(
     return picture, axes
 
 
-def stability(schemes: Mapping[str, Any], columns: int = 4) -> Figure:
+def stability(schemes: Mapping[str, AbstractSolver], columns: int = 4) -> Figure:
     """Draw the stability regions of schemes in the plane of z = h g, for u' = g u.
 
     A step of length h is stable at z if it does not make grow what the scheme carries from step to
@@ -269,7 +272,7 @@ def densities(
     return picture
 
 
-def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
+def points_in_plane(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
     """Draw points in the plane in the colours of their classes.
 
     Args:
@@ -288,7 +291,9 @@ def points_in_plane(axis: Any, x: np.ndarray, y: np.ndarray) -> None:
         )
 
 
-def depth_line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle: str = "-") -> None:
+def depth_line(
+    axis: Axes, k: int, depth: Reals, error: Any, label: str, linestyle: str = "-"
+) -> None:
     """Draw one series over depth, with logarithmic axes.
 
     Args:
@@ -303,7 +308,7 @@ def depth_line(axis: Any, k: int, depth: Any, error: Any, label: str, linestyle:
     axis.loglog(depth, error, linestyle=linestyle, label=label, **style)
 
 
-def depth_axis(axis: Any, title: str, depth: Any) -> None:
+def depth_axis(axis: Axes, title: str, depth: Reals) -> None:
     """Set title, legend and ticks of a panel over numbers of layers.
 
     Args:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError
@@ -102,13 +102,13 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
     """
     chosen = _chosen(model, tau)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[Any, Any]:
         return _mapped(chosen, lambda product, g: product.gradient(g), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def whitened(model: nnx.Module, gradient: Any, tau: float = 1.0) -> Any:
+def whitened(model: nnx.Module, gradient: PyTree, tau: float = 1.0) -> Any:
     """Return a gradient in coordinates in which its Euclidean norm is the dual norm.
 
     The dual norm is the norm of the Sobolev gradient (see `sobolev`). This norm does not depend on
@@ -168,7 +168,7 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
     return motion.frobenius
 
 
-def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
+def inverse_consistency(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
     """Compute |back(layer(x)) - x|^2 for every sample.
 
     `back` walks the same steps backward. The result says how far the steps are from those of a
@@ -195,7 +195,7 @@ def inverse_consistency(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
     )
 
 
-def volume_change(layer: NeuralODE, x: Any) -> Float[Array, "batch"]:
+def volume_change(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
     """Compute (log |det D|)^2 for every sample, where D is the layer's Jacobian.
 
     The result is zero where the layer keeps volumes. The result is large where the layer is about
@@ -230,7 +230,7 @@ def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
 
 
 def _mapped(
-    chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: Any
+    chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: PyTree
 ) -> Any:
     """Apply a function of product and gradient to the gradient of every weight with a product."""
     leaves, treedef = jax.tree.flatten(gradient)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow.checks import InputError, InputTypeError
 
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     error: Array
 
 
-def estimate(values: Float[Any, "count *values"]) -> Estimate:
+def estimate(values: Float[Array | np.ndarray, "count *values"]) -> Estimate:
     """Return the mean over the first axis, with its standard error.
 
     Args:
@@ -191,7 +191,7 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
     return float(limits.low), float(limits.high)
 
 
-def over_seeds(values: Any) -> dict[str, Any]:
+def over_seeds(values: PyTree) -> dict[str, Any]:
     """Return the mean and its 95% interval over a few seeds, by Student's t distribution.
 
     Args:
@@ -216,7 +216,7 @@ def over_seeds(values: Any) -> dict[str, Any]:
     return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
 
 
-def _row(values: Any) -> np.ndarray:
+def _row(values: PyTree) -> np.ndarray:
     """Return numbers as a row (n,), float64. Refuse anything else."""
     row = np.asarray(values, float)
     if row.ndim != 1 or not np.isfinite(row).all():

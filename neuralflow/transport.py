@@ -23,9 +23,10 @@ from flax import nnx
 from flax.errors import TraceContextError
 from jax import core
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, raw
 from neuralflow.fields import evaluate, takes_time
@@ -71,7 +72,7 @@ class Exact:
         """
         return None
 
-    def jacobian(self, push: Push, points: Array, probes: Any) -> Jacobian:
+    def jacobian(self, push: Push, points: Array, probes: None) -> Jacobian:
         """Compute the sums over the Jacobian.
 
         Args:
@@ -231,14 +232,14 @@ class Motion:
     """
 
     def __init__(
-        self, velocity: Callable[[Array], Array], points: Array, estimator: Divergence, probes: Any
+        self,
+        velocity: Callable[[Array], Array],
+        points: Array,
+        estimator: Divergence,
+        probes: Any,
     ):
-        self._function, self.points, self._estimator, self._probes = (
-            velocity,
-            points,
-            estimator,
-            probes,
-        )
+        self._function, self.points = velocity, points
+        self._estimator, self._probes = estimator, probes
 
     @functools.cached_property
     def velocity(self) -> Array:
@@ -278,7 +279,7 @@ class _Accompanied(nnx.Module):
         takes_time(field)  # This call refuses a field that is called in another way.
         self.field, self.rates, self.estimator, self.probes = field, rates, estimator, probes
 
-    def __call__(self, state: Any, t: Any) -> Any:
+    def __call__(self, state: PyTree, t: Real) -> Any:
         x, sums = state
         points, back = flat(x)
         probes = None if self.probes is None else self.probes[...]
@@ -307,7 +308,7 @@ class _Accompanied(nnx.Module):
 
 def along(
     layer: NeuralODE,
-    x: Any,
+    x: PyTree,
     *rates: Rate,
     divergence: Divergence = Exact(),
     key: Array | None = None,
@@ -359,7 +360,7 @@ def along(
     return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
 
 
-def samples(x: Any) -> Any:
+def samples(x: PyTree) -> Any:
     """Return x with JAX arrays for leaves, and refuse x that holds no samples.
 
     Args:
@@ -396,7 +397,7 @@ def samples(x: Any) -> Any:
     return x
 
 
-def flat(x: Any) -> tuple[Array, Callable[[Array], Any]]:
+def flat(x: PyTree) -> tuple[Array, Callable[[Array], Any]]:
     """Flatten samples to rows.
 
     Args:
@@ -426,9 +427,9 @@ class _Carried(nnx.Module, abc.ABC):
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
-    def __call__(self, x: Any, t: Any) -> Array: ...
+    def __call__(self, x: PyTree, t: Real) -> Array: ...
 
-    def _walk(self, t: Any) -> NeuralODE | None:
+    def _walk(self, t: Real) -> NeuralODE | None:
         """Return the part of the layer from depth time t to where the function is known.
 
         The result is None if the function is known at t itself.
@@ -446,7 +447,7 @@ class _Carried(nnx.Module, abc.ABC):
                 return None
         return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
 
-    def gradient(self, x: Any, t: Any) -> Any:
+    def gradient(self, x: PyTree, t: Real) -> Any:
         """Compute the gradient of the carried function with respect to x.
 
         Args:
@@ -476,7 +477,7 @@ class _Carried(nnx.Module, abc.ABC):
             lambda a: jnp.moveaxis(a, 0, 1).reshape(*values.shape, *a.shape[2:]), slopes
         )
 
-    def _material(self, x: Any, t: float, step: float) -> Array:
+    def _material(self, x: PyTree, t: float, step: float) -> Array:
         """Compute the derivative w_t + v . grad w of the carried function w along the flow.
 
         Differences of fourth order give w_t. Their points lie in the cell of depth that holds t.
@@ -537,10 +538,10 @@ class Transport(_Carried):
         Li & Shi, arXiv 1708.06257, stated there: the terminal value problem.
     """
 
-    def __init__(self, layer: NeuralODE, values: Any, given: KnownAt = "end"):
+    def __init__(self, layer: NeuralODE, values: PyTree, given: KnownAt = "end"):
         super().__init__(layer, values, given)
 
-    def __call__(self, x: Any, t: Any) -> Array:
+    def __call__(self, x: PyTree, t: Real) -> Array:
         """Return u(x, t).
 
         Args:
@@ -557,7 +558,7 @@ class Transport(_Carried):
         walk, values = self._walk(t), self.function
         return values(x if walk is None else walk(x))
 
-    def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
+    def residual(self, x: PyTree, t: float, step: float = 0.002) -> Array:
         """Compute the residual u_t + v . grad u of the transport equation.
 
         The residual is zero up to the error of the solve and the error of u_t. Differences between
@@ -625,7 +626,7 @@ class Continuity(_Carried):
         _check_divergence(divergence)
         self.divergence = divergence
 
-    def __call__(self, x: Any, t: Any, key: Array | None = None) -> Float[Array, "batch"]:
+    def __call__(self, x: PyTree, t: Real, key: Array | None = None) -> Float[Array, "batch"]:
         """Return log rho(x, t).
 
         Args:
@@ -644,7 +645,7 @@ class Continuity(_Carried):
         return self.accompanied(x, t, key=key)[0]
 
     def accompanied(
-        self, x: Any, t: Any, *rates: Rate, key: Array | None = None
+        self, x: PyTree, t: Real, *rates: Rate, key: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return log rho(x, t), and integrals of rates from the same solve.
 
@@ -678,7 +679,7 @@ class Continuity(_Carried):
         )
         return _each(self.function(y), len(gained)) + gained, tuple(others)
 
-    def residual(self, x: Any, t: float, step: float = 0.002) -> Array:
+    def residual(self, x: PyTree, t: float, step: float = 0.002) -> Array:
         """Compute the residual (log rho)_t + v . grad log rho + div v of the continuity equation.
 
         The residual is zero up to the errors of the solve and of the differences in t.
@@ -754,7 +755,7 @@ class SlogDet(NamedTuple):
     log: Array
 
 
-def block_determinants(layer: NeuralODE, x: Any) -> SlogDet:
+def block_determinants(layer: NeuralODE, x: PyTree) -> SlogDet:
     """Compute the determinant of the Jacobian of every step at every sample.
 
     A block is one step of a fixed grid. A block whose determinant has the sign -1 or 0 folds space
@@ -775,7 +776,7 @@ def block_determinants(layer: NeuralODE, x: Any) -> SlogDet:
     return layer.per_step(samples(x), _determinant)
 
 
-def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
+def _determinant(block: Callable[[Any], Any], x: PyTree) -> SlogDet:
     """Return the determinant of the Jacobian of a block at every sample."""
     points, back = flat(x)
 
@@ -788,7 +789,7 @@ def _determinant(block: Callable[[Any], Any], x: Any) -> SlogDet:
     return SlogDet(*jnp.linalg.slogdet(jnp.moveaxis(columns, 0, -1)))
 
 
-def log_determinant(layer: NeuralODE, x: Any) -> SlogDet:
+def log_determinant(layer: NeuralODE, x: PyTree) -> SlogDet:
     """Compute the determinant of the layer's Jacobian at every sample.
 
     On a fixed grid, the determinant is that of the map as computed. Its logarithm is the sum of
@@ -824,7 +825,7 @@ class Distribution(Protocol):
     numpyro's distributions meet this protocol.
     """
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = (), /) -> Array:
         """Draw points.
 
         Args:
@@ -836,7 +837,7 @@ class Distribution(Protocol):
         """
         ...
 
-    def log_prob(self, value: Any) -> Any:
+    def log_prob(self, value: Any, /) -> Any:
         """Return the log-density at points.
 
         Args:
@@ -933,7 +934,7 @@ class NormalisingFlow(nnx.Module):
         base: Any = self._base
         return base.distribution if isinstance(base, _Fixed) else base
 
-    def log_prob(self, x: Any) -> Float[Array, "batch"]:
+    def log_prob(self, x: PyTree) -> Float[Array, "batch"]:
         """Return the log-density at samples.
 
         Args:
@@ -948,7 +949,9 @@ class NormalisingFlow(nnx.Module):
         """
         return self.accompanied(x)[0]
 
-    def accompanied(self, x: Any, *rates: Rate) -> tuple[Float[Array, "batch"], tuple[Array, ...]]:
+    def accompanied(
+        self, x: PyTree, *rates: Rate
+    ) -> tuple[Float[Array, "batch"], tuple[Array, ...]]:
         """Return the log-density at samples, and integrals of rates from the same solve.
 
         Args:

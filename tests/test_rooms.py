@@ -12,6 +12,7 @@ import neuralflow as nf
 ROOT = Path(nf.__file__).parent
 FREE = ("files", "console")
 CORE = (
+    "annotations",
     "checks",
     "statistics",
     "depth",
@@ -56,7 +57,8 @@ def imported(path):
             )
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            if (node.module or "").split(".")[0] == "neuralflow":
+            assert node.module is not None
+            if node.module.split(".")[0] == "neuralflow":
                 yield from (
                     f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in FILES else node.module
                     for a in node.names

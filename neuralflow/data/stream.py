@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from neuralflow import checks
 from neuralflow.checks import ExtraMissing, InputError, InputTypeError
@@ -81,7 +82,7 @@ class Stream:
         """
         return self._transformed(self.examples[i])
 
-    def _transformed(self, row: Any) -> Data:
+    def _transformed(self, row: PyTree) -> Data:
         """Return the transformed example as a dict of arrays, and refuse anything else."""
         if self.transform is None and not isinstance(row, dict):
             raise InputTypeError(

@@ -31,7 +31,13 @@ class DataMissing(FileNotFoundError):
     """A data set is not prepared; the message says where it was looked for and what prepares it."""
 
 
-def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = None) -> Data:
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    data_dir: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Data:
     """Read a split as a dict of arrays.
 
     The split is decoded once. Later calls read the decoded arrays from a cache on disk.
@@ -66,7 +72,7 @@ def load(name: str, split: str = "train", *, data_dir: Any = None, cache: Any = 
     return data
 
 
-def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
+def source(name: str, split: str = "train", *, data_dir: str | Path | None = None) -> Any:
     """Open a split that decodes example by example, for sets that do not fit in memory.
 
     The result is the `examples` of a `Stream`.
@@ -115,7 +121,7 @@ def source(name: str, split: str = "train", *, data_dir: Any = None) -> Any:
     return examples
 
 
-def prepare(name: str, *, data_dir: Any = None) -> Path:
+def prepare(name: str, *, data_dir: str | Path | None = None) -> Path:
     """Download and prepare a data set for reading.
 
     This function is the only one in `neuralflow.data` that uses the network. TFDS needs TensorFlow

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import core
 from jaxtyping import Array
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, Side, locate, locate_traced
 from neuralflow.depth.varying import DepthVarying, check_variables, dotted, flatten, raw
@@ -197,7 +198,7 @@ def _unwrap(field: nnx.Module) -> nnx.Module:
     )
 
 
-def field_at(field: nnx.Module, s: Any, side: Side = "right") -> nnx.Module:
+def field_at(field: nnx.Module, s: Real, side: Side = "right") -> nnx.Module:
     """Return the plain module with the weights of a field at one depth.
 
     Args:

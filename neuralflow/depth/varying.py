@@ -6,19 +6,21 @@ This module also refuses state that no solve can carry, at the time when a field
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import Basis, PiecewiseConstant, Side
 from neuralflow.depth.initial import Init, independent, tied
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
 def check_variables(module: nnx.Module) -> None:
@@ -61,7 +63,7 @@ def dotted(path: Any) -> str:
     return ".".join(map(str, path))
 
 
-class DepthVarying(nnx.Module):
+class DepthVarying(nnx.Module, Generic[ModuleT]):
     """An NNX module whose parameters are functions of normalised depth s in [0, 1].
 
     The module is built once for each independent draw. The matrix of `init` mixes the draws into
@@ -111,7 +113,7 @@ class DepthVarying(nnx.Module):
 
     def __init__(
         self,
-        make: Callable[[nnx.Rngs], nnx.Module],
+        make: Callable[[nnx.Rngs], ModuleT],
         basis: Basis,
         *,
         rngs: nnx.Rngs,
@@ -139,7 +141,7 @@ class DepthVarying(nnx.Module):
         self.stack = _coefficients(basis, draws, mix)
 
     @classmethod
-    def from_modules(cls, modules: Sequence[nnx.Module], basis: Basis) -> DepthVarying:
+    def from_modules(cls, modules: Sequence[ModuleT], basis: Basis) -> DepthVarying[ModuleT]:
         """Return the `DepthVarying` that has the weights of given modules at the nodes of a basis.
 
         The nodes are `basis.nodes`: cell centres, knots or Gauss points, for example. Submodules
@@ -164,7 +166,7 @@ class DepthVarying(nnx.Module):
         return cls.from_stack(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
 
     @classmethod
-    def from_stack(cls, stack: nnx.Module, basis: Basis) -> DepthVarying:
+    def from_stack(cls, stack: ModuleT, basis: Basis) -> DepthVarying[ModuleT]:
         """Return the `DepthVarying` whose coefficients are the parameters of a stacked module.
 
         Args:
@@ -186,7 +188,8 @@ class DepthVarying(nnx.Module):
             )
         _check_statistics(basis, stack)
         # NNX creates modules by their __init__ alone, so an empty module is created and filled.
-        field = cls(lambda rngs: nnx.Module(), basis, rngs=nnx.Rngs(0), init=tied)
+        empty: Any = nnx.Module
+        field = cls(lambda rngs: empty(), basis, rngs=nnx.Rngs(0), init=tied)
         field.stack = stack
         return field
 
@@ -205,7 +208,7 @@ class DepthVarying(nnx.Module):
             "call field.at(s)(x), or put it in a NeuralODE"
         )
 
-    def at(self, s: float, side: Side = "right") -> nnx.Module:
+    def at(self, s: float, side: Side = "right") -> ModuleT:
         """Return the plain module with the weights of one depth.
 
         Args:
@@ -222,7 +225,7 @@ class DepthVarying(nnx.Module):
             lambda coefficients: self.basis.value(coefficients, cell, local), self.stack
         )
 
-    def refine(self, finer: Basis) -> DepthVarying:
+    def refine(self, finer: Basis) -> DepthVarying[ModuleT]:
         """Return the same functions of depth on a basis that contains the present basis.
 
         Args:
@@ -249,7 +252,7 @@ class DepthVarying(nnx.Module):
         )
         return self._transform(finer, depth_basis.refinement(self.basis, finer))
 
-    def project(self, target: Basis) -> DepthVarying:
+    def project(self, target: Basis) -> DepthVarying[ModuleT]:
         """Return the L2-nearest functions of depth on another basis.
 
         The functions stay the same where the other basis contains the present basis.
@@ -266,13 +269,13 @@ class DepthVarying(nnx.Module):
         )
         return self._transform(target, depth_basis.projection(self.basis, target))
 
-    def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying:
+    def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying[ModuleT]:
         return self.from_stack(
             _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target
         )
 
 
-def _coefficients(basis: Basis, draws: nnx.Module, mix: np.ndarray) -> nnx.Module:
+def _coefficients(basis: Basis, draws: ModuleT, mix: np.ndarray) -> ModuleT:
     """Return the module of stacked coefficients of a module of stacked draws.
 
     The matrix `mix` maps the draws to values at the nodes.
@@ -308,7 +311,7 @@ def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
     return jnp.tensordot(weights, coefficients, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _checked_module(module: Any) -> nnx.Module:
+def _checked_module(module: ModuleT) -> ModuleT:
     if not isinstance(module, nnx.Module):
         raise InputTypeError(
             f"make(rngs) must return an nnx.Module, got {type(module).__name__}; "
@@ -324,9 +327,9 @@ def _checked_module(module: Any) -> nnx.Module:
 
 def _map_arrays(
     function: Callable[[Array], Array],
-    module: nnx.Module,
+    module: ModuleT,
     streams: Callable[[Array], Array] = lambda stream: stream,
-) -> nnx.Module:
+) -> ModuleT:
     """Return a new module with a function applied to every array.
 
     The function `streams` is applied to the arrays of random streams instead. Shared submodules
@@ -336,7 +339,7 @@ def _map_arrays(
     return nnx.merge(graphdef, jax.tree.map(streams, random), jax.tree.map(function, state))
 
 
-def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
+def _stack(modules: Sequence[ModuleT]) -> ModuleT:
     """Stack modules of one structure into one module with a new leading axis.
 
     Different modules raise InputError.
@@ -360,14 +363,14 @@ def _stack(modules: Sequence[nnx.Module]) -> nnx.Module:
     )
 
 
-def _shapes(state: Any) -> dict[str, str]:
+def _shapes(state: PyTree) -> dict[str, str]:
     return {
         dotted(path): f"{raw(leaf).dtype}{list(raw(leaf).shape)}"
         for path, leaf in nnx.to_flat_state(state)
     }
 
 
-def raw(leaf: Any) -> Any:
+def raw(leaf: PyTree) -> Any:
     """Return the value of an NNX variable, and anything else as it is.
 
     Args:
@@ -376,7 +379,7 @@ def raw(leaf: Any) -> Any:
     return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
-def flatten(state: Any) -> tuple[list[Any], list[Any]]:
+def flatten(state: PyTree) -> tuple[list[Any], list[Any]]:
     """Return the paths and the leaves of the state of a module, in the same order.
 
     Args:

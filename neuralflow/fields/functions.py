@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputTypeError
 from neuralflow.depth import DepthVarying
 
@@ -68,13 +70,13 @@ def takes_time(field: Any) -> bool:
     )
 
 
-def evaluate(field: Any, x: Any, t: Any) -> Any:
+def evaluate(field: Callable[..., Any], x: PyTree, t: Real | None) -> Any:
     """Evaluate the velocity of a field at the state x and the depth time t.
 
     Args:
         field: A module or a function, called as f(x) or f(x, t).
         x: The state.
-        t: The depth time. A field that takes no time does not see it.
+        t: The depth time. A field that takes no time does not see it. None serves such a field.
 
     Returns:
         field(x, t) if the field takes time, and field(x) otherwise.
@@ -88,7 +90,7 @@ def evaluate(field: Any, x: Any, t: Any) -> Any:
 class _WithParams(nnx.Module):
     """A function and its parameters."""
 
-    def __init__(self, function: Callable[..., Any], params: Any):
+    def __init__(self, function: Callable[..., Any], params: PyTree):
         self.function = function
         self.params = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
 
@@ -104,14 +106,14 @@ class _WithParams(nnx.Module):
 class _Function(_WithParams):
     """A function f(params, x) as a field."""
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         return self.function(self._raw(), x)
 
 
 class _TimeFunction(_WithParams):
     """A function f(params, x, t) as a field."""
 
-    def __call__(self, x: Any, t: Any) -> Any:
+    def __call__(self, x: PyTree, t: Real) -> Any:
         return self.function(self._raw(), x, t)
 
 
@@ -151,7 +153,7 @@ def _param(value: Any) -> Any:
     return nnx.Param(jnp.asarray(value))
 
 
-def from_function(function: Callable[..., Any], params: Any = ()) -> nnx.Module:
+def from_function(function: Callable[..., Any], params: PyTree = ()) -> nnx.Module:
     """Make a field of a plain function f(params, x) or f(params, x, t).
 
     The parameters travel beside the function and never in its closure. Gradients therefore reach

@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.fields.convolution import convolution
 
@@ -20,7 +22,7 @@ Activation = Callable[[Array], Array]
 """A function that acts on every entry of an array, such as `jax.nn.tanh`."""
 
 
-def _with_time(x: Array, t: Array | float | None) -> Array:
+def _with_time(x: Array, t: Real | None) -> Array:
     """Append the depth time t to x as one more feature."""
     if t is None:
         raise InputError("this field was built with time=True, so it needs f(x, t)")
@@ -66,8 +68,8 @@ class MLP(nnx.Module):
         layers: int = 1,
         activation: Activation = jax.nn.tanh,
         time: bool = False,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
@@ -82,7 +84,9 @@ class MLP(nnx.Module):
         self.activation = activation
         self.time = time
 
-    def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
+    def __call__(
+        self, x: Float[Array, "*batch d"], t: Real | None = None
+    ) -> Float[Array, "*batch d"]:
         """Return the velocity at x.
 
         Args:
@@ -147,8 +151,8 @@ class ConvBlock(nnx.Module):
         groups: int = 4,
         activation: Activation = jax.nn.relu,
         time: bool = False,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         checks.whole("channels", channels)
@@ -173,7 +177,7 @@ class ConvBlock(nnx.Module):
         self.time = time
 
     def __call__(
-        self, x: Float[Array, "*batch h w c"], t: Any = None
+        self, x: Float[Array, "*batch h w c"], t: Real | None = None
     ) -> Float[Array, "*batch h w c"]:
         """Return the velocity at x.
 
@@ -226,7 +230,7 @@ class Antisymmetric(nnx.Module):
         damping: float = 0.0,
         activation: Activation = jax.nn.tanh,
         time: bool = False,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         checks.whole("dimension", dimension)
@@ -249,7 +253,9 @@ class Antisymmetric(nnx.Module):
         self.damping = damping
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch d"], t: Any = None) -> Float[Array, "*batch d"]:
+    def __call__(
+        self, x: Float[Array, "*batch d"], t: Real | None = None
+    ) -> Float[Array, "*batch d"]:
         """Return the velocity at x.
 
         Args:

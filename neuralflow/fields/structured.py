@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.fields.functions import evaluate, takes_time
 from neuralflow.fields.networks import Activation
@@ -45,7 +47,7 @@ class Energy(nnx.Module):
         *,
         hidden: int,
         activation: Activation = jax.nn.softplus,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         checks.whole("dimension", dimension)
@@ -85,7 +87,7 @@ class Gradient(nnx.Module):
         checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return the velocity at x.
 
         Args:
@@ -130,7 +132,7 @@ class Hamiltonian(nnx.Module):
         checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return the velocity at x.
 
         Args:
@@ -166,7 +168,7 @@ class Separable(nnx.Module):
             checks.instance(name, part, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.kinetic, self.potential = kinetic, potential
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return H at every sample.
 
         Args:
@@ -184,7 +186,7 @@ class Separable(nnx.Module):
         return kinetic(p) + potential(q)
 
 
-def _slope(energy: Any, x: Any) -> Any:
+def _slope(energy: Any, x: PyTree) -> Any:
     """Return the gradient of every sample's energy.
 
     The function raises InputError for an energy that does not give one number a sample.
@@ -237,7 +239,7 @@ class Coupled(nnx.Module):
             takes_time(part)  # takes_time refuses other calls.
         self.first, self.second = first, second
 
-    def __call__(self, x: Any, t: Any = None) -> Any:
+    def __call__(self, x: PyTree, t: Real | None = None) -> Any:
         """Return the velocity at x.
 
         Args:

@@ -18,11 +18,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Complex, Float, Shaped
+from jaxtyping import Array, Complex, Float, PyTree, Shaped
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
 from neuralflow.schemes.network import (
@@ -43,7 +45,7 @@ Tree = tuple["Tree", ...]
 
 
 def walk(
-    scheme: Scheme, velocity: Callable[[Any, Any], Any], x: Any, end: float, steps: int
+    scheme: Scheme, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, end: float, steps: int
 ) -> Any:
     """Solve x' = velocity(x, t) from t = 0 to t = end by equal steps.
 
@@ -68,7 +70,7 @@ def walk(
     scheme, h = prepared(scheme, dtype), jnp.asarray(end / steps, dtype)
     terms = diffrax.ODETerm(lambda t, x, start: velocity(x, start + t))
 
-    def step(carry: Any, k: Any) -> Any:
+    def step(carry: PyTree, k: Any) -> Any:
         x, memory = carry
         if isinstance(scheme, diffrax.AbstractERK):
             return (one_step(scheme, terms, 0 * h, h, x, k * h), memory), None
@@ -109,7 +111,7 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
             "an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first"
         )
 
-    def velocity(x: Any, t: Any) -> Any:
+    def velocity(x: PyTree, t: Real) -> Any:
         return ((1 + t / 2) * x[1], -jnp.sin(x[0]))
 
     start = (jnp.ones(1), jnp.ones(1))
@@ -170,7 +172,7 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
     }
 
 
-def _stages(scheme: Any) -> tuple[np.ndarray, np.ndarray] | None:
+def _stages(scheme: AbstractSolver) -> tuple[np.ndarray, np.ndarray] | None:
     """Return A and b of a Runge-Kutta scheme, and None for other schemes."""
     if isinstance(scheme, diffrax.Euler | diffrax.ImplicitEuler):
         return np.full((1, 1), float(isinstance(scheme, diffrax.ImplicitEuler))), np.ones(1)
@@ -360,7 +362,7 @@ def _modified_one_step(advance: Callable[[Any, Any], Any]) -> tuple[Any, Any, An
     def taylor(order: int) -> Callable[[Any], Any]:
         """Return the coefficient of h^order in a step from x, as a function of x."""
 
-        def at(x: Any) -> Any:
+        def at(x: PyTree) -> Any:
             def step(h):
                 return advance(h, x)
 
@@ -398,7 +400,7 @@ def _modified_multistep(alpha: np.ndarray, beta: np.ndarray, velocity: Any) -> t
     def g1(x):
         return (b1 * _along(velocity, g0)(x) - second * _along(g0, g0)(x)) / slope
 
-    def g2(x: Any) -> Any:
+    def g2(x: PyTree) -> Any:
         forced = b1 * _along(velocity, g1)(x) + b2 * _along(_along(velocity, g0), g0)(x)
         moved = second * (_along(g0, g1)(x) + _along(g1, g0)(x)) + third * _along(
             _along(g0, g0), g0
@@ -486,7 +488,7 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
 
-    def step(z: Any, x: Any, memory: Any) -> Any:
+    def step(z: PyTree, x: PyTree, memory: PyTree) -> Any:
         terms = diffrax.ODETerm(lambda t, x, args: jax.tree.map(lambda a: z * a, flip(x)))
         if isinstance(scheme, diffrax.AbstractERK):
             return one_step(scheme, terms, 0.0, 1.0, x, None), memory
@@ -505,8 +507,8 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
     @jax.jit
     @jax.vmap
-    def matrix(z: Any) -> Any:
-        def column(vector: Any) -> Any:
+    def matrix(z: PyTree) -> Any:
+        def column(vector: PyTree) -> Any:
             entries, rest = (
                 iter(vector),
                 iter([leaf for leaf, used in zip(leaves, linear, strict=True) if not used]),
@@ -519,7 +521,7 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
         return jax.vmap(column)(jnp.eye(count, dtype=complex)).T
 
-    def matrices_at(z: Any) -> np.ndarray:
+    def matrices_at(z: PyTree) -> np.ndarray:
         flat = jnp.ravel(jnp.asarray(z, complex))
         return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
 
@@ -661,7 +663,7 @@ def longest(
     return low
 
 
-def _check(scheme: Any) -> None:
+def _check(scheme: AbstractSolver) -> None:
     """Check that a scheme is a diffrax solver with constant coefficients.
 
     Constant means the same from step to step.

@@ -9,8 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, plus, value
 
@@ -54,7 +56,7 @@ class PolyNet(OneStepScheme):
         """Return 1, the order of the scheme where it is consistent."""
         return 1
 
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the sum of the powers."""
         power, total = x, x
         for _ in range(self.degree):
@@ -94,7 +96,7 @@ class FixedPointEuler(OneStepScheme):
         """Return 1, the order of the scheme."""
         return 1
 
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the last iterate."""
         y = x
         for _ in range(self.iterations):
@@ -140,7 +142,14 @@ class FractalNet(OneStepScheme):
     c1: Any
     c2: Any
 
-    def __init__(self, k1: Any = 0.5, k2: Any = 0.5, k3: Any = 1.0, c1: Any = 1.0, c2: Any = 0.5):
+    def __init__(
+        self,
+        k1: Real | nnx.Param = 0.5,
+        k2: Real | nnx.Param = 0.5,
+        k3: Real | nnx.Param = 1.0,
+        c1: Real | nnx.Param = 1.0,
+        c2: Real | nnx.Param = 0.5,
+    ):
         check_coefficients(k1=k1, k2=k2, k3=k3, c1=c1, c2=c2)
         self.k1, self.k2, self.k3, self.c1, self.c2 = k1, k2, k3, c1, c2
 
@@ -184,7 +193,7 @@ class FractalNet(OneStepScheme):
             return 0
         return 2 if abs(c1 * c2 - 0.5) <= 1e-12 else 1
 
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the published formula."""
         return _fractal(
             velocity, x, h, *(value(c, x) for c in (self.k1, self.k2, self.k3, self.c1, self.c2))
@@ -216,7 +225,7 @@ class ConsistentFractalNet(OneStepScheme):
     k2: Any
     c1: Any
 
-    def __init__(self, k2: Any = 0.5, c1: Any = 1.0):
+    def __init__(self, k2: Real | nnx.Param = 0.5, c1: Real | nnx.Param = 1.0):
         check_coefficients(k2=k2, c1=c1)
         self.k2, self.c1 = k2, c1
 
@@ -253,13 +262,22 @@ class ConsistentFractalNet(OneStepScheme):
         )
         return 2 if second else 1
 
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the formula."""
         k2, c1 = value(self.k2, x), value(self.c1, x)
         return _fractal(velocity, x, h, 1 - k2, k2, 1.0, c1, 1 - k2 * c1)
 
 
-def _fractal(velocity: Any, x: Any, h: Any, k1: Any, k2: Any, k3: Any, c1: Any, c2: Any) -> Any:
+def _fractal(
+    velocity: Any,
+    x: PyTree,
+    h: Real,
+    k1: Real,
+    k2: Real,
+    k3: Real,
+    c1: Real,
+    c2: Real,
+) -> Any:
     """Return the state after a step of the published formula with the given coefficients."""
     share = min(max(c1, 0.0), 1.0) if isinstance(c1, int | float) else 1.0
     first = velocity(0.0, x)
@@ -343,12 +361,19 @@ class FractalExpansion(OneStepScheme):
             else 1
         )
 
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the whole fractal."""
         return self._expand(velocity, x, velocity(0.0, x), h, 0.0, 1.0, len(self.joins))
 
     def _expand(
-        self, velocity: Any, x: Any, first: Any, h: Any, start: float, share: float, joins: int
+        self,
+        velocity: Any,
+        x: PyTree,
+        first: PyTree,
+        h: Real,
+        start: float,
+        share: float,
+        joins: int,
     ) -> Any:
         """Return the state after a fractal with a number of joins over a share of the step.
 

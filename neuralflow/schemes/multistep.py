@@ -18,8 +18,10 @@ import numpy as np
 from diffrax import AbstractERK, Euler
 from flax import nnx
 from jax import lax
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.schemes.network import (
     NetworkScheme,
@@ -65,7 +67,12 @@ class LinearMultistep(NetworkScheme):
     beta: tuple[float, ...] = eqx.field(static=True)
     starter: Euler | AbstractERK
 
-    def __init__(self, alpha: Sequence[float], beta: Sequence[float], starter: Any = None):
+    def __init__(
+        self,
+        alpha: Sequence[float],
+        beta: Sequence[float],
+        starter: Euler | AbstractERK | None = None,
+    ):
         starter = RK4() if starter is None else starter
         checks.instance(
             "starter",
@@ -197,7 +204,7 @@ def _combined(weights: Sequence[float], trees: Sequence[Any]) -> Any:
     return total
 
 
-def adams_bashforth(order: int, starter: Any = None) -> LinearMultistep:
+def adams_bashforth(order: int, starter: Euler | AbstractERK | None = None) -> LinearMultistep:
     """Make the explicit Adams scheme of an order from 1 to 5.
 
     Args:
@@ -245,7 +252,7 @@ class _TwoStep(ReversibleScheme):
     k: Any
     before: Any = None
 
-    def __init__(self, k: Any, before: Any = None):
+    def __init__(self, k: Real | nnx.Param, before: Real | None = None):
         check_coefficients(k=k)
         self.k, self.before = k, before
 
@@ -276,7 +283,7 @@ class _TwoStep(ReversibleScheme):
         shape = (steps - 1,) if channels is None else (steps - 1, channels)
         return cls(PerStep(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.0)))
 
-    def after(self, before: Any) -> Self:
+    def after(self, before: Real) -> Self:
         """Return the scheme that goes on from an earlier state instead of a plain first step.
 
         A stack of blocks that goes on from another stack needs this form. A k that is a `PerStep`
@@ -293,7 +300,7 @@ class _TwoStep(ReversibleScheme):
         )
 
     @abstractmethod
-    def weight(self, k: Any) -> Any:
+    def weight(self, k: Real | nnx.Param) -> Any:
         """Return the weight of h f(u_n) for a coefficient k."""
 
     @property
@@ -369,7 +376,9 @@ class _TwoStep(ReversibleScheme):
         before = jax.tree.map(lambda u, v, a: u + (a - u - v) / k, y0, moved, y1)
         return y0, (before, jnp.zeros((), bool))
 
-    def _moved(self, terms: Any, t0: Any, t1: Any, y: Any, args: Any, k: Any) -> Any:
+    def _moved(
+        self, terms: Any, t0: Real, t1: Real, y: PyTree, args: PyTree, k: Real | nnx.Param
+    ) -> Any:
         """Return the weighted velocity term of a step, in the dtype of the velocity."""
         h = self.weight(k) * (t1 - t0)
         return jax.tree.map(lambda v: (h * v).astype(v.dtype), terms.vf(t0, y, args))

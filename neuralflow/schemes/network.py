@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from diffrax import AbstractERK, AbstractSolver, LocalLinearInterpolation, ODETerm
+from diffrax import AbstractERK, AbstractSolver, AbstractTerm, LocalLinearInterpolation, ODETerm
 from flax import nnx
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.runge_kutta import explicit_step, used_stages
 
@@ -79,7 +81,7 @@ class NetworkScheme(AbstractSolver):
     def evaluations(self, steps: int) -> int:
         """Return the number of evaluations of the field in a number of steps."""
 
-    def settled(self, memory: Any) -> Any:
+    def settled(self, memory: PyTree) -> Any:
         """Return a memory as it is long after the start.
 
         The counts and marks of the first steps are then over.
@@ -97,7 +99,7 @@ class NetworkScheme(AbstractSolver):
         return terms.vf(t0, y0, args)
 
 
-def traits(scheme: Any) -> Traits:
+def traits(scheme: AbstractSolver) -> Traits:
     """Return the declared properties of any scheme.
 
     Args:
@@ -116,7 +118,7 @@ class OneStepScheme(NetworkScheme):
     """
 
     @abstractmethod
-    def advance(self, velocity: Callable[[Any, Any], Any], x: Any, h: Any) -> Any:
+    def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Take one step of length h from the state x.
 
         Args:
@@ -182,7 +184,7 @@ class ReversibleScheme(NetworkScheme):
         """
 
 
-def velocity_of(terms: Any, t0: Any, t1: Any, args: Any) -> Callable[[Any, Any], Any]:
+def velocity_of(terms: AbstractTerm, t0: Real, t1: Real, args: PyTree) -> Callable[[Any, Any], Any]:
     """Return the field as a function f(c, y) of the share c of a step and of the state y.
 
     Args:
@@ -197,7 +199,7 @@ def velocity_of(terms: Any, t0: Any, t1: Any, args: Any) -> Callable[[Any, Any],
         depth time to an array c.
     """
 
-    def velocity(c: Any, y: Any) -> Any:
+    def velocity(c: Real, y: PyTree) -> Any:
         if isinstance(c, int | float):
             return terms.vf(t0 if c == 0 else t1 if c == 1 else t0 + c * (t1 - t0), y, args)
         return terms.vf(t0 + jax.lax.stop_gradient(c) * (t1 - t0), y, args)
@@ -205,7 +207,14 @@ def velocity_of(terms: Any, t0: Any, t1: Any, args: Any) -> Callable[[Any, Any],
     return velocity
 
 
-def one_step(scheme: AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+def one_step(
+    scheme: AbstractSolver,
+    terms: AbstractTerm,
+    t0: Real,
+    t1: Real,
+    y0: PyTree,
+    args: PyTree,
+) -> Any:
     """Return the state after one step that remembers nothing of the steps before.
 
     Args:
@@ -224,7 +233,7 @@ def one_step(scheme: AbstractSolver, terms: Any, t0: Any, t1: Any, y0: Any, args
     return scheme.step(terms, t0, t1, y0, args, scheme.init(terms, t0, t1, y0, args), False)[0]
 
 
-def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolver:
+def prepared(scheme: diffrax.AbstractSolver, dtype: DTypeLike) -> diffrax.AbstractSolver:
     """Return a scheme with what single steps need.
 
     A Runge-Kutta scheme gets a loop over stages that every kind of derivative can pass. An implicit
@@ -255,7 +264,7 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: Any) -> diffrax.AbstractSolv
     return scheme
 
 
-def is_explicit(scheme: Any) -> bool:
+def is_explicit(scheme: AbstractSolver) -> bool:
     """Tell whether a step is a fixed number of evaluations of the field, with no loop of its own.
 
     Args:
@@ -267,7 +276,7 @@ def is_explicit(scheme: Any) -> bool:
     return isinstance(scheme, diffrax.Euler | AbstractERK | NetworkScheme)
 
 
-def cost(scheme: Any, steps: int) -> int:
+def cost(scheme: AbstractSolver, steps: int) -> int:
     """Count the evaluations of the field by an explicit scheme.
 
     Args:
@@ -282,12 +291,12 @@ def cost(scheme: Any, steps: int) -> int:
     return steps * (used_stages(scheme.tableau) if isinstance(scheme, AbstractERK) else 1)
 
 
-def plus(x: Any, h: Any, v: Any) -> Any:
+def plus(x: PyTree, h: Real, v: PyTree) -> Any:
     """Return x + h v for pytrees x and v and a number h."""
     return jax.tree.map(lambda a, b: a + h * b, x, v)
 
 
-def done(y0: Any, y1: Any, state: Any) -> Any:
+def done(y0: PyTree, y1: PyTree, state: PyTree) -> Any:
     """Return what a diffrax solver returns from a step that cannot fail and has no error estimate.
 
     Args:
@@ -301,7 +310,7 @@ def done(y0: Any, y1: Any, state: Any) -> Any:
     return y1, None, {"y0": y0, "y1": y1}, state, diffrax.RESULTS.successful
 
 
-def value(coefficient: Any, like: Any) -> Any:
+def value(coefficient: Any, like: PyTree) -> Any:
     """Return a coefficient as a number, or as an array of the state's real dtype.
 
     Args:

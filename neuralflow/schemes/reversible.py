@@ -12,9 +12,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from diffrax import AbstractSolver
 from jax.interpreters import partial_eval
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.network import (
     ReversibleScheme,
@@ -29,7 +31,7 @@ from neuralflow.schemes.network import (
 )
 
 
-def halves(x: Any) -> tuple[Any, Any]:
+def halves(x: PyTree) -> tuple[Any, Any]:
     """Return the two halves of a state.
 
     Args:
@@ -52,7 +54,7 @@ def halves(x: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def joined(first: Any, second: Any, like: Any) -> Any:
+def joined(first: PyTree, second: PyTree, like: PyTree) -> Any:
     """Put two halves together in the form of a state.
 
     Args:
@@ -198,7 +200,7 @@ class Reversible(ReversibleScheme):
     scheme: Any
     coupling: float = eqx.field(static=True)
 
-    def __init__(self, scheme: Any, coupling: float = 0.999):
+    def __init__(self, scheme: AbstractSolver, coupling: float = 0.999):
         if not is_explicit(scheme) or traits(scheme).carries:
             raise InputTypeError(
                 f"Reversible wraps an explicit one-step scheme such as nf.Heun(), got {scheme!r}: "
@@ -255,12 +257,12 @@ class Reversible(ReversibleScheme):
         ahead = self._increment(terms, t0, t1, z0, args)
         return jax.tree.map(lambda y, z, p: (y - (1 - c) * z - p) / c, y1, z0, ahead), z0
 
-    def _increment(self, terms: Any, t0: Any, t1: Any, y: Any, args: Any) -> Any:
+    def _increment(self, terms: Any, t0: Real, t1: Real, y: PyTree, args: PyTree) -> Any:
         """Return the increment of the wrapped scheme in a step from t0 to t1."""
         return jax.tree.map(jnp.subtract, one_step(self.scheme, terms, t0, t1, y, args), y)
 
 
-def _needs(function: Callable[[Any], Any], x: Any) -> bool:
+def _needs(function: Callable[[Any], Any], x: PyTree) -> bool:
     """Tell whether the value of a function depends on its argument.
 
     The traced program decides, and not the numbers.

@@ -21,7 +21,9 @@ from diffrax import (
     ThirdOrderHermitePolynomialInterpolation,
 )
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+
+from neuralflow.annotations import Real
 
 # None of these schemes has an embedded error estimate. The zeros stand for it, and Adaptive refuses
 # the schemes.
@@ -134,7 +136,11 @@ def used_stages(tableau: Any) -> int:
 
 
 def explicit_step(
-    tableau: Any, velocity: Callable[[float, Any], Any], x: Any, h: Any, first: Any = None
+    tableau: Any,
+    velocity: Callable[[float, PyTree], PyTree],
+    x: PyTree,
+    h: Real,
+    first: PyTree = None,
 ) -> Any:
     """Take one step of an explicit Runge-Kutta tableau, stage by stage as one writes it by hand.
 
@@ -152,7 +158,7 @@ def explicit_step(
         The state after the step, in the form of x.
     """
 
-    def plus(weights: Any, ks: Sequence[Any]) -> Any:
+    def plus(weights: PyTree, ks: Sequence[Any]) -> Any:
         """Return x plus h times a weighted sum of the velocities."""
         used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
         if not used:
@@ -170,7 +176,7 @@ def explicit_step(
 
 
 def rolled_step(
-    tableau: ButcherTableau, velocity: Callable[[Array, Any], Any], x: Any, h: Array
+    tableau: Any, velocity: Callable[[Array, PyTree], PyTree], x: PyTree, h: Array
 ) -> Any:
     """Take the step of `explicit_step` as a loop over the stages, which compiles the field once.
 
@@ -196,10 +202,10 @@ def rolled_step(
         jnp.asarray([0.0, *tableau.c[: count - 1]], h.dtype),
     )
 
-    def plus(i: Any, ks: Any) -> Any:
+    def plus(i: Any, ks: PyTree) -> Any:
         return jax.tree.map(lambda a, k: a + h * jnp.tensordot(weights[i], k, axes=1), x, ks)
 
-    def stage(i: Any, ks: Any) -> Any:
+    def stage(i: Any, ks: PyTree) -> Any:
         k = velocity(shares[i], plus(i, ks))
         return jax.tree.map(lambda a, b: a.at[i].set(b), ks, k)
 

@@ -15,16 +15,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import core, lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
-from neuralflow.solve.base import EVERY_STEP, Discretisation, StepMap, out_of_range
+from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
 from neuralflow.solve.system import System, check_scheme, time_dtype
@@ -91,13 +93,13 @@ class Adaptive(Discretisation):
     def __init__(
         self,
         scheme: diffrax.AbstractSolver,
-        rtol: float | Array = 1e-6,
-        atol: float | Array = 1e-6,
+        rtol: Real = 1e-6,
+        atol: Real = 1e-6,
         *,
         max_steps: int = 4096,
         gradient: GradientMethod = "steps",
         per_sample: bool = False,
-        ends: tuple[Any, Any] = (0.0, 1.0),
+        ends: tuple[Real, Real] = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("gradient", gradient, get_args(GradientMethod))
@@ -154,7 +156,13 @@ class Adaptive(Discretisation):
         )
 
     def invert(
-        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+        self,
+        field: nnx.Module,
+        y: PyTree,
+        t0: Real,
+        t1: Real,
+        *,
+        backward: bool = False,
     ) -> NoReturn:
         """Refuse, since an adaptive solve has no fixed steps to solve for their inputs.
 
@@ -175,10 +183,10 @@ class Adaptive(Discretisation):
     def per_step(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
-        function: Callable[[StepMap, Any], Any],
+        x: PyTree,
+        t0: Real,
+        t1: Real,
+        function: Callable[[StepMap, PyTree], PyTree],
         *,
         backward: bool = False,
     ) -> NoReturn:
@@ -199,7 +207,7 @@ class Adaptive(Discretisation):
             "an adaptive layer has no steps of its own; take with_solve(nf.FixedGrid(...))"
         )
 
-    def refined(self, parts: int, scheme: Any = None) -> Adaptive:
+    def refined(self, parts: int, scheme: AbstractSolver | None = None) -> Adaptive:
         """Return the same walk with smaller tolerances.
 
         Args:
@@ -273,11 +281,11 @@ class Adaptive(Discretisation):
     def integrate(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
+        x: PyTree,
+        t0: Real,
+        t1: Real,
         *,
-        depths: Any = None,
+        depths: Array | EveryStep | None = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carry a state through the interval in adaptive steps.
@@ -301,7 +309,7 @@ class Adaptive(Discretisation):
             InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis; or the
                 field changes its state.
         """
-        if depths is EVERY_STEP:
+        if isinstance(depths, EveryStep):
             raise InputError(
                 "an adaptive solve has no steps of its own to return; ask for depths, such as "
                 "jnp.linspace(t0, t1, 101)"
@@ -405,7 +413,7 @@ class _Loop:
         self.kinks = _union([knots for basis, knots in inner if basis.smoothness >= 0])
 
     def states(
-        self, values: Any, x: Any, interval: Any, tolerances: Any, ends: Array, stops: Any
+        self, values: PyTree, x: PyTree, interval: Any, tolerances: Any, ends: Array, stops: Any
     ) -> tuple[Any, _Count]:
         """Return the state at every stop, or at the end if there are no stops, and the counts.
 
@@ -419,7 +427,9 @@ class _Loop:
             return self._out(self._diffeqsolve(wanted, options, diffrax.BacksolveAdjoint()), stops)
         return self._replayed(wanted, options)
 
-    def slide(self, values: Any, states: Any, interval: Any, stops: Array, delta: Array) -> Any:
+    def slide(
+        self, values: PyTree, states: PyTree, interval: Any, stops: Array, delta: Array
+    ) -> Any:
         """Return the states, with a derivative with respect to their depth times.
 
         The derivative is the velocity at the state. `delta` is zero, and carries the derivative of
@@ -448,14 +458,16 @@ class _Loop:
         moved.defjvp(rule, symbolic_zeros=True)
         return moved(values, states, interval, stops, delta)
 
-    def slide_one(self, values: Any, state: Any, interval: Any, s: Array, delta: Array) -> Any:
+    def slide_one(
+        self, values: PyTree, state: PyTree, interval: Any, s: Array, delta: Array
+    ) -> Any:
         """Do for one state what `slide` does for several."""
         states = jax.tree.map(lambda a: a[None], state)
         return jax.tree.map(
             lambda a: a[0], self.slide(values, states, interval, s[None], delta[None])
         )
 
-    def _velocity(self, s: Array, x: Any, values: Any, interval: Any) -> Any:
+    def _velocity(self, s: Array, x: PyTree, values: PyTree, interval: Any) -> Any:
         """Return the velocity f(x, t) per unit of depth time, at normalised depth s."""
         system = self.system
         moving, fixed = system.split(values)
@@ -470,7 +482,7 @@ class _Loop:
         )[0]
 
     def _diffeqsolve(
-        self, wanted: Any, options: Any, adjoint: Any, saveat: Any = None
+        self, wanted: Any, options: Any, adjoint: PyTree, saveat: Any = None
     ) -> diffrax.Solution:
         """Run diffrax's loop in normalised depth, with an edge of a step at every knot and stop."""
         values, x, interval = wanted
@@ -601,7 +613,7 @@ class _Loop:
         return edges
 
 
-def _is_blind(scheme: Any) -> bool:
+def _is_blind(scheme: AbstractSolver) -> bool:
     """Return whether the error estimate of a Runge-Kutta scheme consists of zeros.
 
     Such a scheme has no error estimate.

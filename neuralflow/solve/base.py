@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import diffrax
 import equinox as eqx
+from diffrax import AbstractSolver
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.depth.basis import Basis
 from neuralflow.depth.grid import Plan
 from neuralflow.solve.results import Solution, Status
@@ -70,11 +72,11 @@ class Discretisation(eqx.Module):
     def integrate(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
+        x: PyTree,
+        t0: Real,
+        t1: Real,
         *,
-        depths: Any = None,
+        depths: Array | EveryStep | None = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carry a state through the interval.
@@ -99,7 +101,13 @@ class Discretisation(eqx.Module):
 
     @abc.abstractmethod
     def invert(
-        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+        self,
+        field: nnx.Module,
+        y: PyTree,
+        t0: Real,
+        t1: Real,
+        *,
+        backward: bool = False,
     ) -> Solution:
         """Solve every step for its input, from the last step to the first.
 
@@ -121,10 +129,10 @@ class Discretisation(eqx.Module):
     def per_step(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
-        function: Callable[[StepMap, Any], Any],
+        x: PyTree,
+        t0: Real,
+        t1: Real,
+        function: Callable[[StepMap, PyTree], PyTree],
         *,
         backward: bool = False,
     ) -> Any:
@@ -164,7 +172,7 @@ class Discretisation(eqx.Module):
         """
 
     @abc.abstractmethod
-    def refined(self, parts: int, scheme: Any = None) -> Self:
+    def refined(self, parts: int, scheme: AbstractSolver | None = None) -> Self:
         """Return the same walk with finer steps.
 
         Args:
@@ -218,7 +226,7 @@ class Discretisation(eqx.Module):
         line = rendering_parts.text(repr(self))
         return rendering_parts.build_one_line_tree_node(line=line, path=path)
 
-    def part(self, start: Any, stop: Any) -> Self:
+    def part(self, start: Real, stop: Real) -> Self:
         """Return the walk between two normalised depths.
 
         Args:
@@ -235,7 +243,7 @@ class Discretisation(eqx.Module):
         return replace(self, ends=(start, stop))
 
 
-def out_of_range(scheme: Any, accepted: int) -> str:
+def out_of_range(scheme: AbstractSolver, accepted: int) -> str:
     """Say what to do about a state that is not finite.
 
     Args:

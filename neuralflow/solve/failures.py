@@ -6,17 +6,16 @@ stand in its method `remedy`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from neuralflow.solve.base import Discretisation
 from neuralflow.solve.results import Solution, SolveError, Status
 
 
-def failure(solve: Discretisation, field: nnx.Module, x: Any, solution: Solution) -> SolveError:
+def failure(solve: Discretisation, field: nnx.Module, x: PyTree, solution: Solution) -> SolveError:
     """Build the error of a failed solve of concrete numbers.
 
     One sentence states the status, the step counts and the remedy.
@@ -40,7 +39,12 @@ def failure(solve: Discretisation, field: nnx.Module, x: Any, solution: Solution
 
 
 def _remedy(
-    solve: Discretisation, field: nnx.Module, status: Status, x: Any, accepted: int, rejected: int
+    solve: Discretisation,
+    field: nnx.Module,
+    status: Status,
+    x: PyTree,
+    accepted: int,
+    rejected: int,
 ) -> str:
     """Return the remedy of a failed solve.
 

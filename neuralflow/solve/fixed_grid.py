@@ -14,16 +14,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import core
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
-from neuralflow.solve.base import EVERY_STEP, Discretisation, StepMap, out_of_range
+from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
 from neuralflow.solve.system import check_scheme
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
@@ -89,7 +91,7 @@ class FixedGrid(Discretisation):
         *,
         times: Sequence[float] | np.ndarray | None = None,
         memory: Memory = "remat",
-        ends: tuple[Any, Any] = (0.0, 1.0),
+        ends: tuple[Real, Real] = (0.0, 1.0),
     ):
         check_scheme(scheme)
         checks.choice("memory", memory, get_args(Memory))
@@ -144,7 +146,7 @@ class FixedGrid(Discretisation):
         plan = grids.plan(self.grid, bases)
         return plan.reversed() if backward else plan
 
-    def refined(self, parts: int, scheme: Any = None) -> FixedGrid:
+    def refined(self, parts: int, scheme: AbstractSolver | None = None) -> FixedGrid:
         """Cut every step into equal parts.
 
         Args:
@@ -209,11 +211,11 @@ class FixedGrid(Discretisation):
     def integrate(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
+        x: PyTree,
+        t0: Real,
+        t1: Real,
         *,
-        depths: Any = None,
+        depths: Array | EveryStep | None = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
         """Carry a state through the interval, step by step.
@@ -253,7 +255,7 @@ class FixedGrid(Discretisation):
             final, states = where_ok(status, final), where_ok(status, states)
         if depths is None:
             out, at = final, walk.end
-        elif depths is EVERY_STEP:
+        elif isinstance(depths, EveryStep):
             out, at = states, jnp.append(walk.starts, walk.end)
         else:
             out, at = walk.partial_steps(states, depths), depths
@@ -269,10 +271,10 @@ class FixedGrid(Discretisation):
     def per_step(
         self,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
-        function: Callable[[StepMap, Any], Any],
+        x: PyTree,
+        t0: Real,
+        t1: Real,
+        function: Callable[[StepMap, PyTree], PyTree],
         *,
         backward: bool = False,
     ) -> Any:
@@ -314,7 +316,13 @@ class FixedGrid(Discretisation):
         return walk.each(function, jax.tree.map(lambda a: a[:-1], walk.forward(True).states))
 
     def invert(
-        self, field: nnx.Module, y: Any, t0: Any, t1: Any, *, backward: bool = False
+        self,
+        field: nnx.Module,
+        y: PyTree,
+        t0: Real,
+        t1: Real,
+        *,
+        backward: bool = False,
     ) -> Solution:
         """Solve every step for its input, from the last step to the first.
 
@@ -356,7 +364,7 @@ class FixedGrid(Discretisation):
         return Solution(where_ok(status, x), walk.starts[0], status, *counts)
 
 
-def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
+def _ends(scheme: AbstractSolver, ends: Any) -> tuple[float, float]:
     """Return the normalised depths where a walk starts and stops.
 
     The function refuses anything but two increasing numbers, and schemes that cannot start or stop
@@ -385,7 +393,7 @@ def _ends(scheme: Any, ends: Any) -> tuple[float, float]:
     return start, stop
 
 
-def _check_fit(scheme: Any, grid: grids.Grid, memory: str) -> None:
+def _check_fit(scheme: AbstractSolver, grid: grids.Grid, memory: str) -> None:
     """Refuse a scheme that cannot walk over a grid, or back over the grid."""
     name, steps = type(scheme).__name__, grid.steps
     if memory == "reversible":

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Form:
         return self  # The form is immutable, and tree definitions do not survive a deep copy.
 
 
-def split(tree: Any) -> tuple[Form, list[Any]]:
+def split(tree: PyTree) -> tuple[Form, list[Any]]:
     """Take a pytree apart into its static form and its arrays.
 
     Args:
@@ -55,6 +56,6 @@ def split(tree: Any) -> tuple[Form, list[Any]]:
     return form, [leaf for leaf in leaves if _is_array(leaf)]
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: PyTree) -> bool:
     """Return whether a leaf is an array or an NNX variable."""
     return isinstance(leaf, (jax.Array, np.ndarray, nnx.Variable))

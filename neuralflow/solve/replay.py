@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow.depth.basis import Basis, locate_traced
 from neuralflow.solve.system import Step, System
@@ -105,7 +105,7 @@ class Replay:
         self.system, self.record, self.every = system, record, every
         self.moving, self.fixed = system.split(record.values)
 
-    def cotangents(self, cotangent: Any, weights: bool, interval: bool) -> tuple[Any, Any, Any]:
+    def cotangents(self, cotangent: PyTree, weights: bool, interval: bool) -> tuple[Any, Any, Any]:
         """Compute the cotangents of the solve's inputs from the cotangents of its states.
 
         Args:
@@ -133,13 +133,13 @@ class Replay:
             asked, adjoint = _Asked(self.record, cotangent), zeros(x)
         pending = None if asked is None else jnp.asarray(len(asked.edges))
 
-        def segment(carry: Any) -> Any:
+        def segment(carry: PyTree) -> Any:
             j, pending, adjoint, gradient, states = carry
             first = j * self.every
             length = jnp.minimum(self.every, self.record.accepted - first)
             states = self._again(j, first, length, states)
 
-            def back(k: Array, carry: Any) -> Any:
+            def back(k: Array, carry: PyTree) -> Any:
                 pending, adjoint, gradient = carry
                 i = length - 1 - k
                 if asked is not None:
@@ -164,7 +164,7 @@ class Replay:
         """Return the normalised depths where step i starts and ends."""
         return self.record.edges[i], self.record.edges[i + 1]
 
-    def _again(self, j: Array, first: Array, length: Array, states: Any) -> Any:
+    def _again(self, j: Array, first: Array, length: Array, states: PyTree) -> Any:
         """Compute the states before each step of segment j again, from the state that was kept.
 
         The segment starts with step `first` and has `length` steps. `states` is the buffer for the
@@ -175,7 +175,7 @@ class Replay:
             lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept
         )
 
-        def step(i: Array, carry: Any) -> Any:
+        def step(i: Array, carry: PyTree) -> Any:
             y, states = carry
             cells, here = step_at(self.system, self.record.interval, *self._step(first + i))
             put = jax.tree.map(lambda b, a: b.at[i].set(a), states, y)
@@ -186,7 +186,9 @@ class Replay:
         y, states = lax.fori_loop(0, length - 1, step, (start, states))
         return jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, y)
 
-    def _pull(self, i: Array, y: Any, adjoint: Any, gradient: Cotangents) -> tuple[Any, Cotangents]:
+    def _pull(
+        self, i: Array, y: PyTree, adjoint: PyTree, gradient: Cotangents
+    ) -> tuple[Any, Cotangents]:
         """Pull the adjoint back through step i, which started at the state y.
 
         The result is the adjoint before the step, and the gradient with the step's contribution
@@ -197,7 +199,7 @@ class Replay:
         weights = (system.windows(self.moving, cells), self.fixed)
         interval = self.record.interval
 
-        def step(y: Any, wanted_weights: Any, wanted_interval: Any) -> Any:
+        def step(y: PyTree, wanted_weights: PyTree, wanted_interval: PyTree) -> Any:
             windows, fixed = weights if wanted_weights is None else wanted_weights
             here = step_at(
                 system, interval if wanted_interval is None else wanted_interval, *self._step(i)
@@ -234,7 +236,7 @@ class _Asked:
     the cotangents of the states.
     """
 
-    def __init__(self, record: Record, cotangent: Any):
+    def __init__(self, record: Record, cotangent: PyTree):
         self.cotangent = cotangent
         edges, stops = record.edges, record.stops
         assert stops is not None
@@ -244,17 +246,17 @@ class _Asked:
         passed = jnp.where(taken, sign * edges, jnp.inf)
         self.edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), record.accepted)
 
-    def add(self, i: Array | int, pending: Array, adjoint: Any) -> tuple[Array, Any]:
+    def add(self, i: Array | int, pending: Array, adjoint: PyTree) -> tuple[Array, Any]:
         """Add the cotangents of the states at edge i to the adjoint.
 
         `pending` is the number of states whose cotangents have not been added yet. The result is
         the new number and the new adjoint.
         """
 
-        def more(carry: Any) -> Array:
+        def more(carry: PyTree) -> Array:
             return (carry[0] > 0) & (self.edges[jnp.maximum(carry[0] - 1, 0)] == i)
 
-        def take(carry: Any) -> Any:
+        def take(carry: PyTree) -> Any:
             return carry[0] - 1, jax.tree.map(
                 lambda a, b: a + b[carry[0] - 1], carry[1], self.cotangent
             )

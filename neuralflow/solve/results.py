@@ -24,7 +24,7 @@ class Status(enum.IntEnum):
         IMPLICIT_FAILED: The root finder of an implicit scheme did not converge in a step.
         NOT_INVERTED: The fixed-point iteration of `invert` did not converge in a step.
         FAILED: An adaptive solve could not go on for another reason.
-        BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval or out of order,
+        BAD_DEPTHS: Reals that were asked for in a trace lie outside the interval or out of order,
             or the ends of the walk do.
     """
 
@@ -41,7 +41,7 @@ class Solution(NamedTuple):
     """The states of a solve, and a record of what the solve did.
 
     The states of a failed solve are NaN, with two exceptions. Under the status NOT_FINITE the
-    states stay as they were computed. Depths that an otherwise successful solve could not reach
+    states stay as they were computed. Reals that an otherwise successful solve could not reach
     have states of NaN, and the states at the other depths stay.
 
     Under per-sample control, `status`, `evaluations`, `accepted` and `rejected` have shape
@@ -85,7 +85,7 @@ class SolveError(RuntimeError):
         self.status = status
 
 
-def all_finite(tree: Any) -> Array:
+def all_finite(tree: PyTree) -> Array:
     """Return whether every entry of every array of a pytree is finite.
 
     Args:
@@ -110,7 +110,7 @@ def column(mask: Array, like: Array) -> Array:
     return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
-def where_ok(status: Array, states: Any) -> Any:
+def where_ok(status: Array, states: PyTree) -> Any:
     """Replace the states of a failed solve by NaN.
 
     Somebody would believe a finite half-way state. States of status NOT_FINITE stay as they are.

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow.solve.system import Step, System
 
@@ -58,8 +58,8 @@ def rewound(
     def record(row: Step, shared: Step) -> Step:
         return eqx.combine(row, shared)
 
-    def forward(start: Departure, cells: Any) -> tuple[Any, Any, dict[int, Array]]:
-        def step(carry: Any, here: Any) -> Any:
+    def forward(start: Departure, cells: PyTree) -> tuple[Any, Any, dict[int, Array]]:
+        def step(carry: PyTree, here: PyTree) -> Any:
             cell, row = here
             args = (system.windows(start.moving, cell), start.fixed, record(row, start.shared))
             stepped = system.step(carry[0], args, carry[1], False)
@@ -69,7 +69,7 @@ def rewound(
         return x, memory, changes
 
     @eqx.filter_custom_vjp
-    def walk(start: Departure, cells: Any) -> Any:
+    def walk(start: Departure, cells: PyTree) -> Any:
         x, _, changes = forward(start, cells)
         return x, changes
 
@@ -90,7 +90,7 @@ def rewound(
 
         ct_x = jax.tree.map(filled, start.x, cotangents[0], is_leaf=lambda leaf: leaf is None)
 
-        def back(carry: Any, here: Any) -> Any:
+        def back(carry: PyTree, here: PyTree) -> Any:
             (y, after), (ct_y, ct_after), (g_moving, g_fixed, g_shared) = carry
             k, cell, row = here
             windows = system.windows(start.moving, cell)
@@ -103,7 +103,14 @@ def rewound(
             memory, flags = eqx.partition(memory, eqx.is_inexact_array)
             row, counts = eqx.partition(row, eqx.is_inexact_array)
 
-            def step(x: Any, memory: Any, windows: Any, fixed: Any, shared: Any, row: Any) -> Any:
+            def step(
+                x: PyTree,
+                memory: PyTree,
+                windows: PyTree,
+                fixed: PyTree,
+                shared: PyTree,
+                row: PyTree,
+            ) -> Any:
                 here = record(eqx.combine(row, counts), eqx.combine(shared, held.shared))
                 args = (windows, eqx.combine(fixed, held.fixed), here)
                 stepped = system.step(x, args, eqx.combine(memory, flags), False)

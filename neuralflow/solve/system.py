@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import lax
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
@@ -79,7 +82,7 @@ class System:
         self,
         field: nnx.Module,
         scheme: diffrax.AbstractSolver,
-        dtype: Any,
+        dtype: DTypeLike,
         refusal: str | None = None,
     ):
         self.flat = FlatField(field)
@@ -160,7 +163,7 @@ class System:
         windows: Sequence[Any],
         fixed: Sequence[Any],
         where: Sequence[Array],
-        x: Any,
+        x: PyTree,
         t: Array,
         call: Any,
     ) -> tuple[Any, dict[int, Array]]:
@@ -200,7 +203,7 @@ class System:
         _check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
-    def stage(self, share: Any, x: Any, args: Any) -> Any:
+    def stage(self, share: Real, x: PyTree, args: PyTree) -> Any:
         """Evaluate the velocity at a share of a step.
 
         At the share 1, the local coordinates are exactly those at which the step leaves its cells.
@@ -241,7 +244,7 @@ class System:
         self._calls.append(changes)
         return v
 
-    def step(self, x: Any, args: Any, memory: Any, jump: Any) -> StepResult:
+    def step(self, x: PyTree, args: PyTree, memory: PyTree, jump: bool | Array) -> StepResult:
         """Take one step of the scheme.
 
         Args:
@@ -264,7 +267,7 @@ class System:
         failed = jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
         return StepResult(y, memory, failed, self._calls[traits(scheme).statistics])
 
-    def unstep(self, y: Any, args: Any, memory: Any) -> tuple[Any, Any]:
+    def unstep(self, y: PyTree, args: PyTree, memory: PyTree) -> tuple[Any, Any]:
         """Take one step of a reversible scheme back.
 
         Args:
@@ -280,7 +283,7 @@ class System:
         self._calls, self._numbers = [], scheme.retraced
         return scheme.unstep(self._term(), jnp.zeros_like(length), length, y, args, memory)
 
-    def initial(self, x: Any, args: Any) -> Any:
+    def initial(self, x: PyTree, args: PyTree) -> Any:
         """Make the scheme's memory before the first step.
 
         Args:
@@ -296,7 +299,7 @@ class System:
             return None
         return self._at_step(args[2]).init(self._term(), jnp.zeros_like(length), length, x, args)
 
-    def single(self, x: Any, args: Any) -> Any:
+    def single(self, x: PyTree, args: PyTree) -> Any:
         """Take one step that remembers nothing of the steps before it.
 
         Args:
@@ -312,7 +315,7 @@ class System:
         """Return the scheme with the coefficients that it has in a step."""
         return self._form.join(step.coefficients)
 
-    def again(self, x: Any, args: Any) -> Any:
+    def again(self, x: PyTree, args: PyTree) -> Any:
         """Take the step of `single` in a smaller program, where no derivative is taken.
 
         An explicit Runge-Kutta scheme loops over its stages, so that JAX compiles the field once.
@@ -359,7 +362,7 @@ def _folded(keys: Array, call: tuple[Any, Any]) -> Array:
     return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape) if keys.ndim else fold(keys)
 
 
-def loops_inside(scheme: Any) -> str | None:
+def loops_inside(scheme: AbstractSolver) -> str | None:
     """Say why a field's state cannot change in the steps of a scheme.
 
     Args:
@@ -376,7 +379,7 @@ def loops_inside(scheme: Any) -> str | None:
     )
 
 
-def check_scheme(scheme: Any) -> None:
+def check_scheme(scheme: AbstractSolver) -> None:
     """Refuse anything but an instance of a diffrax solver.
 
     Args:
@@ -393,7 +396,7 @@ def check_scheme(scheme: Any) -> None:
         raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
 
 
-def _check_velocity(name: str, x: Any, v: Any) -> None:
+def _check_velocity(name: str, x: PyTree, v: PyTree) -> None:
     """Refuse a velocity that does not have the structure, shapes and dtypes of x."""
     if jax.tree.structure(x) != jax.tree.structure(v):
         raise InputError(
@@ -423,7 +426,7 @@ def _scatter(gradient: Array, cell: Array, window: Any) -> Array:
     return gradient
 
 
-def time_dtype(x: Any) -> Any:
+def time_dtype(x: PyTree) -> Any:
     """Return the real dtype in which a solve computes the times of a state.
 
     Args:

@@ -19,10 +19,13 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import lax
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.grid import Plan
@@ -44,7 +47,7 @@ _CHUNK = 4
 
 
 def _scan(
-    step: Callable[..., Any], carry: Any, xs: Any, length: int, memory: str, chunk: int
+    step: Callable[..., Any], carry: PyTree, xs: PyTree, length: int, memory: str, chunk: int
 ) -> tuple[Any, Any]:
     """Scan as `lax.scan` does, with a named choice of what is kept for the backward pass."""
     if memory == "full":
@@ -66,7 +69,7 @@ def _scan(
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
 
 
-def check_forgets(scheme: Any, remedy: str) -> None:
+def check_forgets(scheme: AbstractSolver, remedy: str) -> None:
     """Refuse a scheme that carries more than the state from step to step.
 
     Args:
@@ -82,7 +85,7 @@ def check_forgets(scheme: Any, remedy: str) -> None:
         )
 
 
-def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
+def check_rows(scheme: AbstractSolver, coefficient: PerStep, steps: int, allowed: set[int]) -> None:
     """Refuse a coefficient per step whose number of rows does not fit the grid.
 
     Args:
@@ -103,7 +106,7 @@ def check_rows(scheme: Any, coefficient: PerStep, steps: int, allowed: set[int])
         )
 
 
-def check_growth(scheme: Any, steps: int, dtype: Any) -> None:
+def check_growth(scheme: ReversibleScheme, steps: int, dtype: DTypeLike) -> None:
     """Refuse a walk back that would lose more than half of the digits.
 
     Args:
@@ -162,9 +165,9 @@ class Walk:
         scheme: diffrax.AbstractSolver,
         memory: Memory,
         field: nnx.Module,
-        x: Any,
-        t0: Any,
-        t1: Any,
+        x: PyTree,
+        t0: Real,
+        t1: Real,
         backward: bool,
         refusal: str | None = None,
     ):
@@ -215,7 +218,7 @@ class Walk:
             for b, end in zip(bases, ends, strict=True)
         )
 
-    def _coefficient(self, leaf: Any, backward: bool) -> Array:
+    def _coefficient(self, leaf: PyTree, backward: bool) -> Array:
         """Return a scheme's own coefficient: one row per step, or one value for all steps.
 
         Rows that are missing at the start of the walk are zeros.
@@ -288,6 +291,8 @@ class Walk:
         first = (self.windows(0), self.fixed, self.steps_at(0))
         memory = system.initial(self.x, first)
         if self.memory == "reversible" and not every_step:
+            # The discretisation has refused every other scheme.
+            assert isinstance(system.scheme, ReversibleScheme)
             check_growth(system.scheme, steps, system.dtype)
             cells = {
                 basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()
@@ -383,7 +388,7 @@ class Walk:
         )
         return eqx.combine(jax.tree.map(lambda a: a[k], self.rows), shared)
 
-    def partial_steps(self, states: Any, depths: Array) -> Any:
+    def partial_steps(self, states: PyTree, depths: Array) -> Any:
         """Compute states between the edges of the steps.
 
         The scheme takes its own step from the last edge before each depth, shortened to end there.
@@ -430,7 +435,7 @@ class Walk:
             lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends
         )
 
-    def each(self, function: Callable[[StepMap, Any], Any], states: Any) -> Any:
+    def each(self, function: Callable[[StepMap, PyTree], PyTree], states: PyTree) -> Any:
         """Compute function(block, x_k) for every step k.
 
         Args:
@@ -502,7 +507,7 @@ class Walk:
         return x, failed
 
 
-def _row(values: np.ndarray, dtype: Any) -> np.ndarray:
+def _row(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """Return a quantity of the steps: one number if all steps share the number."""
     same = len(values) == 1 or bool((values == values[0]).all())
     return np.asarray(values[0] if same else values, dtype)

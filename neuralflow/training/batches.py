@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow.checks import InputError
 from neuralflow.data import Data, Stream
@@ -180,7 +180,7 @@ def _axis(mesh: Mesh | None) -> str | None:
     return None if mesh is None else mesh.axis_names[0]
 
 
-def put(leaf: Any, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Array:
+def put(leaf: PyTree, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Array:
     """Put an array on the device or on the mesh.
 
     Args:
@@ -196,7 +196,7 @@ def put(leaf: Any, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Arra
     return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec() if spec is None else spec))
 
 
-def spec_of(leaf: Any, mesh: Mesh | None) -> PartitionSpec | None:
+def spec_of(leaf: PyTree, mesh: Mesh | None) -> PartitionSpec | None:
     """Return how the caller has spread an array over the devices of the mesh.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 # This number grows when the meaning of what a checkpoint holds changes.
 _FORMAT = 1
@@ -85,7 +86,7 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(
-        self, step: int, arrays: Any, record: dict[str, Any], score: float | None = None
+        self, step: int, arrays: PyTree, record: dict[str, Any], score: float | None = None
     ) -> None:
         """Start to write a checkpoint, and return once the arrays are copied.
 
@@ -191,7 +192,7 @@ class Checkpoints:
             )
         return record
 
-    def read_arrays(self, step: int, like: Any) -> Any:
+    def read_arrays(self, step: int, like: PyTree) -> Any:
         """Read the arrays of a checkpoint.
 
         Args:
@@ -279,7 +280,7 @@ def _check_scores(folder: Path) -> None:
             ) from None
 
 
-def named(tree: Any) -> dict[str, Any]:
+def named(tree: PyTree) -> dict[str, Any]:
     """Return the leaves of a pytree by their paths.
 
     Args:
@@ -291,17 +292,17 @@ def named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: PyTree) -> bool:
     """Return whether a leaf is an array of random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _as_data(leaf: Any) -> Any:
+def _as_data(leaf: PyTree) -> Any:
     """Return a leaf as an array that can be stored: random keys become their whole numbers."""
     return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
 
 
-def _as_key(data: Any, like: Any) -> Any:
+def _as_key(data: Any, like: PyTree) -> Any:
     """Return stored data as random keys if `like` holds random keys."""
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like)) if _is_key(like) else data
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -55,7 +55,9 @@ def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> 
     return Evaluation(graphdef, loss, data, batch, None)(params, rest)
 
 
-def measured(graphdef: Any, loss: Loss, params: Any, rest: Any, batch: Batch, counts: bool) -> Any:
+def measured(
+    graphdef: Any, loss: Loss, params: PyTree, rest: PyTree, batch: Batch, counts: bool
+) -> Any:
     """Compute the loss on a batch, with its metrics and the new state of the model.
 
     Args:
@@ -175,7 +177,7 @@ class Evaluation:
         self.batch = size // devices * devices or size
         self.mean = jax.jit(self._mean, static_argnums=(3, 4))
 
-    def check(self, params: Any, rest: Any) -> None:
+    def check(self, params: PyTree, rest: PyTree) -> None:
         """Trace the loss on the data, to find what does not fit before any work is done.
 
         Args:
@@ -190,7 +192,7 @@ class Evaluation:
             lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data
         )
 
-    def __call__(self, params: Any, rest: Any) -> dict[str, float]:
+    def __call__(self, params: PyTree, rest: PyTree) -> dict[str, float]:
         """Return the means of the loss and of its other scalars over all samples.
 
         Args:
@@ -205,7 +207,9 @@ class Evaluation:
             total = {name: total[name] + float(value) * part for name, value in means.items()}
         return {name: total[name] / self.samples for name in in_order(total)}
 
-    def _mean(self, params: Any, rest: Any, data: Any, whole: int, part: int) -> dict[str, Array]:
+    def _mean(
+        self, params: PyTree, rest: PyTree, data: Any, whole: int, part: int
+    ) -> dict[str, Array]:
         """Return the means over the first `whole` batches, or over the last `part` samples.
 
         `part` is zero for the first case. The model is in evaluation mode.

@@ -74,7 +74,7 @@ def _json(row: dict[str, float]) -> str:
     return json.dumps({name: value if np.isfinite(value) else None for name, value in row.items()})
 
 
-def place(folder: Any) -> Path:
+def place(folder: str | Path) -> Path:
     """Return the absolute path of a folder, which stays right if the working directory changes.
 
     Args:
@@ -150,7 +150,9 @@ class Log:
             used, or another process is training in it.
     """
 
-    def __init__(self, folder: Any, keep: int, resume: bool, identity: dict[str, Any]):
+    def __init__(
+        self, folder: str | Path | None, keep: int, resume: bool, identity: dict[str, Any]
+    ):
         self.history, self.identity = History(), identity
         self.folder = None if folder is None else place(folder)
         self.store: Checkpoints | None = None

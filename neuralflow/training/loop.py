@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data, Stream
 from neuralflow.layers import NeuralODE
@@ -75,7 +77,7 @@ def fit(
     accumulate: int = 1,
     seed: int = 0,
     mesh: Mesh | None = None,
-    folder: Any = None,
+    folder: str | Path | None = None,
     save_every: int | None = None,
     keep: int = 3,
     resume: bool = False,
@@ -254,7 +256,7 @@ def _walk(
         yield state, where
 
 
-def restore(folder: Any, model: nnx.Module, *, best: bool = False) -> int:
+def restore(folder: str | Path, model: nnx.Module, *, best: bool = False) -> int:
     """Set a model to the last or the best checkpoint in a folder of `fit`.
 
     Args:
@@ -519,7 +521,7 @@ class Run:
         return State(params, rest, optimiser, state.sums, state.broken), metrics
 
 
-def _check_structure(before: Any, after: Any) -> None:
+def _check_structure(before: Real, after: Any) -> None:
     """Refuse a loss that changes which variables the model has, or their shapes and dtypes."""
 
     def shapes(tree):

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -210,7 +211,7 @@ class Certificate:
 
 def certify(
     model: nnx.Module,
-    x: Any,
+    x: PyTree,
     *,
     score: Callable[[Array], Any] | None = None,
 ) -> Certificate:
@@ -344,12 +345,12 @@ class _Walk(NamedTuple):
     gradient: np.ndarray
 
 
-def _is_row(leaf: Any) -> bool:
+def _is_row(leaf: PyTree) -> bool:
     return isinstance(leaf, PerStep)
 
 
 def _walker(
-    model: nnx.Module, x: Any, layers: Sequence[NeuralODE]
+    model: nnx.Module, x: PyTree, layers: Sequence[NeuralODE]
 ) -> Callable[[Change | None], _Walk]:
     """Return a function that walks the model with its layers changed.
 
@@ -379,7 +380,7 @@ def _walker(
             walked = _without(model) if change is None else _changed(model, change)
             graphdef, params, rest = nnx.split(walked, nnx.Param, ...)
 
-            def projected(params: Any, x: Any) -> tuple[Array, Array]:
+            def projected(params: PyTree, x: PyTree) -> tuple[Array, Array]:
                 outputs = nnx.merge(graphdef, params, rest)(x)
                 return jnp.sum(outputs * weights), outputs
 
@@ -402,7 +403,7 @@ def _higher(solve: Discretisation) -> Discretisation:
     return solve.refined(1, better.get(order, Dopri8()))
 
 
-def _cutting(parts: int, scheme: Any = None) -> Change:
+def _cutting(parts: int, scheme: AbstractSolver | None = None) -> Change:
     return lambda layer: (layer.field, layer.discretisation.refined(parts, scheme))
 
 
@@ -431,7 +432,7 @@ class _Identity(nnx.Module):
     def __init__(self, layer: NeuralODE):
         self.layer = layer  # The model keeps all of its parameters.
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         return x
 
 
@@ -525,5 +526,5 @@ def smoothness(stack: DepthVarying) -> Smoothness:
     return Smoothness(float((steps / np.diff(nodes)).max()), float(steps.sum()), spans, hoelder)
 
 
-def _list(values: Any) -> str:
+def _list(values: PyTree) -> str:
     return ", ".join(f"{value:.2%}" for value in values)

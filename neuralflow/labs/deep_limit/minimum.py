@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from neuralflow.annotations import Reals
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import Basis
 from neuralflow.labs.deep_limit.objective import Objective
@@ -59,7 +60,7 @@ class Minimum:
             [(matrix @ c.reshape(len(c), -1)) for c in self.theta.values()], axis=1
         )
 
-    def at(self, depths: Any) -> np.ndarray:
+    def at(self, depths: Reals) -> np.ndarray:
         """Evaluate all weights at some depths.
 
         Args:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, tied
@@ -107,7 +108,7 @@ class Objective:
         for name, shape in self.form.readout.items():
             yield name, shape, self.problem.ridge[name]
 
-    def parameters(self, xi: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def parameters(self, xi: Array | np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters that belong to coordinates.
 
         Args:
@@ -144,7 +145,7 @@ class Objective:
         """
         return self.form.layer(theta)
 
-    def __call__(self, xi: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    def __call__(self, xi: Array | np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Evaluate the objective and its gradient.
 
         Args:
@@ -164,7 +165,7 @@ class Objective:
         """
         return self.form.energy(xi, self.held)[0]
 
-    def bend(self, xi: Any, direction: Any) -> np.ndarray:
+    def bend(self, xi: Array | np.ndarray, direction: PyTree) -> np.ndarray:
         """Return the product of the Hessian with a direction.
 
         Args:
@@ -210,7 +211,9 @@ class _Form:
         self.pull = jax.jit(jax.value_and_grad(self.energy, has_aux=True))
         self.bend = jax.jit(self._bend)
 
-    def parameters(self, xi: Any, held: Held) -> tuple[dict[str, Any], dict[str, Any]]:
+    def parameters(
+        self, xi: Array | np.ndarray, held: Held
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         # NumPy arrays stay NumPy arrays, so that nothing is compiled outside the energy itself.
         dot = np.tensordot if isinstance(xi, np.ndarray) else jnp.tensordot
         xi, at = xi * held.scale, 0
@@ -255,7 +258,7 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path[1:]))
 
 
-def discrete(problem: Problem, scheme: Any, depth: int) -> Objective:
+def discrete(problem: Problem, scheme: AbstractSolver, depth: int) -> Objective:
     """Return E_n, the objective of n layers.
 
     The weights are piecewise linear between n + 1 nodes.

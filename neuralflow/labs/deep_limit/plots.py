@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from diffrax import AbstractSolver
 
 from neuralflow import plots
 from neuralflow.depth.basis import evaluation
@@ -55,7 +56,7 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
     return picture
 
 
-def further(study: Study, schemes: Mapping[str, Any]) -> Figure:
+def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
     """Plot further evidence of convergence in six panels.
 
     Three panels show the recovery sequence, the convergence at fixed weights, and the residuals of

@@ -26,6 +26,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, basis as depth_basis, tied
 from neuralflow.depth.basis import Legendre, PiecewiseLinear
@@ -230,14 +231,14 @@ class _System:
             u[2 * n + p :],
         )
 
-    def velocity(self, theta: Array, x: Array, t: Any) -> Array:
+    def velocity(self, theta: Array, x: Array, t: Real) -> Array:
         """Return the velocity f(x, t; theta)."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         parts = jnp.split(theta, np.cumsum(sizes)[:-1])
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return evaluate(nnx.merge(self.graphdef, jax.tree.unflatten(self.structure, leaves)), x, t)
 
-    def forces(self, t: Any, x: Array, p: Array, theta: Array) -> Array:
+    def forces(self, t: Real, x: Array, p: Array, theta: Array) -> Array:
         """Return sum_s (df/dtheta)^T p_s, to which 2 a theta'' must be equal."""
         return jax.vjp(lambda theta: self.velocity(theta, x, t), theta)[1](p)[0]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from diffrax import AbstractSolver
 
 from neuralflow import checks, files
 from neuralflow.checks import InputError
@@ -275,7 +276,7 @@ class Study:
                 gaps.append((row.depth, float(np.abs(one - two).max() / np.abs(two).max())))
         return gaps
 
-    def record(self, schemes: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, schemes: Mapping[str, AbstractSolver]) -> dict[str, Any]:
         """Return all numbers of the study as plain data.
 
         None stands in place of numbers that are not finite.
@@ -304,7 +305,7 @@ class Study:
 
 def study(
     problem: Problem,
-    schemes: Mapping[str, Any],
+    schemes: Mapping[str, AbstractSolver],
     depths: Sequence[int],
     *,
     seed: int = 0,
@@ -455,7 +456,9 @@ def _is_small(problem: Problem) -> bool:
 
 
 def verdict(
-    study: Study, schemes: Mapping[str, Any], tolerance: Mapping[int, float] | None = None
+    study: Study,
+    schemes: Mapping[str, AbstractSolver],
+    tolerance: Mapping[int, float] | None = None,
 ) -> tuple[bool | None, list[str]]:
     """Judge whether the fitted orders of a study are the expected orders.
 

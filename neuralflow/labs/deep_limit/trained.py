@@ -32,7 +32,7 @@ import optax
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -184,7 +184,7 @@ def train(
         )
     (count,) = lengths.pop()
 
-    def one(case: Any, arrays: Any, depth: int) -> tuple[dict[str, Array], Array, Array]:
+    def one(case: Any, arrays: PyTree, depth: int) -> tuple[dict[str, Array], Array, Array]:
         model = make(depth, case)
         checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
         named = _names(depth_bases(model))
@@ -202,7 +202,7 @@ def train(
             "from optax, such as optax.sgd(0.1)",
         )
 
-        def value(params: Any, seen: Any) -> tuple[Array, Array]:
+        def value(params: PyTree, seen: PyTree) -> tuple[Array, Array]:
             result = loss(nnx.merge(graphdef, params, rest), seen)
             if not isinstance(result, tuple) or len(result) != 2:
                 raise InputTypeError(
@@ -343,7 +343,7 @@ none.
 """
 
 
-def gaussian_pairs(seed: Any, samples: int, dimension: int) -> tuple[Array, Array]:
+def gaussian_pairs(seed: int, samples: int, dimension: int) -> tuple[Array, Array]:
     """Draw the inputs and targets of `descend`.
 
     Args:

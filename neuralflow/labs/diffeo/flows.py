@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField
 from neuralflow.fields import MLP, from_function
@@ -30,7 +32,7 @@ from neuralflow.solve import Discretisation
 Map = Callable[[Any], Any]
 
 
-def exponential(field: nnx.Module, solve: Discretisation, scale: Any = 1.0) -> NeuralODE:
+def exponential(field: nnx.Module, solve: Discretisation, scale: Real = 1.0) -> NeuralODE:
     """Build the layer exp(scale * V) of a stationary velocity field V.
 
     The layer follows x' = V(x) from depth time 0 to depth time `scale`. Under
@@ -159,7 +161,7 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
     moves = [mapping, back]
     modules = [move for move in moves if isinstance(move, nnx.Module)]
 
-    def velocity(modules: Any, x: Any) -> Any:
+    def velocity(modules: Any, x: PyTree) -> Any:
         held = iter(modules)
         ahead, behind = (next(held) if isinstance(move, nnx.Module) else move for move in moves)
 
@@ -197,7 +199,7 @@ class Composition(nnx.Module):
             )
         self.flows = nnx.List(flows)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return x after all flows.
 
         Args:
@@ -207,7 +209,7 @@ class Composition(nnx.Module):
             x = flow(x)
         return x
 
-    def invert(self, y: Any) -> Any:
+    def invert(self, y: PyTree) -> Any:
         """Return the x that the composition maps to y.
 
         The errors are those of `inverse`.
@@ -230,7 +232,7 @@ class Inverse(nnx.Module):
     def __init__(self, layer: NeuralODE):
         self.layer = layer
 
-    def __call__(self, y: Any) -> Any:
+    def __call__(self, y: PyTree) -> Any:
         """Return the x with layer(x) = y.
 
         Args:

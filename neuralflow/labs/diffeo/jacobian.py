@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks, transport
 from neuralflow.checks import InputError, InputTypeError
@@ -15,7 +13,7 @@ from neuralflow.layers import NeuralODE
 from neuralflow.transport import SlogDet, flat, samples
 
 
-def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
+def jacobian(mapping: Map, x: PyTree) -> Float[Array, "batch k d"]:
     """Compute the Jacobian matrix of a map at every sample.
 
     All axes of x behind axis 0 form one point of d coordinates. All axes of the value behind axis 0
@@ -46,7 +44,7 @@ def jacobian(mapping: Map, x: Any) -> Float[Array, "batch k d"]:
     return jnp.moveaxis(rows, 0, 1)
 
 
-def _rows(values: Any, count: int) -> Array:
+def _rows(values: PyTree, count: int) -> Array:
     """Return the values of a map as one row for each sample."""
     if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(values)):
         raise InputError(
@@ -56,7 +54,7 @@ def _rows(values: Any, count: int) -> Array:
     return flat(jax.tree.map(lambda leaf: leaf.reshape(count, -1), values))[0]
 
 
-def log_determinant(flow: NeuralODE | Composition, x: Any) -> SlogDet:
+def log_determinant(flow: NeuralODE | Composition, x: PyTree) -> SlogDet:
     """Compute the determinant of the Jacobian of a flow at every sample.
 
     For a layer, the result is that of `nf.transport.log_determinant`. For a `Composition`, the

@@ -24,9 +24,10 @@ import numpy as np
 import optimistix as optx
 from flax import nnx
 from jax import core, lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import raw
 from neuralflow.fields import Hamiltonian
@@ -40,7 +41,7 @@ _UNITS = "give it in units of the points"
 
 
 def gaussian(
-    x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Any
+    x: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], width: Real | nnx.Param
 ) -> Float[Array, "*batch m n"]:
     """Return the kernel matrix k(x_i, y_j).
 
@@ -81,7 +82,12 @@ class KernelField(nnx.Module):
         InputError: `width` is not a positive number.
     """
 
-    def __init__(self, centres: Any, width: float, momenta: Any = None):
+    def __init__(
+        self,
+        centres: Array | np.ndarray | nnx.Variable,
+        width: float,
+        momenta: Array | np.ndarray | nnx.Variable | None = None,
+    ):
         centres = _points("centres", centres)
         momenta = (
             jnp.zeros_like(centres)
@@ -137,7 +143,7 @@ class _Kinetic(nnx.Module):
     def __init__(self, width: float):
         self.width = width
 
-    def __call__(self, state: Any) -> Array:
+    def __call__(self, state: PyTree) -> Array:
         q, p = state
         return _square(q, p, self.width) / 2
 
@@ -151,7 +157,7 @@ class _Shooting(nnx.Module):
     def __init__(self, width: float):
         self.landmarks = Hamiltonian(_Kinetic(width))
 
-    def __call__(self, state: Any) -> Any:
+    def __call__(self, state: PyTree) -> Any:
         q, p, x = state
         kinetic: Any = self.landmarks.energy
         return *self.landmarks((q, p)), gaussian(x, q, kinetic.width) @ p
@@ -177,7 +183,11 @@ class Geodesic(nnx.Module):
     """
 
     def __init__(
-        self, landmarks: Any, momenta: Any, width: float, solve: Discretisation | None = None
+        self,
+        landmarks: Array | np.ndarray | nnx.Variable,
+        momenta: Array | np.ndarray | nnx.Variable,
+        width: float,
+        solve: Discretisation | None = None,
     ):
         landmarks = _points("landmarks", landmarks)
         momenta = _like("momenta", momenta, landmarks, "landmarks")
@@ -221,7 +231,7 @@ class Geodesic(nnx.Module):
         q, p, _ = self.layer((*self._start, self._own(y)))
         return self.layer.reverse()((q, p, self._own(y)))[2].astype(y.dtype)
 
-    def _own(self, x: Any) -> Array:
+    def _own(self, x: PyTree) -> Array:
         """Return points in the precision of the landmarks."""
         dimension = self.landmarks.shape[1]
         if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
@@ -232,7 +242,7 @@ class Geodesic(nnx.Module):
         return jnp.asarray(x, self.landmarks.dtype)
 
     def path(
-        self, depths: Any = None
+        self, depths: Reals | None = None
     ) -> tuple[Float[Array, "times n d"], Float[Array, "times n d"]]:
         """Return landmarks and momenta along the geodesic.
 
@@ -246,7 +256,7 @@ class Geodesic(nnx.Module):
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
 
-    def hamiltonian(self, q: Any, p: Any) -> Float[Array, "..."]:
+    def hamiltonian(self, q: PyTree, p: PyTree) -> Float[Array, "..."]:
         """Return the Hamiltonian H at landmarks and momenta.
 
         H is constant along the geodesic, up to the errors of the solve.
@@ -280,8 +290,8 @@ class Geodesic(nnx.Module):
 
 
 def register(
-    source: Any,
-    target: Any,
+    source: Array | np.ndarray,
+    target: Array | np.ndarray,
     width: float,
     *,
     fidelity: float = 1e4,

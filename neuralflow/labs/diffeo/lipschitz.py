@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffrax import AbstractERK, Euler
+from diffrax import AbstractERK, AbstractSolver, Euler
 from flax import nnx
 from jax import core, lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, FlatField, field_in_step, raw
 from neuralflow.depth.basis import locate
@@ -80,7 +81,7 @@ def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Arra
     return largest * jnp.exp(log / 2) * (1 + 32 * jnp.finfo(gram.dtype).eps)
 
 
-def lipschitz(module: Any) -> Float[Array, ""]:
+def lipschitz(module: nnx.Module | Callable[..., Any]) -> Float[Array, ""]:
     """Return an upper bound of the Lipschitz constant in x of a module, computed from its weights.
 
     The norm is Euclidean. The module is a function f(x) or f(x, t). The bound is differentiable
@@ -111,7 +112,7 @@ def lipschitz(module: Any) -> Float[Array, ""]:
 
 
 @functools.singledispatch
-def lipschitz_rule(module: Any) -> Float[Array, ""]:
+def lipschitz_rule(module: nnx.Module | Callable[..., Any]) -> Float[Array, ""]:
     """Return the bound of a module by the rule of its class, for `lipschitz`.
 
     `@lipschitz_rule.register` adds a rule. The decorated function takes a module and returns its
@@ -218,7 +219,7 @@ class Bounded(nnx.Module):
         takes_time(field)  # refuses a field that is called in another way
         self.field, self.bound = field, float(bound)
 
-    def __call__(self, x: Any, t: Any = None) -> Any:
+    def __call__(self, x: PyTree, t: Real | None = None) -> Any:
         """Return the velocity at x.
 
         Args:
@@ -458,7 +459,7 @@ def _over_depth(static: Any, data: Any) -> Array:
     return jax.vmap(one)(local) if local else jnp.broadcast_to(one(local), (count,))
 
 
-def _tableau(scheme: Any) -> tuple[list[float], list[Any], list[float]]:
+def _tableau(scheme: AbstractSolver) -> tuple[list[float], list[Any], list[float]]:
     """Return the coefficients of an explicit scheme.
 
     The first list holds the shares of the step at which the stages lie. The second list holds the

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from neuralflow import checks, plots
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError
 from neuralflow.labs.diffeo.jacobian import jacobian
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 def deformed_grid(
-    mapping: Any,
-    low: Any,
-    high: Any,
+    mapping: Callable[[Array], Array],
+    low: Real | Reals,
+    high: Real | Reals,
     x: np.ndarray | None = None,
     y: np.ndarray | None = None,
     *,
     lines: int = 25,
-    axis: Any = None,
-) -> Any:
+    axis: Axes | None = None,
+) -> Figure | None:
     """Draw how a map of the plane deforms a square grid, and where the map folds.
 
     The function fills the places where the determinant of the map is not positive.
@@ -46,10 +53,11 @@ def deformed_grid(
     checks.whole("lines", lines, least=2)
     picture = None
     if axis is None:
-        picture, (axis,) = plots.figure(1, 1, width=4.6, height=4.6)
+        picture, panels = plots.figure(1, 1, width=4.6, height=4.6)
+        axis = cast("Axes", panels[0])
     each, count = 6, 6 * (lines - 1) + 1
     ends = zip(np.broadcast_to(low, 2), np.broadcast_to(high, 2), strict=True)
-    box: Any = [np.linspace(a, b, count) for a, b in ends]
+    box = [np.linspace(a, b, count) for a, b in ends]
     points = jnp.asarray(
         np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float)
     )

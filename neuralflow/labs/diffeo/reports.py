@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import core
+from jaxtyping import PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -154,7 +155,7 @@ class Report:
         return "\n".join([*lines, self.sentence(), *([self.reason] if self.reason else [])])
 
 
-def report(layer: NeuralODE, x: Any) -> Report:
+def report(layer: NeuralODE, x: PyTree) -> Report:
     """Measure to what extent a layer is a diffeomorphism, on samples and by its weights.
 
     The samples show determinants, stretches and inverses. The weights give bounds that hold
@@ -242,7 +243,7 @@ def report(layer: NeuralODE, x: Any) -> Report:
     )
 
 
-def _speeds(layer: NeuralODE, x: Any) -> tuple[float, tuple[float, ...]]:
+def _speeds(layer: NeuralODE, x: PyTree) -> tuple[float, tuple[float, ...]]:
     """Return the mean length of the samples' paths, and the norm of the velocity along depth.
 
     The norm stands for every step of a fixed grid, or for equal parts of the interval.

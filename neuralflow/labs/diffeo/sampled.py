@@ -20,14 +20,16 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 from jax import core, lax
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 
 
-def nodes(shape: tuple[int, ...], dtype: Any = None) -> Array:
+def nodes(shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
     """Return the index of every node of a grid.
 
     Args:
@@ -240,7 +242,7 @@ def _roots(u: Array, count: int) -> tuple[Array, Array]:
     def root(w, u):
         return w + (u - compose(w, w)) / 2
 
-    def halve(carry: Any, _: Any) -> Any:
+    def halve(carry: PyTree, _: Any) -> Any:
         u, failed = carry
         w, bad = _fixed(root, u / 2, u)
         return (w, failed | bad), None
@@ -330,7 +332,7 @@ def folded(u: Float[Array, "... d"]) -> Bool[Array, "..."]:
     return jnp.any(~(determinants(u) > 0), axis=-1)
 
 
-def sample(mapping: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int, ...]) -> Array:
+def sample(mapping: Callable[[Any], Any], low: Reals, high: Reals, shape: tuple[int, ...]) -> Array:
     """Sample a map of points as its displacement u on a grid over a box.
 
     Args:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from neuralflow import checks
@@ -82,8 +83,8 @@ class DifferentialOperator(nnx.Module):
         spacing: float = 1.0,
         boundary: Boundary = "dirichlet",
         coefficients: Any = None,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ):
         checks.whole("inputs", inputs)
@@ -243,7 +244,7 @@ class ConvolutionEnergy(nnx.Module):
         dimension: int = 2,
         potential: Activation | None = None,
         periodic: bool = False,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         checks.whole("channels", channels)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import core
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -59,7 +59,7 @@ def stencil(derivative: int, size: int = 3) -> Float[np.ndarray, " size"]:
     return math.factorial(derivative) * _lagrange(size)[derivative]
 
 
-def to_operator(kernel: Any, spacing: Any = 1.0) -> Any:
+def to_operator(kernel: Array | np.ndarray, spacing: Any = 1.0) -> Any:
     """Compute the coefficients of the derivatives that a convolution kernel stands for.
 
     The map from kernel to coefficients is linear and exact. `to_kernel` is its inverse.
@@ -106,7 +106,7 @@ def to_operator(kernel: Any, spacing: Any = 1.0) -> Any:
     return kernel
 
 
-def to_kernel(coefficients: Any, spacing: Any = 1.0) -> Any:
+def to_kernel(coefficients: Array | np.ndarray, spacing: Any = 1.0) -> Any:
     """Compute the convolution kernel that has the given coefficients.
 
     The function is the inverse of `to_operator`.
@@ -133,7 +133,7 @@ def to_kernel(coefficients: Any, spacing: Any = 1.0) -> Any:
     return kernel
 
 
-def formula(coefficients: Any, digits: int = 3) -> str:
+def formula(coefficients: Array | np.ndarray, digits: int = 3) -> str:
     """Write the operator of one pair of channels in words, such as "∂xx + ∂yy".
 
     Coefficients below 1e-6 of the largest one are left out. An operator with no term left reads
@@ -194,7 +194,7 @@ class Shares(NamedTuple):
     higher: float
 
 
-def shares(coefficients: Any) -> Shares:
+def shares(coefficients: Array | np.ndarray) -> Shares:
     """Compute the shares of the sum of squared coefficients by the order of derivative.
 
     The sum runs over all pairs of channels. A 3 x 3 kernel of independent random entries, as in an
@@ -226,7 +226,7 @@ def shares(coefficients: Any) -> Shares:
     return Shares(reaction, convection, diffusion, float(sums[order > 2].sum() / total))
 
 
-def symbol(kernel: Any, frequencies: int = 32) -> np.ndarray:
+def symbol(kernel: Array | np.ndarray, frequencies: int = 32) -> np.ndarray:
     """Compute what a kernel does to waves, its symbol.
 
     The kernel multiplies the wave exp(i w x) on a periodic grid by a complex matrix over the

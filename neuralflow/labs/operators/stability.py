@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
 
 from neuralflow import checks
@@ -100,7 +101,7 @@ def _curvature(energy: Any, frequencies: int) -> float:
     return float(size**2 * inside)
 
 
-def stable_step(field: nnx.Module, scheme: Any, frequencies: int = 32) -> float:
+def stable_step(field: nnx.Module, scheme: AbstractSolver, frequencies: int = 32) -> float:
     """Return the longest step of a scheme under which every wave grows no more than it may.
 
     Every step up to the result is stable. Under a stable step of length h, a wave that decays or
@@ -127,7 +128,7 @@ def stable_step(field: nnx.Module, scheme: Any, frequencies: int = 32) -> float:
     return _stable_step(spectrum(field, frequencies), scheme)
 
 
-def _stable_step(rates: np.ndarray, scheme: Any) -> float:
+def _stable_step(rates: np.ndarray, scheme: AbstractSolver) -> float:
     radius = float(np.abs(rates).max())
     if not radius:
         return math.inf
@@ -143,7 +144,7 @@ def _stable_step(rates: np.ndarray, scheme: Any) -> float:
     return limit / radius if limit > _NONE else 0.0
 
 
-def _growth(rates: np.ndarray, scheme: Any, lengths: Any) -> np.ndarray:
+def _growth(rates: np.ndarray, scheme: AbstractSolver, lengths: Any) -> np.ndarray:
     """Return the largest growth over the waves, for a step of every length.
 
     The growth is relative to the growth that the rate of the wave allows.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -128,7 +128,7 @@ class Branches(NamedTuple):
         block = jnp.concatenate([block, jnp.zeros_like(block[..., :1, :])], axis=-2)
         return jnp.eye(d + 1, dtype=block.dtype) + block
 
-    def _state(self, x: Any) -> Array:
+    def _state(self, x: PyTree) -> Array:
         """Check a state, and broadcast the state against the sample axes of the network."""
         x = _floating(x)
         shape = self.offsets.shape[1:]
@@ -139,7 +139,7 @@ class Branches(NamedTuple):
         )
 
 
-def _checked(branches: Any, x: Any) -> Array:
+def _checked(branches: Any, x: PyTree) -> Array:
     """Check that `branches` is a network, and return x as a state of the network."""
     checks.instance(
         "branches",
@@ -150,7 +150,7 @@ def _checked(branches: Any, x: Any) -> Array:
     return branches._state(x)
 
 
-def linearised(layer: NeuralODE, x: Any) -> Branches:
+def linearised(layer: NeuralODE, x: PyTree) -> Branches:
     """Return the affine network that equals a layer on a fixed grid at x.
 
     Block n of the result is x_n + B_n x_n + c_n with the matrix B_n = D block_n - I. Here x_n is
@@ -189,7 +189,7 @@ def linearised(layer: NeuralODE, x: Any) -> Branches:
     return layer.per_step(samples(x), _affine)
 
 
-def _affine(block: Callable[[Any], Any], x: Any) -> Branches:
+def _affine(block: Callable[[Any], Any], x: PyTree) -> Branches:
     """Linearise one block at x: the matrix and the offset of the residual branch, per sample."""
     points, back = flat(x)
 
@@ -453,7 +453,7 @@ def sample(
     # Every path through a row of zeros gets the weight zero, so any probabilities serve there.
     logits = jnp.where(rows[..., None] > 0, jnp.log(jnp.abs(kernels)), 0.0)
 
-    def step(carry: Any, layer: Any) -> tuple[Any, Array]:
+    def step(carry: PyTree, layer: Any) -> tuple[Any, Array]:
         node, weight = carry
         kernel, row, logit, key = layer
         before = jax.random.categorical(key, logit[node])
@@ -467,7 +467,7 @@ def sample(
     return Sampled(jnp.moveaxis(jnp.concatenate([nodes, last[None]]), 0, -1), weight * x[first])
 
 
-def _kernels(kernels: Any, x: Any) -> tuple[Array, Array]:
+def _kernels(kernels: Any, x: PyTree) -> tuple[Array, Array]:
     """Return matrices and a state of one common dtype, with checked shapes."""
     kernels, x = _floating(kernels), _floating(x)
     if kernels.ndim != 3 or kernels.shape[1:] != (*x.shape, *x.shape) or not kernels.size:

@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import core, lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 from neuralflow.solve.collocation import by_columns
@@ -163,7 +164,7 @@ class Equation(eqx.Module):
         matrix = c[np.asarray([[5, 4], [4, 3]])] * np.asarray([[1, 0.5], [0.5, 1]])
         return cls(matrix, -c[np.asarray([2, 1])], -c[0])
 
-    def _points(self, x: Any) -> Array:
+    def _points(self, x: PyTree) -> Array:
         """Return x as floating-point points of this equation, with checked shape."""
         x = jnp.asarray(x)
         if x.shape[-1:] != self.diffusion.shape[:1] or jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -231,7 +232,7 @@ class Equation(eqx.Module):
         ) / 4 + self.killing(x)
 
     def action(
-        self, path: Float[Array, "*batch n d"], time: Any, at: Convention = "new"
+        self, path: Float[Array, "*batch n d"], time: Real, at: Convention = "new"
     ) -> Float[Array, "*batch"]:
         """Return the action S of paths, the sum of dt L over their steps.
 
@@ -259,9 +260,11 @@ class Equation(eqx.Module):
             )
         old, new = path[..., :-1, :], path[..., 1:, :]
         dt = time / (path.shape[-2] - 1)
-        return dt * jnp.sum(self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1)
+        return jnp.asarray(dt) * jnp.sum(
+            self.lagrangian(_place(old, new, at), (new - old) / dt), axis=-1
+        )
 
-    def kernel(self, new: Any, old: Any, dt: Any, at: Convention = "new") -> Array:
+    def kernel(self, new: Array, old: Array, dt: Real, at: Convention = "new") -> Array:
         """Return the weight of a step from old points to new points: exp(-dt L), normalised.
 
         With v at the new point, the composed steps solve the equation as it stands, up to an error
@@ -316,7 +319,12 @@ def _place(old: Array, new: Array, at: Convention) -> Array:
 
 
 def composed(
-    equation: Equation, values: Any, period: float, time: float, steps: int, at: Convention = "new"
+    equation: Equation,
+    values: PyTree,
+    period: float,
+    time: float,
+    steps: int,
+    at: Convention = "new",
 ) -> Array:
     """Solve the equation on a periodic grid by composing Gaussian kernels.
 
@@ -387,7 +395,7 @@ def composed(
     return lax.fori_loop(0, steps, lambda _, u: matrix @ u, values.ravel()).reshape(values.shape)
 
 
-def _grid(equation: Any, values: Any, period: Any) -> Array:
+def _grid(equation: Any, values: PyTree, period: Any) -> Array:
     """Check an equation, a period and a grid of values, and return the values in floating point."""
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
     checks.positive("period", period, "the length after which all repeats")
@@ -404,7 +412,7 @@ def _grid(equation: Any, values: Any, period: Any) -> Array:
 
 
 @eqx.filter_jit
-def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: Convention) -> Array:
+def _summed(equation: Equation, points: Array, images: Array, dt: Real, at: Convention) -> Array:
     """Return the kernels between all points, `(new, old)`, summed over the periodic images."""
 
     def add(total: Array, shift: Array) -> tuple[Array, None]:
@@ -415,7 +423,7 @@ def _summed(equation: Equation, points: Array, images: Array, dt: Any, at: Conve
     return lax.scan(add, jnp.zeros((len(points), len(points))), images)[0]
 
 
-def spectral(equation: Equation, values: Any, period: float, time: Any) -> Array:
+def spectral(equation: Equation, values: PyTree, period: float, time: Real) -> Array:
     """Solve the equation on a periodic grid by Fourier series.
 
     The solution is exact for a constant drift and a constant potential.
@@ -455,7 +463,7 @@ def feynman_kac(
     equation: Equation,
     initial: Callable[[Array], Array],
     x: Float[Array, "*points d"],
-    time: Any,
+    time: Real,
     *,
     steps: int,
     count: int,
@@ -507,14 +515,14 @@ def feynman_kac(
 
 @eqx.filter_jit
 def _feynman_kac(
-    equation: Equation, initial: Any, x: Array, time: Array, steps: int, count: int, key: Array
+    equation: Equation, initial: PyTree, x: Array, time: Array, steps: int, count: int, key: Array
 ) -> Estimate:
     """Compute the mean and the standard error for every point, `_CHUNK` paths at a time."""
     dt = time / steps
     root = jnp.linalg.cholesky(2 * equation.diffusion).astype(x.dtype)
 
     def path(start: Array, key: Array) -> Array:
-        def step(carry: Any, noise: Array) -> tuple[Any, None]:
+        def step(carry: PyTree, noise: Array) -> tuple[Any, None]:
             place, weight = carry
             after = place - equation.velocity(place) * dt + jnp.sqrt(dt) * (root @ noise)
             return (
@@ -555,7 +563,13 @@ class Classical(NamedTuple):
 
 
 def classical(
-    equation: Equation, start: Any, end: Any, time: float, *, points: int = 129, guess: Any = None
+    equation: Equation,
+    start: Reals,
+    end: Reals,
+    time: float,
+    *,
+    points: int = 129,
+    guess: Array | np.ndarray | None = None,
 ) -> Classical:
     """Find the path between two points on which the action is stationary.
 

@@ -15,6 +15,7 @@ import optimistix as optx
 from flax import nnx
 from jaxtyping import Array, Float
 
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation
@@ -119,7 +120,7 @@ def straight_slopes(activation: Activation) -> tuple[float, float] | None:
 
 
 def pulled_back(
-    activation: Activation, x: Float[Array, "*shape"], s: Any
+    activation: Activation, x: Float[Array, "*shape"], s: Real
 ) -> Float[Array, "*shape"]:
     """Return the start y of the straight motion from y to activation(y) that is at x at time s.
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation, evaluate, takes_time
@@ -58,7 +59,7 @@ class _Motion(nnx.Module):
         self.active = Constant(jnp.zeros((len(activations), size)))
         self.activations, self.cutoff = activations, cutoff
 
-    def __call__(self, x: Float[Array, "*batch d"], t: Any) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], t: Real) -> Float[Array, "*batch d"]:
         # The time stops short of a singular end, where zero would be divided by zero.
         s = jnp.clip(t - self.start[...], 0, 1 - self.cutoff).astype(x.dtype)
         stretch = self.stretch[...]
@@ -70,7 +71,10 @@ class _Motion(nnx.Module):
 
 
 def as_flow(
-    model: Any, *, cutoff: float | None = None, solve: Discretisation | None = None
+    model: nnx.Module | Sequence[Any],
+    *,
+    cutoff: float | None = None,
+    solve: Discretisation | None = None,
 ) -> Embedded:
     """Turn a plain network into one flow, with five units of depth time for each dense layer.
 
@@ -154,7 +158,7 @@ class _Glued(nnx.Module):
         self.fields, self.widths, self.cutoff = nnx.List(fields), tuple(widths), cutoff
         self.place = place
 
-    def __call__(self, x: Float[Array, "*batch d"], t: Any) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], t: Real) -> Float[Array, "*batch d"]:
         place: Any = self.place
         number, start, span, first = place.row[...]
         size = x.shape[-1]

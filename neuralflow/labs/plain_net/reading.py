@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import Activation
 
 
-def identity(x: Any) -> Any:
+def identity(x: PyTree) -> Any:
     """Return x: the activation of a layer without an activation.
 
     Args:
@@ -38,7 +39,7 @@ class Dense(NamedTuple):
     activation: Activation = identity
 
 
-def read(model: Any) -> list[Dense]:
+def read(model: nnx.Module | Sequence[Any]) -> list[Dense]:
     """Read the dense layers of a plain network, and check them.
 
     Args:

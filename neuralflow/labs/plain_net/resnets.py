@@ -85,7 +85,7 @@ Activated = Literal["exact", "relaxed", "linearised"]
 
 
 def as_resnet(
-    model: Any,
+    model: nnx.Module | Sequence[Any],
     *,
     linear: Linear = "kept",
     activation: Activated = "exact",

@@ -23,8 +23,10 @@ import numpy as np
 from flax import nnx
 from jax import Array, core, lax
 from jax.scipy.stats import norm
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import evaluate, takes_time
 
@@ -80,7 +82,7 @@ class RandomField(nnx.Module, abc.ABC):
         self.rngs = rngs.noise.fork()
 
     @abc.abstractmethod
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift a and the diffusion b.
 
         Args:
@@ -92,7 +94,7 @@ class RandomField(nnx.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def law(self, normal: Array, t: Any) -> Array:
+    def law(self, normal: Array, t: Real) -> Array:
         """Turn standard normal numbers into draws of z, which has mean zero and variance one.
 
         Args:
@@ -135,7 +137,7 @@ class RandomField(nnx.Module, abc.ABC):
         """
         return True
 
-    def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
+    def noisy(self, x: PyTree, t: Real, normal: PyTree, step: float) -> Any:
         """Return the velocity a + b z / sqrt(h) of one step.
 
         The law turns the normal numbers into z.
@@ -157,7 +159,7 @@ class RandomField(nnx.Module, abc.ABC):
 
         return jax.tree.map(scaled, drift, diffusion, normal)
 
-    def normals(self, key: Array, x: Any) -> Any:
+    def normals(self, key: Array, x: PyTree) -> Any:
         """Draw the standard normal numbers of one step.
 
         Args:
@@ -207,7 +209,7 @@ class Stepped(nnx.Module):
         checks.positive("step", step, "the length of the steps in depth time")
         self.field, self.step = field, float(step)
 
-    def __call__(self, x: Any, t: Any) -> Any:
+    def __call__(self, x: PyTree, t: Real) -> Any:
         """Return the velocity at x: a draw in training, the expectation in evaluation.
 
         Args:
@@ -261,7 +263,7 @@ def _check_field(name: str, field: Any) -> None:
         )
 
 
-def _check_probability(name: str, p: Any) -> None:
+def _check_probability(name: str, p: PyTree) -> None:
     """Refuse what is not a number above zero and at most one."""
     if not isinstance(p, int | float | np.number) or isinstance(p, bool) or not 0 < p <= 1:
         raise InputError(f"{name} is a probability above zero and up to one, got {p!r}")
@@ -311,7 +313,7 @@ class _Thinned(RandomField):
                     "nf.labs.stochastic.linear takes the length of the interval"
                 )
 
-    def velocity(self, x: Any, t: Any) -> Any:
+    def velocity(self, x: PyTree, t: Real) -> Any:
         """Return the velocity f(x, t) of the plain field.
 
         Args:
@@ -320,7 +322,7 @@ class _Thinned(RandomField):
         """
         return evaluate(self.field, x, t)
 
-    def probability(self, t: Any) -> Any:
+    def probability(self, t: Real) -> Any:
         """Return the survival probability p(t).
 
         Args:
@@ -329,7 +331,7 @@ class _Thinned(RandomField):
         survival: Any = self.survival
         return survival(t) if callable(survival) else survival
 
-    def law(self, normal: Array, t: Any) -> Array:
+    def law(self, normal: Array, t: Real) -> Array:
         """Turn standard normal numbers into draws of z = (eta - p) / sqrt(p (1 - p)).
 
         Here eta is one with the probability p(t), and zero otherwise.
@@ -411,7 +413,7 @@ class StochasticDepth(_Thinned):
     ):
         super().__init__(field, survival, per, rngs)
 
-    def noisy(self, x: Any, t: Any, normal: Any, step: float) -> Any:
+    def noisy(self, x: PyTree, t: Real, normal: PyTree, step: float) -> Any:
         """Return the velocity of one step.
 
         Where h = 1 and the batch shares eta, the velocity is eta f. Elsewhere, the velocity is
@@ -431,7 +433,7 @@ class StochasticDepth(_Thinned):
         alive = norm.cdf(-jax.tree.leaves(normal)[0].ravel()[0]) < self.probability(t)
         graphdef, statistics, rest = nnx.split(self.field, nnx.BatchStat, ...)
 
-        def through(statistics: Any, x: Any) -> Any:
+        def through(statistics: PyTree, x: PyTree) -> Any:
             """Evaluate the field, and return its new batch statistics and its velocity."""
             field = nnx.merge(graphdef, statistics, rest)
             velocity = evaluate(field, x, t)
@@ -445,7 +447,7 @@ class StochasticDepth(_Thinned):
         nnx.update(self.field, statistics)
         return velocity
 
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift p f and the diffusion sqrt(p (1 - p)) f.
 
         Args:
@@ -493,7 +495,7 @@ class Dropout(_Thinned):
     ):
         super().__init__(field, survival, per, rngs)
 
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift f and the diffusion sqrt((1 - p) / p) f.
 
         Args:
@@ -548,7 +550,7 @@ class ShakeShake(RandomField):
         """Whether one of the two branches depends on depth time."""
         return takes_time(self.first) or takes_time(self.second)
 
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift (f1 + f2) / 2 and the diffusion (f1 - f2) / sqrt(12).
 
         Args:
@@ -563,7 +565,7 @@ class ShakeShake(RandomField):
             lambda a, b: (a - b) / 12**0.5, one, two
         )
 
-    def law(self, normal: Array, t: Any) -> Array:
+    def law(self, normal: Array, t: Real) -> Array:
         """Turn standard normal numbers into draws of z = sqrt(12) (eta - 1/2).
 
         Here eta is uniform on (0, 1).
@@ -593,7 +595,7 @@ class ShakeShake(RandomField):
 class _Normal(RandomField):
     """A random field whose random numbers z are standard normal."""
 
-    def law(self, normal: Array, t: Any) -> Array:
+    def law(self, normal: Array, t: Real) -> Array:
         """Return the normal numbers themselves.
 
         Args:
@@ -652,7 +654,7 @@ class Noise(_Normal):
         """Whether the field depends on depth time."""
         return takes_time(self.field)
 
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift f and the constant diffusion `scale`.
 
         Args:
@@ -691,7 +693,7 @@ class Gaussian(_Normal):
         # Both fields share one stream, so that one key gives both the same normal numbers.
         self.field, self.shared, self.rngs = field, field.shared, field.rngs
 
-    def parts(self, x: Any, t: Any) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
         """Return the drift and the diffusion of the original field.
 
         Args:

@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 from scipy.linalg import expm
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, field_in_step, grid as grids
 from neuralflow.labs.stochastic.fields import RandomField
@@ -59,7 +60,7 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
 
 
 def network_moments(
-    field: RandomField, x: Float[Any, " d"], steps: int, time: float = 1.0
+    field: RandomField, x: Float[Array | np.ndarray, " d"], steps: int, time: float = 1.0
 ) -> list[np.ndarray]:
     """Compute the first three moments of a linear random network, exactly.
 
@@ -113,7 +114,7 @@ def network_moments(
 
 
 def limit_moments(
-    field: RandomField, x: Float[Any, " d"], time: float = 1.0, *, steps: int = 256
+    field: RandomField, x: Float[Array | np.ndarray, " d"], time: float = 1.0, *, steps: int = 256
 ) -> list[np.ndarray]:
     """Compute the first three moments of the limit dX = A X dt + B X dB of a linear random field.
 
@@ -188,7 +189,7 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(total)
 
 
-def _start(field: RandomField, x: Any, time: Any, steps: Any) -> np.ndarray:
+def _start(field: RandomField, x: PyTree, time: Real, steps: Any) -> np.ndarray:
     """Check the arguments of the moments, and return the start as floating-point numbers."""
     checks.instance(
         "field",

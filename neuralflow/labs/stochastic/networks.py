@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from diffrax import AbstractSolver
 from flax import nnx
 from jax import Array, core
 from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import field_at
 from neuralflow.labs.stochastic.fields import RandomField, Stepped
@@ -100,7 +103,7 @@ class RandomNetwork(nnx.Module):
         self.field = field
         self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return the states at the end of the interval.
 
         Args:
@@ -115,7 +118,7 @@ class RandomNetwork(nnx.Module):
         """
         return self.layer(x)
 
-    def sample(self, x: Any, key: Array) -> Any:
+    def sample(self, x: PyTree, key: Array) -> Any:
         """Return the states at the end of the interval, with the draws of a key.
 
         Equal keys give equal draws, whatever the field has drawn before. The network draws in
@@ -262,7 +265,7 @@ class NeuralSDE(nnx.Module):
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: PyTree) -> Any:
         """Return X(t1) from X(t0) = x: a draw in training, the drift alone in evaluation.
 
         Args:
@@ -280,7 +283,7 @@ class NeuralSDE(nnx.Module):
         grid = FixedGrid(Euler(), steps=self.steps)
         return NeuralODE(Stepped(self.field), grid, self.t0, self.t1)(x)
 
-    def sample(self, x: Any, key: Array) -> Any:
+    def sample(self, x: PyTree, key: Array) -> Any:
         """Return X(t1) from X(t0) = x, with the Brownian paths of a key.
 
         Every sample has a path of its own. With per="batch" in the field, all samples have one path
@@ -319,7 +322,7 @@ class NeuralSDE(nnx.Module):
             )
         return solution.states
 
-    def solve(self, x: Any, key: Array, depths: Any = None) -> Solution:
+    def solve(self, x: PyTree, key: Array, depths: Reals | None = None) -> Solution:
         """Solve the equation, and return the states with the status of every sample.
 
         A path that leaves the range of floating point does not raise an error. Its states are NaN,
@@ -373,7 +376,7 @@ class NeuralSDE(nnx.Module):
             rejected=jnp.asarray(0),
         )
 
-    def _depths(self, depths: Any) -> tuple[float, ...]:
+    def _depths(self, depths: Reals) -> tuple[float, ...]:
         """Check depth times, and snap each to an edge of the grid that is within 1e-4 of a step."""
         times = np.asarray(depths)
         if times.dtype.kind not in "fiu" or times.ndim != 1 or not times.size:
@@ -395,7 +398,7 @@ class NeuralSDE(nnx.Module):
         times = np.linspace(self.t0, self.t1, self.steps + 1)
         return times if depths is None else np.union1d(times, depths)
 
-    def _one(self, state: Any, x: Any, key: Array, depths: tuple[float, ...] | None) -> Any:
+    def _one(self, state: PyTree, x: PyTree, key: Array, depths: tuple[float, ...] | None) -> Any:
         """Return the state of one sample `(...)` at the end, or its states at the given depths."""
         graphdef = nnx.graphdef(self.field)
         start, form = ravel_pytree(x)
@@ -404,18 +407,18 @@ class NeuralSDE(nnx.Module):
         def share(t):
             return (t - self.t0) / (self.t1 - self.t0)
 
-        def both(t: Any, y: Array, state: Any) -> tuple[Array, Array]:
+        def both(t: Real, y: Array, state: PyTree) -> tuple[Array, Array]:
             """Return the drift and the diffusion of one sample as vectors."""
             module: Any = field_at(nnx.merge(graphdef, state), share(t))
             drift, diffusion = module.parts(jax.tree.map(lambda leaf: leaf[None], form(y)), t)
             return ravel_pytree(drift)[0], ravel_pytree(diffusion)[0]
 
-        def drift(t: Any, y: Array, state: Any) -> Array:
+        def drift(t: Real, y: Array, state: PyTree) -> Array:
             """Return the drift in the form of the scheme, Ito's or Stratonovich's."""
             a, b = both(t, y, state)
             return a if ito else a - jax.jvp(lambda y: both(t, y, state)[1], (y,), (b,))[1] / 2
 
-        def diffusion(t: Any, y: Array, state: Any) -> Any:
+        def diffusion(t: Real, y: Array, state: PyTree) -> Any:
             """Return the diffusion, as a vector for shared noise and else as a diagonal matrix."""
             b = both(t, y, state)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
@@ -456,7 +459,7 @@ def _solved(static: Any, data: Any) -> Any:
     state, x, key = data
     axis = 0 if depths is None else 1
 
-    def solved(state: Any, x: Any, key: Array) -> Any:
+    def solved(state: PyTree, x: PyTree, key: Array) -> Any:
         sde = nnx.merge(graphdef, state)
         own = sde.field.per == "sample"
         keys = jax.random.split(key, len(jax.tree.leaves(x)[0])) if own else key
@@ -471,7 +474,7 @@ def _solved(static: Any, data: Any) -> Any:
     return solved(state, x, key)
 
 
-def _stages(scheme: Any) -> int:
+def _stages(scheme: AbstractSolver) -> int:
     """Return the evaluations of the field in one step of a solver of diffrax for SDEs."""
     if isinstance(scheme, diffrax.EulerHeun):
         return 2
@@ -479,7 +482,7 @@ def _stages(scheme: Any) -> int:
     return 1 + len(np.ravel(scheme.tableau.c)) if staged else 1  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType, reportCallIssue]
 
 
-def _check_states(x: Any) -> None:
+def _check_states(x: PyTree) -> None:
     """Refuse states that are not floating-point arrays with an axis of samples."""
     leaves = jax.tree.leaves(x)
     if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array, core, lax
+from jaxtyping import PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.labs.stochastic.fields import Gaussian, RandomField
 from neuralflow.labs.stochastic.networks import NeuralSDE, RandomNetwork
@@ -31,8 +33,8 @@ _CHUNK = 2**14
 
 def expectation(
     network: RandomNetwork | NeuralSDE,
-    functional: Callable[[Any], Array],
-    x: Any,
+    functional: Callable[[PyTree], Array],
+    x: PyTree,
     *,
     count: int,
     key: Array,
@@ -86,8 +88,8 @@ class WeakErrors(NamedTuple):
 
 def weak_errors(
     field: RandomField,
-    functional: Callable[[Any], Array],
-    x: Any,
+    functional: Callable[[PyTree], Array],
+    x: PyTree,
     *,
     steps: Sequence[int] = (4, 8, 16, 32),
     t0: float = 0.0,
@@ -167,7 +169,7 @@ def weak_errors(
     return WeakErrors(tuple(steps), estimate(values), order, (order - margin, order + margin))
 
 
-def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) -> None:
+def _check(field: RandomField, functional: Any, x: PyTree, count: int, key: Any) -> None:
     """Check the arguments that `expectation` and `weak_errors` have in common."""
     checks.whole("count", count, least=2)
     checks.function("functional", functional)
@@ -185,7 +187,7 @@ def _check(field: RandomField, functional: Any, x: Any, count: int, key: Any) ->
         )
 
 
-def _chunks(x: Any, count: int, one: Callable[[Any, Array], Array], key: Array) -> Array:
+def _chunks(x: PyTree, count: int, one: Callable[[Any, Array], Array], key: Array) -> Array:
     """Return values `(count, ...)` of batches of equal points, computed a batch at a time."""
     size = min(count, _CHUNK)
     batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), x)
@@ -220,7 +222,7 @@ class _Driven(nnx.Module):
     The normal numbers have the shape `(steps, batch, ...)`.
     """
 
-    def __init__(self, field: RandomField, step: float, t0: float, normals: Any):
+    def __init__(self, field: RandomField, step: float, t0: float, normals: PyTree):
         self.field, self.step, self.t0, self.normals = (
             field,
             step,
@@ -228,7 +230,7 @@ class _Driven(nnx.Module):
             nnx.data(jax.tree.map(nnx.Variable, normals)),
         )
 
-    def __call__(self, x: Any, t: Any) -> Any:
+    def __call__(self, x: PyTree, t: Real) -> Any:
         n = jnp.round((t - self.t0) / self.step).astype(int)
         here = jax.tree.map(
             lambda normals: normals[n],
