@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 
 class InputError(ValueError):
@@ -119,6 +120,22 @@ def key(value: Any) -> None:
         raise InputTypeError(
             f"key must be one random key such as jax.random.key(0), got {_shown(value)}"
         )
+
+
+def known(value: Any) -> Any:
+    """Return a value on the host, if it is known there.
+
+    A concrete array stays known under `jax.jit`, where JAX's own functions of it would be traced.
+    Checks and arithmetic of known numbers therefore happen in NumPy.
+
+    Args:
+        value: A number or an array, traced or not.
+
+    Returns:
+        A NumPy array in place of a concrete JAX array, and anything else as it is.
+    """
+    concrete = isinstance(value, jax.Array) and not isinstance(value, core.Tracer)
+    return np.asarray(value) if concrete else value
 
 
 def forward(what: str, t0: Any, t1: Any) -> None:

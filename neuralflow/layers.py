@@ -50,8 +50,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     returns NaN instead. `solve(x)` returns the status in both cases.
 
     Args:
-        field: The velocity field, an NNX module that is called as f(x) or f(x, t). A field may hold
-            a `DepthVarying` anywhere inside.
+        field: The velocity field, an NNX module that is called as f(x) or f(x, t). A parameter
+            named `t` or `time` takes depth time, whether it has a default or not. Without such a
+            name, a required second parameter takes depth time. Any other parameter with a default
+            keeps its default. A field may hold a `DepthVarying` anywhere inside.
         solve: The discretisation, a `FixedGrid` or an `Adaptive`.
         t0: The depth time where the interval starts. A number is a constant. An array is data,
             which may be traced and differentiated. An `nnx.Param` is learned.
@@ -109,7 +111,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             )
         _check_interval(t0, t1)
         solve.check(field)
-        self.field = field
+        self.field: FieldT = field
         form, arrays = split(solve)
         self.solve_form, self.solve_data = nnx.static(form), nnx.data(arrays)
         self.t0, self.t1 = t0, t1
@@ -189,6 +191,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         layer.backward = backward
         return layer
 
+    def _interval(self) -> tuple[Any, Any]:
+        """Return t0 and t1, as numbers of the host where they are known."""
+        return checks.known(raw(self.t0)), checks.known(raw(self.t1))
+
     @property
     def ends(self) -> tuple[Any, Any]:
         """The depth times between which the layer walks, in the order of the interval.
@@ -196,14 +202,14 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         These are t0 and t1, or the depth times that were given to `between`. The order is the same
         for a layer that walks backward.
         """
-        t0, t1 = raw(self.t0), raw(self.t1)
-        known = {0.0: t0, 1.0: t1}
+        t0, t1 = self._interval()
+        at = {0.0: t0, 1.0: t1}
         shares = [
             share if isinstance(share, core.Tracer) else float(share)
             for share in self.discretisation.ends
         ]
         start, stop = (
-            known[s] if isinstance(s, float) and s in known else t0 + s * (t1 - t0) for s in shares
+            at[s] if isinstance(s, float) and s in at else t0 + s * (t1 - t0) for s in shares
         )
         return start, stop
 
@@ -242,7 +248,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             >>> bool(jnp.allclose(layer.between(0.5, 1.0)(middle), layer(x)))
             True
         """
-        t0, t1 = raw(self.t0), raw(self.t1)
+        t0, t1 = self._interval()
+        start, stop = checks.known(start), checks.known(stop)
         if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
             first, last = map(float, self.ends)
             raise InputError(
@@ -252,7 +259,9 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             )
 
         def share(t):
-            return (t - t0) / (t1 - t0)
+            share = (t - t0) / (t1 - t0)
+            # An array stays data of the layer, so that another depth time compiles nothing anew.
+            return np.asarray(share) if isinstance(t, np.ndarray) else share
 
         return self.with_solve(self.discretisation.part(share(start), share(stop)))
 
@@ -296,7 +305,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         Raises:
             InputError: Outside of a trace, `t` is not one depth time between t0 and t1.
         """
-        t0, t1 = raw(self.t0), raw(self.t1)
+        t0, t1 = self._interval()
+        t = checks.known(t)
         share = (t - t0) / (t1 - t0)
         if not _concrete((t, t0, t1)):
             share = jnp.asarray(share, float)
@@ -367,7 +377,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             >>> print(solution.states[:, 0, 0].round(2))
             [1.65 2.72]
         """
-        return self._run(_integrate, x, self._depths(depths))
+        return self._run(_integrate, x, self._depths(depths, x))
 
     def trajectory(self, x: PyTree, depths: Reals | None = None) -> Any:
         """Return the states at several depths.
@@ -394,7 +404,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             SolveError: Outside of a trace, the solve failed.
         """
         return self._checked(
-            _integrate, x, EVERY_STEP if depths is None else self._depths(depths)
+            _integrate, x, EVERY_STEP if depths is None else self._depths(depths, x)
         ).states
 
     def invert(self, y: PyTree) -> Any:
@@ -450,25 +460,30 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         program, arrays = self._handed_over(x, None)
         return _each_step(program, function, arrays)
 
-    def _depths(self, depths: Reals | None) -> Array | None:
+    def _depths(self, depths: Reals | None, x: PyTree) -> Array | None:
+        """Return depth times as an array in the real dtype of x. Known ones are checked here."""
         if depths is None:
             return None
-        if isinstance(depths, str) or np.ndim(depths) != 1 or not np.size(depths):
+        given = checks.known(depths)
+        if isinstance(given, str) or np.ndim(given) != 1 or not np.size(given):
             raise InputError(
                 f"depths must be one-dimensional depth times, at least one, got {depths!r}"
             )
-        depths = jnp.asarray(depths, float)
-        if _concrete((depths, self.t0, self.t1, self.ends)):
-            start, end = map(float, self.ends)
-            along = np.asarray(depths if self.backward is (end < start) else -depths)
+        _check_arrays(x)
+        dtype = time_dtype(x)
+        if _concrete((given, self.ends)):
+            # The ends are rounded as the depths are, so that an end is inside.
+            times = np.asarray(given, dtype)
+            start, end = np.asarray(self.ends, dtype)
+            along = times if self.backward is bool(end < start) else -times
             # NaN is not inside.
-            inside = (depths >= min(start, end)) & (depths <= max(start, end))
+            inside = (times >= min(start, end)) & (times <= max(start, end))
             if not (np.diff(along) >= 0).all() or not inside.all():
                 raise InputError(
                     "depths must run in the direction of the walk between "
-                    f"{start:g} and {end:g}, got {np.asarray(depths)}"
+                    f"{start:g} and {end:g}, got {times}"
                 )
-        return depths
+        return jnp.asarray(given, dtype)
 
     def _run(self, function: Any, x: PyTree, depths: Array | EveryStep | None) -> Solution:
         """Call one of the compiled functions below, and write the new state of the field back."""
@@ -483,7 +498,16 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                     program._replace(interval=(t0, t1)),
                     arrays._replace(interval=None),
                 )
-        solution, changes = function(program, arrays)
+        try:
+            solution, changes = function(program, arrays)
+        except TypeError as error:
+            remedy = self.discretisation.forward_mode
+            if not remedy or "forward-mode" not in str(error):
+                raise
+            raise InputTypeError(
+                "forward-mode derivatives (jvp, linearize) do not pass through "
+                f"{self.discretisation!r}; take {remedy}"
+            ) from error
         if changes:
             variables = FlatField.variables(self.field)
             for i, value in changes.items():
@@ -496,11 +520,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         New numbers in the data compile nothing anew.
         """
-        if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-            raise InputTypeError(
-                f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
-                "write jnp.asarray(x)"
-            )
+        _check_arrays(x)
         graphdef, state = nnx.split(self.field)
         solve = self.discretisation
         data = solve.as_data
@@ -586,6 +606,14 @@ def _staged() -> bool:
 
 def _concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _check_arrays(x: PyTree) -> None:
+    if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
+        raise InputTypeError(
+            f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
+            "write jnp.asarray(x)"
+        )
 
 
 def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:

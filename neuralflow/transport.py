@@ -434,7 +434,7 @@ class _Carried(nnx.Module, abc.ABC):
 
         The result is None if the function is known at t itself.
         """
-        layer, (start, stop) = self.layer, self.layer.ends
+        layer, (start, stop), t = self.layer, self.layer.ends, checks.known(t)
         edge = stop if self.given == "end" else start
         if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
             if not layer.covers(t):
@@ -489,7 +489,7 @@ class _Carried(nnx.Module, abc.ABC):
         x = samples(x)
         times, weights = _stencil(self.layer, t, step)
         total = sum(
-            (w * self(x, jnp.asarray(s)) for w, s in zip(weights, times, strict=True)),
+            (w * self(x, np.asarray(s)) for w, s in zip(weights, times, strict=True)),
             jnp.zeros(()),
         )
         slope, velocity = self.gradient(x, t), self.layer.velocity(x, t)

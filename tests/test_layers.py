@@ -1,6 +1,7 @@
 """The layer among other modules: training, saving, retracing, its copies and its plan."""
 
 import copy
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from support.solve import programs
 
 import neuralflow as nf
+from neuralflow.checks import InputError, InputTypeError
+from neuralflow.solve import Discretisation
 
 EULER = nf.FixedGrid(nf.Euler(), steps=4)
 
 
-def build(solve=EULER):
+def build(solve: Discretisation = EULER):
     field = nf.DepthVarying(
         lambda rngs: nf.fields.MLP(2, hidden=8, param_dtype=jnp.float64, rngs=rngs),
         nf.PiecewiseConstant(4),
@@ -78,7 +82,7 @@ def test_trains_in_a_sequential_under_plain_jit():
         params, opt_state, value = step(params, opt_state, x, y)
         losses.append(float(value))
     assert losses[-1] < 0.5 * losses[0]
-    assert step._cache_size() == 1
+    assert programs(step) == 1
 
 
 def test_nothing_is_traced_again_for_new_numbers():
@@ -172,7 +176,8 @@ def test_with_solve_shares_the_weights():
     layer = build()
     other = layer.with_solve(nf.FixedGrid(nf.RK4(), steps=8))
     assert other.field is layer.field
-    assert layer.discretisation == EULER and other.discretisation.steps == 8
+    grid = other.discretisation
+    assert layer.discretisation == EULER and isinstance(grid, nf.FixedGrid) and grid.steps == 8
 
 
 def test_with_field_keeps_discretisation_interval_and_direction():
@@ -212,3 +217,58 @@ def test_a_learned_interval():
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=20), 0.0, nnx.Param(jnp.asarray(1.0)))
     gradient = nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 1)))))(layer)
     assert np.allclose(jax.tree.leaves(gradient)[0], -np.exp(-1.0), atol=1e-6)
+
+
+SOLVES = {"fixed": nf.FixedGrid(nf.RK4(), steps=4), "adaptive": nf.Adaptive(nf.Tsit5())}
+
+
+@pytest.mark.parametrize("make", [nf.fields.MLP, nf.fields.Energy, nf.fields.Antisymmetric])
+def test_a_pickled_field_and_layer_are_the_same(make):
+    options = {} if make is nf.fields.Antisymmetric else {"hidden": 4}
+    field = make(2, rngs=nnx.Rngs(0), **options)
+    field = nf.fields.Gradient(field) if make is nf.fields.Energy else field
+    layer = nf.NeuralODE(field, EULER)
+    other = pickle.loads(pickle.dumps(layer))
+    x = jnp.ones((3, 2), jnp.float32)
+    assert (other(x) == layer(x)).all() and repr(other) == repr(layer)
+
+
+@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
+@pytest.mark.parametrize("stage", [jax.jit, jax.checkpoint, jax.vmap])
+def test_depths_known_outside_are_known_inside(solve, stage):
+    layer, x, times = build(solve), jnp.ones((3, 1, 2)), jnp.linspace(0.0, 1.0, 5)
+    states = stage(lambda x: layer.trajectory(x, times))(x)
+    plain = layer.trajectory(x, times)
+    assert np.allclose(np.moveaxis(states, 0, 1) if stage is jax.vmap else states, plain)
+    beyond = times + 0.5
+    with pytest.raises(InputError, match="between 0 and 1"):
+        stage(lambda x: layer.trajectory(x, beyond))(x)
+
+
+def test_parts_and_velocities_of_known_depths_are_checked_inside_a_trace():
+    layer, x, time = build(SOLVES["fixed"]), jnp.ones((3, 2)), jnp.asarray(0.5)
+    start, before = jnp.asarray(0.0), jnp.asarray(-1.0)
+    part = jax.jit(lambda x: layer.between(start, time)(x))(x)
+    assert np.allclose(part, layer.between(0.0, 0.5)(x), atol=1e-14)
+    inside = jax.jit(lambda x: layer.velocity(x, time))(x)
+    assert np.allclose(inside, layer.velocity(x, 0.5), atol=1e-14)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        jax.jit(lambda x: layer.velocity(x, before))(x)
+
+
+@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
+@pytest.mark.parametrize("times", [jnp.float32, jnp.float64, list])
+def test_float32_states_stay_float32_where_float64_is_allowed(solve, times):
+    field = nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))
+    layer, x = nf.NeuralODE(field, solve), jnp.ones((3, 2), jnp.float32)
+    depths = [0.0, 0.3, 1.0] if times is list else jnp.asarray([0.0, 0.3, 1.0], times)
+    assert layer.trajectory(x, depths).dtype == jnp.float32
+    assert jax.grad(lambda x: layer.trajectory(x, depths).sum())(x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("gradient", ["steps", "continuous"])
+def test_an_error_of_forward_mode_names_the_option(gradient):
+    layer, x = build(nf.Adaptive(nf.Tsit5(), gradient=gradient)), jnp.ones((1, 2))
+    with pytest.raises(InputTypeError, match='take gradient="direct"'):
+        jax.jvp(layer, (x,), (x,))
+    jax.jvp(layer.with_solve(nf.Adaptive(nf.Tsit5(), gradient="direct")), (x,), (x,))

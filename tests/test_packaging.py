@@ -35,9 +35,10 @@ def test_the_wheel_alone_runs_the_readmes_first_example(archives, tmp_path):
     venv.create(tmp_path / "v", with_pip=True)
     python = tmp_path / "v" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel)
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert example is not None
     program = (
-        f"import jax.numpy as jnp\nx = jnp.ones((3, 2))\n{example}\nprint(y.shape, ode(x).shape)"
+        f"import jax.numpy as jnp\nx = jnp.ones((3, 2))\n{example[1]}\nprint(y.shape, ode(x).shape)"
     )
     assert run(python, "-c", program, cwd=tmp_path).split("\n")[0] == "(3, 2) (3, 2)"
     typed = (

@@ -1,5 +1,7 @@
 """Penalties in depth and the gradients that belong to them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 from hypothesis import given, settings, strategies as st
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.regularisers import depth_energy, sobolev, whitened
@@ -94,7 +97,8 @@ def test_gradients_find_their_weights_among_many():
     turned, _ = sobolev(model).update(slope, optax.EmptyState())
 
     def stack(state):
-        return jax.tree.leaves(nnx.state(nnx.merge(graphdef, state, rest).flow.field.stack))
+        merged: Any = nnx.merge(graphdef, state, rest)
+        return jax.tree.leaves(nnx.state(merged.flow.field.stack))
 
     for got, want in zip(stack(turned), stack(params), strict=True):
         np.testing.assert_allclose(got, 2 * want, atol=1e-11)
@@ -189,7 +193,7 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match="tau must be a positive Python number"):
         sobolev(model, tau=0)
     with pytest.raises(TypeError, match="model"):
-        depth_energy(3)
+        depth_energy(wrong(3))
     with pytest.raises(
         ValueError, match="made for a model of 4 parameters, with .3. coefficients in depth"
     ):

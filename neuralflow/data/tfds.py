@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def load(
     split: str = "train",
     *,
     data_dir: str | Path | None = None,
-    cache: str | Path | None = None,
+    cache: str | Path | Literal[False] | None = None,
 ) -> Data:
     """Read a split as a dict of arrays.
 

@@ -168,7 +168,7 @@ class Basis(abc.ABC):
         """
 
     @abc.abstractmethod
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """Return the value of a function at one point of a cell, from the window of the cell.
 
         Args:
@@ -289,7 +289,7 @@ class PiecewiseConstant(Basis):
         """Return coefficients[cell], the one active coefficient of each cell."""
         return _take(coefficients, cell) if isinstance(cell, np.ndarray) else coefficients[cell]
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """Return the value in one cell: the window itself, at every local coordinate `s`."""
         return window
 
@@ -368,7 +368,7 @@ class PiecewiseLinear(Basis):
             return _take(coefficients, cell), _take(coefficients, cell + 1)
         return coefficients[cell], coefficients[cell + 1]
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """Return the value (1 - s) left + s right at the local coordinate `s` of one cell."""
         left, right = window
         s = s.astype(jnp.real(left).dtype)
@@ -458,7 +458,7 @@ class Legendre(Basis):
             jnp.broadcast_to(coefficients, (*shape, *coefficients.shape)) if shape else coefficients
         )
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """Return the value at the local coordinate `s`, by the three-term recurrence."""
         z = 2 * s.astype(jnp.real(window).dtype) - 1
         values = [jnp.ones_like(z), z]
@@ -549,7 +549,7 @@ class CubicSpline(Basis):
             return tuple(_take(coefficients, cell + k) for k in range(4))
         return tuple(coefficients[cell + k] for k in range(4))
 
-    def combine(self, window: Array, s: Array) -> Array:
+    def combine(self, window: Any, s: Array) -> Array:
         """Return the value at the local coordinate `s` of one cell."""
         s = s.astype(jnp.real(window[0]).dtype)
         shapes = ((1 - s) ** 3, (3 * s - 6) * s**2 + 4, ((3 - 3 * s) * s + 3) * s + 1, s**3)

@@ -23,10 +23,11 @@ from neuralflow.depth import DepthVarying
 
 
 def takes_time(field: Any) -> bool:
-    """Tell whether a field is called as f(x, t), and not as f(x).
+    """Tell whether a field is called with depth time, and not as f(x) alone.
 
-    A field takes time if its second positional parameter is required, or is named `t`. A
-    `DepthVarying` takes time if the module inside does.
+    A parameter named `t` or `time` takes depth time, whether the parameter has a default or not.
+    Without such a name, a required second parameter takes depth time. Any other parameter with a
+    default keeps its default. A `DepthVarying` takes time if the module inside does.
 
     Args:
         field: A module or a function, called as f(x) or f(x, t).
@@ -35,39 +36,11 @@ def takes_time(field: Any) -> bool:
         True for f(x, t), False for f(x).
 
     Raises:
-        InputTypeError: `field` is not callable as f(x) or f(x, t), or it takes `*args`, which hide
-            whether it uses time.
+        InputTypeError: `field` cannot be called so: a further parameter is required, or the first
+            parameter is named as depth time is. Or `field` takes `*args`, which hide whether it
+            uses time.
     """
-    if isinstance(field, DepthVarying):
-        return takes_time(field.stack)
-    if not callable(field):
-        raise InputTypeError(
-            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; "
-            "define __call__(self, x)"
-        )
-    name = getattr(field, "__name__", type(field).__name__)
-    kinds = inspect.Parameter
-    parameters = list(inspect.signature(field).parameters.values())
-    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
-        raise InputTypeError(
-            f"{name} takes *args, so whether it uses time cannot be told; "
-            "wrap it: nf.from_function(lambda net, x: net(x), net)"
-        )
-    positional = [
-        p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [p.name for p in positional[2:] if p.default is kinds.empty]
-    required += [
-        p.name for p in parameters if p.kind is kinds.KEYWORD_ONLY and p.default is kinds.empty
-    ]
-    if not positional or required:
-        raise InputTypeError(
-            f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}; "
-            "wrap it with nf.from_function"
-        )
-    return len(positional) > 1 and (
-        positional[1].default is kinds.empty or positional[1].name == "t"
-    )
+    return _time_parameter(field) is not None
 
 
 def evaluate(field: Callable[..., Any], x: PyTree, t: Real | None) -> Any:
@@ -82,9 +55,58 @@ def evaluate(field: Callable[..., Any], x: PyTree, t: Real | None) -> Any:
         field(x, t) if the field takes time, and field(x) otherwise.
 
     Raises:
-        InputTypeError: `field` is not callable as f(x) or f(x, t).
+        InputTypeError: `field` is not callable as f(x) or f(x, t), as `takes_time` says.
     """
-    return field(x, t) if takes_time(field) else field(x)
+    parameter = _time_parameter(field)
+    if parameter is None:
+        return field(x)
+    return field(x, t) if parameter.kind in _POSITIONAL else field(x, **{parameter.name: t})
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_TIME = ("t", "time")
+
+
+def _time_parameter(field: Any) -> inspect.Parameter | None:
+    """Return the parameter that takes depth time, by the rule of `takes_time`, or None.
+
+    A parameter that is reached by its name alone is returned as keyword-only.
+    """
+    if isinstance(field, DepthVarying):
+        return _time_parameter(field.stack)
+    if not callable(field):
+        raise InputTypeError(
+            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; "
+            "define __call__(self, x)"
+        )
+    name = getattr(field, "__name__", type(field).__name__)
+    parameters = list(inspect.signature(field).parameters.values())
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        raise InputTypeError(
+            f"{name} takes *args, so whether it uses time cannot be told; "
+            "wrap it: nf.from_function(lambda net, x: net(x), net)"
+        )
+    wanted = f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}"
+    if not parameters or parameters[0].kind not in _POSITIONAL:
+        raise InputTypeError(f"{wanted}; wrap it with nf.from_function")
+    state, *further = parameters
+    if state.name in _TIME and any(p.kind in _POSITIONAL for p in further):
+        raise InputTypeError(f"{wanted}, with depth time first; write the state first: f(x, t)")
+    required = [
+        p
+        for p in further
+        if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    second = further[0] if further and further[0].kind in _POSITIONAL else None
+    named = [p for p in further if p.name in _TIME]
+    time = next(iter(named), second if second in required else None)
+    if any(p is not time for p in required) or len(named) > 1:
+        raise InputTypeError(f"{wanted}; wrap it with nf.from_function")
+    if time is None or time is second:
+        return time
+    if time.kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise InputTypeError(f"{wanted}; depth time must be the second parameter or have a name")
+    return time.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 class _WithParams(nnx.Module):
@@ -114,7 +136,7 @@ class _TimeFunction(_WithParams):
     """A function f(params, x, t) as a field."""
 
     def __call__(self, x: PyTree, t: Real) -> Any:
-        return self.function(self._raw(), x, t)
+        return evaluate(functools.partial(self.function, self._raw()), x, t)
 
 
 def _params_and_time(function: Callable[..., Any]) -> bool:
@@ -127,7 +149,7 @@ def _params_and_time(function: Callable[..., Any]) -> bool:
         "from_function takes f(params, x) or f(params, x, t), "
         f"got {name}{inspect.signature(function)}"
     )
-    if next(iter(inspect.signature(function).parameters), None) == "x":
+    if next(iter(inspect.signature(function).parameters), None) in ("x", *_TIME):
         raise InputTypeError(
             f"{wanted}; its first parameter holds the parameters: write lambda params, x: ..."
         )
@@ -160,8 +182,8 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> nnx.Modu
     them.
 
     Args:
-        function: The velocity. The function takes time, by the rule of `takes_time`, if its third
-            parameter is required or is named `t`.
+        function: The velocity. The function takes time, by the rule of `takes_time`, if one of its
+            parameters is named `t` or `time`, or if its third parameter is required.
         params: The first argument of the function: a pytree of arrays, numbers, NNX variables or
             NNX modules. Arrays and numbers become trainable parameters (`nnx.Param`). The default
             is no parameters.

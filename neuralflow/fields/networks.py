@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
+from neuralflow.fields.activations import relu, tanh
 from neuralflow.fields.convolution import convolution
 
 Activation = Callable[[Array], Array]
@@ -66,7 +67,7 @@ class MLP(nnx.Module):
         *,
         hidden: int,
         layers: int = 1,
-        activation: Activation = jax.nn.tanh,
+        activation: Activation = tanh,
         time: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -149,7 +150,7 @@ class ConvBlock(nnx.Module):
         *,
         kernel: int | Callable[..., Any] = 3,
         groups: int = 4,
-        activation: Activation = jax.nn.relu,
+        activation: Activation = relu,
         time: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -228,7 +229,7 @@ class Antisymmetric(nnx.Module):
         dimension: int,
         *,
         damping: float = 0.0,
-        activation: Activation = jax.nn.tanh,
+        activation: Activation = tanh,
         time: bool = False,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
+from neuralflow.fields.activations import softplus
 from neuralflow.fields.functions import evaluate, takes_time
 from neuralflow.fields.networks import Activation
 from neuralflow.schemes.reversible import halves, joined
@@ -46,7 +47,7 @@ class Energy(nnx.Module):
         dimension: int,
         *,
         hidden: int,
-        activation: Activation = jax.nn.softplus,
+        activation: Activation = softplus,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):

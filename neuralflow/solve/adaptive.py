@@ -28,7 +28,7 @@ from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.replay import Record, Replay
-from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
+from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
 from neuralflow.solve.system import System, check_scheme, time_dtype
 
 GradientMethod = Literal["steps", "direct", "continuous"]
@@ -129,6 +129,11 @@ class Adaptive(Discretisation):
         An end that is an array gives False, since its value may be traced.
         """
         return all(isinstance(end, float) for end in self.ends) and self.ends == (0.0, 1.0)
+
+    @property
+    def forward_mode(self) -> str:
+        """The gradient to take for forward-mode derivatives; empty if the solve has them."""
+        return "" if self.gradient == "direct" else 'gradient="direct"'
 
     @property
     def options(self) -> dict[str, Any]:
@@ -341,17 +346,21 @@ class Adaptive(Discretisation):
                 lax.stop_gradient((depths - interval[0]) / (interval[1] - interval[0])), ends
             )
 
+        low, high = ends[::-1] if backward else ends
+        beyond = False if self.whole else ~((low >= 0) & (low <= high) & (high <= 1))
+
         def one(x):
-            x = x if self.whole else loop.slide_one(values, x, interval, ends[0], -shifts[0])
-            states, count = loop.states(values, x, interval, tolerances, ends, stops)
-            if stops is None:
-                return states if self.whole else loop.slide_one(
-                    values, states, interval, ends[1], shifts[1]
-                ), count
-            delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
-            return loop.slide(
-                values, states, interval, stops, delta - lax.stop_gradient(delta)
-            ), count
+            begin = x if self.whole else loop.slide_one(values, x, interval, ends[0], -shifts[0])
+            states, count = loop.states(values, begin, interval, tolerances, ends, stops)
+            if stops is not None:
+                delta = depths - (interval[0] + stops * (interval[1] - interval[0]))
+                delta = delta - lax.stop_gradient(delta)
+                states = loop.slide(values, states, interval, stops, delta)
+                states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
+            elif not self.whole:
+                states = loop.slide_one(values, states, interval, ends[1], shifts[1])
+            inputs = (values, x, interval, moving, depths)
+            return failing((count.status != 0) | beyond, states, inputs), count
 
         if self.per_sample:
             # Each sample keeps a batch axis of length one, which fields expect.
@@ -360,24 +369,14 @@ class Adaptive(Discretisation):
             axis = 1 if stops is None else 2
             states = jax.tree.map(lambda a: jnp.squeeze(a, axis), states)
             finite = jax.vmap(all_finite)(states)
-            spread = column
+            if stops is not None:
+                states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
         else:
             states, count = one(x)
             finite = all_finite(states)
-
-            def spread(mask: Array, like: Array) -> Array:
-                return mask
-
+        missed = beyond if stops is None else beyond | ~reached.all()
         status = jnp.where((count.status == 0) & ~finite, Status.NOT_FINITE, count.status)
-        if not self.whole:
-            low, high = ends[::-1] if backward else ends
-            status = jnp.where((low >= 0) & (low <= high) & (high <= 1), status, Status.BAD_DEPTHS)
-        states = jax.tree.map(lambda a: where_ok(spread(status, a), a), states)
-        if self.per_sample and stops is not None:
-            states = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states)
-        if stops is not None:
-            status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
-            states = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), states)
+        status = jnp.where(missed & ((count.status == 0) | beyond), Status.BAD_DEPTHS, status)
         last = (
             interval[0 if backward else 1]
             if self.whole
@@ -443,7 +442,7 @@ class _Loop:
         def rule(primals, tangents):
             values, states, interval, stops, _ = primals
             tangent = tangents[4]
-            out = jax.tree.map(_instantiate, tangents[1], states)
+            out = jax.tree.map(instantiated, tangents[1], states)
             if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
                 velocity = jax.vmap(lambda s, x: self._velocity(s, x, values, interval))(
                     stops, states
@@ -659,12 +658,3 @@ def _check_tolerance(name: str, value: Any) -> float | None:
 def _union(knots: list[np.ndarray]) -> np.ndarray:
     """Return all knots, in increasing order and each once."""
     return np.unique(np.concatenate(knots)) if knots else np.zeros(0)
-
-
-def _instantiate(tangent: Any, like: Array) -> Array:
-    """Return a tangent as an array, with zeros for a symbolic zero."""
-    return (
-        jnp.zeros_like(like)
-        if isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-        else tangent
-    )

@@ -206,6 +206,11 @@ class Discretisation(eqx.Module):
 
     @property
     @abc.abstractmethod
+    def forward_mode(self) -> str:
+        """The option to change for forward-mode derivatives; empty if the walk has them."""
+
+    @property
+    @abc.abstractmethod
     def options(self) -> dict[str, Any]:
         """The arguments beside the scheme, by name, as a user would write them.
 

@@ -26,7 +26,7 @@ from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
-from neuralflow.solve.results import Solution, Status, all_finite, column, where_ok
+from neuralflow.solve.results import Solution, Status, all_finite, column, failing
 from neuralflow.solve.system import check_scheme
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
 
@@ -117,6 +117,11 @@ class FixedGrid(Discretisation):
     def whole(self) -> bool:
         """Whether the grid walks the whole interval."""
         return self.ends == (0.0, 1.0)
+
+    @property
+    def forward_mode(self) -> str:
+        """The memory mode to take for forward-mode derivatives; empty if the walk has them."""
+        return 'memory="remat"' if self.memory == "reversible" else ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -250,9 +255,8 @@ class FixedGrid(Discretisation):
         walked = walk.forward(depths is not None)
         final, states = walked.final, walked.states
         status = jnp.where(all_finite(final), Status.SUCCESSFUL, Status.NOT_FINITE)
-        if walked.failed is not None:
-            status = jnp.where(walked.failed, Status.IMPLICIT_FAILED, status)
-            final, states = where_ok(status, final), where_ok(status, states)
+        failed = False if walked.failed is None else walked.failed
+        status = jnp.where(failed, Status.IMPLICIT_FAILED, status)
         if depths is None:
             out, at = final, walk.end
         elif isinstance(depths, EveryStep):
@@ -263,6 +267,7 @@ class FixedGrid(Discretisation):
             reached = (depths >= low) & (depths <= high)
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
+        out = failing(failed, out, (FlatField.values(field), x, t0, t1, self, depths))
         count = walk.evaluations()
         return Solution(
             out, at, status, *(jnp.asarray(n) for n in (count, walk.plan.steps, 0))
@@ -361,7 +366,8 @@ class FixedGrid(Discretisation):
             failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE)
         )
         counts = (jnp.asarray(n) for n in (walk.evaluations(), walk.plan.steps, 0))
-        return Solution(where_ok(status, x), walk.starts[0], status, *counts)
+        inputs = (FlatField.values(field), y, t0, t1, self)
+        return Solution(failing(failed, x, inputs), walk.starts[0], status, *counts)
 
 
 def _ends(scheme: AbstractSolver, ends: Any) -> tuple[float, float]:

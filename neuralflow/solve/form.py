@@ -41,6 +41,24 @@ class Form:
     def __deepcopy__(self, memo: Any) -> Form:
         return self  # The form is immutable, and tree definitions do not survive a deep copy.
 
+    def __reduce__(self):
+        # Nor do tree definitions survive pickling. The options themselves do.
+        leaves = [_SLOT if leaf is None else leaf for leaf in self.leaves]
+        return _form, (jax.tree.unflatten(self.treedef, leaves),)
+
+
+class _Slot:
+    """The place of an array in pickled options."""
+
+
+_SLOT = _Slot()
+
+
+def _form(tree: PyTree) -> Form:
+    """Return the form of options with slots in place of arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return Form(treedef, tuple(None if isinstance(leaf, _Slot) else leaf for leaf in leaves))
+
 
 def split(tree: PyTree) -> tuple[Form, list[Any]]:
     """Take a pytree apart into its static form and its arrays.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -110,17 +111,65 @@ def column(mask: Array, like: Array) -> Array:
     return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
-def where_ok(status: Array, states: PyTree) -> Any:
-    """Replace the states of a failed solve by NaN.
+def failing(failed: Array | bool, states: PyTree, inputs: PyTree) -> Any:
+    """Make the states of a failed solve NaN, and every gradient through such states.
 
-    Somebody would believe a finite half-way state. States of status NOT_FINITE stay as they are.
+    Somebody would believe a finite half-way state, or train on a gradient of zero. The gradient is
+    also NaN where a state is not finite. Such states themselves stay as they are: in a batch, the
+    states of the other samples are good.
 
     Args:
-        status: How the solve ended, in a shape that broadcasts against every state.
+        failed: Whether the solve failed, one boolean.
         states: A pytree of states.
+        inputs: What the states were computed from.
 
     Returns:
-        The states, NaN where the solve failed.
+        The states. Where the solve failed, the states are NaN, and so is the gradient in every
+        floating array of `inputs`.
     """
-    bad = (status != Status.SUCCESSFUL) & (status != Status.NOT_FINITE)
-    return jax.tree.map(lambda y: jnp.where(bad, jnp.nan, y), states)
+    lost = jnp.asarray(failed)
+    states = jax.tree.map(lambda y: jnp.where(lost, jnp.nan, y), states)
+    return _guarded(~all_finite(states), states, eqx.filter(inputs, eqx.is_inexact_array))
+
+
+@jax.custom_jvp
+def _guarded(bad, states, inputs):
+    return states
+
+
+def _guarded_jvp(primals, tangents):
+    bad, states, _ = primals
+    # A tangent times one or NaN is linear in the tangent, so that reverse mode carries it too.
+    amounts = [
+        jnp.sum(tangent)
+        for tangent in jax.tree.leaves(tangents[2])
+        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    ]
+
+    def moved(state, tangent):
+        keep = jnp.where(bad, jnp.nan, 1).astype(jnp.real(state).dtype)
+        out = instantiated(tangent, state) * keep
+        for amount in amounts:
+            out += jnp.where(bad, jnp.nan, 0).astype(keep.dtype) * jnp.real(amount).astype(
+                keep.dtype
+            )
+        return out
+
+    return states, jax.tree.map(moved, states, tangents[1])
+
+
+_guarded.defjvp(_guarded_jvp, symbolic_zeros=True)
+
+
+def instantiated(tangent: Any, like: Array) -> Array:
+    """Return a tangent as an array.
+
+    Args:
+        tangent: A tangent, or JAX's symbolic zero.
+        like: The array to which the tangent belongs.
+
+    Returns:
+        The tangent, with zeros for a symbolic zero.
+    """
+    zero = isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    return jnp.zeros_like(like) if zero else tangent

@@ -60,12 +60,12 @@ def _scan(
         return lax.scan(step, carry, xs, chunk, unroll=chunk)
 
     head = jax.tree.map(lambda a: a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]), xs)
-    carry, ys = lax.scan(jax.checkpoint(inner, prevent_cse=False), carry, head)
+    carry, ys = lax.scan(jax.checkpoint(inner, prevent_cse=False), carry, head, whole // chunk)
     ys = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
     if whole == length:
         return carry, ys
     tail = jax.tree.map(lambda a: a[whole:], xs)
-    carry, rest = lax.scan(jax.checkpoint(step, prevent_cse=False), carry, tail)
+    carry, rest = lax.scan(jax.checkpoint(step, prevent_cse=False), carry, tail, length - whole)
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
 
 

@@ -1,7 +1,9 @@
 """What data sets refuse."""
 
+import jax
 import numpy as np
 import pytest
+from support.wrong import wrong
 
 from neuralflow import data
 
@@ -14,14 +16,14 @@ from neuralflow import data
         (lambda: data.checkerboard(10, squares=3), "even number"),
         (lambda: data.digits("validation"), "'train' and 'test'"),
         (lambda: data.moons(10, seed=-1), "seed must be at least 0"),
-        (lambda: data.moons("a"), "count must be a whole number"),
+        (lambda: data.moons(wrong("a")), "count must be a whole number"),
         (lambda: data.Stream({"x": np.ones(3)}), "a dict of arrays goes to fit as it is"),
         (lambda: data.Stream(x for x in ()), "with len and .i., got a generator"),
         (lambda: data.Stream([]), "at least one example"),
         (lambda: data.Stream([{}], threads=0), "threads must be at least 1"),
         (lambda: data.Stream([(1, 2)]).example(0), "an example is a dict of arrays, got a tuple"),
         (
-            lambda: data.Stream([{"x": 1}], transform=lambda row: None).example(0),
+            lambda: data.Stream([{"x": 1}], transform=wrong(lambda row: None)).example(0),
             "transform must return a dict",
         ),
         (
@@ -29,8 +31,11 @@ from neuralflow import data
             "must be alike: example",
         ),
         (lambda: data.augment_images(shift=-1), "shift must be at least 0"),
-        (lambda: data.augment_images()({"x": np.ones((2, 3))}, None), r"got x \(2, 3\)"),
-        (lambda: data.load("mnist", ["train", "test"]), "split must be one TFDS split"),
+        (
+            lambda: data.augment_images()({"x": np.ones((2, 3))}, jax.random.key(0)),
+            r"got x \(2, 3\)",
+        ),
+        (lambda: data.load("mnist", wrong(["train", "test"])), "split must be one TFDS split"),
     ],
 )
 def test_bad_input(call, said):

@@ -1,5 +1,7 @@
 """A field as a flat list of arrays, and the plain module that it is at one depth."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,13 +48,19 @@ def test_the_field_at_a_depth_and_in_a_step_are_the_plain_module():
     plan = grids.plan(grids.uniform(8), FlatField(outer).bases)
     for k, depth in enumerate((0.0, 0.125, 0.25, 0.375, 0.5)):
         want = [part.at(depth)(x) for part in outer]
-        for modules in (field_at(outer, depth), field_in_step(outer, plan.local(0.0, k))):
+        fields: list[Any] = [field_at(outer, depth), field_in_step(outer, plan.local(0.0, k))]
+        for modules in fields:
             assert all((module(x) == y).all() for module, y in zip(modules, want, strict=True))
-    left = field_at(outer, 0.25, "left")
+    left: Any = field_at(outer, 0.25, "left")
     assert (left[0](x) == outer[0].at(0.25, "left")(x)).all() and not (
         left[0](x) == outer[0].at(0.25)(x)
     ).all()
-    traced = jax.jit(lambda s: field_at(outer, s)[1](x))(0.3)
-    assert np.allclose(traced, outer[1].at(0.3)(x), atol=1e-14)
+
+    @jax.jit
+    def traced(s):
+        modules: Any = field_at(outer, s)
+        return modules[1](x)
+
+    assert np.allclose(traced(0.3), outer[1].at(0.3)(x), atol=1e-14)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         field_at(outer, 1.5)

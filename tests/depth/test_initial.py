@@ -41,7 +41,8 @@ def test_what_is_not_random_stays_at_every_depth():
                 lambda rngs: nnx.LayerNorm(4, rngs=rngs), basis, rngs=nnx.Rngs(0), init=init
             )
             for s in (0.0, 0.31, 1.0):
-                assert np.allclose(field.at(s).scale.get_value(), 1, atol=1e-6)
+                scale = field.at(s).scale
+                assert scale is not None and np.allclose(scale.get_value(), 1, atol=1e-6)
 
 
 def test_fractional_weights_have_their_covariance():

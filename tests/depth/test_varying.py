@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.wrong import wrong
 
 import neuralflow as nf
 
@@ -64,7 +65,7 @@ def test_refine_and_project_carry_the_weights():
     [
         (
             lambda: nf.DepthVarying(
-                lambda rngs: jnp.tanh, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)
+                wrong(lambda rngs: jnp.tanh), nf.PiecewiseConstant(2), rngs=nnx.Rngs(0)
             ),
             "must return an nnx.Module",
         ),
@@ -103,22 +104,32 @@ def test_bad_construction(mlp):
     field = mlp(nf.PiecewiseConstant(4))
     for call, said in (
         (
-            lambda: nf.DepthVarying(make(nnx.Rngs(0)), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)),
+            lambda: nf.DepthVarying(
+                wrong(make(nnx.Rngs(0))), nf.PiecewiseConstant(4), rngs=nnx.Rngs(0)
+            ),
             "make must be a function",
         ),
-        (lambda: nf.DepthVarying(make, 4, rngs=nnx.Rngs(0)), "basis must be a depth basis.*got 4"),
         (
-            lambda: nf.DepthVarying(make, nf.PiecewiseConstant, rngs=nnx.Rngs(0)),
+            lambda: nf.DepthVarying(make, wrong(4), rngs=nnx.Rngs(0)),
+            "basis must be a depth basis.*got 4",
+        ),
+        (
+            lambda: nf.DepthVarying(make, wrong(nf.PiecewiseConstant), rngs=nnx.Rngs(0)),
             "basis must be a depth basis",
         ),
-        (lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=0), "rngs must be nnx.Rngs"),
         (
-            lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init="smooth"),
+            lambda: nf.DepthVarying(make, nf.PiecewiseConstant(4), rngs=wrong(0)),
+            "rngs must be nnx.Rngs",
+        ),
+        (
+            lambda: nf.DepthVarying(
+                make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=wrong("smooth")
+            ),
             "init must be a function",
         ),
         (
             lambda: nf.DepthVarying(
-                make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=nf.smooth
+                make, nf.PiecewiseConstant(4), rngs=nnx.Rngs(0), init=wrong(nf.smooth)
             ),
             "correlation length",
         ),

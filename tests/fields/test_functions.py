@@ -7,7 +7,38 @@ import pytest
 from flax import nnx
 
 import neuralflow as nf
-from neuralflow.fields import takes_time
+from neuralflow.fields import evaluate, takes_time
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        (lambda x: x, "x"),
+        (lambda x, t: x + t, "x9"),
+        (lambda x, s: x + s, "x9"),
+        (lambda x, time="0": x + time, "x9"),
+        (lambda x, t="0": x + t, "x9"),
+        (lambda x, scale="2": x + scale, "x2"),
+        (lambda x, scale="2", time="0": x + scale + time, "x29"),
+        (lambda x, scale="2", *, t: x + scale + t, "x29"),
+        (lambda x, *, time="0": x + time, "x9"),
+        (lambda t: t, "x"),
+    ],
+)
+def test_time_goes_to_the_parameter_that_has_its_name(field, given):
+    assert evaluate(field, "x", "9") == given
+    assert takes_time(field) == ("9" in given)
+    with_params = nf.from_function(lambda p, x, gain=2.0, time=0.0: p * gain * time * x, 3.0)
+    assert with_params(1.0, 5.0) == 30.0
+
+
+def test_a_forced_field_receives_time_that_has_a_default():
+    class Forced(nnx.Module):
+        def __call__(self, x, time=0.0):
+            return jnp.cos(time) * jnp.ones_like(x)
+
+    layer = nf.NeuralODE(Forced(), nf.FixedGrid(nf.RK4(), steps=64))
+    assert np.allclose(layer(jnp.ones((1, 1))), 1 + np.sin(1.0), atol=1e-9)
 
 
 def test_time_is_told_by_the_second_parameter():
@@ -51,6 +82,9 @@ def test_functions_may_wrap_modules():
         (lambda *args: args[0], r"\*args.*from_function"),
         (lambda x, t, u: x, "wrap it with nf.from_function"),
         (lambda x, *, scale: x, "wrap it with nf.from_function"),
+        (lambda x, c, *, time=0.0: x, "wrap it with nf.from_function"),
+        (lambda x, t, time: x, "wrap it with nf.from_function"),
+        (lambda t, x: x, "write the state first"),
         (3.0, "must be callable"),
     ],
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.wrong import wrong
 
 import neuralflow as nf
 
@@ -53,7 +54,7 @@ def test_bad_construction():
     with pytest.raises(ValueError, match="multiple of groups"):
         nf.fields.ConvBlock(6, groups=4, rngs=nnx.Rngs(0))
     for call, said in (
-        (lambda: nf.from_function(3), "from_function takes"),
+        (lambda: nf.from_function(wrong(3)), "from_function takes"),
         (
             lambda: nf.from_function(lambda x: -x),
             r"got <lambda>\(x\); its first parameter holds the parameters",
@@ -68,14 +69,14 @@ def test_bad_construction():
             "dimension must be at least 1, got 0",
         ),
         (
-            lambda: nf.fields.MLP(2, hidden=2.5, rngs=nnx.Rngs(0)),
+            lambda: nf.fields.MLP(2, hidden=wrong(2.5), rngs=nnx.Rngs(0)),
             "hidden must be a whole number, got 2.5",
         ),
         (
-            lambda: nf.fields.MLP(2, hidden=4, activation="tanh", rngs=nnx.Rngs(0)),
+            lambda: nf.fields.MLP(2, hidden=4, activation=wrong("tanh"), rngs=nnx.Rngs(0)),
             "activation must be a function",
         ),
-        (lambda: nf.fields.MLP(2, hidden=4, rngs=0), "rngs must be nnx.Rngs"),
+        (lambda: nf.fields.MLP(2, hidden=4, rngs=wrong(0)), "rngs must be nnx.Rngs"),
         (
             lambda: nf.fields.Antisymmetric(2, damping=-1.0, rngs=nnx.Rngs(0)),
             "damping must be >= 0, got -1.0",

@@ -1,6 +1,7 @@
 """One suite over every scheme."""
 
 import functools
+from typing import Any
 
 import diffrax
 import jax
@@ -163,7 +164,7 @@ class Normed(nnx.Module):
 
 @every_scheme
 def test_statistics_of_every_cell_or_a_refusal(name, worst):
-    def make(rngs):
+    def make(rngs) -> Any:
         return nf.fields.Coupled(Normed(rngs), Normed(rngs))
 
     field = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
@@ -185,6 +186,7 @@ def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
     field = nf.from_function(pendulum, jnp.asarray(1.5))
     terms = diffrax.ODETerm(lambda t, x, args: pendulum(args, x, t))
     solution = diffrax.diffeqsolve(terms, scheme, 0.0, 2.0, 0.125, X, jnp.asarray(1.5))
+    assert solution.ys is not None
     assert worst(solution.ys[0], nf.NeuralODE(field, grid(scheme, 16), 0.0, 2.0)(X)) < 1e-13
 
 

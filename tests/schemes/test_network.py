@@ -11,6 +11,7 @@ from support.schemes import X, grid, stacked
 import neuralflow as nf
 from neuralflow import plots, schemes as S
 from neuralflow.schemes import analysis
+from neuralflow.schemes.network import traits
 
 REFUSED = {
     "a scheme that cannot go back": (lambda: grid(nf.Heun(), 4, memory="reversible"), "Reversible"),
@@ -144,7 +145,6 @@ def test_what_does_not_apply_is_refused_in_one_sentence(case):
 
 
 def test_declared_properties_of_schemes():
-    traits = nf.schemes.network.traits
     assert traits(nf.Heun()) == (0, False, 0, False, 0)
     assert traits(nf.schemes.adams_bashforth(3))[:2] == (2, True)
     assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0)

@@ -61,7 +61,9 @@ def test_revnet_inverts_and_differentiates_at_depth_1024_in_memory_that_does_not
         if n == 1024:
             y[memory] = function(state, x)
             y["layer"] = layer
-        return function.memory_analysis().temp_size_in_bytes
+        memory_use = function.memory_analysis()
+        assert memory_use is not None
+        return memory_use.temp_size_in_bytes
 
     sizes = [compiled(n, "reversible") for n in (16, 1024)]
     assert sizes[1] < 1.1 * sizes[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from refusals import refuses
+from support.wrong import wrong
 
 import neuralflow as nf
 
@@ -30,35 +31,38 @@ REFUSED = {
         lambda: nf.NeuralODE(_field(lambda x: x[:1]), nf.Adaptive(nf.Tsit5()))(X),
         "shape of x",
     ),
-    "not a module": (lambda: nf.NeuralODE(jnp.tanh, EULER), "wrap it: nf.from_function"),
+    "not a module": (lambda: nf.NeuralODE(wrong(jnp.tanh), EULER), "wrap it: nf.from_function"),
     "not callable": (lambda: nf.NeuralODE(nnx.Module(), EULER), "must be callable"),
     "args": (lambda: nf.NeuralODE(nnx.Sequential(nnx.tanh), EULER), r"\*args.*wrap it"),
     "no steps": (lambda: nf.FixedGrid(nf.Euler(), steps=0), "at least 1"),
-    "half a step": (lambda: nf.FixedGrid(nf.Euler(), steps=1.5), "whole number"),
+    "half a step": (lambda: nf.FixedGrid(nf.Euler(), steps=wrong(1.5)), "whole number"),
     "steps and times": (lambda: nf.FixedGrid(nf.Euler(), steps=2, times=(0, 1)), "exactly one"),
     "neither": (lambda: nf.FixedGrid(nf.Euler()), "exactly one"),
     "times fall": (lambda: nf.FixedGrid(nf.Euler(), times=(0, 0.7, 0.5, 1)), "strictly increasing"),
     "times beyond one": (lambda: nf.FixedGrid(nf.Euler(), times=(0, 1, 2)), "from 0 to 1"),
     "memory": (
-        lambda: nf.FixedGrid(nf.Euler(), steps=2, memory="tiny"),
+        lambda: nf.FixedGrid(nf.Euler(), steps=2, memory=wrong("tiny")),
         "'full', 'remat', 'two_level'",
     ),
-    "scheme class": (lambda: nf.FixedGrid(nf.Euler, steps=2), r"write Euler\(\)"),
-    "scheme name": (lambda: nf.FixedGrid("euler", steps=2), "diffrax solver"),
+    "scheme class": (lambda: nf.FixedGrid(wrong(nf.Euler), steps=2), r"write Euler\(\)"),
+    "scheme name": (lambda: nf.FixedGrid(wrong("euler"), steps=2), "diffrax solver"),
     "no error estimate": (lambda: nf.Adaptive(nf.RK4()), "no error estimate"),
     "euler adaptive": (lambda: nf.Adaptive(nf.Euler()), "no error estimate"),
     "tolerance": (lambda: nf.Adaptive(nf.Tsit5(), rtol=-1.0), "rtol must be"),
     "both zero": (lambda: nf.Adaptive(nf.Tsit5(), rtol=0.0, atol=0.0), "both zero"),
     "max_steps": (lambda: nf.Adaptive(nf.Tsit5(), max_steps=0), "max_steps must be at least 1"),
     "gradient": (
-        lambda: nf.Adaptive(nf.Tsit5(), gradient="adjoint"),
+        lambda: nf.Adaptive(nf.Tsit5(), gradient=wrong("adjoint")),
         "'steps', 'direct', 'continuous'",
     ),
-    "tolerance in words": (lambda: nf.Adaptive(nf.Tsit5(), rtol="1e-3"), "one finite number >= 0"),
+    "tolerance in words": (
+        lambda: nf.Adaptive(nf.Tsit5(), rtol=wrong("1e-3")),
+        "one finite number >= 0",
+    ),
     "tolerances": (lambda: nf.Adaptive(nf.Tsit5(), rtol=jnp.ones(3)), "one finite number >= 0"),
-    "per_sample": (lambda: nf.Adaptive(nf.Tsit5(), per_sample="yes"), "one of True, False"),
+    "per_sample": (lambda: nf.Adaptive(nf.Tsit5(), per_sample=wrong("yes")), "one of True, False"),
     "interval in words": (
-        lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, "1"),
+        lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, wrong("1")),
         "one finite number",
     ),
     "intervals": (
@@ -71,7 +75,7 @@ REFUSED = {
     ),
     "no depths": (lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, []), "at least one"),
     "depths in words": (
-        lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, "all"),
+        lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, wrong("all")),
         "one-dimensional",
     ),
     "no samples": (
@@ -80,9 +84,9 @@ REFUSED = {
         ),
         "x has no axis",
     ),
-    "branches of what": (lambda: nf.to_branches(_field(jnp.tanh)), "must be a NeuralODE"),
-    "a function as branch": (lambda: nf.from_branches([lambda x: x]), "wrap functions"),
-    "one branch": (lambda: nf.from_branches(_field(jnp.tanh)), "sequence of at least one"),
+    "branches of what": (lambda: nf.to_branches(wrong(_field(jnp.tanh))), "must be a NeuralODE"),
+    "a function as branch": (lambda: nf.from_branches(wrong([lambda x: x])), "wrap functions"),
+    "one branch": (lambda: nf.from_branches(wrong(_field(jnp.tanh))), "sequence of at least one"),
     "empty interval": (
         lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 1.0, 1.0),
         "interval is empty",
@@ -91,7 +95,10 @@ REFUSED = {
         lambda: nf.NeuralODE(_field(jnp.tanh), EULER, 0.0, np.inf),
         "one finite number",
     ),
-    "solve": (lambda: nf.NeuralODE(_field(jnp.tanh), nf.Euler()), "FixedGrid or an Adaptive"),
+    "solve": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), wrong(nf.Euler())),
+        "FixedGrid or an Adaptive",
+    ),
     "integers": (
         lambda: nf.NeuralODE(_field(jnp.tanh), EULER)(jnp.ones((2, 3), int)),
         "float32 or float64",

@@ -9,5 +9,5 @@ def shapes(function):
     """Checks a function whose annotations speak of shapes, and leaves every other as it is."""
     annotations = " ".join(str(a) for a in getattr(function, "__annotations__", {}).values())
     if re.search(r"\b(Float|Int|Shaped)\[", annotations):
-        return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
     return function

@@ -1,5 +1,7 @@
 """What the tests of several solves share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,6 +33,11 @@ def differentiated(layer):
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
     return lambda x, t0=0.1, t1=1.3: compiled(state, x, jnp.asarray(t0), jnp.asarray(t1))
+
+
+def programs(compiled: Any) -> int:
+    """How many programs a jitted function has compiled."""
+    return compiled._cache_size()
 
 
 def gradients(layer, x):

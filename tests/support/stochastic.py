@@ -1,5 +1,8 @@
 """Random fields, and functionals of their outputs."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +50,7 @@ class Bent(nnx.Module):
         return jnp.tanh(self.dense(x)) - x
 
 
-def bent(kind=st.StochasticDepth, **options):
+def bent(kind: Callable[..., Any] = st.StochasticDepth, **options) -> Any:
     field = nf.DepthVarying(Bent, nf.PiecewiseConstant(4), rngs=nnx.Rngs(1))
     return kind(field, rngs=nnx.Rngs(0), **options)
 

@@ -11,13 +11,14 @@ import optax
 import pytest
 from flax import nnx
 from support.training import POINTS, equal, fit, linear, weights
+from support.wrong import wrong
 
 from neuralflow import models, training
 from neuralflow.training.checkpoints import CheckpointError
 
 
 def test_a_loss_that_breaks_in_epoch_three_leaves_the_checkpoint_of_epoch_two(tmp_path):
-    breaks = optax.sgd(lambda step: jnp.where(step >= 11, jnp.inf, 0.1))
+    breaks = optax.sgd(lambda step: jnp.where(jnp.asarray(step) >= 11, jnp.inf, 0.1))
     model = linear()
     with pytest.raises(
         training.TrainingError, match="epoch 3, step 2; the checkpoint of step 10 is good"
@@ -103,7 +104,7 @@ def test_folders_of_other_trainings_are_refused(folder):
     ):
         training.restore(folder, nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0)))
     with pytest.raises(TypeError, match="model must be an nnx.Module"):
-        training.restore(folder, 3)
+        training.restore(folder, wrong(3))
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         training.restore(folder / "nowhere", linear())
     assert sorted(p.name for p in folder.rglob("*")) == before

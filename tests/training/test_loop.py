@@ -37,7 +37,7 @@ def test_trains_measures_and_writes(tmp_path):
         and (history["gradient_norm"] > 0).all()
     )
     assert fitted.best == 1 + history["validation_loss"].argmin()
-    logits = model(held["x"])
+    logits = model(jnp.asarray(held["x"]))
     by_hand = optax.softmax_cross_entropy_with_integer_labels(logits, held["y"]).mean()
     assert history["validation_loss"][-1] == pytest.approx(float(by_hand), rel=1e-6)
     assert training.evaluate(model, models.classification, held, batch=20)["loss"] == pytest.approx(

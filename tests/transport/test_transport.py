@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax.scipy.linalg import expm
 from support.transport import MATRIX, TIGHT, gauss, linear, wave
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.transport import Continuity, Transport
@@ -78,11 +79,11 @@ class TestTransport:
 
     def test_refusals(self, mlp, x):
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), TIGHT)
-        for t in (-0.1, 1.5, np.nan, "0", np.zeros(2)):
+        for t in (-0.1, 1.5, np.nan, wrong("0"), np.zeros(2)):
             with pytest.raises(ValueError, match="one depth time between 0 and 1"):
                 Transport(flow, wave)(x, t)
         with pytest.raises(ValueError, match="given must be one of 'start', 'end'"):
-            Transport(flow, wave, "middle")
+            Transport(flow, wave, wrong("middle"))
         with pytest.raises(TypeError, match="must be a function"):
             Transport(flow, 3)
         with pytest.raises(TypeError, match="forward layer"):

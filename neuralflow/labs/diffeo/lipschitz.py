@@ -25,7 +25,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, FlatField, field_in_step, raw
 from neuralflow.depth.basis import locate
 from neuralflow.depth.flattened import Local
-from neuralflow.fields import MLP, Antisymmetric, evaluate, takes_time
+from neuralflow.fields import MLP, Antisymmetric, activations, evaluate, takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.runge_kutta import used_stages
 
@@ -43,6 +43,9 @@ _SLOPES: tuple[tuple[Callable[..., Any], float], ...] = (
     (jax.nn.silu, 1.1),
     (jnp.sin, 1.0),
     (jnp.cos, 1.0),
+    (activations.tanh, 1.0),
+    (activations.relu, 1.0),
+    (activations.softplus, 1.0),
 )
 
 

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from neuralflow import checks
-from neuralflow.annotations import Reals
+from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 
@@ -332,7 +332,9 @@ def folded(u: Float[Array, "... d"]) -> Bool[Array, "..."]:
     return jnp.any(~(determinants(u) > 0), axis=-1)
 
 
-def sample(mapping: Callable[[Any], Any], low: Reals, high: Reals, shape: tuple[int, ...]) -> Array:
+def sample(
+    mapping: Callable[[Any], Any], low: Real | Reals, high: Real | Reals, shape: tuple[int, ...]
+) -> Array:
     """Sample a map of points as its displacement u on a grid over a box.
 
     Args:

@@ -1,12 +1,16 @@
 """The certificate: networks of which it is known whether they are an ODE."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.wrong import wrong
 
 import neuralflow as nf
+from neuralflow.depth.basis import Basis
 from neuralflow.labs import deep_limit as D
 
 
@@ -22,7 +26,7 @@ class Classifier(nnx.Module):
         return self.head(self.flow(self.stem(x)))
 
 
-def stack(n, init, seed=0, basis=nf.PiecewiseConstant):
+def stack(n, init, seed=0, basis: Callable[[int], Basis] = nf.PiecewiseConstant):
     def make(rngs):
         return nf.fields.MLP(2, hidden=4, param_dtype=jnp.float64, rngs=rngs)
 
@@ -64,11 +68,13 @@ def test_a_smooth_network_is_an_ode_and_its_errors_fall_as_they_must():
     # Heun keeps its order.
     assert abs(np.log2(heun[2] / heun[4]) - 2) < 0.1
     assert certificate.changes["weights of neighbouring layers averaged"] < 0.01
-    assert certificate.smoothness["flow"].hoelder > 0.9
+    hoelder = certificate.smoothness["flow"].hoelder
+    assert hoelder is not None and hoelder > 0.9
     assert certificate.scores["as trained"] == 1.0
     after = nnx.state(model)
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, np.asarray(b)), before, after))
-    assert model.flow.discretisation.steps == 16
+    grid = model.flow.discretisation
+    assert isinstance(grid, nf.FixedGrid) and grid.steps == 16
     assert certificate.record()["is_ode"] and all(len(row) == 3 for row in certificate.rows())
     assert len(D.plots.certificates({"smooth": certificate}).axes) == 3
 
@@ -85,7 +91,8 @@ def test_layers_drawn_each_on_its_own_are_no_ode_though_the_solver_does_not_matt
     assert certificate.sentence().startswith(
         "not an ODE: weights of neighbouring layers averaged: outputs change by"
     )
-    assert abs(certificate.smoothness["flow"].hoelder) < 0.1
+    hoelder = certificate.smoothness["flow"].hoelder
+    assert hoelder is not None and abs(hoelder) < 0.1
 
 
 def test_the_verdict_does_not_depend_on_where_weights_stand():
@@ -164,10 +171,12 @@ def test_hoelder_exponents_of_known_curves(steps, want):
         "walk": np.cumsum(rng.standard_normal((n, 40)), axis=0),
         "noise": rng.standard_normal((n, 40)),
     }
-    held = stack(n, nf.tied)
-    held.stack = nnx.Dict(w=nnx.Param(jnp.asarray(curves[steps])))
-    smoothness = D.smoothness(held)
-    assert smoothness.hoelder is None if want is None else abs(smoothness.hoelder - want) < 0.05
+    held = nnx.Dict(w=nnx.Param(jnp.asarray(curves[steps])))
+    smoothness = D.smoothness(nf.DepthVarying.from_stack(held, nf.PiecewiseConstant(n)))
+    if want is None:
+        assert smoothness.hoelder is None
+    else:
+        assert smoothness.hoelder is not None and abs(smoothness.hoelder - want) < 0.05
     if steps == "line":
         size = np.sqrt(np.mean((curves["line"] ** 2).sum(axis=1)))
         rise = np.linalg.norm(curves["line"][1]) / size
@@ -192,12 +201,12 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match="one finite number, such as an accuracy, got nan"):
         D.certify(decay, points(), score=lambda y: jnp.nan)
     with pytest.raises(TypeError, match="score"):
-        D.certify(model, points(), score=0.9)
+        D.certify(model, points(), score=wrong(0.9))
     with pytest.raises(TypeError, match="one array with an axis of samples"):
         D.certify(nnx.Sequential(model, lambda y: {"y": y}), points())
     with pytest.raises(ValueError, match="one set of weights for all depths"):
         D.smoothness(stack(1, nf.tied))
     with pytest.raises(TypeError, match="model"):
-        D.certify("a path", points())
+        D.certify(wrong("a path"), points())
     with pytest.raises(TypeError, match="a DepthVarying"):
-        D.smoothness(model)
+        D.smoothness(wrong(model))

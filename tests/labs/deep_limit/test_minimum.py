@@ -6,6 +6,7 @@ import numpy as np
 from support.deep_limit import anchor, closed_form, energy
 
 import neuralflow as nf
+from neuralflow.depth.basis import evaluation
 from neuralflow.labs import deep_limit as D
 
 
@@ -18,12 +19,7 @@ def test_minimisers_are_the_closed_form_to_1e_10():
         assert abs(minimum.energy - energy(t, want, r, n)) < 1e-10
     limit = D.minimise(D.continuum(anchor(), terms=6), [np.ones(6)])[0]
     s = np.linspace(0, 1, 33)
-    assert (
-        np.abs(
-            limit.flat(nf.depth.basis.evaluation(limit.basis, s))[:, 0] - closed_form(s)[0]
-        ).max()
-        < 1e-10
-    )
+    assert np.abs(limit.flat(evaluation(limit.basis, s))[:, 0] - closed_form(s)[0]).max() < 1e-10
     assert abs(D.adaptive_energy(anchor(), limit) - limit.energy) < 1e-10
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from support.deep_limit import SCHEMES, anchor, small
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow import data
@@ -27,11 +28,14 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="one leading axis of one length"):
         next(
             D.train(
-                (2,), {"a": jnp.ones(2), "b": jnp.ones(3)}, make=lambda n, case: None, **arguments
+                (2,),
+                {"a": jnp.ones(2), "b": jnp.ones(3)},
+                make=wrong(lambda n, case: None),
+                **arguments,
             )
         )
     with pytest.raises(TypeError, match="must be an nnx.Module, got"):
-        next(D.train((2,), jnp.arange(2), make=lambda n, case: None, **arguments))
+        next(D.train((2,), jnp.arange(2), make=wrong(lambda n, case: None), **arguments))
     with pytest.raises(ValueError, match="returns varies with depth"):
         next(
             D.train(
@@ -48,9 +52,9 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="whole numbers >= 2"):
         next(D.study(small(0), SCHEMES, (1, 4)))
     with pytest.raises(ValueError, match="two depths of 32"):
-        next(D.falsify(small(0), None, (8, 32)))
+        next(D.falsify(small(0), wrong(None), (8, 32)))
     with pytest.raises(TypeError, match="a study's .limit"):
-        next(D.falsify(small(0), None, (32, 64)))
+        next(D.falsify(small(0), wrong(None), (32, 64)))
     with pytest.raises(ValueError, match="names and schemes, such as"):
         next(D.study(small(0), {}, (2, 4)))
     shallow, deep = (
@@ -61,7 +65,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="three different depths"):
         D.scaling([shallow, shallow, deep])
     with pytest.raises(ValueError, match="those of the penalty Sobolev"):
-        D.residuals(replace(small(0), penalty=D.square), None)
+        D.residuals(replace(small(0), penalty=D.square), wrong(None))
     with pytest.raises(ValueError, match="finite"):
         D.thorpe_van_gennip(np.full((3, 2), np.nan), np.ones(3))
     with pytest.raises(ValueError, match="no file"):

@@ -1,5 +1,7 @@
 """Trained networks: descents against loops written by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,14 @@ from flax import nnx
 
 import neuralflow as nf
 from neuralflow.labs import deep_limit as D
+from neuralflow.labs.deep_limit.trained import Residual
 
 
 def by_hand(trained):
     """Holds a result against eight layers and sixty steps of descent from the same draws."""
     x, y = jax.random.normal(jax.random.fold_in(jax.random.key(0), 1), (2, 10, 3), float)
     field = nf.DepthVarying(
-        lambda rngs: D.trained.Residual(3, 4, jax.nn.gelu, rngs=rngs),
+        lambda rngs: Residual(3, 4, jax.nn.gelu, rngs=rngs),
         nf.PiecewiseConstant(8),
         rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(1), 1)),
         init=nf.tied,
@@ -34,7 +37,13 @@ def by_hand(trained):
 
 
 def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
-    small = {"samples": 10, "dimension": 3, "hidden": 4, "iterations": 60, "seeds": 2}
+    small: dict[str, Any] = {
+        "samples": 10,
+        "dimension": 3,
+        "hidden": 4,
+        "iterations": 60,
+        "seeds": 2,
+    }
     descended = {
         alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)
     }

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax.scipy.linalg import expm
 from support.diffeo import TIGHT, euler, slope
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.labs import diffeo as D
@@ -63,7 +64,7 @@ class TestExponential:
         with pytest.raises(ValueError, match="built with time=True"):
             D.exponential(nf.fields.MLP(2, hidden=2, time=True, rngs=nnx.Rngs(0)), euler(4))
         with pytest.raises(TypeError, match="wrap it: nf.from_function"):
-            D.exponential(lambda x: x, euler(4))
+            D.exponential(wrong(lambda x: x), euler(4))
         with pytest.raises(TypeError, match="the inverse of a plain function is not known"):
             D.logarithm(lambda x: x)
         with pytest.raises(ValueError, match="times must be at least 0"):

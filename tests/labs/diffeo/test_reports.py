@@ -21,10 +21,12 @@ class TestReport:
             and report.folded == 0
             and "diffeomorphism everywhere" in report.sentence()
         )
+        assert report.inverse_error is not None
         assert report.inverse_error < 1e-13 < report.reverse_error < 0.1
         np.testing.assert_allclose(
             report.least_determinant, jnp.linalg.det(slopes).min(), rtol=1e-10
         )
+        assert report.contraction is not None and report.expansion is not None
         assert report.contraction <= report.squeeze <= report.stretch <= report.expansion
         paths = np.asarray(layer.trajectory(x))
         lengths = np.linalg.norm(np.diff(paths, axis=0), axis=2)
@@ -44,6 +46,7 @@ class TestReport:
         assert (
             report.folded > 0
             and report.least_determinant < 0
+            and report.inverse_error is not None
             and report.inverse_error > 1
             and not report.certified
         )
@@ -55,6 +58,7 @@ class TestReport:
         exact = D.report(wild.with_solve(TIGHT), x)
         assert (
             exact.folded == 0
+            and exact.inverse_error is not None
             and exact.inverse_error < 1e-9
             and len(exact.speeds) == 32
             and not exact.certified

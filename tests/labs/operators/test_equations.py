@@ -1,5 +1,7 @@
 """Equations as fields."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,9 +95,8 @@ def test_every_convolution_of_a_model_is_read():
         op.to_kernel(operators["rest.1"], 2.0), net.rest[1].kernel[...], atol=1e-6
     )
     second = operators["flow.field.convs.1 at 0.75"]
-    np.testing.assert_allclose(
-        second[0, 0], net.flow.field.stack.convs[1].coefficients[...][1, 0], atol=1e-6
-    )
+    convs: Any = net.flow.field.stack.convs
+    np.testing.assert_allclose(second[0, 0], convs[1].coefficients[...][1, 0], atol=1e-6)
     # There are no derivatives above the second.
     assert float(jnp.abs(second[2, 1]).max()) < 1e-6
     assert op.read(nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))) == {}

@@ -70,9 +70,9 @@ def test_formulas_of_known_kernels():
 
 
 def test_shares_add_up_and_tell_the_orders_apart():
-    assert op.shares(op.to_operator(LAPLACE)) == (0, 0, 1, 0)
+    assert op.shares(op.to_operator(np.asarray(LAPLACE))) == (0, 0, 1, 0)
     assert op.shares(np.zeros(3)) == (0, 0, 0, 0)
-    assert op.shares(op.to_operator(SOBEL)) == pytest.approx((0, 64 / 68, 0, 4 / 68))
+    assert op.shares(op.to_operator(np.asarray(SOBEL))) == pytest.approx((0, 64 / 68, 0, 4 / 68))
     # The sums of i^2p j^2q / (p! q!)^2 over the offsets i and j, by the order p + q, are
     # 9, 2 * 6, 2 * 1.5 + 4 and 2 * 1 + 0.25.
     noise = op.shares(op.to_operator(jax.random.normal(jax.random.key(0), (3, 3, 100, 100))))

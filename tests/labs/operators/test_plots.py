@@ -1,8 +1,11 @@
 """Pictures of operators."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support.operators import SOBEL
+from support.wrong import wrong
 
 from neuralflow.labs import operators as op
 
@@ -18,11 +21,11 @@ def test_pictures():
         r"$\partial_y^2$",
     ]
     assert op.plots.operator(np.ones(5)).axes[1].get_yticks().size == 0
-    bars = (
+    bars: Any = (
         op.plots.shares({"net": {"a": op.Shares(0.5, 0.5, 0, 0), "b": op.Shares(0, 0, 0.25, 0.75)}})
         .axes[0]
         .patches
     )
     with pytest.raises(ValueError, match="by network and place"):
-        op.plots.shares({"net": {"a": np.ones(3)}})
+        op.plots.shares({"net": {"a": wrong(np.ones(3))}})
     assert [bar.get_height() for bar in bars] == [0.5, 0, 0.5, 0, 0, 0.25, 0, 0.75]

@@ -1,16 +1,19 @@
 """What the laboratory of operators refuses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from refusals import refuses
 from support.operators import D, V, equation
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.labs import operators as op
 
-RGB = dict(dimension=2, rngs=nnx.Rngs(0))
+RGB: dict[str, Any] = dict(dimension=2, rngs=nnx.Rngs(0))
 REFUSED = {
     "an even kernel": (
         lambda: op.to_operator(np.ones((2, 2))),
@@ -28,9 +31,15 @@ REFUSED = {
         lambda: op.read(nnx.List([nnx.Conv(1, 1, (3, 3, 3), rngs=nnx.Rngs(0))])),
         "'0': .*one or two dim",
     ),
-    "no dimensions": (lambda: op.to_kernel(1.0), "one or two dimensions"),
-    "complex numbers": (lambda: op.to_operator([1j, 0, 0]), "real numbers, got complex"),
-    "a length of zero": (lambda: op.to_operator([1.0, 0, 0], 0.0), "spacing is a positive length"),
+    "no dimensions": (lambda: op.to_kernel(wrong(1.0)), "one or two dimensions"),
+    "complex numbers": (
+        lambda: op.to_operator(np.asarray([1j, 0, 0])),
+        "real numbers, got complex",
+    ),
+    "a length of zero": (
+        lambda: op.to_operator(np.asarray([1.0, 0, 0]), 0.0),
+        "spacing is a positive length",
+    ),
     "lengths of other axes": (
         lambda: op.to_operator(np.ones((3, 3)), (1.0, 2.0, 3.0)),
         "one for each of 2 axes",
@@ -43,8 +52,14 @@ REFUSED = {
         lambda: op.formula(np.ones((3, 3, 2, 2))),
         "one pair of channels",
     ),
-    "shares of what is not finite": (lambda: op.shares([np.nan, 1, 0]), "finite coefficients"),
-    "a formula of what is not finite": (lambda: op.formula([np.inf, 1, 0]), "finite coefficients"),
+    "shares of what is not finite": (
+        lambda: op.shares(np.asarray([np.nan, 1, 0])),
+        "finite coefficients",
+    ),
+    "a formula of what is not finite": (
+        lambda: op.formula(np.asarray([np.inf, 1, 0])),
+        "finite coefficients",
+    ),
     "too many points": (lambda: op.to_operator(np.ones(17)), "at most 15 points"),
     "no points": (lambda: op.to_operator(np.ones((3, 0))), "at least one number"),
     "a stack of kernels": (
@@ -67,7 +82,7 @@ REFUSED = {
         lambda: op.spectrum(op.parabolic(2, potential=jax.nn.relu, rngs=nnx.Rngs(0))),
         "no bound between -30 and 30",
     ),
-    "a seed for keys": (lambda: op.parabolic(2, rngs=0), "rngs must be nnx.Rngs"),
+    "a seed for keys": (lambda: op.parabolic(2, rngs=wrong(0)), "rngs must be nnx.Rngs"),
     "numbers that are not finite": (
         lambda: op.stable_step(equation(0, 0, np.nan), nf.Euler()),
         "finite kernel",
@@ -81,7 +96,7 @@ REFUSED = {
         "takes its coefficients, or rngs.*got rngs=None",
     ),
     "another boundary": (
-        lambda: op.DifferentialOperator(1, 1, boundary="zero", **RGB),
+        lambda: op.DifferentialOperator(1, 1, boundary=wrong("zero"), **RGB),
         "boundary must be one of",
     ),
     "channels that are not there": (

@@ -1,5 +1,7 @@
 """How long the steps of an equation may be."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +108,8 @@ def test_parabolic_energy_falls_and_waves_keep_theirs():
         wave, nf.FixedGrid(nf.schemes.RevNet(), steps=20), jnp.zeros(()), jnp.asarray(20 * h)
     )
     u, p = layer.trajectory((x, jnp.cos(x)))
-    pull = jax.vmap(jax.grad(lambda u: wave.energy.potential(u).sum()))
+    energy: Any = wave.energy
+    pull = jax.vmap(jax.grad(lambda u: energy.potential(u).sum()))
     # Leapfrog's step is u_2 = 2 u_1 - u_0 + h^2 u''.
     np.testing.assert_allclose(u[2:], 2 * u[1:-1] - u[:-2] - h**2 * pull(u[1:-1]), atol=1e-12)
 

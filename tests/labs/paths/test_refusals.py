@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 from refusals import refuses
 from support.paths import CONSTANT, KEY, PERIOD, START, VARYING, X, flat, network, start
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.labs import paths
@@ -59,24 +60,24 @@ REFUSED = {
         r"one number each.*of two points it made \(2, 1\)",
     ),
     "a potential of points": (
-        lambda: paths.Equation(0.3, 0.0, lambda x: x**2).action(np.zeros((3, 1)), 1.0),
+        lambda: paths.Equation(0.3, 0.0, lambda x: x**2).action(jnp.zeros((3, 1)), 1.0),
         r"the potential maps points of shape \(2, 1\) to \(2,\), got \(2, 1\)",
     ),
-    "a path of one point": (lambda: CONSTANT.action(np.zeros((1, 1)), 1.0), "at least two points"),
+    "a path of one point": (lambda: CONSTANT.action(jnp.zeros((1, 1)), 1.0), "at least two points"),
     "complex values": (
         lambda: paths.spectral(CONSTANT, 1j * START, PERIOD, 1.0),
         "real numbers, got complex",
     ),
     "no equation": (
-        lambda: paths.composed(0.3, START, PERIOD, 1.0, 5),
+        lambda: paths.composed(wrong(0.3), START, PERIOD, 1.0, 5),
         "equation must be a nf.labs.paths.Equation",
     ),
     "no branches": (
-        lambda: paths.contributions(np.ones((3, 2, 2)), X),
+        lambda: paths.contributions(wrong(np.ones((3, 2, 2))), X),
         "branches must be nf.labs.paths.Branches",
     ),
     "a guess of one point": (
-        lambda: paths.classical(CONSTANT, [0.0], [1.0], 1.0, guess=[[0.0]]),
+        lambda: paths.classical(CONSTANT, [0.0], [1.0], 1.0, guess=np.zeros((1, 1))),
         "at least two",
     ),
     "one value": (lambda: paths.estimate(jnp.ones(1)), "two values or more"),
@@ -97,7 +98,7 @@ REFUSED = {
         "time is a positive number",
     ),
     "another convention": (
-        lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 5, "left"),
+        lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 5, wrong("left")),
         "at must be one of",
     ),
     "a series of varying coefficients": (
@@ -129,7 +130,7 @@ REFUSED = {
         "5\\^31 paths",
     ),
     "kernels of many networks": (
-        lambda: paths.sample(np.ones((2, 3, 2, 2)), jnp.ones(2), KEY, 5),
+        lambda: paths.sample(jnp.ones((2, 3, 2, 2)), jnp.ones(2), KEY, 5),
         "of one network",
     ),
     "an adaptive layer": (

@@ -1,5 +1,7 @@
 """Weights as rotations and a scaling."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -90,7 +92,7 @@ class TestDecomposition:
             plain_net.rotation_logarithm(mirror)
         with pytest.raises(ValueError, match="no flow in 2 dimensions; give 3"):
             plain_net.decompose(np.diag([2.0, -3.0]), 2)
-        general = logm(mirror)
+        general: Any = logm(mirror)
         assert np.abs(general.imag).max() > 1
         assert np.abs(expm(general.real) - mirror).max() > 0.3
 

@@ -26,8 +26,7 @@ def test_pictures():
     assert [axis.get_title() for axis in drawn.axes] == ["moons", "density", "samples"]
     net = [(np.array([[0.0, -2.0], [1.0, 0.0]]), np.array([0.5, 0.0]), relu)]
     flow = plain_net.as_flow(net, solve=nf.FixedGrid(nf.Euler(), steps=5 * 400))
-    frames = plain_net.plots.motions(flow, points(2, 8)).axes
+    frames = plain_net.plots.motions(flow, np.asarray(points(2, 8))).axes
     assert [axis.get_title() for axis in frames] == ["before", *plain_net.MOTIONS]
-    np.testing.assert_allclose(
-        frames[-1].collections[0].get_offsets(), output(net, points(2, 8)), atol=0.1
-    )
+    shown = np.asarray(frames[-1].collections[0].get_offsets())
+    np.testing.assert_allclose(shown, output(net, points(2, 8)), atol=0.1)

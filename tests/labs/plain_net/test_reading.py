@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.plain_net import NET, drawn, relu, tanh
+from support.wrong import wrong
 
 from neuralflow.labs import plain_net
 
@@ -39,7 +40,7 @@ def test_bad_options(x):
     for call, sentence in (
         (lambda: plain_net.as_flow(NET, cutoff=0), "cutoff is a small positive part"),
         (lambda: plain_net.as_flow(NET)(x), "takes 5 numbers a sample"),
-        (lambda: plain_net.as_resnet(NET, linear="exact"), "linear must be one of"),
+        (lambda: plain_net.as_resnet(NET, linear=wrong("exact")), "linear must be one of"),
         (lambda: plain_net.as_resnet(NET, steps=0), "steps must be at least 1"),
         (
             lambda: plain_net.as_resnet(NET, horizon=-1.0, activation="relaxed"),

@@ -8,6 +8,7 @@ from support.stochastic import KEY, START, A, bent, linear, powers
 
 import neuralflow as nf
 from neuralflow.labs import stochastic as st
+from neuralflow.labs.stochastic.fields import Per
 
 
 def test_dropout_has_a_brownian_motion_for_every_coordinate():
@@ -37,7 +38,8 @@ def test_injected_noise_has_its_covariance():
 
 def test_steps_and_samples_draw_their_own():
     ones = nf.from_function(lambda p, x: jnp.ones_like(x))
-    for per, own in (("sample", True), ("batch", False)):
+    cases: tuple[tuple[Per, bool], ...] = (("sample", True), ("batch", False))
+    for per, own in cases:
         field = st.StochasticDepth(ones, 0.5, per=per, rngs=nnx.Rngs(0))
         network = st.RandomNetwork(field, 16, t1=16.0)
         alive = np.diff(

@@ -66,9 +66,10 @@ def test_keys_decide_and_evaluation_draws_nothing():
         (a == b).all()
         for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.RngState)), strict=True)
     )
-    field = network.field.field
+    random = network.field
+    assert isinstance(random, st.StochasticDepth)
     # The field p f is walked for a time of one.
-    expected = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(x)
+    expected = nf.NeuralODE(random.field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 0.7)(x)
     assert float(jnp.abs(mean - expected).max()) < 1e-14
     assert (network.sample(x, KEY) == one).all()
     # The same field on other steps leaves the first network as it was.

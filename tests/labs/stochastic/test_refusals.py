@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from refusals import refuses
 from support.stochastic import KEY, START, A, bend, depth, linear, powers
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.labs import stochastic as st
@@ -15,21 +16,21 @@ REFUSED = {
     "a survival above one": (lambda: depth(1.5), "probability above zero and up to one, got 1.5"),
     "another per": (lambda: depth(0.5, per="pixel"), "per must be one of 'sample', 'batch'"),
     "a function for a field": (
-        lambda: st.StochasticDepth(lambda x: x, rngs=nnx.Rngs(0)),
+        lambda: st.StochasticDepth(wrong(lambda x: x), rngs=nnx.Rngs(0)),
         "field must be an nnx.Module",
     ),
     "noise of no size": (
         lambda: st.Noise(linear(A), 0.0, rngs=nnx.Rngs(0)),
         "scale is a positive number",
     ),
-    "a plain field": (lambda: st.RandomNetwork(linear(A), 4), "a random field such as"),
+    "a plain field": (lambda: st.RandomNetwork(wrong(linear(A)), 4), "a random field such as"),
     "a network backward": (lambda: st.RandomNetwork(depth(0.5), 4, t0=1.0, t1=0.0), "runs forward"),
     "many evaluations a step": (
         lambda: st.RandomNetwork(depth(0.5), 4, nf.Heun()),
         "one draw, so one evaluation.*Heun",
     ),
     "a scheme that is none": (
-        lambda: st.NeuralSDE(depth(0.5), 4, "euler"),
+        lambda: st.NeuralSDE(depth(0.5), 4, wrong("euler")),
         "diffrax's Ito or Stratonovich solvers",
     ),
     "Stratonovich's form of many motions": (
@@ -63,7 +64,7 @@ REFUSED = {
         "at least 2",
     ),
     "a key that is a number": (
-        lambda: st.RandomNetwork(depth(0.5), 4).sample(jnp.ones((1, 2)), 3),
+        lambda: st.RandomNetwork(depth(0.5), 4).sample(jnp.ones((1, 2)), wrong(3)),
         "random key such as .* got 3",
     ),
     "a point without a batch": (
