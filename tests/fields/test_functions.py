@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.fields import evaluate, takes_time
@@ -26,7 +27,7 @@ from neuralflow.fields import evaluate, takes_time
     ],
 )
 def test_time_goes_to_the_parameter_that_has_its_name(field, given):
-    assert evaluate(field, "x", "9") == given
+    assert evaluate(field, "x", wrong("9")) == given
     assert takes_time(field) == ("9" in given)
     with_params = nf.from_function(lambda p, x, gain=2.0, time=0.0: p * gain * time * x, 3.0)
     assert with_params(1.0, 5.0) == 30.0
