@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from diffrax import AbstractImplicitSolver
 from flax import nnx
 from flax.nnx import reprlib, visualization
 from jax import core, lax
@@ -23,10 +24,12 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.schemes.network import ReversibleScheme
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
 from neuralflow.solve.base import EveryStep
 from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
+from neuralflow.solve.pairs import on_pairs, split_complex
 from neuralflow.solve.system import time_dtype
 from neuralflow.solve.tally import count
 
@@ -565,35 +568,48 @@ class _Arrays(NamedTuple):
     depths: Any
 
 
-def _joined(program: _Program, arrays: _Arrays) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Return the discretisation, and the positional and the named arguments of its methods."""
+def _joined(
+    program: _Program, arrays: _Arrays
+) -> tuple[Any, tuple[Any, ...], Callable[[PyTree], Any]]:
+    """Return the discretisation, the arguments of its methods, and what makes its states ours.
+
+    Where the steps solve equations, complex states are solved for as pairs of real numbers.
+    """
     field, interval = nnx.merge(program.graphdef, arrays.state), program.interval or arrays.interval
-    return (
-        program.form.join(arrays.numbers),
-        (field, arrays.x, *interval),
-        {"backward": program.backward},
-    )
+    solve, x, join = program.form.join(arrays.numbers), arrays.x, lambda states: states
+    if isinstance(solve.scheme, AbstractImplicitSolver):
+        field, x, join = on_pairs(field, x)
+    return solve, (field, x, *interval), join
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
     """Return the solution and the new state of the field: the compiled function of every layer."""
-    solve, arguments, options = _joined(program, arrays)
-    return solve.integrate(
-        *arguments, depths=EVERY_STEP if program.every_step else arrays.depths, **options
-    )
+    solve, arguments, join = _joined(program, arrays)
+    depths = EVERY_STEP if program.every_step else arrays.depths
+    solution, changes = solve.integrate(*arguments, depths=depths, backward=program.backward)
+    return solution._replace(states=join(solution.states)), changes
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
-    solve, arguments, options = _joined(program, arrays)
-    return solve.invert(*arguments, **options), {}
+    solve, (field, y, *interval), join = _joined(program, arrays)
+    if not isinstance(solve.scheme, ReversibleScheme | AbstractImplicitSolver):
+        # The input of every step is the solution of an equation.
+        field, y, join = on_pairs(field, y)
+    solution = solve.invert(field, y, *interval, backward=program.backward)
+    return solution._replace(states=join(solution.states)), {}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
-    solve, arguments, options = _joined(program, arrays)
-    return solve.per_step(*arguments, function, **options)
+    solve, arguments, join = _joined(program, arrays)
+    paired = isinstance(solve.scheme, AbstractImplicitSolver)
+
+    def each(block, x):
+        return function(lambda z: join(block(split_complex(z) if paired else z)), join(x))
+
+    return solve.per_step(*arguments, each, backward=program.backward)
 
 
 def _staged() -> bool:

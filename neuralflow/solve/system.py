@@ -200,7 +200,7 @@ class System:
                 f"the field changes its state ('{self.flat.name(min(changes))}') in training, "
                 f"{self.refusal}"
             )
-        _check_velocity(self.name, x, v)
+        check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
     def stage(self, share: Real, x: PyTree, args: PyTree) -> Any:
@@ -396,8 +396,17 @@ def check_scheme(scheme: AbstractSolver) -> None:
         raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
 
 
-def _check_velocity(name: str, x: PyTree, v: PyTree) -> None:
-    """Refuse a velocity that does not have the structure, shapes and dtypes of x."""
+def check_velocity(name: str, x: PyTree, v: PyTree) -> None:
+    """Refuse a velocity that does not have the structure, shapes and dtypes of x.
+
+    Args:
+        name: The name of the field, for the message.
+        x: The state.
+        v: The velocity at x.
+
+    Raises:
+        InputError: The velocity differs from x in one of the three.
+    """
     if jax.tree.structure(x) != jax.tree.structure(v):
         raise InputError(
             f"the velocity of {name} must have the structure of x, {jax.tree.structure(x)}, got "
