@@ -25,7 +25,7 @@ class Status(enum.IntEnum):
         IMPLICIT_FAILED: The root finder of an implicit scheme did not converge in a step.
         NOT_INVERTED: The fixed-point iteration of `invert` did not converge in a step.
         FAILED: An adaptive solve could not go on for another reason.
-        BAD_DEPTHS: Reals that were asked for in a trace lie outside the interval or out of order,
+        BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval or out of order,
             or the ends of the walk do.
     """
 
@@ -42,8 +42,9 @@ class Solution(NamedTuple):
     """The states of a solve, and a record of what the solve did.
 
     The states of a failed solve are NaN, with two exceptions. Under the status NOT_FINITE the
-    states stay as they were computed. Reals that an otherwise successful solve could not reach
-    have states of NaN, and the states at the other depths stay.
+    states stay as they were computed, unless no step was accepted. Depths that an otherwise
+    successful solve could not reach have states of NaN, and the states at the other depths stay.
+    Every gradient through a solve that failed is NaN.
 
     Under per-sample control, `status`, `evaluations`, `accepted` and `rejected` have shape
     `(batch,)`. Otherwise they are scalars.
