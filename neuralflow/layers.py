@@ -50,7 +50,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     back. A call under plain `jax.jit` loses the new state, as it does for every NNX module.
 
     A call outside of any trace raises `SolveError` where the solve fails. A call inside a trace
-    returns NaN instead. `solve(x)` returns the status in both cases.
+    returns states that are not finite instead: NaN, or what overflowed. Every gradient through a
+    failed solve is NaN. `solve(x)` returns the status in both cases.
 
     Args:
         field: The velocity field, an NNX module that is called as f(x) or f(x, t). A parameter
@@ -308,6 +309,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         Raises:
             InputError: Outside of a trace, `t` is not one depth time between t0 and t1.
         """
+        _check_arrays(x)
         t0, t1 = self._interval()
         t = checks.known(t)
         share = (t - t0) / (t1 - t0)

@@ -175,7 +175,7 @@ def _param(value: Any) -> Any:
     return nnx.Param(jnp.asarray(value))
 
 
-def from_function(function: Callable[..., Any], params: PyTree = ()) -> nnx.Module:
+def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Function | _TimeFunction:
     """Make a field of a plain function f(params, x) or f(params, x, t).
 
     The parameters travel beside the function and never in its closure. Gradients therefore reach

@@ -140,7 +140,9 @@ def _guarded(bad, states, inputs):
 
 def _guarded_jvp(primals, tangents):
     bad, states, _ = primals
-    # A tangent times one or NaN is linear in the tangent, so that reverse mode carries it too.
+    # A tangent times zero or NaN is linear in the tangent, so that reverse mode carries it too.
+    # The NaN goes to the inputs alone: on its way through the steps of an implicit scheme it would
+    # end in an error of the linear solver.
     amounts = [
         jnp.sum(tangent)
         for tangent in jax.tree.leaves(tangents[2])
@@ -148,12 +150,10 @@ def _guarded_jvp(primals, tangents):
     ]
 
     def moved(state, tangent):
-        keep = jnp.where(bad, jnp.nan, 1).astype(jnp.real(state).dtype)
-        out = instantiated(tangent, state) * keep
+        dtype = jnp.real(state).dtype
+        out = jnp.where(bad, 0, instantiated(tangent, state))
         for amount in amounts:
-            out += jnp.where(bad, jnp.nan, 0).astype(keep.dtype) * jnp.real(amount).astype(
-                keep.dtype
-            )
+            out += jnp.where(bad, jnp.nan, 0).astype(dtype) * jnp.real(amount).astype(dtype)
         return out
 
     return states, jax.tree.map(moved, states, tangents[1])
