@@ -114,7 +114,7 @@ class _WithParams(nnx.Module):
 
     def __init__(self, function: Callable[..., Any], params: PyTree):
         self.function = function
-        self.params = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
+        self.params: Any = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
 
     def _raw(self) -> Any:
         """Return the parameters with arrays in place of variables."""
@@ -175,7 +175,7 @@ def _param(value: Any) -> Any:
     return nnx.Param(jnp.asarray(value))
 
 
-def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Function | _TimeFunction:
+def from_function(function: Callable[..., Any], params: PyTree = ()) -> _WithParams:
     """Make a field of a plain function f(params, x) or f(params, x, t).
 
     The parameters travel beside the function and never in its closure. Gradients therefore reach

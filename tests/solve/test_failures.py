@@ -11,7 +11,6 @@ from neuralflow.solve import Status
 
 STIFF = nf.from_function(lambda k, x: -k * x, jnp.asarray(5000.0))
 BURST = nf.from_function(lambda k, x: k * x**2, jnp.asarray(3.0))
-HUGE = nf.from_function(lambda k, x: k * (1e18 * x) ** 2, jnp.asarray(1.0))
 SHORT = {"rtol": 1e-8, "atol": 1e-8, "max_steps": 8}
 
 
@@ -38,9 +37,8 @@ def derivatives(layer, x):
         (BURST, nf.FixedGrid(nf.Euler(), steps=64), Status.NOT_FINITE),
         (BURST, nf.FixedGrid(nf.Euler(), steps=64, memory="two_level"), Status.NOT_FINITE),
         (BURST, nf.FixedGrid(nf.ImplicitEuler(), steps=4), Status.IMPLICIT_FAILED),
-        (HUGE, nf.FixedGrid(nf.ImplicitEuler(), steps=4), Status.IMPLICIT_FAILED),
     ],
-    ids=["steps", "direct", "continuous", "fixed", "two_level", "implicit", "implicit, overflow"],
+    ids=["steps", "direct", "continuous", "fixed", "two_level", "implicit"],
 )
 def test_a_failed_solve_has_no_finite_gradient(field, solve, status):
     x = jnp.full((2, 1), 50.0)
