@@ -510,7 +510,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             if not remedy or "forward-mode" not in str(error):
                 raise
             raise InputTypeError(
-                "forward-mode derivatives (jvp, linearize) do not pass through "
+                "forward-mode derivatives do not pass through "
                 f"{self.discretisation!r}; take {remedy}"
             ) from error
         if changes:
