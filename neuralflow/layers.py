@@ -24,6 +24,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.functions import check_context
 from neuralflow.schemes.network import ReversibleScheme
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
 from neuralflow.solve.base import EveryStep
@@ -56,8 +57,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     Args:
         field: The velocity field, an NNX module that is called as f(x) or f(x, t). A parameter
             named `t` or `time` takes depth time, whether it has a default or not. Without such a
-            name, a required second parameter takes depth time. Any other parameter with a default
-            keeps its default. A field may hold a `DepthVarying` anywhere inside.
+            name, a required second parameter takes depth time. A parameter named `context` takes
+            the context of a call, `layer(x, context=...)`: masks, edges, conditions. Any other
+            parameter with a default keeps its default, and another required one is refused. A field
+            may hold a `DepthVarying` anywhere inside.
         solve: The discretisation, a `FixedGrid` or an `Adaptive`.
         t0: The depth time where the interval starts. A number is a constant. An array is data,
             which may be traced and differentiated. An `nnx.Param` is learned.
@@ -292,7 +295,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             and (shares <= 1 + slack).all()
         )  # NaN is not covered
 
-    def velocity(self, x: PyTree, t: Real) -> Any:
+    def velocity(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity of the field at one state and one depth time.
 
         The field has the weights that belong to the depth time. Where the weights jump, the field
@@ -302,6 +305,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             x: The state, a pytree of arrays with leading batch axes.
             t: The depth time, between t0 and t1. In a trace, a depth time outside takes the weights
                 of the nearest depth.
+            context: The context of the field; see `__call__`.
 
         Returns:
             The velocity in depth time, with the structure, shapes and dtypes of `x`.
@@ -320,7 +324,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}"
             )
         time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
-        return evaluate(field_at(self.field, share), x, time)
+        return evaluate(field_at(self.field, share), x, time, context)
 
     def plan(self) -> Plan:
         """Return the steps of a fixed grid, with their places in the bases of the weights.
@@ -333,11 +337,13 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         """
         return self.discretisation.plan(FlatField(self.field).bases, backward=self.backward)
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Carry a state through the interval.
 
         Args:
             x: The state at the start of the walk, a pytree of arrays with leading batch axes.
+            context: A pytree of arrays of any dtype that is not integrated, such as masks, edges,
+                conditions or controls. The field receives it in its parameter named `context`.
 
         Returns:
             The state at the end of the walk, with the structure, shapes and dtypes of `x`. In a
@@ -348,9 +354,9 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             InputTypeError: `x` has a leaf that is not an array.
             SolveError: Outside of a trace, the solve failed.
         """
-        return self._checked(_integrate, x, None).states
+        return self._checked(_integrate, x, None, context).states
 
-    def solve(self, x: PyTree, depths: Reals | None = None) -> Solution:
+    def solve(self, x: PyTree, depths: Reals | None = None, *, context: PyTree = None) -> Solution:
         """Carry a state through the interval, and return the status of the solve beside the states.
 
         A numerical failure never raises an error here. The status tells of the failure.
@@ -359,6 +365,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             x: The state at the start of the walk, a pytree of arrays with leading batch axes.
             depths: Depth times `(m,)` at which to return states, in the order of the walk. None
                 returns the final state.
+            context: A pytree of arrays of any dtype that is not integrated, such as masks, edges,
+                conditions or controls. The field receives it in its parameter named `context`.
 
         Returns:
             The states, the status, the number of steps and the number of evaluations of the field.
@@ -382,19 +390,21 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             >>> print(solution.states[:, 0, 0].round(2))
             [1.65 2.72]
         """
-        return self._run(_integrate, x, self._depths(depths, x))
+        return self._run(_integrate, x, self._depths(depths, x), context)
 
-    def trajectory(self, x: PyTree, depths: Reals | None = None) -> Any:
+    def trajectory(self, x: PyTree, depths: Reals | None = None, *, context: PyTree = None) -> Any:
         """Return the states at several depths.
 
         Between the edges of a fixed grid, the state is the result of a shortened step of the
-        scheme. An adaptive solve takes a step to every depth that is asked for. The states are
-        differentiable with respect to the depths.
+        scheme. An adaptive solve takes states from the scheme's interpolant; its option `output`
+        says more. The states are differentiable with respect to the depths.
 
         Args:
             x: The state at the start of the walk, a pytree of arrays with leading batch axes.
             depths: Depth times `(m,)` in the order of the walk. None asks for both ends of the walk
                 and all edges of steps, which only a fixed grid has.
+            context: A pytree of arrays of any dtype that is not integrated, such as masks, edges,
+                conditions or controls. The field receives it in its parameter named `context`.
 
         Returns:
             The states, with a new leading axis of length m, or of length steps + 1 for the edges.
@@ -409,10 +419,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             SolveError: Outside of a trace, the solve failed.
         """
         return self._checked(
-            _integrate, x, EVERY_STEP if depths is None else self._depths(depths, x)
+            _integrate, x, EVERY_STEP if depths is None else self._depths(depths, x), context
         ).states
 
-    def invert(self, y: PyTree) -> Any:
+    def invert(self, y: PyTree, *, context: PyTree = None) -> Any:
         """Return the x with layer(x) = y, up to rounding.
 
         Only a layer on a fixed grid can be inverted. The blocks are solved one by one, from the
@@ -424,6 +434,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         Args:
             y: The state at the end of the walk, a pytree of arrays with leading batch axes.
+            context: The context of the walk that led to `y`; see `__call__`.
 
         Returns:
             The state at the start of the walk. In a trace, the state is NaN where the iteration
@@ -437,10 +448,14 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             SolveError: Outside of a trace, the iteration did not converge in a block, or the result
                 is not finite.
         """
-        return self._checked(_invert, y, None).states
+        return self._checked(_invert, y, None, context).states
 
     def per_step(
-        self, x: PyTree, function: Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
+        self,
+        x: PyTree,
+        function: Callable[[Callable[[PyTree], PyTree], PyTree], PyTree],
+        *,
+        context: PyTree = None,
     ) -> Any:
         """Compute function(block, x_k) for every step k of a fixed grid.
 
@@ -451,6 +466,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             x: The state at the start of the walk, a pytree of arrays with leading batch axes.
             function: A function of `block` and x_k. `block` is the k-th step, as a function from
                 states to states. x_k is the state where the k-th step starts.
+            context: The context of the field; see `__call__`.
 
         Returns:
             The results of all steps, with a new leading axis of length steps.
@@ -462,7 +478,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             InputTypeError: `function` cannot be called, or `x` has a leaf that is not an array.
         """
         checks.function("function", function)
-        program, arrays = self._handed_over(x, None)
+        program, arrays = self._handed_over(x, None, context)
         return _each_step(program, function, arrays)
 
     def _depths(self, depths: Reals | None, x: PyTree) -> Array | None:
@@ -490,9 +506,11 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 )
         return jnp.asarray(given, dtype)
 
-    def _run(self, function: Any, x: PyTree, depths: Array | EveryStep | None) -> Solution:
+    def _run(
+        self, function: Any, x: PyTree, depths: Array | EveryStep | None, context: PyTree
+    ) -> Solution:
         """Call one of the compiled functions below, and write the new state of the field back."""
-        program, arrays = self._handed_over(x, depths)
+        program, arrays = self._handed_over(x, depths, context)
         if _staged():
             # A call that is being compiled already needs no compiled function of its own. Numbers
             # are constants there: the host computes the steps, and there is less to compile.
@@ -520,12 +538,15 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         count(solution)
         return solution
 
-    def _handed_over(self, x: PyTree, depths: Array | EveryStep | None) -> tuple[_Program, _Arrays]:
+    def _handed_over(
+        self, x: PyTree, depths: Array | EveryStep | None, context: PyTree
+    ) -> tuple[_Program, _Arrays]:
         """Return everything that a compiled function needs: the static part, and the data.
 
         New numbers in the data compile nothing anew.
         """
         _check_arrays(x)
+        check_context(self.field, context)
         graphdef, state = nnx.split(self.field)
         solve = self.discretisation
         data = solve.as_data
@@ -534,11 +555,18 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         program = _Program(graphdef, form, self.backward, every_step, None)
         interval = (raw(self.t0), raw(self.t1))
         return program, _Arrays(
-            state, numbers, jax.tree.map(jnp.asarray, x), interval, None if every_step else depths
+            state,
+            numbers,
+            jax.tree.map(jnp.asarray, x),
+            interval,
+            None if every_step else depths,
+            jax.tree.map_with_path(_context_leaf, context),
         )
 
-    def _checked(self, function: Any, x: PyTree, depths: Array | EveryStep | None) -> Solution:
-        solution = self._run(function, x, depths)
+    def _checked(
+        self, function: Any, x: PyTree, depths: Array | EveryStep | None, context: PyTree
+    ) -> Solution:
+        solution = self._run(function, x, depths, context)
         if _concrete((solution, nnx.state(self.field))) and np.any(solution.status):
             raise failure(self.discretisation, self.field, x, solution)
         return solution
@@ -561,6 +589,7 @@ class _Arrays(NamedTuple):
     """The data of a call: the state of the field, the numbers of the discretisation, and the input.
 
     `interval` is None where t0 and t1 are compiled in. `depths` are the depth times asked for.
+    `context` is what the field is called with beside the state.
     """
 
     state: Any
@@ -568,6 +597,7 @@ class _Arrays(NamedTuple):
     x: Any
     interval: Any
     depths: Any
+    context: Any
 
 
 def _joined(
@@ -589,7 +619,9 @@ def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, 
     """Return the solution and the new state of the field: the compiled function of every layer."""
     solve, arguments, join = _joined(program, arrays)
     depths = EVERY_STEP if program.every_step else arrays.depths
-    solution, changes = solve.integrate(*arguments, depths=depths, backward=program.backward)
+    solution, changes = solve.integrate(
+        *arguments, context=arrays.context, depths=depths, backward=program.backward
+    )
     return solution._replace(states=join(solution.states)), changes
 
 
@@ -599,7 +631,7 @@ def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Arr
     if not isinstance(solve.scheme, ReversibleScheme | AbstractImplicitSolver):
         # The input of every step is the solution of an equation.
         field, y, join = on_pairs(field, y)
-    solution = solve.invert(field, y, *interval, backward=program.backward)
+    solution = solve.invert(field, y, *interval, context=arrays.context, backward=program.backward)
     return solution._replace(states=join(solution.states)), {}
 
 
@@ -611,7 +643,7 @@ def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays)
     def each(block, x):
         return function(lambda z: join(block(split_complex(z) if paired else z)), join(x))
 
-    return solve.per_step(*arguments, each, backward=program.backward)
+    return solve.per_step(*arguments, each, context=arrays.context, backward=program.backward)
 
 
 def _staged() -> bool:
@@ -632,6 +664,19 @@ def _check_arrays(x: PyTree) -> None:
             f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
             "write jnp.asarray(x)"
         )
+
+
+def _context_leaf(path: Any, leaf: Any) -> Any:
+    """Return a leaf of a context as an array, and refuse what is no array and no number."""
+    if hasattr(leaf, "dtype") and leaf.dtype != object:
+        return leaf
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.asarray(leaf)
+    where = f" at {jax.tree_util.keystr(path)}" if path else ""
+    raise InputTypeError(
+        f"a context is a pytree of arrays and numbers, got {leaf!r}{where}; keep what is no "
+        "array in the field itself"
+    )
 
 
 def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:

@@ -7,6 +7,7 @@ from neuralflow.fields.convolution import convolution as convolution
 from neuralflow.fields.functions import (
     evaluate as evaluate,
     from_function as from_function,
+    takes_context as takes_context,
     takes_time as takes_time,
 )
 from neuralflow.fields.networks import (

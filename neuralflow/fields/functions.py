@@ -1,7 +1,8 @@
 """What a field is: how it is called, how it is evaluated, and how a plain function becomes one.
 
-A field is a module that is called as f(x) or f(x, t). `takes_time` tells the two forms apart.
-`evaluate` is the one way to evaluate a field. `from_function` makes a field of a plain function.
+A field is a module that is called as f(x) or f(x, t), with a context or without. `takes_time` and
+`takes_context` tell these forms apart. `evaluate` is the one way to evaluate a field.
+`from_function` makes a field of a plain function.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,60 +27,130 @@ def takes_time(field: Any) -> bool:
     """Tell whether a field is called with depth time, and not as f(x) alone.
 
     A parameter named `t` or `time` takes depth time, whether the parameter has a default or not.
-    Without such a name, a required second parameter takes depth time. Any other parameter with a
-    default keeps its default. A `DepthVarying` takes time if the module inside does.
+    Without such a name, a required second parameter takes depth time. A parameter named `context`
+    takes the context. Any other parameter with a default keeps its default. A `DepthVarying` takes
+    time if the module inside does.
 
     Args:
-        field: A module or a function, called as f(x) or f(x, t).
+        field: A module or a function, called as f(x) or f(x, t), with `context` or without.
 
     Returns:
         True for f(x, t), False for f(x).
 
     Raises:
         InputTypeError: `field` cannot be called so: a further parameter is required, or the first
-            parameter is named as depth time is. Or `field` takes `*args`, which hide whether it
-            uses time.
+            parameter is named as depth time or the context is. Or `field` takes `*args`, which hide
+            whether it uses time.
     """
-    return _time_parameter(field) is not None
+    return _parameters(field).time is not None
 
 
-def evaluate(field: Callable[..., Any], x: PyTree, t: Real | None) -> Any:
+def takes_context(field: Any) -> bool:
+    """Tell whether a field is called with a context: whether it has a parameter named `context`.
+
+    Args:
+        field: A module or a function, as for `takes_time`.
+
+    Returns:
+        True for f(x, context=...) and f(x, t, context=...).
+
+    Raises:
+        InputTypeError: `field` cannot be called as `takes_time` says.
+    """
+    return _parameters(field).context is not None
+
+
+def evaluate(
+    field: Callable[..., Any], x: PyTree, t: Real | None = None, context: PyTree = None
+) -> Any:
     """Evaluate the velocity of a field at the state x and the depth time t.
 
     Args:
-        field: A module or a function, called as f(x) or f(x, t).
+        field: A module or a function, called as f(x) or f(x, t), with `context` or without.
         x: The state.
-        t: The depth time. A field that takes no time does not see it. None serves such a field.
+        t: The depth time. A field that takes no time does not see it. None serves such a field, and
+            a field whose depth time has a default.
+        context: The context, a pytree of arrays. None stands for no context: a parameter `context`
+            with a default then keeps its default.
 
     Returns:
-        field(x, t) if the field takes time, and field(x) otherwise.
+        The velocity of the field, called with what the field takes.
 
     Raises:
-        InputTypeError: `field` is not callable as f(x) or f(x, t), as `takes_time` says.
+        InputTypeError: `field` is not callable as `takes_time` says, or takes no context and is
+            given one, or needs a context or depth time and gets none.
     """
-    parameter = _time_parameter(field)
-    if parameter is None:
-        return field(x)
-    return field(x, t) if parameter.kind in _POSITIONAL else field(x, **{parameter.name: t})
+    parameters = _parameters(field)
+    check_context(field, context)
+    given = {} if context is None else {"context": context}
+    time = parameters.time
+    if time is None or (t is None and time.default is not time.empty):
+        return field(x, **given)
+    if t is None:
+        raise InputTypeError(f"{_name(field)} needs depth time; call it as f(x, t)")
+    return field(x, t, **given) if time.kind in _POSITIONAL else field(x, **{time.name: t}, **given)
+
+
+def check_context(field: Any, context: PyTree) -> None:
+    """Refuse a context that a field does not take, and a missing one that the field needs.
+
+    Args:
+        field: A module or a function, as for `takes_time`.
+        context: The context, or None for no context.
+
+    Raises:
+        InputTypeError: The field takes no context and is given one, or needs one and gets none.
+    """
+    parameter, name = _parameters(field).context, _name(field)
+    if parameter is None and context is not None:
+        raise InputTypeError(
+            f"a context is given, but {name} has no parameter named `context`; add one to its "
+            "__call__, or leave the context out"
+        )
+    if parameter is not None and context is None and parameter.default is parameter.empty:
+        raise InputTypeError(
+            f"{name} needs a context, and none is given; call the layer as layer(x, context=...)"
+        )
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TIME = ("t", "time")
 
 
-def _time_parameter(field: Any) -> inspect.Parameter | None:
-    """Return the parameter that takes depth time, by the rule of `takes_time`, or None.
+class _Parameters(NamedTuple):
+    """The parameters of a field beside the state, by the rule of `takes_time`.
 
-    A parameter that is reached by its name alone is returned as keyword-only.
+    Attributes:
+        time: The parameter that takes depth time, or None. A parameter that is reached by its name
+            alone is keyword-only here.
+        context: The parameter that takes the context, which is reached by its name, or None.
     """
+
+    time: inspect.Parameter | None
+    context: inspect.Parameter | None
+
+
+def _callee(field: Any) -> Any:
+    """Return what decides how a field is called: the module or the function inside."""
     if isinstance(field, DepthVarying):
-        return _time_parameter(field.stack)
+        return _callee(field.stack)
+    return functools.partial(field.function, None) if isinstance(field, _Function) else field
+
+
+def _name(field: Any) -> str:
+    """Return the name of a field for a message."""
+    inner = _callee(field)
+    inner = inner.func if isinstance(inner, functools.partial) else inner
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _parameters(field: Any) -> _Parameters:
+    """Return the parameters that take depth time and the context, and refuse other fields."""
+    field, name = _callee(field), _name(field)
     if not callable(field):
         raise InputTypeError(
-            f"a field must be callable as f(x) or f(x, t), got {type(field).__name__}; "
-            "define __call__(self, x)"
+            f"a field must be callable as f(x) or f(x, t), got {name}; define __call__(self, x)"
         )
-    name = getattr(field, "__name__", type(field).__name__)
     parameters = list(inspect.signature(field).parameters.values())
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise InputTypeError(
@@ -90,71 +161,55 @@ def _time_parameter(field: Any) -> inspect.Parameter | None:
     if not parameters or parameters[0].kind not in _POSITIONAL:
         raise InputTypeError(f"{wanted}; wrap it with nf.from_function")
     state, *further = parameters
-    if state.name in _TIME and any(p.kind in _POSITIONAL for p in further):
-        raise InputTypeError(f"{wanted}, with depth time first; write the state first: f(x, t)")
-    required = [
-        p
-        for p in further
-        if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
+    if state.name in (*_TIME, "context") and any(p.kind in _POSITIONAL for p in further):
+        first = "depth time" if state.name in _TIME else "the context"
+        raise InputTypeError(f"{wanted}, with {first} first; write the state first: f(x, t)")
     second = further[0] if further and further[0].kind in _POSITIONAL else None
+    context = next((p for p in further if p.name == "context"), None)
+    further = [p for p in further if p is not context]
+    required = [p for p in further if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     named = [p for p in further if p.name in _TIME]
     time = next(iter(named), second if second in required else None)
     if any(p is not time for p in required) or len(named) > 1:
         raise InputTypeError(f"{wanted}; wrap it with nf.from_function")
+    if context is not None and context.kind is context.POSITIONAL_ONLY:
+        raise InputTypeError(f"{wanted}; a context must be reached by its name")
     if time is None or time is second:
-        return time
-    if time.kind is inspect.Parameter.POSITIONAL_ONLY:
+        return _Parameters(time, context)
+    if time.kind is time.POSITIONAL_ONLY:
         raise InputTypeError(f"{wanted}; depth time must be the second parameter or have a name")
-    return time.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    return _Parameters(time.replace(kind=inspect.Parameter.KEYWORD_ONLY), context)
 
 
-class _WithParams(nnx.Module):
-    """A function and its parameters."""
+class _Function(nnx.Module):
+    """A function and its parameters as a field."""
 
     def __init__(self, function: Callable[..., Any], params: PyTree):
         self.function = function
         self.params: Any = nnx.data(jax.tree.map(_param, params, is_leaf=_is_node))
 
-    def _raw(self) -> Any:
-        """Return the parameters with arrays in place of variables."""
-        return jax.tree.map(
+    def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
+        raw = jax.tree.map(
             lambda p: p.get_value() if isinstance(p, nnx.Variable) else p,
             self.params,
             is_leaf=_is_node,
         )
+        return evaluate(functools.partial(self.function, raw), x, t, context)
 
 
-class _Function(_WithParams):
-    """A function f(params, x) as a field."""
-
-    def __call__(self, x: PyTree) -> Any:
-        return self.function(self._raw(), x)
-
-
-class _TimeFunction(_WithParams):
-    """A function f(params, x, t) as a field."""
-
-    def __call__(self, x: PyTree, t: Real) -> Any:
-        return evaluate(functools.partial(self.function, self._raw()), x, t)
-
-
-def _params_and_time(function: Callable[..., Any]) -> bool:
-    """Tell whether a function is f(params, x, t), by the rule of `takes_time`.
-
-    The function raises InputTypeError for what is neither f(params, x, t) nor f(params, x).
-    """
+def _check_function(function: Callable[..., Any]) -> None:
+    """Refuse what is not f(params, x) or f(params, x, t), by the rule of `takes_time`."""
     name = getattr(function, "__name__", type(function).__name__)
     wanted = (
         "from_function takes f(params, x) or f(params, x, t), "
         f"got {name}{inspect.signature(function)}"
     )
-    if next(iter(inspect.signature(function).parameters), None) in ("x", *_TIME):
+    if next(iter(inspect.signature(function).parameters), None) in ("x", "context", *_TIME):
         raise InputTypeError(
             f"{wanted}; its first parameter holds the parameters: write lambda params, x: ..."
         )
     try:
-        return takes_time(functools.partial(function, None))
+        takes_time(functools.partial(function, None))
     except (TypeError, ValueError):
         raise InputTypeError(wanted) from None
 
@@ -175,7 +230,7 @@ def _param(value: Any) -> Any:
     return nnx.Param(jnp.asarray(value))
 
 
-def from_function(function: Callable[..., Any], params: PyTree = ()) -> _WithParams:
+def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Function:
     """Make a field of a plain function f(params, x) or f(params, x, t).
 
     The parameters travel beside the function and never in its closure. Gradients therefore reach
@@ -183,7 +238,8 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _WithPar
 
     Args:
         function: The velocity. The function takes time, by the rule of `takes_time`, if one of its
-            parameters is named `t` or `time`, or if its third parameter is required.
+            parameters is named `t` or `time`, or if its third parameter is required. A parameter
+            named `context` takes the context.
         params: The first argument of the function: a pytree of arrays, numbers, NNX variables or
             NNX modules. Arrays and numbers become trainable parameters (`nnx.Param`). The default
             is no parameters.
@@ -210,8 +266,5 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _WithPar
             "from_function takes a function f(params, x) or f(params, x, t), "
             f"got {type(function).__name__}"
         )
-    return (
-        _TimeFunction(function, params)
-        if _params_and_time(function)
-        else _Function(function, params)
-    )
+    _check_function(function)
+    return _Function(function, params)

@@ -157,22 +157,56 @@ def explicit_step(
     Returns:
         The state after the step, in the form of x.
     """
+    ks = _stages(tableau, velocity, x, h, used_stages(tableau), first)
+    return _plus(x, h, tableau.b_sol, ks)
 
-    def plus(weights: PyTree, ks: Sequence[Any]) -> Any:
-        """Return x plus h times a weighted sum of the velocities."""
-        used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
-        if not used:
-            return x
-        total = functools.reduce(
-            lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used)
-        )
-        return jax.tree.map(lambda a, b: a + h * b, x, total)
 
+def dense_step(
+    tableau: Any, velocity: Callable[[float, PyTree], PyTree], x: PyTree, h: Real
+) -> tuple[Any, dict[str, Any]]:
+    """Take the step of `explicit_step`, and return what the scheme's interpolant needs as well.
+
+    Args:
+        tableau: The Butcher tableau of an explicit scheme.
+        velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
+            and of the state y.
+        x: The state where the step starts, an array or a pytree of arrays.
+        h: The length of the step in depth time.
+
+    Returns:
+        The state after the step, and the arguments of diffrax's interpolations beside the times:
+        both states, and h times the velocity of every stage.
+    """
+    ks = _stages(tableau, velocity, x, h, tableau.num_stages)
+    y = _plus(x, h, tableau.b_sol, ks)
+    return y, {"y0": x, "y1": y, "k": jax.tree.map(lambda *rows: h * jnp.stack(rows), *ks)}
+
+
+def _stages(
+    tableau: Any,
+    velocity: Callable[[float, PyTree], PyTree],
+    x: PyTree,
+    h: Real,
+    count: int,
+    first: PyTree = None,
+) -> list[Any]:
+    """Return the velocities of the first stages of a step."""
     ks: list[Any] = [velocity(0.0, x) if first is None else first]
     rows = list(zip(tableau.c.tolist(), tableau.a_lower, strict=True))
-    for c, row in rows[: used_stages(tableau) - 1]:
-        ks.append(velocity(float(c), plus(row, ks)))
-    return plus(tableau.b_sol, ks)
+    for c, row in rows[: count - 1]:
+        ks.append(velocity(float(c), _plus(x, h, row, ks)))
+    return ks
+
+
+def _plus(x: PyTree, h: Real, weights: PyTree, ks: Sequence[Any]) -> Any:
+    """Return x plus h times a weighted sum of the velocities."""
+    used = [(float(w), k) for w, k in zip(weights, ks, strict=False) if w != 0]
+    if not used:
+        return x
+    total = functools.reduce(
+        lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used)
+    )
+    return jax.tree.map(lambda a, b: a + h * b, x, total)
 
 
 def rolled_step(

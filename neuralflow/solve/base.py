@@ -76,6 +76,7 @@ class Discretisation(eqx.Module):
         t0: Real,
         t1: Real,
         *,
+        context: PyTree = None,
         depths: Array | EveryStep | None = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
@@ -86,6 +87,7 @@ class Discretisation(eqx.Module):
             x: The state where the walk starts, a pytree of arrays.
             t0: The depth time that belongs to normalised depth 0.
             t1: The depth time that belongs to normalised depth 1.
+            context: The context that the field is called with, a pytree of arrays, or None.
             depths: The depth times at which to return states, shape `(m,)`, in the order of the
                 walk. `EVERY_STEP` asks for the states at all edges of the steps. None asks for the
                 final state alone.
@@ -107,6 +109,7 @@ class Discretisation(eqx.Module):
         t0: Real,
         t1: Real,
         *,
+        context: PyTree = None,
         backward: bool = False,
     ) -> Solution:
         """Solve every step for its input, from the last step to the first.
@@ -116,6 +119,7 @@ class Discretisation(eqx.Module):
             y: The state where the walk ends.
             t0: The depth time that belongs to normalised depth 0.
             t1: The depth time that belongs to normalised depth 1.
+            context: The context that the field is called with, a pytree of arrays, or None.
             backward: Whether the walk that led to `y` went backward.
 
         Returns:
@@ -134,6 +138,7 @@ class Discretisation(eqx.Module):
         t1: Real,
         function: Callable[[StepMap, PyTree], PyTree],
         *,
+        context: PyTree = None,
         backward: bool = False,
     ) -> Any:
         """Compute function(block, x_k) for every step k.
@@ -145,6 +150,7 @@ class Discretisation(eqx.Module):
             t1: The depth time that belongs to normalised depth 1.
             function: The function to compute. Its first argument `block` is the step, a function
                 from states to states. Its second argument x_k is the state where the step starts.
+            context: The context that the field is called with, a pytree of arrays, or None.
             backward: Whether to walk from the later end of the walk to the earlier one.
 
         Returns:

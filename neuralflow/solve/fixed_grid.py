@@ -220,6 +220,7 @@ class FixedGrid(Discretisation):
         t0: Real,
         t1: Real,
         *,
+        context: PyTree = None,
         depths: Array | EveryStep | None = None,
         backward: bool = False,
     ) -> tuple[Solution, dict[int, Array]]:
@@ -230,6 +231,7 @@ class FixedGrid(Discretisation):
             x: The state where the walk starts, a pytree of arrays.
             t0: The depth time that belongs to normalised depth 0.
             t1: The depth time that belongs to normalised depth 1.
+            context: The context that the field is called with, a pytree of arrays, or None.
             depths: The depth times at which to return states, shape `(m,)`. `EVERY_STEP` asks for
                 the states at both ends and at all edges between the steps. None asks for the final
                 state alone.
@@ -251,7 +253,7 @@ class FixedGrid(Discretisation):
                 f"the state before of {type(self.scheme).__name__} belongs to the start of the "
                 "interval, so the layer cannot be walked backward; give a scheme without it"
             )
-        walk = Walk(self.plan, self.scheme, self.memory, field, x, t0, t1, backward)
+        walk = Walk(self.plan, self.scheme, self.memory, field, x, t0, t1, backward, context)
         walked = walk.forward(depths is not None)
         final, states = walked.final, walked.states
         status = jnp.where(all_finite(final), Status.SUCCESSFUL, Status.NOT_FINITE)
@@ -267,7 +269,7 @@ class FixedGrid(Discretisation):
             reached = (depths >= low) & (depths <= high)
             status = jnp.where((status == 0) & ~reached.all(), Status.BAD_DEPTHS, status)
             out = jax.tree.map(lambda a: jnp.where(column(reached, a), a, jnp.nan), out)
-        out = failing(failed, out, (FlatField.values(field), x, t0, t1, self, depths))
+        out = failing(failed, out, (FlatField.values(field), context, x, t0, t1, self, depths))
         count = walk.evaluations()
         return Solution(
             out, at, status, *(jnp.asarray(n) for n in (count, walk.plan.steps, 0))
@@ -281,6 +283,7 @@ class FixedGrid(Discretisation):
         t1: Real,
         function: Callable[[StepMap, PyTree], PyTree],
         *,
+        context: PyTree = None,
         backward: bool = False,
     ) -> Any:
         """Compute function(block, x_k) for every step k.
@@ -293,6 +296,7 @@ class FixedGrid(Discretisation):
             function: The function to compute. Its first argument `block` is the step, which takes
                 a state where the step starts to the state where the step ends. Its second argument
                 x_k is the state of this walk where the step starts.
+            context: The context that the field is called with, a pytree of arrays, or None.
             backward: Whether to walk from the later end of the walk to the earlier one.
 
         Returns:
@@ -316,6 +320,7 @@ class FixedGrid(Discretisation):
             t0,
             t1,
             backward,
+            context,
             "and its steps are looked at one by one; call model.eval() first",
         )
         return walk.each(function, jax.tree.map(lambda a: a[:-1], walk.forward(True).states))
@@ -327,6 +332,7 @@ class FixedGrid(Discretisation):
         t0: Real,
         t1: Real,
         *,
+        context: PyTree = None,
         backward: bool = False,
     ) -> Solution:
         """Solve every step for its input, from the last step to the first.
@@ -338,6 +344,7 @@ class FixedGrid(Discretisation):
             y: The state where the walk ends.
             t0: The depth time that belongs to normalised depth 0.
             t1: The depth time that belongs to normalised depth 1.
+            context: The context that the field is called with, a pytree of arrays, or None.
             backward: Whether the walk that led to `y` went backward.
 
         Returns:
@@ -359,6 +366,7 @@ class FixedGrid(Discretisation):
             t0,
             t1,
             backward,
+            context,
             "and invert() leaves it as it is; call model.eval() first",
         )
         x, failed = walk.invert()
@@ -366,7 +374,7 @@ class FixedGrid(Discretisation):
             failed, Status.NOT_INVERTED, jnp.where(all_finite(x), 0, Status.NOT_FINITE)
         )
         counts = (jnp.asarray(n) for n in (walk.evaluations(), walk.plan.steps, 0))
-        inputs = (FlatField.values(field), y, t0, t1, self)
+        inputs = (FlatField.values(field), context, y, t0, t1, self)
         return Solution(failing(failed, x, inputs), walk.starts[0], status, *counts)
 
 

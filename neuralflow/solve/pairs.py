@@ -26,9 +26,9 @@ class _OnPairs(nnx.Module):
     def __init__(self, field: nnx.Module, join: Callable[[PyTree], PyTree]):
         self.field, self.join = field, join
 
-    def __call__(self, pairs: PyTree, t: Real) -> PyTree:
+    def __call__(self, pairs: PyTree, t: Real, context: PyTree = None) -> PyTree:
         x = self.join(pairs)
-        velocity = evaluate(self.field, x, t)
+        velocity = evaluate(self.field, x, t, context)
         check_velocity(type(self.field).__name__, x, velocity)
         return split_complex(velocity)
 

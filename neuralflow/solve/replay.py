@@ -27,6 +27,7 @@ class Record(NamedTuple):
             the final state alone was asked for.
         edges: The normalised depths where accepted steps start and end, shape `(max_steps + 1,)`.
             The first `accepted + 1` entries are in use.
+        bounds: For every step, the last normalised depth whose state it gave, shape `(max_steps,)`.
         kept: The state after every `every`-th accepted step.
         accepted: The number of accepted steps.
     """
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     interval: tuple[Array, Array]
     stops: Array | None
     edges: Array
+    bounds: Array
     kept: Any
     accepted: Array
 
@@ -49,11 +51,25 @@ class Cotangents(NamedTuple):
         moving: The cotangents of the coefficients that vary with depth.
         fixed: The cotangents of the other weights.
         interval: The cotangents of the depth times t0 and t1.
+        stops: The cotangents of the normalised depths at which states were asked for.
     """
 
     moving: Any
     fixed: Any
     interval: Any
+    stops: Any
+
+
+class _Asked(NamedTuple):
+    """The states that were asked for at the stops.
+
+    Attributes:
+        places: The number of the step that gave each state, shape `(m,)`.
+        cotangent: The cotangents of the states.
+    """
+
+    places: Array
+    cotangent: Any
 
 
 def step_at(
@@ -105,19 +121,22 @@ class Replay:
         self.system, self.record, self.every = system, record, every
         self.moving, self.fixed = system.split(record.values)
 
-    def cotangents(self, cotangent: PyTree, weights: bool, interval: bool) -> tuple[Any, Any, Any]:
+    def cotangents(
+        self, cotangent: PyTree, weights: bool, interval: bool, stops: bool
+    ) -> tuple[Any, Any, Any, Any]:
         """Compute the cotangents of the solve's inputs from the cotangents of its states.
 
         Args:
             cotangent: The cotangent of the final state, or of the states at the stops.
             weights: Whether the cotangents of the weights are wanted.
             interval: Whether the cotangents of the interval are wanted.
+            stops: Whether the cotangents of the stops are wanted.
 
         Returns:
-            The cotangents of the field's arrays, of x and of the interval. None stands for
-            cotangents that are not wanted.
+            The cotangents of the field's arrays, of x, of the interval and of the stops. None
+            stands for cotangents that are not wanted.
         """
-        x, stops = self.record.x, self.record.stops
+        x = self.record.x
 
         def zeros(tree):
             return jax.tree.map(jnp.zeros_like, tree)
@@ -126,12 +145,13 @@ class Replay:
             zeros(self.moving) if weights else None,
             zeros(self.fixed) if weights else None,
             zeros(self.record.interval) if interval else None,
+            zeros(self.record.stops) if stops else None,
         )
-        if stops is None:
-            asked, adjoint = None, cotangent
+        if self.record.stops is None:
+            asked, pending, adjoint = None, None, cotangent
         else:
-            asked, adjoint = _Asked(self.record, cotangent), zeros(x)
-        pending = None if asked is None else jnp.asarray(len(asked.edges))
+            asked, adjoint = _Asked(self._places(), cotangent), zeros(x)
+            pending = jnp.asarray(len(asked.places))
 
         def segment(carry: PyTree) -> Any:
             j, pending, adjoint, gradient, states = carry
@@ -142,23 +162,28 @@ class Replay:
             def back(k: Array, carry: PyTree) -> Any:
                 pending, adjoint, gradient = carry
                 i = length - 1 - k
-                if asked is not None:
-                    pending, adjoint = asked.add(first + i + 1, pending, adjoint)
-                return pending, *self._pull(
-                    first + i, jax.tree.map(lambda b: b[i], states), adjoint, gradient
-                )
+                y = jax.tree.map(lambda b: b[i], states)
+                return self._pull(first + i, y, adjoint, gradient, asked, pending)
 
             return j - 1, *lax.fori_loop(0, length, back, (pending, adjoint, gradient)), states
 
         buffer = jax.tree.map(lambda a: jnp.zeros((self.every, *a.shape), a.dtype), x)
         last = (self.record.accepted - 1) // self.every
-        _, pending, adjoint, gradient, _ = lax.while_loop(
+        _, _, adjoint, gradient, _ = lax.while_loop(
             lambda carry: carry[0] >= 0, segment, (last, pending, adjoint, gradient, buffer)
         )
-        if asked is not None:
-            _, adjoint = asked.add(0, pending, adjoint)
         d_values = self._values(gradient) if weights else [None] * len(self.record.values)
-        return d_values, adjoint, gradient.interval if interval else (None, None)
+        d_interval = gradient.interval if interval else (None, None)
+        return d_values, adjoint, d_interval, gradient.stops
+
+    def _places(self) -> Array:
+        """Return the number of the step that gave the state at each stop."""
+        edges, bounds, stops = self.record.edges, self.record.bounds, self.record.stops
+        assert stops is not None
+        taken = jnp.arange(len(bounds)) < self.record.accepted
+        sign = jnp.where(edges[self.record.accepted] > edges[0], 1, -1)
+        last = jnp.where(taken, sign * bounds, jnp.inf)
+        return jnp.minimum(jnp.searchsorted(last, sign * stops), self.record.accepted - 1)
 
     def _step(self, i: Array) -> tuple[Array, Array]:
         """Return the normalised depths where step i starts and ends."""
@@ -187,12 +212,18 @@ class Replay:
         return jax.tree.map(lambda b, a: b.at[length - 1].set(a), states, y)
 
     def _pull(
-        self, i: Array, y: PyTree, adjoint: PyTree, gradient: Cotangents
-    ) -> tuple[Any, Cotangents]:
+        self,
+        i: Array,
+        y: PyTree,
+        adjoint: PyTree,
+        gradient: Cotangents,
+        asked: _Asked | None,
+        pending: Array | None,
+    ) -> tuple[Array | None, Any, Cotangents]:
         """Pull the adjoint back through step i, which started at the state y.
 
-        The result is the adjoint before the step, and the gradient with the step's contribution
-        added.
+        `pending` counts the stops whose cotangents have not been added yet. The result is the new
+        number, the adjoint before the step, and the gradient with the step's contribution added.
         """
         system = self.system
         cells, _ = step_at(system, self.record.interval, *self._step(i))
@@ -204,20 +235,57 @@ class Replay:
             here = step_at(
                 system, interval if wanted_interval is None else wanted_interval, *self._step(i)
             )[1]
-            return system.single(y, (windows, fixed, here))
+            advance = system.single if asked is None else system.dense
+            return advance(y, (windows, fixed, here))
 
         wanted = (
             None if gradient.fixed is None else weights,
             None if gradient.interval is None else interval,
         )
-        adjoint, d_weights, d_interval = jax.vjp(step, y, *wanted)[1](adjoint)
+        out, pull = jax.vjp(step, y, *wanted)
+        stops = gradient.stops
+        if asked is not None:
+            pending, d_info, stops = self._interpolated(i, out[1], asked, pending, stops)
+            adjoint = (adjoint, d_info)
+        adjoint, d_weights, d_interval = pull(adjoint)
         moving, fixed = gradient.moving, gradient.fixed
         if d_weights is not None:
             moving = system.scattered(moving, cells, d_weights[0])
             fixed = jax.tree.map(_plus, fixed, d_weights[1])
-        return adjoint, Cotangents(
-            moving, fixed, jax.tree.map(_plus, gradient.interval, d_interval)
-        )
+        d_interval = jax.tree.map(_plus, gradient.interval, d_interval)
+        return pending, adjoint, Cotangents(moving, fixed, d_interval, stops)
+
+    def _interpolated(
+        self,
+        i: Array,
+        info: PyTree,
+        asked: _Asked,
+        pending: Array | None,
+        d_stops: Array | None,
+    ) -> tuple[Array, Any, Array | None]:
+        """Add up the cotangents of what the interpolant of step i got, and of the stops inside."""
+        start, end = self._step(i)
+        stops = self.record.stops
+        assert stops is not None
+
+        def state(info: PyTree, stop: Array) -> Any:
+            return self.system.scheme.interpolation_cls(t0=start, t1=end, **info).evaluate(stop)
+
+        def more(carry: PyTree) -> Array:
+            return (carry[0] > 0) & (asked.places[jnp.maximum(carry[0] - 1, 0)] == i)
+
+        def take(carry: PyTree) -> Any:
+            pending, d_info, d_stops = carry
+            j = pending - 1
+            d_state = jax.tree.map(lambda a: a[j], asked.cotangent)
+            if d_stops is None:
+                (d_part,) = jax.vjp(lambda info: state(info, stops[j]), info)[1](d_state)
+            else:
+                d_part, d_stop = jax.vjp(state, info, stops[j])[1](d_state)
+                d_stops = d_stops.at[j].set(d_stop)
+            return j, jax.tree.map(jnp.add, d_info, d_part), d_stops
+
+        return lax.while_loop(more, take, (pending, jax.tree.map(jnp.zeros_like, info), d_stops))
 
     def _values(self, gradient: Cotangents) -> list[Any]:
         """Return the cotangents of the weights in the order of the field's arrays.
@@ -227,41 +295,6 @@ class Replay:
         left, right = iter(gradient.moving), iter(gradient.fixed)
         ordered = [next(left if windowed else right) for windowed in self.system.windowed]
         return [g if jnp.issubdtype(g.dtype, jnp.inexact) else None for g in ordered]
-
-
-class _Asked:
-    """The states that were asked for along the way.
-
-    `edges` (m,) holds the number of the edge at which each of the m states lies. `cotangent` holds
-    the cotangents of the states.
-    """
-
-    def __init__(self, record: Record, cotangent: PyTree):
-        self.cotangent = cotangent
-        edges, stops = record.edges, record.stops
-        assert stops is not None
-        taken = jnp.arange(len(edges)) <= record.accepted
-        sign = jnp.where(edges[record.accepted] > edges[0], 1, -1)
-        reach = 8 * jnp.finfo(edges.dtype).eps
-        passed = jnp.where(taken, sign * edges, jnp.inf)
-        self.edges = jnp.minimum(jnp.searchsorted(passed, sign * stops - reach), record.accepted)
-
-    def add(self, i: Array | int, pending: Array, adjoint: PyTree) -> tuple[Array, Any]:
-        """Add the cotangents of the states at edge i to the adjoint.
-
-        `pending` is the number of states whose cotangents have not been added yet. The result is
-        the new number and the new adjoint.
-        """
-
-        def more(carry: PyTree) -> Array:
-            return (carry[0] > 0) & (self.edges[jnp.maximum(carry[0] - 1, 0)] == i)
-
-        def take(carry: PyTree) -> Any:
-            return carry[0] - 1, jax.tree.map(
-                lambda a, b: a + b[carry[0] - 1], carry[1], self.cotangent
-            )
-
-        return lax.while_loop(more, take, (pending, adjoint))
 
 
 def _plus(total: Array, part: Any) -> Array:

@@ -23,7 +23,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.schemes.network import is_explicit, prepared, traits
-from neuralflow.schemes.runge_kutta import explicit_step, rolled_step
+from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.solve.form import split
 
 
@@ -76,6 +76,8 @@ class System:
         dtype: The real dtype of times.
         refusal: The reason why the field's state cannot change in this solve. The reason is part of
             the error's text. None means that the state can change, unless the scheme prevents it.
+        context: The context that the field is called with, a pytree of arrays. Its arrays travel
+            behind those of the field, as `values` returns them.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class System:
         scheme: diffrax.AbstractSolver,
         dtype: DTypeLike,
         refusal: str | None = None,
+        context: PyTree = None,
     ):
         self.flat = FlatField(field)
+        leaves, self._context = jax.tree.flatten(context)
         self.timed = takes_time(field)
         self.name = type(field).__name__
         self.dtype = dtype
@@ -103,15 +107,25 @@ class System:
         # Weights on a single cell have the same window at every step. Such weights are handed
         # around whole, and not scanned.
         self.windowed = [basis is not None and basis.count > 1 for basis in self.flat.array_bases]
+        self.windowed += [False] * len(leaves)
         # JAX traces the velocity once for all stages of one shape, and inlines the result at each
         # stage. So the inner jit costs nothing at run time.
         self.velocity = jax.jit(self._velocity, inline=True)
 
-    def split(self, values: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """Split the field's arrays into those that change from cell to cell, and the others.
+    def values(self, field: nnx.Module, context: PyTree) -> list[Array]:
+        """Return the arrays of the field, and behind them the arrays of its context.
 
         Args:
-            values: The arrays of the field, in the order of its flat list.
+            field: The field.
+            context: The context.
+        """
+        return [*FlatField.values(field), *jax.tree.leaves(context)]
+
+    def split(self, values: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Split the arrays into those that change from cell to cell, and the others.
+
+        Args:
+            values: The arrays of the field and of its context, in the order of `values`.
 
         Returns:
             The arrays that change from cell to cell, and the other arrays.
@@ -154,7 +168,7 @@ class System:
         """Return the basis of every array that changes from cell to cell."""
         return [
             basis
-            for basis, w in zip(self.flat.array_bases, self.windowed, strict=True)
+            for basis, w in zip(self.flat.array_bases, self.windowed, strict=False)
             if w and basis is not None
         ]
 
@@ -177,7 +191,7 @@ class System:
         left, right = iter(windows), iter(fixed)
         arrays = []
         for basis, windowed, stream in zip(
-            self.flat.array_bases, self.windowed, self.flat.streams, strict=True
+            self.flat.array_bases, self.windowed, self.flat.streams, strict=False
         ):
             value = next(left if windowed else right)
             if basis is not None:
@@ -185,9 +199,9 @@ class System:
             elif stream and call is not None:
                 value = _folded(value, call)
             arrays.append(value)
-        module = self.flat.module(arrays)
+        module, context = self.flat.module(arrays), self._context.unflatten(right)
         try:
-            v = evaluate(module, x, t)
+            v = evaluate(module, x, t, context)
         except Exception as error:
             error.add_note(
                 f"(while the field {self.name} was evaluated on x of shape "
@@ -310,6 +324,28 @@ class System:
             The state where the step ends.
         """
         return self.step(x, args, self.initial(x, args), False).x
+
+    def dense(self, x: PyTree, args: PyTree) -> tuple[Any, Any]:
+        """Take the step of `single`, and return what the scheme's interpolant needs as well.
+
+        Args:
+            x: The state where the step starts.
+            args: The windows, the other arrays and the step record.
+
+        Returns:
+            The state where the step ends, and the arguments of `interpolation_cls` of the scheme
+            beside the times.
+        """
+        length = args[2].length
+        if self.explicit is not None:
+            return dense_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
+        scheme, start, memory = (
+            self._at_step(args[2]),
+            jnp.zeros_like(length),
+            self.initial(x, args),
+        )
+        y, _, info, _, _ = scheme.step(self._term(), start, length, x, args, memory, False)
+        return y, info
 
     def _at_step(self, step: Step) -> diffrax.AbstractSolver:
         """Return the scheme with the coefficients that it has in a step."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, PyTree
 
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
-from neuralflow.depth import Basis, FlatField
+from neuralflow.depth import Basis
 from neuralflow.depth.grid import Plan
 from neuralflow.schemes.network import PerStep, ReversibleScheme, cost, is_explicit, traits
 from neuralflow.solve.base import StepMap
@@ -155,6 +155,7 @@ class Walk:
         t0: The depth time that belongs to normalised depth 0.
         t1: The depth time that belongs to normalised depth 1.
         backward: Whether the walk goes from the later end to the earlier one.
+        context: The context that the field is called with, a pytree of arrays, or None.
         refusal: The reason why the field's state cannot change in this walk. None means that the
             state can change, unless the scheme prevents the change.
     """
@@ -169,11 +170,12 @@ class Walk:
         t0: Real,
         t1: Real,
         backward: bool,
+        context: PyTree = None,
         refusal: str | None = None,
     ):
         dtype = time_dtype(x)
         self.x, self.memory = x, memory
-        self.system = System(field, scheme, dtype, refusal)
+        self.system = System(field, scheme, dtype, refusal, context)
         self.plan = plan(self.system.flat.bases, backward=backward)
         # The plan counts in whole numbers over the number of steps. So (t1 - t0) / steps is rounded
         # once, as in a hand-written h.
@@ -190,7 +192,7 @@ class Walk:
         self.end = jnp.asarray(
             known.get(float(last), t0 + np.asarray(last, dtype) * (t1 - t0) / total)
         )
-        self.moving, self.fixed = self.system.split(FlatField.values(field))
+        self.moving, self.fixed = self.system.split(self.system.values(field, context))
         record: Any = (
             self.starts if self.system.timed else np.zeros((), dtype),
             _row(self.plan.lengths, dtype) * (t1 - t0) / total,
