@@ -28,6 +28,7 @@ from neuralflow.fields.functions import check_context
 from neuralflow.schemes.network import ReversibleScheme
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
 from neuralflow.solve.base import EveryStep
+from neuralflow.solve.context import as_arrays
 from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
 from neuralflow.solve.pairs import on_pairs, split_complex
@@ -560,7 +561,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             jax.tree.map(jnp.asarray, x),
             interval,
             None if every_step else depths,
-            jax.tree.map_with_path(_context_leaf, context),
+            as_arrays(context),
         )
 
     def _checked(
@@ -664,19 +665,6 @@ def _check_arrays(x: PyTree) -> None:
             f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
             "write jnp.asarray(x)"
         )
-
-
-def _context_leaf(path: Any, leaf: Any) -> Any:
-    """Return a leaf of a context as an array, and refuse what is no array and no number."""
-    if hasattr(leaf, "dtype") and leaf.dtype != object:
-        return leaf
-    if isinstance(leaf, bool | int | float | complex):
-        return jnp.asarray(leaf)
-    where = f" at {jax.tree_util.keystr(path)}" if path else ""
-    raise InputTypeError(
-        f"a context is a pytree of arrays and numbers, got {leaf!r}{where}; keep what is no "
-        "array in the field itself"
-    )
 
 
 def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:

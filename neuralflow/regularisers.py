@@ -168,7 +168,9 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
     return motion.frobenius
 
 
-def inverse_consistency(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
+def inverse_consistency(
+    layer: NeuralODE, x: PyTree, *, context: PyTree = None
+) -> Float[Array, "batch"]:
     """Compute |back(layer(x)) - x|^2 for every sample.
 
     `back` walks the same steps backward. The result says how far the steps are from those of a
@@ -179,6 +181,7 @@ def inverse_consistency(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
     Args:
         layer: The layer.
         x: The samples, `(batch, ...)` or a pytree of such arrays.
+        context: The context of the field, as in a call of the layer.
 
     Returns:
         The squared distances, shape `(batch,)`.
@@ -190,12 +193,11 @@ def inverse_consistency(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
         Our formulation of the inverse consistency of Rousseau & Fablet, arXiv 1805.09585.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    return jnp.sum(
-        flat(jax.tree.map(jnp.subtract, layer.reverse()(layer(x)), samples(x)))[0] ** 2, axis=1
-    )
+    back = layer.reverse()(layer(x, context=context), context=context)
+    return jnp.sum(flat(jax.tree.map(jnp.subtract, back, samples(x)))[0] ** 2, axis=1)
 
 
-def volume_change(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
+def volume_change(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> Float[Array, "batch"]:
     """Compute (log |det D|)^2 for every sample, where D is the layer's Jacobian.
 
     The result is zero where the layer keeps volumes. The result is large where the layer is about
@@ -204,6 +206,7 @@ def volume_change(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
     Args:
         layer: The layer.
         x: The samples, `(batch, ...)` or a pytree of such arrays.
+        context: The context of the field, as in a call of the layer.
 
     Returns:
         The squared log-determinants, shape `(batch,)`.
@@ -215,7 +218,7 @@ def volume_change(layer: NeuralODE, x: PyTree) -> Float[Array, "batch"]:
     Source:
         Our formulation.
     """
-    return log_determinant(layer, x).log ** 2
+    return log_determinant(layer, x, context=context).log ** 2
 
 
 def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:

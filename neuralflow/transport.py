@@ -30,6 +30,7 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, raw
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
 from neuralflow.solve.system import time_dtype
 
@@ -279,7 +280,7 @@ class _Accompanied(nnx.Module):
         takes_time(field)  # This call refuses a field that is called in another way.
         self.field, self.rates, self.estimator, self.probes = field, rates, estimator, probes
 
-    def __call__(self, state: PyTree, t: Real) -> Any:
+    def __call__(self, state: PyTree, t: Real, context: PyTree = None) -> Any:
         x, sums = state
         points, back = flat(x)
         probes = None if self.probes is None else self.probes[...]
@@ -290,7 +291,7 @@ class _Accompanied(nnx.Module):
             )
 
         def velocity(p):
-            return flat(evaluate(self.field, back(p), t))[0]
+            return flat(evaluate(self.field, back(p), t, context))[0]
 
         motion = Motion(velocity, points, self.estimator, probes)
         try:
@@ -312,6 +313,7 @@ def along(
     *rates: Rate,
     divergence: Divergence = Exact(),
     key: Array | None = None,
+    context: PyTree = None,
 ) -> tuple[Any, tuple[Array, ...]]:
     """Walk with a layer, and integrate rates over depth time along the walk.
 
@@ -325,6 +327,7 @@ def along(
             and `kinetic_energy` and `jacobian_frobenius` of `nf.regularisers`.
         divergence: The way to compute sums over a Jacobian.
         key: The random key that draws the probes of a random divergence. Each solve draws once.
+        context: The context of the field, as in a call of the layer.
 
     Returns:
         The samples at the end of the walk, and a tuple with the integral of each rate, each of
@@ -350,6 +353,7 @@ def along(
     _check_divergence(divergence)
     for rate in rates:
         checks.function("a rate", rate)
+    check_context(layer.field, context)
     points, _ = flat(samples(x))
     if key is None and not isinstance(divergence, Exact):
         raise InputError(
@@ -357,7 +361,8 @@ def along(
         )
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
-    return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
+    sums = tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)
+    return layer.with_field(field)((x, sums), context=context)
 
 
 def samples(x: PyTree) -> Any:
@@ -427,7 +432,7 @@ class _Carried(nnx.Module, abc.ABC):
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
-    def __call__(self, x: PyTree, t: Real) -> Array: ...
+    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array: ...
 
     def _walk(self, t: Real) -> NeuralODE | None:
         """Return the part of the layer from depth time t to where the function is known.
@@ -447,12 +452,13 @@ class _Carried(nnx.Module, abc.ABC):
                 return None
         return layer.between(t, stop) if self.given == "end" else layer.between(start, t).reverse()
 
-    def gradient(self, x: PyTree, t: Real) -> Any:
+    def gradient(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Compute the gradient of the carried function with respect to x.
 
         Args:
             x: The samples, `(batch, ...)` or a pytree of such arrays.
             t: The depth time.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The gradient. The gradient has the form of x for one number per sample, and shape
@@ -464,7 +470,7 @@ class _Carried(nnx.Module, abc.ABC):
             InputTypeError: Axis 0 of x does not count samples.
         """
         x = samples(x)
-        values, pull = jax.vjp(lambda x: self(x, t), x)
+        values, pull = jax.vjp(lambda x: self(x, t, context=context), x)
         if not values.ndim or len(values) != len(jax.tree.leaves(x)[0]):
             raise InputError(
                 f"the function that is carried gives a row a sample, got shape {values.shape} for x"
@@ -477,7 +483,7 @@ class _Carried(nnx.Module, abc.ABC):
             lambda a: jnp.moveaxis(a, 0, 1).reshape(*values.shape, *a.shape[2:]), slopes
         )
 
-    def _material(self, x: PyTree, t: float, step: float) -> Array:
+    def _material(self, x: PyTree, t: float, step: float, context: PyTree) -> Array:
         """Compute the derivative w_t + v . grad w of the carried function w along the flow.
 
         Differences of fourth order give w_t. Their points lie in the cell of depth that holds t.
@@ -489,10 +495,14 @@ class _Carried(nnx.Module, abc.ABC):
         x = samples(x)
         times, weights = _stencil(self.layer, t, step)
         total = sum(
-            (w * self(x, np.asarray(s)) for w, s in zip(weights, times, strict=True)),
+            (
+                w * self(x, np.asarray(s), context=context)
+                for w, s in zip(weights, times, strict=True)
+            ),
             jnp.zeros(()),
         )
-        slope, velocity = self.gradient(x, t), self.layer.velocity(x, t)
+        slope = self.gradient(x, t, context=context)
+        velocity = self.layer.velocity(x, t, context=context)
 
         def advected(g: Array, v: Array) -> Array:
             lead = total.ndim
@@ -541,13 +551,14 @@ class Transport(_Carried):
     def __init__(self, layer: NeuralODE, values: PyTree, given: KnownAt = "end"):
         super().__init__(layer, values, given)
 
-    def __call__(self, x: PyTree, t: Real) -> Array:
+    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array:
         """Return u(x, t).
 
         Args:
             x: The samples, `(batch, ...)` or a pytree of such arrays.
             t: The depth time, between t0 and t1. For an adaptive layer, t may be an array in any
                 trace.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The values, of the shape that `values` gives.
@@ -556,9 +567,11 @@ class Transport(_Carried):
             InputError: t is known and lies outside the interval.
         """
         walk, values = self._walk(t), self.function
-        return values(x if walk is None else walk(x))
+        return values(x if walk is None else walk(x, context=context))
 
-    def residual(self, x: PyTree, t: float, step: float = 0.002) -> Array:
+    def residual(
+        self, x: PyTree, t: float, step: float = 0.002, *, context: PyTree = None
+    ) -> Array:
         """Compute the residual u_t + v . grad u of the transport equation.
 
         The residual is zero up to the error of the solve and the error of u_t. Differences between
@@ -571,6 +584,7 @@ class Transport(_Carried):
                 five depth times stay in the cell of depth that holds t. The errors of the solve and
                 of rounding are divided by the distance. The default suits tight solves in float64.
                 In float32 take about 0.05.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The residual, of the shape that `values` gives.
@@ -579,7 +593,7 @@ class Transport(_Carried):
             InputError: `step` lies outside (0, 1/4], or t lies outside the interval.
             InputTypeError: Axis 0 of x does not count samples.
         """
-        return self._material(x, t, step)
+        return self._material(x, t, step, context)
 
 
 class Continuity(_Carried):
@@ -626,7 +640,9 @@ class Continuity(_Carried):
         _check_divergence(divergence)
         self.divergence = divergence
 
-    def __call__(self, x: PyTree, t: Real, key: Array | None = None) -> Float[Array, "batch"]:
+    def __call__(
+        self, x: PyTree, t: Real, key: Array | None = None, *, context: PyTree = None
+    ) -> Float[Array, "batch"]:
         """Return log rho(x, t).
 
         Args:
@@ -634,6 +650,7 @@ class Continuity(_Carried):
             t: The depth time, between t0 and t1. In a trace, the result is NaN for a depth time
                 outside.
             key: The random key of the probes, for a random divergence.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The log-densities, shape `(batch,)`.
@@ -642,10 +659,15 @@ class Continuity(_Carried):
             InputError: t is known and lies outside the interval, or a random divergence has no key.
             InputTypeError: Axis 0 of x does not count samples.
         """
-        return self.accompanied(x, t, key=key)[0]
+        return self.accompanied(x, t, key=key, context=context)[0]
 
     def accompanied(
-        self, x: PyTree, t: Real, *rates: Rate, key: Array | None = None
+        self,
+        x: PyTree,
+        t: Real,
+        *rates: Rate,
+        key: Array | None = None,
+        context: PyTree = None,
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return log rho(x, t), and integrals of rates from the same solve.
 
@@ -659,6 +681,7 @@ class Continuity(_Carried):
             t: The depth time, between t0 and t1.
             *rates: Functions from a `Motion` to `(batch,)`, as for `along`.
             key: The random key of the probes, for a random divergence.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The log-densities, shape `(batch,)`, and a tuple with the integral of each rate, each of
@@ -675,11 +698,13 @@ class Continuity(_Carried):
                 jnp.zeros(count, time_dtype(x)) for _ in rates
             )
         y, (gained, *others) = along(
-            walk, x, divergence, *rates, divergence=self.divergence, key=key
+            walk, x, divergence, *rates, divergence=self.divergence, key=key, context=context
         )
         return _each(self.function(y), len(gained)) + gained, tuple(others)
 
-    def residual(self, x: PyTree, t: float, step: float = 0.002) -> Array:
+    def residual(
+        self, x: PyTree, t: float, step: float = 0.002, *, context: PyTree = None
+    ) -> Array:
         """Compute the residual (log rho)_t + v . grad log rho + div v of the continuity equation.
 
         The residual is zero up to the errors of the solve and of the differences in t.
@@ -689,6 +714,7 @@ class Continuity(_Carried):
             t: The depth time, a number.
             step: The distance of the five depth times of the differences, as a share of the
                 interval in (0, 1/4]; see `Transport.residual`.
+            context: The context of the field, as in a call of the layer.
 
         Returns:
             The residual, shape `(batch,)`.
@@ -704,8 +730,12 @@ class Continuity(_Carried):
                 f"{self.divergence}; take Exact()"
             )
         points, back = flat(samples(x))
-        motion = Motion(lambda p: flat(self.layer.velocity(back(p), t))[0], points, Exact(), None)
-        return self._material(x, t, step) + motion.divergence
+
+        def velocity(p):
+            return flat(self.layer.velocity(back(p), t, context=context))[0]
+
+        motion = Motion(velocity, points, Exact(), None)
+        return self._material(x, t, step, context) + motion.divergence
 
 
 def _each(value: Any, count: int) -> Array:
@@ -755,7 +785,7 @@ class SlogDet(NamedTuple):
     log: Array
 
 
-def block_determinants(layer: NeuralODE, x: PyTree) -> SlogDet:
+def block_determinants(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> SlogDet:
     """Compute the determinant of the Jacobian of every step at every sample.
 
     A block is one step of a fixed grid. A block whose determinant has the sign -1 or 0 folds space
@@ -764,6 +794,7 @@ def block_determinants(layer: NeuralODE, x: PyTree) -> SlogDet:
     Args:
         layer: A layer on a fixed grid.
         x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
+        context: The context of the field, as in a call of the layer.
 
     Returns:
         The signs and the logarithms, each of shape `(steps, batch)`.
@@ -773,7 +804,7 @@ def block_determinants(layer: NeuralODE, x: PyTree) -> SlogDet:
             step, or axis 0 of x does not count samples.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    return layer.per_step(samples(x), _determinant)
+    return layer.per_step(samples(x), _determinant, context=context)
 
 
 def _determinant(block: Callable[[Any], Any], x: PyTree) -> SlogDet:
@@ -789,7 +820,7 @@ def _determinant(block: Callable[[Any], Any], x: PyTree) -> SlogDet:
     return SlogDet(*jnp.linalg.slogdet(jnp.moveaxis(columns, 0, -1)))
 
 
-def log_determinant(layer: NeuralODE, x: PyTree) -> SlogDet:
+def log_determinant(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> SlogDet:
     """Compute the determinant of the layer's Jacobian at every sample.
 
     On a fixed grid, the determinant is that of the map as computed. Its logarithm is the sum of
@@ -803,6 +834,7 @@ def log_determinant(layer: NeuralODE, x: PyTree) -> SlogDet:
     Args:
         layer: The layer.
         x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
+        context: The context of the field, as in a call of the layer.
 
     Returns:
         The sign and the logarithm, each of shape `(batch,)`.
@@ -813,9 +845,9 @@ def log_determinant(layer: NeuralODE, x: PyTree) -> SlogDet:
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     if not layer.discretisation.planned:
-        total = along(layer, x, divergence)[1][0]
+        total = along(layer, x, divergence, context=context)[1][0]
         return SlogDet(jnp.ones_like(total), total)
-    sign, log = block_determinants(layer, x)
+    sign, log = block_determinants(layer, x, context=context)
     return SlogDet(jnp.prod(sign, axis=0), jnp.sum(log, axis=0))
 
 
@@ -934,11 +966,13 @@ class NormalisingFlow(nnx.Module):
         base: Any = self._base
         return base.distribution if isinstance(base, _Fixed) else base
 
-    def log_prob(self, x: PyTree) -> Float[Array, "batch"]:
+    def log_prob(self, x: PyTree, *, context: PyTree = None) -> Float[Array, "batch"]:
         """Return the log-density at samples.
 
         Args:
             x: The samples, `(batch, ...)` or a pytree of such arrays.
+            context: The conditions of a conditional density: the context of the field, as in a call
+                of the layer.
 
         Returns:
             The log-densities, shape `(batch,)`.
@@ -947,16 +981,17 @@ class NormalisingFlow(nnx.Module):
             InputError: The base distribution does not give one number per sample.
             InputTypeError: Axis 0 of x does not count samples.
         """
-        return self.accompanied(x)[0]
+        return self.accompanied(x, context=context)[0]
 
     def accompanied(
-        self, x: PyTree, *rates: Rate
+        self, x: PyTree, *rates: Rate, context: PyTree = None
     ) -> tuple[Float[Array, "batch"], tuple[Array, ...]]:
         """Return the log-density at samples, and integrals of rates from the same solve.
 
         Args:
             x: The samples, `(batch, ...)` or a pytree of such arrays.
             *rates: Functions from a `Motion` to `(batch,)`, as for `along`.
+            context: The context of the field, as for `log_prob`.
 
         Returns:
             The log-densities, shape `(batch,)`, and a tuple with the integral of each rate, each of
@@ -968,9 +1003,9 @@ class NormalisingFlow(nnx.Module):
         """
         carried = Continuity(self.layer, self.base.log_prob, "end", self.divergence)
         key = None if isinstance(self.divergence, Exact) or self.probes is None else self.probes()
-        return carried.accompanied(x, self.layer.ends[0], *rates, key=key)
+        return carried.accompanied(x, self.layer.ends[0], *rates, key=key, context=context)
 
-    def sample(self, key: Array, count: int) -> Any:
+    def sample(self, key: Array, count: int, *, context: PyTree = None) -> Any:
         """Draw points from the flow's density.
 
         The layer walks points of the base distribution back. The points are exact up to the error
@@ -979,6 +1014,8 @@ class NormalisingFlow(nnx.Module):
         Args:
             key: The random key.
             count: The number of points.
+            context: The context of the field. Axis 0 of conditions of its own for every point has
+                `count` entries.
 
         Returns:
             The points, shape `(count, ...)`.
@@ -988,9 +1025,11 @@ class NormalisingFlow(nnx.Module):
             InputTypeError: `count` is not a whole number.
         """
         checks.whole("count", count)
-        return self.layer.reverse()(self.base.sample(key, (count,)))
+        return self.layer.reverse()(self.base.sample(key, (count,)), context=context)
 
-    def sample_and_log_prob(self, key: Array, count: int) -> tuple[Any, Float[Array, "count"]]:
+    def sample_and_log_prob(
+        self, key: Array, count: int, *, context: PyTree = None
+    ) -> tuple[Any, Float[Array, "count"]]:
         """Draw points, and compute their log-densities in the same solve.
 
         The log-densities use the exact divergence.
@@ -998,6 +1037,8 @@ class NormalisingFlow(nnx.Module):
         Args:
             key: The random key.
             count: The number of points.
+            context: The context of the field. Axis 0 of conditions of its own for every point has
+                `count` entries.
 
         Returns:
             The points, shape `(count, ...)`, and their log-densities, shape `(count,)`.
@@ -1009,7 +1050,7 @@ class NormalisingFlow(nnx.Module):
         """
         checks.whole("count", count)
         y = self.base.sample(key, (count,))
-        x, (lost,) = along(self.layer.reverse(), y, divergence)
+        x, (lost,) = along(self.layer.reverse(), y, divergence, context=context)
         return x, _each(self.base.log_prob(y), count) - lost
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,6 +89,32 @@ def evaluate(
     if t is None:
         raise InputTypeError(f"{_name(field)} needs depth time; call it as f(x, t)")
     return field(x, t, **given) if time.kind in _POSITIONAL else field(x, **{time.name: t}, **given)
+
+
+def evaluate_parts(
+    parts: Sequence[Callable[..., Any]], states: Sequence[PyTree], t: Real | None, context: PyTree
+) -> list[Any]:
+    """Evaluate the parts of a field, and hand the context to those parts that take one.
+
+    Args:
+        parts: The parts, each called as a field is.
+        states: One state for each part.
+        t: The depth time, as for `evaluate`.
+        context: The context, or None.
+
+    Returns:
+        The velocity of each part.
+
+    Raises:
+        InputTypeError: A context is given, and no part takes one. Or a part is refused, as
+            `evaluate` says.
+    """
+    takers = [part for part in parts if takes_context(part)]
+    check_context(next(iter(takers), parts[0]), context)
+    return [
+        evaluate(part, x, t, context if part in takers else None)
+        for part, x in zip(parts, states, strict=True)
+    ]
 
 
 def check_context(field: Any, context: PyTree) -> None:

@@ -18,7 +18,7 @@ from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.fields.activations import softplus
-from neuralflow.fields.functions import evaluate, takes_time
+from neuralflow.fields.functions import evaluate, evaluate_parts, takes_time
 from neuralflow.fields.networks import Activation
 from neuralflow.schemes.reversible import halves, joined
 
@@ -88,11 +88,12 @@ class Gradient(nnx.Module):
         checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return the velocity at x.
 
         Args:
             x: The state, an array or a pytree of arrays.
+            context: The context, for an energy that takes one.
 
         Returns:
             The velocity, of the shape and dtype of x.
@@ -100,7 +101,7 @@ class Gradient(nnx.Module):
         Raises:
             InputError: The energy does not give one number a sample.
         """
-        return jax.tree.map(jnp.negative, _slope(self.energy, x))
+        return jax.tree.map(jnp.negative, _slope(self.energy, x, context))
 
 
 class Hamiltonian(nnx.Module):
@@ -133,11 +134,12 @@ class Hamiltonian(nnx.Module):
         checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return the velocity at x.
 
         Args:
             x: The state, a pair (q, p) or an array whose last axis is even.
+            context: The context, for an energy that takes one.
 
         Returns:
             The velocity, in the form of x: a pair (q', p') or one array.
@@ -146,7 +148,7 @@ class Hamiltonian(nnx.Module):
             InputError: The state has no two halves, or the energy does not give one number a
                 sample.
         """
-        dq, dp = halves(_slope(self.energy, x))
+        dq, dp = halves(_slope(self.energy, x, context))
         return joined(dp, jax.tree.map(jnp.negative, dq), x)
 
 
@@ -169,11 +171,12 @@ class Separable(nnx.Module):
             checks.instance(name, part, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
         self.kinetic, self.potential = kinetic, potential
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return H at every sample.
 
         Args:
             x: The state, a pair (q, p) or an array whose last axis is even.
+            context: The context, for energies that take one.
 
         Returns:
             One number a sample.
@@ -181,18 +184,18 @@ class Separable(nnx.Module):
         Raises:
             InputError: The state has no two halves.
         """
-        kinetic: Any = self.kinetic
-        potential: Any = self.potential
         q, p = halves(x)
-        return kinetic(p) + potential(q)
+        parts = (self.kinetic, self.potential)
+        kinetic, potential = evaluate_parts(parts, (p, q), None, context)
+        return kinetic + potential
 
 
-def _slope(energy: Any, x: PyTree) -> Any:
+def _slope(energy: Any, x: PyTree, context: PyTree) -> Any:
     """Return the gradient of every sample's energy.
 
     The function raises InputError for an energy that does not give one number a sample.
     """
-    value, pull = jax.vjp(energy, x)
+    value, pull = jax.vjp(lambda x: evaluate(energy, x, None, context), x)
     leading = jax.tree.leaves(x)[0].shape
     if (
         not isinstance(value, jax.Array)
@@ -240,12 +243,13 @@ class Coupled(nnx.Module):
             takes_time(part)  # takes_time refuses other calls.
         self.first, self.second = first, second
 
-    def __call__(self, x: PyTree, t: Real | None = None) -> Any:
+    def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
         """Return the velocity at x.
 
         Args:
             x: The state, a pair (X, Y) or an array whose last axis is even.
             t: The depth time, for those of the two modules that take time.
+            context: The context, for those of the two modules that take one.
 
         Returns:
             The velocity, in the form of x: a pair (X', Y') or one array.
@@ -254,4 +258,4 @@ class Coupled(nnx.Module):
             InputError: The state has no two halves.
         """
         first, second = halves(x)
-        return joined(evaluate(self.first, second, t), evaluate(self.second, first, t), x)
+        return joined(*evaluate_parts((self.first, self.second), (second, first), t, context), x)

@@ -27,6 +27,7 @@ from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
+from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
 from neuralflow.solve.system import System, check_scheme, time_dtype
@@ -135,7 +136,7 @@ class Adaptive(Discretisation):
         checks.whole("max_steps", max_steps)
         checks.choice("per_sample", per_sample, (True, False))
         checks.choice("output", output, get_args(Output))
-        _check_axes(context_axes)
+        check_axes(context_axes)
         self.scheme = scheme
         self.rtol, self.atol = rtol, atol
         self.max_steps, self.gradient, self.per_sample = max_steps, gradient, per_sample
@@ -398,7 +399,7 @@ class Adaptive(Discretisation):
         if self.per_sample:
             # Each sample keeps a batch axis of length one, which fields expect.
             alone = jax.tree.map(lambda a: a[:, None], x)
-            axes = _leaf_axes(self.context_axes, context, len(jax.tree.leaves(x)[0]))
+            axes = leaf_axes(self.context_axes, context, len(jax.tree.leaves(x)[0]))
             pairs = zip(conditions, axes, strict=True)
             conditions = [c if axis is None else c[:, None] for c, axis in pairs]
             states, count = jax.vmap(one, in_axes=(0, axes))(alone, conditions)
@@ -672,41 +673,6 @@ def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:
     stops = sign * lax.cummax(sign * inside)
     reached = jnp.abs(stops - values) <= 16 * jnp.finfo(shares.dtype).eps
     return stops + jnp.where(reached, shares - values, 0), reached
-
-
-def _check_axes(axes: Any) -> None:
-    """Refuse axes of a context other than 0 and None."""
-    leaves = jax.tree.leaves(axes)
-    if any(isinstance(axis, bool) or not isinstance(axis, int) or axis for axis in leaves):
-        raise InputError(
-            "context_axes is 0 where axis 0 counts the samples, None where the samples share an "
-            f"array, or a pytree of these, got {axes!r}"
-        )
-
-
-def _leaf_axes(axes: Any, context: PyTree, count: int) -> list[int | None]:
-    """Return the axis of every array of a context, and refuse a context that does not fit."""
-    each: list[int | None] = []
-    try:
-        jax.tree.map(
-            lambda axis, part: each.extend([axis] * len(jax.tree.leaves(part))),
-            axes,
-            context,
-            is_leaf=lambda axis: axis is None,
-        )
-    except ValueError:
-        raise InputError(
-            "context_axes must be a prefix of the context, as in_axes of jax.vmap, got "
-            f"{axes!r} for a context of the structure {jax.tree.structure(context)}"
-        ) from None
-    for (path, leaf), axis in zip(jax.tree.leaves_with_path(context), each, strict=True):
-        if axis == 0 and (not leaf.ndim or len(leaf) != count):
-            where = f" at {jax.tree_util.keystr(path)}" if path else ""
-            raise InputError(
-                f"per_sample=True splits the context{where} into {count} samples along axis 0, "
-                f"but its shape is {leaf.shape}; give context_axes=None for what samples share"
-            )
-    return each
 
 
 def _check_ends(ends: Any) -> tuple[Any, Any]:

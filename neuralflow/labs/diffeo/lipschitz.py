@@ -222,17 +222,18 @@ class Bounded(nnx.Module):
         takes_time(field)  # refuses a field that is called in another way
         self.field, self.bound = field, float(bound)
 
-    def __call__(self, x: PyTree, t: Real | None = None) -> Any:
+    def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
         """Return the velocity at x.
 
         Args:
             x: The state.
             t: The depth time, for a field that takes one.
+            context: The context, for a field that takes one.
 
         Returns:
             The velocity, with the shape and dtype of the field's own velocity.
         """
-        velocity = evaluate(self.field, x, t)
+        velocity = evaluate(self.field, x, t, context)
         scale = self.bound / jnp.maximum(lipschitz(self.field), self.bound)
         return jax.tree.map(lambda v: scale.astype(v.dtype) * v, velocity)
 

@@ -29,6 +29,7 @@ from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.functions import evaluate_parts
 
 Per = Literal["sample", "batch"]
 """Whether a draw is made for every sample (axis 0 of x), or for the whole batch."""
@@ -82,12 +83,13 @@ class RandomField(nnx.Module, abc.ABC):
         self.rngs = rngs.noise.fork()
 
     @abc.abstractmethod
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift a and the diffusion b.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
@@ -137,7 +139,9 @@ class RandomField(nnx.Module, abc.ABC):
         """
         return True
 
-    def noisy(self, x: PyTree, t: Real, normal: PyTree, step: float) -> Any:
+    def noisy(
+        self, x: PyTree, t: Real, normal: PyTree, step: float, *, context: PyTree = None
+    ) -> Any:
         """Return the velocity a + b z / sqrt(h) of one step.
 
         The law turns the normal numbers into z.
@@ -147,11 +151,12 @@ class RandomField(nnx.Module, abc.ABC):
             t: The depth time.
             normal: Standard normal numbers in the form that `normals` returns.
             step: The length h of the step in depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The velocity, in the form of x.
         """
-        drift, diffusion = self.parts(x, t)
+        drift, diffusion = evaluate(self.parts, x, t, context)
 
         def scaled(a, b, n):
             """Add the scaled noise of one array of the state."""
@@ -209,16 +214,18 @@ class Stepped(nnx.Module):
         checks.positive("step", step, "the length of the steps in depth time")
         self.field, self.step = field, float(step)
 
-    def __call__(self, x: PyTree, t: Real) -> Any:
+    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity at x: a draw in training, the expectation in evaluation.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
         """
         if self.field.deterministic:
-            return self.field.parts(x, t)[0]
-        return self.field.noisy(x, t, self.field.normals(self.field.rngs(), x), self.step)
+            return evaluate(self.field.parts, x, t, context)[0]
+        normals = self.field.normals(self.field.rngs(), x)
+        return self.field.noisy(x, t, normals, self.step, context=context)
 
 
 Probability = float | Callable[[Any], Any]
@@ -313,14 +320,15 @@ class _Thinned(RandomField):
                     "nf.labs.stochastic.linear takes the length of the interval"
                 )
 
-    def velocity(self, x: PyTree, t: Real) -> Any:
+    def velocity(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity f(x, t) of the plain field.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
         """
-        return evaluate(self.field, x, t)
+        return evaluate(self.field, x, t, context)
 
     def probability(self, t: Real) -> Any:
         """Return the survival probability p(t).
@@ -413,7 +421,9 @@ class StochasticDepth(_Thinned):
     ):
         super().__init__(field, survival, per, rngs)
 
-    def noisy(self, x: PyTree, t: Real, normal: PyTree, step: float) -> Any:
+    def noisy(
+        self, x: PyTree, t: Real, normal: PyTree, step: float, *, context: PyTree = None
+    ) -> Any:
         """Return the velocity of one step.
 
         Where h = 1 and the batch shares eta, the velocity is eta f. Elsewhere, the velocity is
@@ -424,19 +434,20 @@ class StochasticDepth(_Thinned):
             t: The depth time.
             normal: Standard normal numbers in the form that `normals` returns.
             step: The length h of the step in depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The velocity, in the form of x.
         """
         if self.per == "sample" or step != 1:
-            return super().noisy(x, t, normal, step)
+            return super().noisy(x, t, normal, step, context=context)
         alive = norm.cdf(-jax.tree.leaves(normal)[0].ravel()[0]) < self.probability(t)
         graphdef, statistics, rest = nnx.split(self.field, nnx.BatchStat, ...)
 
         def through(statistics: PyTree, x: PyTree) -> Any:
             """Evaluate the field, and return its new batch statistics and its velocity."""
             field = nnx.merge(graphdef, statistics, rest)
-            velocity = evaluate(field, x, t)
+            velocity = evaluate(field, x, t, context)
             return nnx.state(field, nnx.BatchStat), velocity
 
         def past(statistics, x):
@@ -447,17 +458,18 @@ class StochasticDepth(_Thinned):
         nnx.update(self.field, statistics)
         return velocity
 
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift p f and the diffusion sqrt(p (1 - p)) f.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
         """
-        velocity, p = self.velocity(x, t), jnp.asarray(self.probability(t))
+        velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
 
         def scaled(c):
             return jax.tree.map(lambda v: c.astype(v.dtype) * v, velocity)
@@ -495,17 +507,18 @@ class Dropout(_Thinned):
     ):
         super().__init__(field, survival, per, rngs)
 
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift f and the diffusion sqrt((1 - p) / p) f.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
         """
-        velocity, p = self.velocity(x, t), jnp.asarray(self.probability(t))
+        velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
         return velocity, jax.tree.map(
             lambda v: jnp.sqrt(jnp.maximum(1 - p, 0) / p).astype(v.dtype) * v, velocity
         )
@@ -550,17 +563,18 @@ class ShakeShake(RandomField):
         """Whether one of the two branches depends on depth time."""
         return takes_time(self.first) or takes_time(self.second)
 
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift (f1 + f2) / 2 and the diffusion (f1 - f2) / sqrt(12).
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
         """
-        one, two = (evaluate(branch, x, t) for branch in (self.first, self.second))
+        one, two = evaluate_parts((self.first, self.second), (x, x), t, context)
         return jax.tree.map(lambda a, b: (a + b) / 2, one, two), jax.tree.map(
             lambda a, b: (a - b) / 12**0.5, one, two
         )
@@ -654,17 +668,18 @@ class Noise(_Normal):
         """Whether the field depends on depth time."""
         return takes_time(self.field)
 
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift f and the constant diffusion `scale`.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
         """
-        return evaluate(self.field, x, t), jax.tree.map(
+        return evaluate(self.field, x, t, context), jax.tree.map(
             lambda leaf: jnp.full_like(leaf, self.scale), x
         )
 
@@ -693,17 +708,18 @@ class Gaussian(_Normal):
         # Both fields share one stream, so that one key gives both the same normal numbers.
         self.field, self.shared, self.rngs = field, field.shared, field.rngs
 
-    def parts(self, x: PyTree, t: Real) -> tuple[Any, Any]:
+    def parts(self, x: PyTree, t: Real, *, context: PyTree = None) -> tuple[Any, Any]:
         """Return the drift and the diffusion of the original field.
 
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
+            context: The context, for a field that takes one.
 
         Returns:
             The drift and the diffusion, each in the form of x.
         """
-        return self.field.parts(x, t)
+        return evaluate(self.field.parts, x, t, context)
 
     def check(self, times: np.ndarray) -> None:
         """Refuse the depth times that the original field refuses.

@@ -24,11 +24,14 @@ from neuralflow import checks
 from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import field_at
+from neuralflow.fields import evaluate
 from neuralflow.labs.stochastic.fields import RandomField, Stepped
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
+from neuralflow.solve.context import as_arrays, check_axes, leaf_axes
+from neuralflow.solve.form import split
 
 
 class RandomNetwork(nnx.Module):
@@ -103,11 +106,12 @@ class RandomNetwork(nnx.Module):
         self.field = field
         self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return the states at the end of the interval.
 
         Args:
             x: The states at the start, `(batch, ...)` or a pytree of such arrays.
+            context: The context of the field, as in a call of a `NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x: one draw in training, the network of the
@@ -116,9 +120,9 @@ class RandomNetwork(nnx.Module):
         Raises:
             SolveError: The states left the range of floating point, in a call outside any trace.
         """
-        return self.layer(x)
+        return self.layer(x, context=context)
 
-    def sample(self, x: PyTree, key: Array) -> Any:
+    def sample(self, x: PyTree, key: Array, *, context: PyTree = None) -> Any:
         """Return the states at the end of the interval, with the draws of a key.
 
         Equal keys give equal draws, whatever the field has drawn before. The network draws in
@@ -127,6 +131,7 @@ class RandomNetwork(nnx.Module):
         Args:
             x: The states at the start, `(batch, ...)` or a pytree of such arrays.
             key: The random key of the draws.
+            context: The context of the field, as in a call of a `NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x.
@@ -136,7 +141,7 @@ class RandomNetwork(nnx.Module):
             SolveError: The states left the range of floating point, in a call outside any trace.
         """
         checks.key(key)
-        return seeded(self, key).layer(x)
+        return seeded(self, key).layer(x, context=context)
 
 
 def seeded(module: nnx.Module, key: Array) -> Any:
@@ -187,6 +192,9 @@ class NeuralSDE(nnx.Module):
         t1: The depth time where the interval ends, greater than `t0`.
         resolution: The length in depth time to which the Brownian paths are resolved, at most a
             step. Half a step by default.
+        context_axes: Which arrays of a context are split into samples: 0 for an array whose axis 0
+            counts the samples, None for an array that the samples share, or a pytree of these as
+            for `Adaptive`.
 
     Raises:
         InputError: `t1` is not greater than `t0`, `steps` is below one, or `resolution` is not
@@ -216,6 +224,7 @@ class NeuralSDE(nnx.Module):
         t1: float = 1.0,
         *,
         resolution: Any = None,
+        context_axes: Any = 0,
     ):
         checks.instance(
             "field",
@@ -250,6 +259,7 @@ class NeuralSDE(nnx.Module):
                 "diffrax.SlowRK() or diffrax.Heun() for a "
                 f"{type(field).__name__}"
             )
+        check_axes(context_axes)
         checks.forward("an SDE", t0, t1)
         field.check(np.linspace(t0, t1, steps + 1)[:-1])
         step = (t1 - t0) / steps
@@ -264,12 +274,14 @@ class NeuralSDE(nnx.Module):
             )
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
+        self.context_axes = nnx.static(split(context_axes)[0])
 
-    def __call__(self, x: PyTree) -> Any:
+    def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return X(t1) from X(t0) = x: a draw in training, the drift alone in evaluation.
 
         Args:
             x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
+            context: The context of the field, as in a call of a `NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x.
@@ -279,11 +291,11 @@ class NeuralSDE(nnx.Module):
             SolveError: The states left the range of floating point, in a call outside any trace.
         """
         if not self.field.deterministic:
-            return self.sample(x, self.field.rngs())
+            return self.sample(x, self.field.rngs(), context=context)
         grid = FixedGrid(Euler(), steps=self.steps)
-        return NeuralODE(Stepped(self.field), grid, self.t0, self.t1)(x)
+        return NeuralODE(Stepped(self.field), grid, self.t0, self.t1)(x, context=context)
 
-    def sample(self, x: PyTree, key: Array) -> Any:
+    def sample(self, x: PyTree, key: Array, *, context: PyTree = None) -> Any:
         """Return X(t1) from X(t0) = x, with the Brownian paths of a key.
 
         Every sample has a path of its own. With per="batch" in the field, all samples have one path
@@ -292,6 +304,7 @@ class NeuralSDE(nnx.Module):
         Args:
             x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
             key: The random key of the paths.
+            context: The context of the field, as in a call of a `NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x. In a trace, a path that failed is NaN.
@@ -303,7 +316,7 @@ class NeuralSDE(nnx.Module):
                 arrays.
             SolveError: A path left the range of floating point, in a call outside any trace.
         """
-        solution = self.solve(x, key)
+        solution = self.solve(x, key, context=context)
         if not isinstance(solution.status, core.Tracer) and np.any(solution.status):
             bad = sum(
                 int(np.count_nonzero(~np.isfinite(np.asarray(leaf)))) for leaf in jax.tree.leaves(x)
@@ -322,7 +335,9 @@ class NeuralSDE(nnx.Module):
             )
         return solution.states
 
-    def solve(self, x: PyTree, key: Array, depths: Reals | None = None) -> Solution:
+    def solve(
+        self, x: PyTree, key: Array, depths: Reals | None = None, *, context: PyTree = None
+    ) -> Solution:
         """Solve the equation, and return the states with the status of every sample.
 
         A path that leaves the range of floating point does not raise an error. Its states are NaN,
@@ -333,6 +348,7 @@ class NeuralSDE(nnx.Module):
             key: The random key of the paths.
             depths: Depth times in rising order, `(m,)`, at which the states are wanted. The solver
                 steps to these depth times. By default, only the states at `t1`.
+            context: The context of the field, as in a call of a `NeuralODE`.
 
         Returns:
             The states (with a leading axis of m where `depths` is given), the status of every
@@ -354,7 +370,9 @@ class NeuralSDE(nnx.Module):
         x = jax.tree.map(jnp.asarray, x)
         depths = None if depths is None else self._depths(depths)
         graphdef, state = nnx.split(self)
-        states = _solved((graphdef, depths), (state, x, key))
+        context = as_arrays(context)
+        axes = leaf_axes(self.context_axes.join([]), context, len(jax.tree.leaves(x)[0]))
+        states = _solved((graphdef, depths, tuple(axes)), (state, x, key, context))
         lead = 0 if depths is None else 1
         finite = [
             jnp.isfinite(leaf).all(axis=(*range(lead), *range(lead + 1, leaf.ndim)))
@@ -398,7 +416,14 @@ class NeuralSDE(nnx.Module):
         times = np.linspace(self.t0, self.t1, self.steps + 1)
         return times if depths is None else np.union1d(times, depths)
 
-    def _one(self, state: PyTree, x: PyTree, key: Array, depths: tuple[float, ...] | None) -> Any:
+    def _one(
+        self,
+        state: PyTree,
+        x: PyTree,
+        key: Array,
+        context: PyTree,
+        depths: tuple[float, ...] | None,
+    ) -> Any:
         """Return the state of one sample `(...)` at the end, or its states at the given depths."""
         graphdef = nnx.graphdef(self.field)
         start, form = ravel_pytree(x)
@@ -407,20 +432,22 @@ class NeuralSDE(nnx.Module):
         def share(t):
             return (t - self.t0) / (self.t1 - self.t0)
 
-        def both(t: Real, y: Array, state: PyTree) -> tuple[Array, Array]:
+        def both(t: Real, y: Array, args: PyTree) -> tuple[Array, Array]:
             """Return the drift and the diffusion of one sample as vectors."""
+            state, context = args
             module: Any = field_at(nnx.merge(graphdef, state), share(t))
-            drift, diffusion = module.parts(jax.tree.map(lambda leaf: leaf[None], form(y)), t)
+            alone = jax.tree.map(lambda leaf: leaf[None], form(y))
+            drift, diffusion = evaluate(module.parts, alone, t, context)
             return ravel_pytree(drift)[0], ravel_pytree(diffusion)[0]
 
-        def drift(t: Real, y: Array, state: PyTree) -> Array:
+        def drift(t: Real, y: Array, args: PyTree) -> Array:
             """Return the drift in the form of the scheme, Ito's or Stratonovich's."""
-            a, b = both(t, y, state)
-            return a if ito else a - jax.jvp(lambda y: both(t, y, state)[1], (y,), (b,))[1] / 2
+            a, b = both(t, y, args)
+            return a if ito else a - jax.jvp(lambda y: both(t, y, args)[1], (y,), (b,))[1] / 2
 
-        def diffusion(t: Real, y: Array, state: PyTree) -> Any:
+        def diffusion(t: Real, y: Array, args: PyTree) -> Any:
             """Return the diffusion, as a vector for shared noise and else as a diagonal matrix."""
-            b = both(t, y, state)[1]
+            b = both(t, y, args)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
 
         times = jnp.asarray(self._times(depths), dtype)
@@ -441,7 +468,7 @@ class NeuralSDE(nnx.Module):
             times[-1],
             None,
             start,
-            args=state,
+            args=(state, context),
             stepsize_controller=diffrax.StepTo(times),
             saveat=diffrax.SaveAt(t1=True)
             if depths is None
@@ -455,23 +482,31 @@ class NeuralSDE(nnx.Module):
 @functools.partial(jax.jit, static_argnums=0)
 def _solved(static: Any, data: Any) -> Any:
     """Return the states of every sample, with an axis of depths in front where depths are given."""
-    graphdef, depths = static
-    state, x, key = data
+    graphdef, depths, axes = static
+    state, x, key, context = data
+    leaves, form = jax.tree.flatten(context)
     axis = 0 if depths is None else 1
 
-    def solved(state: PyTree, x: PyTree, key: Array) -> Any:
+    def solved(state: PyTree, x: PyTree, key: Array, leaves: list[Array]) -> Any:
         sde = nnx.merge(graphdef, state)
         own = sde.field.per == "sample"
         keys = jax.random.split(key, len(jax.tree.leaves(x)[0])) if own else key
-        one = functools.partial(sde._one, nnx.state(sde.field), depths=depths)
-        return jax.vmap(one, in_axes=(0, 0 if own else None), out_axes=axis)(x, keys)
+
+        def one(x, key, leaves):
+            # Each sample keeps a batch axis of length one, which fields expect.
+            pairs = zip(leaves, axes, strict=True)
+            alone = form.unflatten([a if split is None else a[None] for a, split in pairs])
+            return sde._one(nnx.state(sde.field), x, key, alone, depths)
+
+        in_axes = (0, 0 if own else None, list(axes))
+        return jax.vmap(one, in_axes=in_axes, out_axes=axis)(x, keys, leaves)
 
     spread = jax.typeof(jax.tree.leaves(x)[0]).sharding
     if spread.spec and spread.spec[0] is not None:
         # diffrax's loop does not know explicit meshes: inside it the compiler spreads the samples.
         out = NamedSharding(spread.mesh, PartitionSpec(*[None] * axis, spread.spec[0]))
-        return cast(Any, jax.sharding.auto_axes)(solved, out_sharding=out)(state, x, key)
-    return solved(state, x, key)
+        return cast(Any, jax.sharding.auto_axes)(solved, out_sharding=out)(state, x, key, leaves)
+    return solved(state, x, key, leaves)
 
 
 def _stages(scheme: AbstractSolver) -> int:
