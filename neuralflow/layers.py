@@ -16,6 +16,7 @@ from diffrax import AbstractImplicitSolver
 from flax import nnx
 from flax.nnx import reprlib, visualization
 from jax import core, lax
+from jax.sharding import NamedSharding, PartitionSpec, auto_axes
 from jaxtyping import Array, PyTree
 
 from neuralflow import checks
@@ -615,9 +616,43 @@ def _joined(
     return solve, (field, x, *interval), join
 
 
+def _spread(
+    run: Callable[[_Arrays], Any], arrays: _Arrays, outputs: Callable[[PyTree], PyTree]
+) -> Any:
+    """Run a function of arrays on meshes with explicit axes, where the compiler spreads the work.
+
+    The loops of solvers carry arrays whose shardings the types of explicit axes would have to
+    follow. `outputs` makes the specs of the results from the specs of x, a prefix of the results.
+    """
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays))
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return run(arrays)
+    specs = outputs(jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, arrays.x))
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+    return auto_axes(run, axes=mesh.explicit_axes, out_sharding=shardings)(arrays)
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, PartitionSpec)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
     """Return the solution and the new state of the field: the compiled function of every layer."""
+    along = [] if arrays.depths is None and not program.every_step else [None]
+    alone = getattr(program.form.join(arrays.numbers), "per_sample", False)
+
+    def outputs(specs):
+        count = PartitionSpec(*jax.tree.leaves(specs, is_leaf=_is_spec)[0][: int(alone)])
+        states = jax.tree.map(lambda s: PartitionSpec(*along, *s), specs, is_leaf=_is_spec)
+        return Solution(states, PartitionSpec(), *[count] * 4), PartitionSpec()
+
+    return _spread(functools.partial(_solved, program), arrays, outputs)
+
+
+def _solved(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
+    """Return the solution and the new state of the field."""
     solve, arguments, join = _joined(program, arrays)
     depths = EVERY_STEP if program.every_step else arrays.depths
     solution, changes = solve.integrate(
@@ -628,6 +663,16 @@ def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
+    """Return the solution of every step for its input, and no new state."""
+
+    def outputs(specs):
+        return Solution(specs, *[PartitionSpec()] * 5), PartitionSpec()
+
+    return _spread(functools.partial(_inverted, program), arrays, outputs)
+
+
+def _inverted(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
+    """Return the solution of every step for its input."""
     solve, (field, y, *interval), join = _joined(program, arrays)
     if not isinstance(solve.scheme, ReversibleScheme | AbstractImplicitSolver):
         # The input of every step is the solution of an equation.
@@ -638,6 +683,13 @@ def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Arr
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
+    """Return what a function makes of every step."""
+    run = functools.partial(_looked_at, program, function)
+    return _spread(run, arrays, lambda specs: PartitionSpec())
+
+
+def _looked_at(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
+    """Return what a function makes of every step."""
     solve, arguments, join = _joined(program, arrays)
     paired = isinstance(solve.scheme, AbstractImplicitSolver)
 
