@@ -16,6 +16,7 @@ FIRST = [
     "PiecewiseConstant",
     "PiecewiseLinear",
     "Legendre",
+    "depth.decayed",
     "smooth",
     "fractional",
     "from_function",
