@@ -44,6 +44,7 @@ from neuralflow.solve import (
     SolveError as SolveError,
     Status as Status,
 )
+from neuralflow.solve.tally import tally as tally
 
 if TYPE_CHECKING:
     # Type checkers see the rooms, and no other name.

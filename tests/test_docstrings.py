@@ -21,6 +21,7 @@ FIRST = [
     "fractional",
     "from_function",
     "from_branches",
+    "tally",
     "fields.MLP",
     "fields.ConvBlock",
     "fields.Coupled",
