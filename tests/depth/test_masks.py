@@ -80,10 +80,11 @@ def test_muon_takes_stacked_kernels_for_as_many_matrices():
 
     mask = decayed(field)
     axes = jax.tree.map(lambda matrix: MuonDimensionNumbers(-2, -1) if matrix else None, mask)
-    options = {"weight_decay": 0.1, "adam_weight_decay": 0.0}
-    stacked = muon(0.1, weight_decay_mask=mask, muon_weight_dimension_numbers=axes, **options)
+    stacked = muon(
+        0.1, weight_decay_mask=mask, muon_weight_dimension_numbers=axes, weight_decay=0.1
+    )
     move(field, stacked)
-    move(nnx.List(blocks), muon(0.1, weight_decay_mask=decayed(nnx.List(blocks)), **options))
+    move(nnx.List(blocks), muon(0.1, weight_decay_mask=decayed(nnx.List(blocks)), weight_decay=0.1))
     for k, block in enumerate(blocks):
         one = nnx.state(field.at((k + 0.5) / 3), nnx.Param)
         for (path, ours), (_, theirs) in zip(
