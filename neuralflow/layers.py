@@ -57,7 +57,9 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         field: The velocity field, an NNX module that is called as f(x) or f(x, t). A parameter
             named `t` or `time` takes depth time, whether it has a default or not. Without such a
             name, a required second parameter takes depth time. Any other parameter with a default
-            keeps its default. A field may hold a `DepthVarying` anywhere inside.
+            keeps its default. A field may hold a `DepthVarying` anywhere inside. A depthwise
+            `nnx.Conv` needs `conv_general_dilated=nf.fields.convolution` for fast gradients on
+            CPUs, which any other convolution has without it.
         solve: The discretisation, a `FixedGrid` or an `Adaptive`.
         t0: The depth time where the interval starts. A number is a constant. An array is data,
             which may be traced and differentiated. An `nnx.Param` is learned.
