@@ -27,7 +27,7 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
 
     Only the derivatives are laid out differently, and only in programs for CPUs. Automatic
     differentiation writes transposed convolutions. Inside a loop, XLA for CPUs computes transposed
-    convolutions with a plain kernel. The plain kernel is ten to forty times slower than the kernel
+    convolutions with a plain kernel. The plain kernel is ten to thirty times slower than the kernel
     that XLA takes outside a loop. XLA takes the fast kernel when the transposed convolutions are
     written with their operands transposed, as this function writes them.
 
