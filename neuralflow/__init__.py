@@ -8,7 +8,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-from neuralflow import fields as fields, schemes as schemes
+from neuralflow import depth as depth, fields as fields, schemes as schemes
 from neuralflow.branches import from_branches as from_branches, to_branches as to_branches
 from neuralflow.depth import (
     CubicSpline as CubicSpline,
@@ -44,6 +44,7 @@ from neuralflow.solve import (
     SolveError as SolveError,
     Status as Status,
 )
+from neuralflow.solve.tally import tally as tally
 
 if TYPE_CHECKING:
     # Type checkers see the rooms, and no other name.

@@ -11,6 +11,7 @@ import neuralflow as nf
 
 grid = nf.FixedGrid(nf.Euler(), steps=4, memory="two_level")
 adaptive = nf.Adaptive(nf.Tsit5(), 1e-6, 1e-6, gradient="direct")
+mask = nf.depth.decayed
 report = nf.labs.diffeo.report
 energy = nf.regularisers.depth_energy
 """

@@ -25,4 +25,5 @@ from neuralflow.depth.initial import (
     smooth as smooth,
     tied as tied,
 )
+from neuralflow.depth.masks import decayed as decayed
 from neuralflow.depth.varying import DepthVarying as DepthVarying, raw as raw

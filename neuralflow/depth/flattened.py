@@ -78,13 +78,13 @@ class FlatField:
         check_variables(field)
         bases = _bases_by_id(field)
         plain = _unwrap(field)
-        by_path = {
-            path: bases.get(id(leaf)) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)
-        }
+        ids = {path: id(leaf) for path, leaf in nnx.iter_graph(plain) if _is_leaf(leaf)}
+        normalised = _normalised(plain)
         self._graphdef, state = nnx.split(plain)
         self._paths, leaves = flatten(state)
         self._kinds = [leaf if isinstance(leaf, nnx.Variable) else None for leaf in leaves]
-        self.array_bases = [by_path[path] for path in self._paths]
+        self.array_bases = [bases.get(ids[path]) for path in self._paths]
+        self._normalised = [ids[path] in normalised for path in self._paths]
         self.bases: list[Basis] = list(
             dict.fromkeys(basis for basis in self.array_bases if basis is not None)
         )
@@ -149,7 +149,8 @@ class FlatField:
     def changes(self, module: nnx.Module, values: Sequence[Array]) -> dict[int, Array]:
         """Return the state that a call of a module has replaced.
 
-        A call may replace batch statistics and the counts of random streams.
+        A call may replace batch statistics and the counts of random streams. What `nnx.WeightNorm`
+        and `nnx.SpectralNorm` write into the weights of their layer belongs to the call alone.
 
         Args:
             module: The module after the call.
@@ -164,7 +165,11 @@ class FlatField:
         paths, leaves = flatten(nnx.split(module)[1])
         odd = sorted(set(paths) ^ set(self._paths))
         pairs = enumerate(zip(leaves, values, strict=True)) if not odd else []
-        changed = {i: raw(leaf) for i, (leaf, value) in pairs if raw(leaf) is not value}
+        changed = {
+            i: raw(leaf)
+            for i, (leaf, value) in pairs
+            if raw(leaf) is not value and not self._normalised[i]
+        }
         odd += [
             paths[i]
             for i in changed
@@ -185,6 +190,14 @@ class FlatField:
     def name(self, i: int) -> str:
         """Return the dotted name in the field of array `i` of `array_bases`."""
         return dotted(self._paths[i])
+
+
+def _normalised(module: nnx.Module) -> set[int]:
+    """Return the `id` of every parameter that a norm of weights writes to when it is called."""
+    norms = (nnx.WeightNorm, nnx.SpectralNorm)
+    layers = [node.layer_instance for _, node in nnx.iter_graph(module) if isinstance(node, norms)]
+    nodes = [node for layer in layers for _, node in nnx.iter_graph(layer)]
+    return {id(node) for node in nodes if isinstance(node, nnx.Param)}
 
 
 def _is_leaf(node: Any) -> bool:

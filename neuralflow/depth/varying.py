@@ -163,20 +163,39 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             raise InputError(
                 f"{basis} takes {basis.size} modules, one per node, got {len(modules)}"
             )
-        return cls.from_stack(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
+        return cls._of(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
 
     @classmethod
     def from_stack(cls, stack: ModuleT, basis: Basis) -> DepthVarying[ModuleT]:
         """Return the `DepthVarying` whose coefficients are the parameters of a stacked module.
 
+        `nnx.vmap` builds such a module, the way layers are stacked for `nnx.scan`.
+
         Args:
             stack: A module whose parameters each have a leading axis of length `basis.size`. The
-                stack is used as it is, without a copy.
+                stack is used as it is, without a copy. Where random streams are stacked too, a copy
+                with the streams of the first layer is used.
             basis: The basis of the coefficients.
 
         Raises:
             InputError: A parameter has another leading axis.
             InputError: The stack holds batch statistics and the basis is not `PiecewiseConstant`.
+
+        Example:
+            >>> import jax
+            >>> import jax.numpy as jnp
+            >>> import neuralflow as nf
+            >>> from flax import nnx
+            >>> make = nnx.vmap(lambda key: nnx.Linear(2, 2, rngs=nnx.Rngs(key)))
+            >>> stack = make(jax.random.split(jax.random.key(0), 4))
+            >>> field = nf.DepthVarying.from_stack(stack, nf.PiecewiseConstant(4))
+            >>> resnet = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))
+            >>> x = jnp.ones((3, 2))
+            >>> @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+            ... def blocks(block, y):
+            ...     return y + block(y) / 4
+            >>> bool(jnp.allclose(resnet(x), blocks(stack, x)))
+            True
         """
         sizes = {
             np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]
@@ -186,6 +205,14 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
                 f"{basis} takes coefficients with a leading axis of {basis.size}, "
                 f"got {sorted(sizes)}"
             )
+        streams = flatten(nnx.state(stack, nnx.RngState))[1]
+        if any(np.shape(raw(stream))[:1] == (basis.size,) for stream in streams):
+            stack = _map_arrays(lambda array: array, stack, streams=lambda stream: stream[0])
+        return cls._of(stack, basis)
+
+    @classmethod
+    def _of(cls, stack: ModuleT, basis: Basis) -> DepthVarying[ModuleT]:
+        """Return the `DepthVarying` of a stack of coefficients whose streams are those of one."""
         _check_statistics(basis, stack)
         # NNX creates modules by their __init__ alone, so an empty module is created and filled.
         empty: Any = nnx.Module
@@ -270,7 +297,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying[ModuleT]:
-        return self.from_stack(
+        return self._of(
             _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target
         )
 

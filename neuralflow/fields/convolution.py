@@ -1,6 +1,7 @@
 """Convolution whose derivatives stay fast inside a loop over depth.
 
-`ConvBlock` (`fields/networks.py`) uses this convolution by default.
+A solve gives this convolution to every plain `nnx.Conv` of its field by `with_fast_derivatives`.
+`ConvBlock` (`fields/networks.py`) names it by hand.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
@@ -23,14 +25,18 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
     `nnx.Conv(..., conv_general_dilated=convolution)`. The two functions have the same values.
     Depthwise convolutions have the same values up to rounding.
 
-    Only the derivatives are laid out differently. Automatic differentiation writes transposed
-    convolutions. Inside a loop, XLA for CPUs computes transposed convolutions with a plain kernel.
-    The plain kernel is ten to twenty times slower than the kernel that XLA takes outside a loop.
-    XLA takes the fast kernel when the transposed convolutions are written with their operands
-    transposed, as this function writes them.
+    Only the derivatives are laid out differently, and only in programs for CPUs. Automatic
+    differentiation writes transposed convolutions. Inside a loop, XLA for CPUs computes transposed
+    convolutions with a plain kernel. The plain kernel is ten to thirty times slower than the kernel
+    that XLA takes outside a loop. XLA takes the fast kernel when the transposed convolutions are
+    written with their operands transposed, as this function writes them.
 
     Depthwise convolutions with strides of one are computed as a sum of shifted products. All other
     grouped convolutions go to `lax.conv_general_dilated` unchanged.
+
+    Inside a `NeuralODE`, a plain `nnx.Conv` with one group takes this function by itself. A
+    depthwise `nnx.Conv` takes it only where it is named, because the last bits of its values
+    change.
 
     Args:
         x: The input, of shape `(batch, *space, in)`.
@@ -73,6 +79,28 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
     )
 
 
+def with_fast_derivatives(module: nnx.Module) -> nnx.Module:
+    """Give every plain `nnx.Conv` in a module derivatives that stay fast inside a loop over depth.
+
+    The values stay the same to the last bit. A convolution with several groups stays as it is, and
+    so does a convolution with a function of its own in place of `lax.conv_general_dilated`.
+
+    Args:
+        module: The module, which is changed in place.
+
+    Returns:
+        The module.
+    """
+    for _, node in nnx.iter_graph(module):
+        if (
+            isinstance(node, nnx.Conv)
+            and node.conv_general_dilated is lax.conv_general_dilated
+            and node.feature_group_count == 1
+        ):
+            node.conv_general_dilated = convolution
+    return module
+
+
 def _shifted(x: Array, kernel: Array, padding: Any) -> Array:
     """Convolve every channel alone with a kernel `(*window, 1, channels)`, tap by tap."""
     window = kernel.shape[:-2]
@@ -109,30 +137,42 @@ def _lax(x: Array, kernel: Array, static: Any, specs: tuple[str, str, str]) -> A
     )
 
 
+def _plain(x: Array, kernel: Array, static: Any) -> Array:
+    """Convolve channels-last arrays."""
+    space = "0123"[: x.ndim - 2]
+    return _lax(x, kernel, static, (f"N{space}C", f"{space}IO", f"N{space}C"))
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, static: Any) -> Array:
     """Convolve channels-last arrays; the derivative is `_tangent`."""
-    space = "0123"[: x.ndim - 2]
-    return _lax(x, kernel, static, (f"N{space}C", f"{space}IO", f"N{space}C"))
+    return _plain(x, kernel, static)
 
 
 @functools.partial(_convolve.defjvp, symbolic_zeros=True)
 def _tangent(static: Any, primals: Any, tangents: Any) -> Any:
     """Differentiate `_convolve` in x and in the kernel.
 
-    The operands of both terms are transposed such that the transpose of each term is a
+    On CPUs, the operands of both terms are transposed such that the transpose of each term is a
     channels-last convolution again.
     """
     (x, kernel), (dx, dkernel) = primals, tangents
     space = "0123"[: x.ndim - 2]
+
+    def in_x(dx, kernel):
+        kernel = jnp.swapaxes(kernel, -1, -2)
+        return _lax(dx, kernel, static, (f"N{space}C", f"{space}OI", f"N{space}C"))
+
+    def in_kernel(x, dkernel):
+        x, dkernel = jnp.swapaxes(x, 0, -1), jnp.moveaxis(dkernel, -2, 0)
+        out = _lax(x, dkernel, static, (f"C{space}N", f"I{space}O", f"{space}NC"))
+        return jnp.moveaxis(out, -2, 0)
+
     y = _convolve(x, kernel, static)
     out = jnp.zeros_like(y)
+    plain = functools.partial(_plain, static=static)
     if not isinstance(dx, jax.custom_derivatives.SymbolicZero):
-        swapped = jnp.swapaxes(kernel, -1, -2)
-        out += _lax(dx, swapped, static, (f"N{space}C", f"{space}OI", f"N{space}C"))
+        out += lax.platform_dependent(dx, kernel, cpu=in_x, default=plain)
     if not isinstance(dkernel, jax.custom_derivatives.SymbolicZero):
-        turned, first = jnp.swapaxes(x, 0, -1), jnp.moveaxis(dkernel, -2, 0)
-        out += jnp.moveaxis(
-            _lax(turned, first, static, (f"C{space}N", f"I{space}O", f"{space}NC")), -2, 0
-        )
+        out += lax.platform_dependent(x, dkernel, cpu=in_kernel, default=plain)
     return y, out

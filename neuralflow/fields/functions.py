@@ -251,7 +251,8 @@ def _param(value: Any) -> Any:
         return value
     if not isinstance(value, jax.Array) and np.asarray(value).dtype.kind in "SUO":
         raise InputTypeError(
-            f"params of from_function are arrays, numbers or NNX modules, got {value!r}"
+            f"params of from_function are arrays, numbers or NNX modules, got {value!r}; "
+            "keep everything else in the function, as eqx.partition(net, eqx.is_array) does"
         )
     return nnx.Param(jnp.asarray(value))
 
@@ -261,6 +262,11 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Functio
 
     The parameters travel beside the function and never in its closure. Gradients therefore reach
     them.
+
+    A module that takes `*args` becomes a field by `from_function(lambda net, x: net(x), net)`. Such
+    modules are `nnx.Sequential`, `nnx.WeightNorm`, and `nnx.bridge.ToNNX`, which holds a linen
+    module. `ToNNX` advances its random streams in every call, which an adaptive solve refuses. A
+    linen module that draws nothing needs no streams after `lazy_init`: `net.to_nnx__rngs = None`.
 
     Args:
         function: The velocity. The function takes time, by the rule of `takes_time`, if one of its
@@ -286,6 +292,17 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Functio
         >>> layer = nf.NeuralODE(decay, nf.FixedGrid(nf.RK4(), steps=16))
         >>> round(float(layer(jnp.ones(()))), 2)  # exp(-2)
         0.14
+
+        An equinox module holds functions beside its arrays. The functions stay in the closure:
+
+        >>> import equinox as eqx
+        >>> import jax
+        >>> net = eqx.nn.MLP(2, 2, width_size=8, depth=1, key=jax.random.key(0))
+        >>> arrays, rest = eqx.partition(net, eqx.is_array)
+        >>> def velocity(arrays, x):
+        ...     return jax.vmap(eqx.combine(arrays, rest))(x)
+        >>> nf.from_function(velocity, arrays)(jnp.ones((5, 2))).shape
+        (5, 2)
     """
     if not callable(function):
         raise InputTypeError(

@@ -21,6 +21,8 @@ from neuralflow.fields.convolution import convolution
 
 Activation = Callable[[Array], Array]
 """A function that acts on every entry of an array, such as `jax.nn.tanh`."""
+_KERNEL = nnx.initializers.lecun_normal()
+"""The default initialiser of kernels in flax."""
 
 
 def _with_time(x: Array, t: Real | None) -> Array:
@@ -45,12 +47,16 @@ class MLP(nnx.Module):
         dtype: The type in which the dense layers compute, such as bfloat16. By default it follows
             from x and the weights. The velocity has the dtype of x in any case.
         param_dtype: The type of the weights.
+        out_kernel_init: The initialiser of the kernel of the output layer, which sets the size of
+            the velocity at the start. The default is the default of `nnx.Linear`, which suits
+            intervals of length one. Over a long interval it carries states far away. A small kernel
+            such as `nnx.initializers.normal(1e-3)` lets the flow start near the identity.
         rngs: The random streams that draw the weights.
 
     Raises:
         InputError: A size is below 1.
-        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
-            not an `nnx.Rngs`.
+        InputTypeError: A size is not a whole number, `activation` or `out_kernel_init` is not a
+            function, or `rngs` is not an `nnx.Rngs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,6 +65,12 @@ class MLP(nnx.Module):
         >>> field = nf.fields.MLP(2, hidden=16, time=True, rngs=nnx.Rngs(0))
         >>> field(jnp.ones((5, 2)), 0.5).shape
         (5, 2)
+        >>> small = nnx.initializers.normal(1e-3)
+        >>> field = nf.fields.MLP(2, hidden=16, out_kernel_init=small, rngs=nnx.Rngs(0))
+        >>> flow = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=50), 0.0, 25.0)
+        >>> x = jnp.ones((5, 2))
+        >>> bool(jnp.abs(flow(x) - x).max() < 0.5)
+        True
     """
 
     def __init__(
@@ -71,16 +83,19 @@ class MLP(nnx.Module):
         time: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        out_kernel_init: nnx.Initializer = _KERNEL,
         rngs: nnx.Rngs,
     ):
         for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
             checks.whole(name, size)
         checks.function("activation", activation)
+        checks.function("out_kernel_init", out_kernel_init)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         widths = [dimension + time, *([hidden] * layers), dimension]
+        inits = [_KERNEL] * layers + [out_kernel_init]
         self.dense = nnx.List(
-            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-            for a, b in itertools.pairwise(widths)
+            nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, kernel_init=init, rngs=rngs)
+            for (a, b), init in zip(itertools.pairwise(widths), inits, strict=True)
         )
         self.activation = activation
         self.time = time

@@ -22,6 +22,7 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.convolution import with_fast_derivatives
 from neuralflow.schemes.network import is_explicit, prepared, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.solve.form import split
@@ -199,7 +200,8 @@ class System:
             elif stream and call is not None:
                 value = _folded(value, call)
             arrays.append(value)
-        module, context = self.flat.module(arrays), self._context.unflatten(right)
+        module = with_fast_derivatives(self.flat.module(arrays))
+        context = self._context.unflatten(right)
         try:
             v = evaluate(module, x, t, context)
         except Exception as error:

@@ -3,36 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from flax import nnx
-from flax.errors import TraceContextError
+from jax import lax
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array
 
 from neuralflow.solve.results import Solution
 
-_open: ContextVar[tuple[dict[str, nnx.Variable], ...]] = ContextVar("tallies", default=())
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Work:
+    """The work of several solves, added up. A pytree, so that a compiled function can return it.
+
+    Attributes:
+        evaluations: The number of evaluations of velocity fields.
+        accepted: The number of accepted steps.
+        rejected: The number of rejected steps.
+    """
+
+    evaluations: Array
+    accepted: Array
+    rejected: Array
+
+
+class _Tally(NamedTuple):
+    """The sums of an open block, and the trace in which the block was opened."""
+
+    work: Work
+    state: Any
+    trace: Any
+
+
+_open: ContextVar[tuple[_Tally, ...]] = ContextVar("tallies", default=())
 
 
 @contextmanager
-def tally() -> Iterator[dict[str, nnx.Variable]]:
+def tally() -> Iterator[Work]:
     """Add up the work of all layers that are called inside a `with` block.
 
-    The counter adds `evaluations`, `accepted` and `rejected` of every solve. A solve with
-    per-sample control adds the mean over its samples.
+    The sums grow with every call of a layer, and can be read at any time. A solve with per-sample
+    control adds the mean over its samples. A call under `jax.grad`, `nnx.value_and_grad` or
+    `jax.jvp` counts once, as it does without the derivative. The evaluations that a gradient takes
+    on its way back do not count.
 
-    The counter works inside a trace too. A call inside a further transformation, such as a vmap or
-    a checkpoint inside the model, belongs to another trace. The counter leaves such a call out.
+    Under `jax.jit` or `nnx.jit`, open the block inside the compiled function and return the work or
+    a part of it. Python does not see the calls of a function that is compiled inside the block. The
+    counter therefore leaves out calls under a `jax.jit`, `jax.checkpoint` or `lax.scan` that starts
+    inside the block. It also leaves out calls under a `jax.vmap` that starts inside the block, if
+    their work differs between the samples.
 
     Yields:
-        A mapping from the names "evaluations", "accepted" and "rejected" to NNX variables. Each
-        variable holds the sum so far.
+        The sums so far: numbers `evaluations`, `accepted` and `rejected`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda rate, x: -rate * x, 1.0)
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=3))
+        >>> with nf.tally() as work:
+        ...     y = layer(layer(jnp.ones((5, 2))))
+        >>> int(work.evaluations), int(work.accepted)
+        (24, 6)
+        >>> @jax.jit
+        ... def loss(x):
+        ...     with nf.tally() as work:
+        ...         y = layer(x)
+        ...     return jnp.sum(y**2), work
+        >>> value, work = loss(jnp.ones((5, 2)))
+        >>> int(work.evaluations)
+        12
     """
-    sums = {name: nnx.Variable(jnp.zeros(())) for name in ("evaluations", "accepted", "rejected")}
-    token = _open.set((*_open.get(), sums))
+    zero = jnp.zeros(())
+    opened = _Tally(Work(zero, zero, zero), _state(), _trace(zero))
+    token = _open.set((*_open.get(), opened))
     try:
-        yield sums
+        yield opened.work
     finally:
         _open.reset(token)
 
@@ -43,12 +96,19 @@ def count(solution: Solution) -> None:
     Args:
         solution: The solution of the solve.
     """
-    work = {
-        "evaluations": solution.evaluations,
-        "accepted": solution.accepted,
-        "rejected": solution.rejected,
-    }
-    for sums in _open.get():
-        for name, total in sums.items():
-            with suppress(TraceContextError):
-                total.set_value(total.get_value() + jnp.mean(work[name]))
+    for work, state, trace in _open.get():
+        for name, total in vars(work).items():
+            total = total + lax.stop_gradient(jnp.mean(getattr(solution, name)))
+            # A number of another trace has no meaning where the block ends.
+            if state == _state() or _trace(total) is trace:
+                setattr(work, name, total)
+
+
+def _state() -> Any:
+    """Return which transformations are under way, to be compared."""
+    return get_opaque_trace_state(convention="nnx")
+
+
+def _trace(value: Array) -> Any:
+    """Return the trace that a number belongs to, or None for a number that is known."""
+    return getattr(value, "_trace", None)

@@ -89,7 +89,7 @@ def measured(
     wide = jnp.promote_types(value.dtype, jnp.float32)
     metrics = {name: metric.astype(wide) for name, metric in metrics.items()}
     if counts:
-        metrics |= {name: total.get_value().astype(wide) for name, total in work.items()}
+        metrics |= {name: total.astype(wide) for name, total in vars(work).items()}
     return value, ({"loss": value.astype(wide), **metrics}, nnx.split(model, nnx.Param, ...)[2])
 
 

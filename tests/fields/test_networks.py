@@ -41,6 +41,21 @@ def test_bfloat16_is_the_fields_own_affair():
     assert 0 < jnp.abs(y - exact).max() < 0.05
 
 
+def test_a_small_last_layer_starts_a_long_flow_near_the_identity():
+    def flow(**options):
+        field = nf.fields.MLP(2, hidden=16, param_dtype=jnp.float64, rngs=nnx.Rngs(0), **options)
+        return nf.NeuralODE(field, nf.FixedGrid(nf.RK4(), steps=50), 0.0, 25.0)
+
+    x = jax.random.normal(jax.random.key(0), (8, 2))
+    small, default = flow(out_kernel_init=nnx.initializers.normal(1e-3)), flow()
+    first, last = small.field.dense
+    assert (first.kernel[...] == default.field.dense[0].kernel[...]).all()
+    # tanh is below one, so no velocity is above the sum of the weights of an output.
+    bound = 25 * jnp.abs(last.kernel[...]).sum(axis=0).max()
+    assert 0 < jnp.abs(small(x) - x).max() <= bound < 0.6
+    assert jnp.abs(default(x) - x).max() > 3
+
+
 def test_antisymmetric_fields_turn_without_growing():
     field = nf.fields.Antisymmetric(
         6, activation=lambda z: z, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
