@@ -19,7 +19,14 @@ from jaxtyping import Array
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, Side, locate, locate_traced
-from neuralflow.depth.varying import DepthVarying, check_variables, dotted, flatten, raw
+from neuralflow.depth.varying import (
+    DepthVarying,
+    annotate,
+    check_variables,
+    dotted,
+    flatten,
+    raw,
+)
 
 Local = Sequence[tuple[Any, Any]]
 """One depth, as a pair for every basis of a field: a cell and the local coordinate in the cell."""
@@ -82,8 +89,11 @@ class FlatField:
         normalised = _normalised(plain)
         self._graphdef, state = nnx.split(plain)
         self._paths, leaves = flatten(state)
-        self._kinds = [leaf if isinstance(leaf, nnx.Variable) else None for leaf in leaves]
         self.array_bases = [bases.get(ids[path]) for path in self._paths]
+        self._kinds = [
+            _at_one_depth(leaf, basis) if isinstance(leaf, nnx.Variable) else None
+            for leaf, basis in zip(leaves, self.array_bases, strict=True)
+        ]
         self._normalised = [ids[path] in normalised for path in self._paths]
         self.bases: list[Basis] = list(
             dict.fromkeys(basis for basis in self.array_bases if basis is not None)
@@ -190,6 +200,15 @@ class FlatField:
     def name(self, i: int) -> str:
         """Return the dotted name in the field of array `i` of `array_bases`."""
         return dotted(self._paths[i])
+
+
+def _at_one_depth(variable: nnx.Variable, basis: Basis | None) -> nnx.Variable:
+    """Return a variable with the sharding annotation that it has at one depth."""
+    if basis is None or not variable.get_metadata().get("out_sharding"):
+        return variable
+    copy = variable.copy()
+    annotate(copy, lambda axes: axes[1:])
+    return copy
 
 
 def _normalised(module: nnx.Module) -> set[int]:

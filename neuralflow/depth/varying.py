@@ -86,6 +86,9 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         rngs: The random streams. One key of the stream `params` is split into a key for each draw.
         init: How draws become values at the nodes of the basis: `independent` (one draw per node,
             the default), `tied` (one draw for all nodes), `smooth(length)` or `fractional(hurst)`.
+        partition_name: The name of the axis of coefficients in the sharding annotations of
+            parameters that have such annotations: the axis of a mesh over which the coefficients
+            are spread. None spreads them over no axis.
 
     Raises:
         InputError: The module holds an `nnx.Cache`, an `nnx.Intermediate` or another
@@ -118,6 +121,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         *,
         rngs: nnx.Rngs,
         init: Init = independent,
+        partition_name: str | None = None,
     ):
         if not callable(make) or isinstance(make, nnx.Module):
             raise InputTypeError(
@@ -139,6 +143,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         _check_statistics(basis, draws)
         self.basis = basis
         self.stack = _coefficients(basis, draws, mix)
+        _annotate(self.stack, lambda axes: (partition_name, *axes))
 
     @classmethod
     def from_modules(cls, modules: Sequence[ModuleT], basis: Basis) -> DepthVarying[ModuleT]:
@@ -163,7 +168,9 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             raise InputError(
                 f"{basis} takes {basis.size} modules, one per node, got {len(modules)}"
             )
-        return cls._of(_coefficients(basis, _stack(modules), np.eye(basis.size)), basis)
+        stack = _coefficients(basis, _stack(modules), np.eye(basis.size))
+        _annotate(stack, lambda axes: (None, *axes))
+        return cls._of(stack, basis)
 
     @classmethod
     def from_stack(cls, stack: ModuleT, basis: Basis) -> DepthVarying[ModuleT]:
@@ -247,10 +254,11 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         """
         checks.choice("side", side, ("left", "right"))
         cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
-
-        return _map_arrays(
+        module = _map_arrays(
             lambda coefficients: self.basis.value(coefficients, cell, local), self.stack
         )
+        _annotate(module, lambda axes: axes[1:])
+        return module
 
     def refine(self, finer: Basis) -> DepthVarying[ModuleT]:
         """Return the same functions of depth on a basis that contains the present basis.
@@ -364,6 +372,25 @@ def _map_arrays(
     """
     graphdef, random, state = nnx.split(module, nnx.RngState, ...)
     return nnx.merge(graphdef, jax.tree.map(streams, random), jax.tree.map(function, state))
+
+
+def _annotate(module: nnx.Module, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> None:
+    """Change the sharding annotations of the parameters of a module, in place."""
+    for _, leaf in nnx.iter_graph(module):
+        if isinstance(leaf, nnx.Variable) and not isinstance(leaf, nnx.RngState):
+            annotate(leaf, change)
+
+
+def annotate(variable: nnx.Variable, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> None:
+    """Change the sharding annotation of a variable, in place.
+
+    Args:
+        variable: The variable. A variable without an annotation stays as it is.
+        change: A function from the old names of axes to the new ones.
+    """
+    axes = variable.get_metadata().get("out_sharding")
+    if axes:
+        variable.set_metadata(out_sharding=change(tuple(axes)))
 
 
 def _stack(modules: Sequence[ModuleT]) -> ModuleT:
