@@ -20,5 +20,6 @@ from neuralflow.fields.structured import (
     Energy as Energy,
     Gradient as Gradient,
     Hamiltonian as Hamiltonian,
+    SecondOrder as SecondOrder,
     Separable as Separable,
 )
