@@ -34,6 +34,7 @@ FIRST = [
     "transport.NormalisingFlow",
     "transport.along",
     "regularisers.depth_energy",
+    "regularisers.total_derivative",
     "statistics.fitted_order",
     "training.fit",
     "data.moons",
