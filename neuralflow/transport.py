@@ -384,6 +384,8 @@ def along(
         raise InputError(
             f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()"
         )
+    if not rates:
+        return layer(x), ()  # An adaptive solve carries no empty tuple.
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
     return layer.with_field(field)((x, tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)))
