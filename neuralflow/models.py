@@ -1,13 +1,15 @@
-"""Classifiers for the commands and for a first start: a stem, a NeuralODE and a linear head.
+"""What stands around a flow: classifiers for a first start, and entries appended before a flow.
 
-The loss that belongs to them is `classification`. Fields, discretisations and the layer itself
-stand in `fields`, `solve` and `layers`.
+A classifier is a stem, a NeuralODE and a linear head. The commands use the classifiers. The loss
+that belongs to them is `classification`. `Augment` appends entries to a state. Fields,
+discretisations and the layer itself stand in `fields`, `solve` and `layers`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,77 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
+from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying
 from neuralflow.depth.basis import PiecewiseConstant
 from neuralflow.fields import MLP, ConvBlock
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import Discretisation
+
+
+class Augment(nnx.Module):
+    """Append entries to the last axis of x, for a flow of more dimensions.
+
+    The last axis holds the coordinates of a point, or the channels of an image. In more dimensions,
+    points can move around one another. In the dimensions of x they cannot: the flow of a line keeps
+    the order of its points, for example.
+
+    With d entries in x, the first d entries of a state y of the flow are `y[..., :d]`.
+
+    Args:
+        entries: The number p of zeros to append, or a module from x `(..., d)` to the entries to
+            append `(..., p)`, such as `nnx.Linear(d, p, rngs=rngs)`. The module is learned with the
+            flow.
+
+    Raises:
+        InputError: `entries` is a number below 1.
+        InputTypeError: `entries` is neither a whole number nor an `nnx.Module`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> from flax import nnx
+        >>> turn = nf.from_function(lambda w, x: w * jnp.stack([-x[:, 1], x[:, 0]], 1), jnp.pi)
+        >>> layer = nf.NeuralODE(turn, nf.FixedGrid(nf.RK4(), steps=16))
+        >>> x = jnp.array([[1.0], [-1.0]])
+        >>> y = nnx.Sequential(nf.models.Augment(1), layer)(x)
+        >>> print(y[..., :1].round(2).tolist())  # the two points have changed places
+        [[-1.0], [1.0]]
+
+    Source:
+        Zeros: Dupont et al., arXiv 1904.01681, stated there. A learned map: Massaroli et al., arXiv
+        2002.08071, as recalled. The form that keeps x beside the map is our formulation.
+    """
+
+    def __init__(self, entries: int | nnx.Module):
+        if not isinstance(entries, nnx.Module):
+            checks.whole("the entries to append, a number of zeros or an nnx.Module,", entries)
+            entries = int(entries)
+        self.entries = entries
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch more"]:
+        """Return x with the appended entries.
+
+        Args:
+            x: The samples, of shape `(*batch, d)`.
+
+        Returns:
+            The samples of shape `(*batch, d + p)`, in the dtype of x.
+
+        Raises:
+            InputError: The module does not keep the leading axes of x.
+        """
+        module: Any = self.entries
+        if isinstance(module, int):
+            return jnp.concatenate([x, jnp.zeros((*x.shape[:-1], module), x.dtype)], axis=-1)
+        new = module(x)
+        if new.shape[:-1] != x.shape[:-1]:
+            raise InputError(
+                f"the entries to append have the leading axes of x, {x.shape[:-1]}, got "
+                f"{new.shape[:-1]}; give a module that acts on the last axis, such as nnx.Linear"
+            )
+        return jnp.concatenate([x, new.astype(x.dtype)], axis=-1)
 
 
 class PointClassifier(nnx.Module):

@@ -220,11 +220,14 @@ Divergence = Exact | Hutchinson | HutchPlusPlus
 class Motion:
     """What a velocity field does at given points and at one depth time.
 
-    The velocity and the sums over its Jacobian are computed when somebody asks for them.
+    The velocity, its derivatives and the sums over its Jacobian are computed when somebody asks for
+    them.
 
     Args:
-        velocity: The velocity at this depth time, a function from `(batch, d)` to `(batch, d)`.
+        velocity: The velocity, a function of samples `(batch, d)` and depth time, to `(batch, d)`.
+            Weights that vary with depth have their values at `time`.
         points: The samples, shape `(batch, d)`.
+        time: The depth time.
         estimator: The way to compute the divergence.
         probes: The random probes that the estimator drew, or None.
 
@@ -234,25 +237,51 @@ class Motion:
 
     def __init__(
         self,
-        velocity: Callable[[Array], Array],
+        velocity: Callable[[Array, Array], Array],
         points: Array,
+        time: Real,
         estimator: Divergence,
         probes: Any,
     ):
         self._function, self.points = velocity, points
+        self._time = jnp.asarray(time, points.dtype)
         self._estimator, self._probes = estimator, probes
 
     @functools.cached_property
     def velocity(self) -> Array:
         """The velocity of every sample, shape `(batch, d)`, per unit of depth time."""
-        return self._function(self.points)
+        return self._function(self.points, self._time)
+
+    def derivative(self, order: int) -> Array:
+        """Return the total derivative d^order x / dt^order along the path of every sample.
+
+        The first derivative is the velocity v. The derivative of a function g(x, t) along the path
+        is (grad g) v + dg/dt. Weights that vary with depth are held at their values at this depth.
+
+        Args:
+            order: The order of the derivative, at least one.
+
+        Returns:
+            The derivatives, shape `(batch, d)`.
+        """
+
+        def along_path(g):
+            def moved(p, t):
+                return jax.jvp(g, (p, t), (self._function(p, t), jnp.ones_like(t)))[1]
+
+            return moved
+
+        g = self._function
+        for _ in range(order - 1):
+            g = along_path(g)
+        return g(self.points, self._time)
 
     @functools.cached_property
     def _jacobian(self) -> Jacobian:
         """The sums over the Jacobian of every sample."""
 
         def direction(e):
-            return jax.jvp(self._function, (self.points,), (e,))[1]
+            return jax.jvp(lambda p: self._function(p, self._time), (self.points,), (e,))[1]
 
         return self._estimator.jacobian(jax.vmap(direction), self.points, self._probes)
 
@@ -290,10 +319,10 @@ class _Accompanied(nnx.Module):
                 f"{probes.shape[1]} and {len(points)} samples; with per_sample=True take Exact()"
             )
 
-        def velocity(p):
+        def velocity(p, t):
             return flat(evaluate(self.field, back(p), t, context))[0]
 
-        motion = Motion(velocity, points, self.estimator, probes)
+        motion = Motion(velocity, points, t, self.estimator, probes)
         try:
             moved = tuple(
                 rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True)
@@ -359,6 +388,8 @@ def along(
         raise InputError(
             f"{divergence} draws random probes; give a key: jax.random.key(0), or take Exact()"
         )
+    if not rates:
+        return layer(x, context=context), ()  # An adaptive solve carries no empty tuple.
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
     sums = tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)
@@ -731,10 +762,11 @@ class Continuity(_Carried):
             )
         points, back = flat(samples(x))
 
-        def velocity(p):
+        # The layer gets t as it was given: rounded, t could lie outside of the interval.
+        def velocity(p, _):
             return flat(self.layer.velocity(back(p), t, context=context))[0]
 
-        motion = Motion(velocity, points, Exact(), None)
+        motion = Motion(velocity, points, t, Exact(), None)
         return self._material(x, t, step, context) + motion.divergence
 
 

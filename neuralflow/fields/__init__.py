@@ -21,5 +21,6 @@ from neuralflow.fields.structured import (
     Energy as Energy,
     Gradient as Gradient,
     Hamiltonian as Hamiltonian,
+    SecondOrder as SecondOrder,
     Separable as Separable,
 )

@@ -1,7 +1,8 @@
 """Fields with a structure that a flow keeps.
 
 `Gradient` descends an energy. `Hamiltonian` keeps an energy. `Coupled` moves each half of a state
-by the other half. `Energy` and `Separable` are energies for the first two.
+by the other half. `SecondOrder` moves positions by velocities, and velocities by an acceleration.
+`Energy` and `Separable` are energies for the first two.
 """
 
 from __future__ import annotations
@@ -259,3 +260,70 @@ class Coupled(nnx.Module):
         """
         first, second = halves(x)
         return joined(*evaluate_parts((self.first, self.second), (second, first), t, context), x)
+
+
+class SecondOrder(nnx.Module):
+    """The field x' = v, v' = a(x, v, t) of a second-order equation x'' = a(x, x', t).
+
+    The state is a pair (x, v), or an array whose last axis holds the positions x in its first half
+    and the velocities v in its second. Paths of positions can cross, because samples at one
+    position can differ in velocity. Paths of a first-order field cannot cross.
+
+    A flow needs velocities to start with. `nf.models.Augment` appends zeros or learned velocities
+    to positions. The first half of the state at the end holds the positions there.
+
+    Args:
+        acceleration: The module a. It is called with the whole state, as a(state), or as
+            a(state, t) if a takes time. It returns the acceleration, in the form of v.
+
+    Raises:
+        InputTypeError: `acceleration` is not an `nnx.Module`, or is not callable as f(x) or
+            f(x, t).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> spring = nf.from_function(lambda k, state: -k * state[0], jnp.array(1.0))
+        >>> layer = nf.NeuralODE(nf.fields.SecondOrder(spring), nf.FixedGrid(nf.RK4(), steps=16))
+        >>> x, v = layer((jnp.ones((1, 1)), jnp.zeros((1, 1))))  # x = cos t, from rest
+        >>> print(x.round(2), v.round(2))
+        [[0.54]] [[-0.84]]
+
+    Source:
+        Norcliffe et al., arXiv 2006.07220, as recalled.
+    """
+
+    def __init__(self, acceleration: nnx.Module):
+        checks.instance(
+            "acceleration",
+            acceleration,
+            nnx.Module,
+            "an nnx.Module; wrap functions with nf.from_function",
+        )
+        takes_time(acceleration)  # takes_time refuses other calls.
+        self.acceleration = acceleration
+
+    def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
+        """Return the velocity of the state.
+
+        Args:
+            x: The state, a pair (x, v) or an array whose last axis is even.
+            t: The depth time, for an acceleration that takes time.
+            context: The context, for an acceleration that takes one.
+
+        Returns:
+            The velocity of the state, in the form of the state: a pair (v, a) or one array.
+
+        Raises:
+            InputError: The state has no two halves, or the acceleration does not have the form of
+                v.
+        """
+        _, v = halves(x)
+        a = evaluate(self.acceleration, x, t, context)
+        if jax.tree.map(jnp.shape, a) != jax.tree.map(jnp.shape, v):
+            raise InputError(
+                f"an acceleration has the form of the velocity, {jax.tree.map(jnp.shape, v)}, got "
+                f"{jax.tree.map(jnp.shape, a)}; it is called with the whole state, positions and "
+                "velocities, and returns one half"
+            )
+        return joined(v, a, x)

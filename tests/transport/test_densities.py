@@ -97,6 +97,10 @@ class TestDensities:
         back = along(linear().reverse(), y, moves)[1][0]
         np.testing.assert_allclose(back, -trace, rtol=1e-9)
 
+    def test_without_a_rate_the_layer_walks_alone(self, x):
+        y, integrals = along(linear(), x)
+        assert jnp.array_equal(y, linear()(x)) and integrals == ()
+
     def test_an_energy_alone_takes_no_jacobian(self, mlp, x):
         """A field without derivatives in forward mode serves for it."""
 
