@@ -485,7 +485,7 @@ def time_dtype(x: PyTree) -> Any:
     Raises:
         InputError: x holds no array.
         InputTypeError: The arrays of x differ in precision, or an array is neither float32 nor
-            float64 nor complex.
+            float64 nor complex. Masks and integers belong into the context.
     """
     leaves = jax.tree.leaves(x)
     if not leaves:
@@ -499,6 +499,12 @@ def time_dtype(x: PyTree) -> Any:
         or dtypes & _SMALL
     ):
         names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+        counts = [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if counts:
+            raise InputTypeError(
+                f"x must be floating or complex throughout, got {names}; masks and integers are no "
+                "state: hand them over as context, layer(x, context=...), or cast x"
+            )
         small = (
             ", and let the field compute in bfloat16 inside if you want its speed"
             if dtypes & _SMALL

@@ -175,6 +175,14 @@ def test_a_missing_context_and_one_too_many_are_refused_by_name(attention):
         coupled(jnp.ones((3, 4)), context=CONTEXT)
 
 
+def test_masks_and_integers_are_no_state_but_context():
+    field = nf.from_function(lambda p, x: x)
+    for solve in (nf.FixedGrid(nf.Euler(), 2), nf.Adaptive(nf.Tsit5(), 1e-3, 1e-3)):
+        for other in (jnp.ones((2, 2), bool), jnp.ones((2, 2), int)):
+            with pytest.raises(TypeError, match=r"hand them over as context, layer\(x, context"):
+                nf.NeuralODE(field, solve)((jnp.ones((2, 2)), other))
+
+
 class Scaled(nnx.Module):
     """The field a x, where a is the context of a sample."""
 
