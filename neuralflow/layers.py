@@ -648,7 +648,8 @@ def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, 
     def outputs(specs):
         count = PartitionSpec(*jax.tree.leaves(specs, is_leaf=_is_spec)[0][: int(alone)])
         states = jax.tree.map(lambda s: PartitionSpec(*along, *s), specs, is_leaf=_is_spec)
-        return Solution(states, PartitionSpec(), *[count] * 4), PartitionSpec()
+        specs_of: Any = Solution  # Specs stand in the places of arrays.
+        return specs_of(states, PartitionSpec(), *[count] * 4), PartitionSpec()
 
     return _spread(functools.partial(_solved, program), arrays, outputs)
 
@@ -668,7 +669,8 @@ def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Arr
     """Return the solution of every step for its input, and no new state."""
 
     def outputs(specs):
-        return Solution(specs, *[PartitionSpec()] * 5), PartitionSpec()
+        specs_of: Any = Solution  # Specs stand in the places of arrays.
+        return specs_of(specs, *[PartitionSpec()] * 5), PartitionSpec()
 
     return _spread(functools.partial(_inverted, program), arrays, outputs)
 

@@ -1,5 +1,7 @@
 """What stands around a flow: entries appended before it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,7 +42,8 @@ def test_a_learned_map_appends_what_it_gives_and_is_trained():
     x = jax.random.normal(jax.random.key(0), (4, 5, 2))
     y = model(x)
     assert jnp.array_equal(y[..., :2], x)
-    assert jnp.array_equal(y[..., 2:], model.entries(x))
+    entries: Any = model.entries
+    assert jnp.array_equal(y[..., 2:], entries(x))
     gradient = nnx.grad(lambda model: jnp.sum(model(x)))(model)
     assert jnp.allclose(gradient["entries"]["kernel"][...], jnp.sum(x, (0, 1))[:, None])
 

@@ -259,7 +259,9 @@ class Coupled(nnx.Module):
             InputError: The state has no two halves.
         """
         first, second = halves(x)
-        return joined(*evaluate_parts((self.first, self.second), (second, first), t, context), x)
+        parts = (self.first, self.second)
+        moved, other = evaluate_parts(parts, (second, first), t, context)
+        return joined(moved, other, x)
 
 
 class SecondOrder(nnx.Module):

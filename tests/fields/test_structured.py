@@ -87,7 +87,7 @@ def test_an_acceleration_that_varies_with_depth_is_found_inside():
         return nnx.Linear(2, 1, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     depth = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
-    depth.stack.bias.set_value(jnp.asarray([[1.0], [3.0]]))
+    nnx.update(depth.stack, {"bias": jnp.asarray([[1.0], [3.0]])})
     layer = nf.NeuralODE(nf.fields.SecondOrder(depth), nf.FixedGrid(nf.RK4(), steps=2))
     assert jnp.allclose(layer(jnp.zeros((1, 2))), jnp.asarray([1 / 8 + 1 / 4 + 3 / 8, 2.0]))
 

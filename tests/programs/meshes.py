@@ -49,7 +49,6 @@ mask = jnp.arange(8)[:, None] % 3 > 0
 def layers():
     conv = nf.fields.ConvBlock(4, groups=2, param_dtype=float, rngs=nnx.Rngs(0))
     step = nf.FixedGrid(nf.Euler(), steps=2)
-    tight = {"rtol": 1e-5, "atol": 1e-5}
     return {
         "fixed": (nf.NeuralODE(varying(), step), points, None),
         "tied": (nf.NeuralODE(Attending(), step), points, mask),
@@ -59,9 +58,9 @@ def layers():
             points,
             None,
         ),
-        "adaptive": (nf.NeuralODE(varying(), nf.Adaptive(nf.Tsit5(), **tight)), points, None),
+        "adaptive": (nf.NeuralODE(varying(), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)), points, None),
         "alone": (
-            nf.NeuralODE(Attending(), nf.Adaptive(nf.Tsit5(), **tight, per_sample=True)),
+            nf.NeuralODE(Attending(), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5, per_sample=True)),
             points,
             mask,
         ),

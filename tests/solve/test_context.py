@@ -90,10 +90,9 @@ def test_what_samples_share_is_not_split(attention):
     context = {"all": weights, "own": jnp.array([[1.0], [2.0], [0.5]])}
     x = jnp.ones((3, 2))
     axes = {"all": None, "own": 0}
-    options = {"rtol": 1e-9, "atol": 1e-9}
-    solve = nf.Adaptive(nf.Tsit5(), per_sample=True, context_axes=axes, **options)
+    solve = nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9, per_sample=True, context_axes=axes)
     layer = nf.NeuralODE(shared, solve)
-    together = nf.NeuralODE(shared, nf.Adaptive(nf.Tsit5(), **options))
+    together = nf.NeuralODE(shared, nf.Adaptive(nf.Tsit5(), 1e-9, 1e-9))
     assert np.allclose(layer(x, context=context), together(x, context=context), atol=1e-8)
     slope = jax.grad(lambda c: jnp.sum(layer(x, context=c) ** 2))(context)
     want = jax.grad(lambda c: jnp.sum(together(x, context=c) ** 2))(context)
@@ -343,7 +342,7 @@ def test_a_conditional_flow_learns_a_density_for_each_condition():
         def log_prob(self, y):
             return jnp.sum(jax.scipy.stats.norm.logpdf(y), axis=1)
 
-        def sample(self, key, shape):
+        def sample(self, key, shape=()):
             return jax.random.normal(key, (*shape, 1))
 
     layer = nf.NeuralODE(Conditional(nnx.Rngs(0)), nf.FixedGrid(nf.RK4(), steps=4))
