@@ -16,7 +16,7 @@ from diffrax import AbstractImplicitSolver
 from flax import nnx
 from flax.nnx import reprlib, visualization
 from jax import core, lax
-from jax.sharding import NamedSharding, PartitionSpec, auto_axes
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, PyTree
 
 from neuralflow import checks
@@ -32,6 +32,7 @@ from neuralflow.solve.base import EveryStep
 from neuralflow.solve.context import as_arrays
 from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
+from neuralflow.solve.meshes import is_spec, spread
 from neuralflow.solve.pairs import on_pairs, split_complex
 from neuralflow.solve.system import time_dtype
 from neuralflow.solve.tally import count
@@ -618,27 +619,6 @@ def _joined(
     return solve, (field, x, *interval), join
 
 
-def _spread(
-    run: Callable[[_Arrays], Any], arrays: _Arrays, outputs: Callable[[PyTree], PyTree]
-) -> Any:
-    """Run a function of arrays on meshes with explicit axes, where the compiler spreads the work.
-
-    The loops of solvers carry arrays whose shardings the types of explicit axes would have to
-    follow. `outputs` makes the specs of the results from the specs of x, a prefix of the results.
-    """
-    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays))
-    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
-    if mesh is None:
-        return run(arrays)
-    specs = outputs(jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, arrays.x))
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
-    return auto_axes(run, axes=mesh.explicit_axes, out_sharding=shardings)(arrays)
-
-
-def _is_spec(value: Any) -> bool:
-    return isinstance(value, PartitionSpec)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
     """Return the solution and the new state of the field: the compiled function of every layer."""
@@ -646,12 +626,12 @@ def _integrate(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, 
     alone = getattr(program.form.join(arrays.numbers), "per_sample", False)
 
     def outputs(specs):
-        count = PartitionSpec(*jax.tree.leaves(specs, is_leaf=_is_spec)[0][: int(alone)])
-        states = jax.tree.map(lambda s: PartitionSpec(*along, *s), specs, is_leaf=_is_spec)
+        count = PartitionSpec(*jax.tree.leaves(specs, is_leaf=is_spec)[0][: int(alone)])
+        states = jax.tree.map(lambda s: PartitionSpec(*along, *s), specs, is_leaf=is_spec)
         specs_of: Any = Solution  # Specs stand in the places of arrays.
         return specs_of(states, PartitionSpec(), *[count] * 4), PartitionSpec()
 
-    return _spread(functools.partial(_solved, program), arrays, outputs)
+    return spread(functools.partial(_solved, program), arrays, arrays.x, outputs)
 
 
 def _solved(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
@@ -672,7 +652,7 @@ def _invert(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Arr
         specs_of: Any = Solution  # Specs stand in the places of arrays.
         return specs_of(specs, *[PartitionSpec()] * 5), PartitionSpec()
 
-    return _spread(functools.partial(_inverted, program), arrays, outputs)
+    return spread(functools.partial(_inverted, program), arrays, arrays.x, outputs)
 
 
 def _inverted(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, Array]]:
@@ -689,7 +669,7 @@ def _inverted(program: _Program, arrays: _Arrays) -> tuple[Solution, dict[int, A
 def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
     """Return what a function makes of every step."""
     run = functools.partial(_looked_at, program, function)
-    return _spread(run, arrays, lambda specs: PartitionSpec())
+    return spread(run, arrays, arrays.x, lambda specs: PartitionSpec())
 
 
 def _looked_at(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:

@@ -80,10 +80,9 @@ def evaluate(
         InputTypeError: `field` is not callable as `takes_time` says, or takes no context and is
             given one, or needs a context or depth time and gets none.
     """
-    parameters = _parameters(field)
+    time = _parameters(field).time
     check_context(field, context)
     given = {} if context is None else {"context": context}
-    time = parameters.time
     if time is None or (t is None and time.default is not time.empty):
         return field(x, **given)
     if t is None:

@@ -341,11 +341,8 @@ class System:
         length = args[2].length
         if self.explicit is not None:
             return dense_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
-        scheme, start, memory = (
-            self._at_step(args[2]),
-            jnp.zeros_like(length),
-            self.initial(x, args),
-        )
+        memory, start = self.initial(x, args), jnp.zeros_like(length)
+        scheme = self._at_step(args[2])
         y, _, info, _, _ = scheme.step(self._term(), start, length, x, args, memory, False)
         return y, info
 

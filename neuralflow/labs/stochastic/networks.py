@@ -6,7 +6,7 @@ The kinds of noise stand in `fields`.
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import diffrax
 import jax
@@ -17,7 +17,7 @@ from diffrax import AbstractSolver
 from flax import nnx
 from jax import Array, core
 from jax.flatten_util import ravel_pytree
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
 from neuralflow import checks
@@ -32,6 +32,7 @@ from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
 from neuralflow.solve.context import as_arrays, check_axes, leaf_axes
 from neuralflow.solve.form import split
+from neuralflow.solve.meshes import is_spec, spread
 
 
 class RandomNetwork(nnx.Module):
@@ -487,7 +488,8 @@ def _solved(static: Any, data: Any) -> Any:
     leaves, form = jax.tree.flatten(context)
     axis = 0 if depths is None else 1
 
-    def solved(state: PyTree, x: PyTree, key: Array, leaves: list[Array]) -> Any:
+    def solved(arrays: PyTree) -> Any:
+        state, x, key, leaves = arrays
         sde = nnx.merge(graphdef, state)
         own = sde.field.per == "sample"
         keys = jax.random.split(key, len(jax.tree.leaves(x)[0])) if own else key
@@ -501,12 +503,11 @@ def _solved(static: Any, data: Any) -> Any:
         in_axes = (0, 0 if own else None, list(axes))
         return jax.vmap(one, in_axes=in_axes, out_axes=axis)(x, keys, leaves)
 
-    spread = jax.typeof(jax.tree.leaves(x)[0]).sharding
-    if spread.spec and spread.spec[0] is not None:
-        # diffrax's loop does not know explicit meshes: inside it the compiler spreads the samples.
-        out = NamedSharding(spread.mesh, PartitionSpec(*[None] * axis, spread.spec[0]))
-        return cast(Any, jax.sharding.auto_axes)(solved, out_sharding=out)(state, x, key, leaves)
-    return solved(state, x, key, leaves)
+    def outputs(specs: PyTree) -> PartitionSpec:
+        first = jax.tree.leaves(specs, is_leaf=is_spec)[0]
+        return PartitionSpec(*[None] * axis, *first[:1])
+
+    return spread(solved, (state, x, key, leaves), x, outputs)
 
 
 def _stages(scheme: AbstractSolver) -> int:
