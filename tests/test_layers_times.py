@@ -1,5 +1,7 @@
 """Depth times that are drawn, learned or each sample's own, and losses at several of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,13 @@ from support.solve import programs
 from support.transport import TIGHT
 
 import neuralflow as nf
+from neuralflow.annotations import Real
 
 GRID = nf.FixedGrid(nf.RK4(), steps=64)
 SOLVES = pytest.mark.parametrize("solve", [TIGHT, GRID], ids=["adaptive", "fixed"])
 
 
-def decay(solve, t1=1.0):
+def decay(solve, t1: Real | nnx.Param = 1.0) -> Any:
     """The flow of x' = -x, which is x(t) = exp(-t) x(0)."""
     return nf.NeuralODE(nf.from_function(lambda a, x: a * x, jnp.asarray(-1.0)), solve, 0.0, t1)
 

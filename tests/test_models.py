@@ -36,11 +36,12 @@ def test_points_of_a_line_change_places_in_the_plane_only():
 
 
 def test_a_learned_map_appends_what_it_gives_and_is_trained():
-    model = Augment(nnx.Linear(2, 3, param_dtype=jnp.float64, rngs=nnx.Rngs(0)))
+    learned = nnx.Linear(2, 3, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    model = Augment(learned)
     x = jax.random.normal(jax.random.key(0), (4, 5, 2))
     y = model(x)
     assert jnp.array_equal(y[..., :2], x)
-    assert jnp.array_equal(y[..., 2:], model.entries(x))
+    assert jnp.array_equal(y[..., 2:], learned(x))
     gradient = nnx.grad(lambda model: jnp.sum(model(x)))(model)
     assert jnp.allclose(gradient["entries"]["kernel"][...], jnp.sum(x, (0, 1))[:, None])
 
