@@ -155,11 +155,10 @@ def check_gradient(
         >>> import jax.numpy as jnp
         >>> import neuralflow as nf
         >>> field = nf.from_function(lambda a, x: jnp.sin(a * x), jnp.array(1.0))
-        >>> solve = nf.Adaptive(nf.Tsit5(), 1e-2, 1e-2, gradient="continuous")
-        >>> report = nf.check_gradient(nf.NeuralODE(field, solve), jnp.ones((1, 2)))
-        >>> print(report.sentence)
-        gradient="continuous" differs from the exact gradient of its steps by ...; take
-        gradient="steps".
+        >>> layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=4))
+        >>> report = nf.check_gradient(layer, jnp.ones((1, 2)))
+        >>> print(report.sentence, sorted(report.exact))
+        memory="remat" is the exact gradient of what the layer computes. ['weights', 'x']
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     checks.whole("seed", seed, least=0)

@@ -55,7 +55,7 @@ def test_an_exact_choice_is_exact(name):
     assert max(report.directional.values()) < 1e-2
     assert report.sentence == f"{report.choice} is the exact gradient of what the layer computes."
     assert report.status == nf.Status.SUCCESSFUL
-    assert report.finer is not None and 0 < max(report.finer.values()) < 0.1
+    assert report.finer is not None and 0 < max(report.finer.values()) < 0.2
 
 
 def test_the_continuous_adjoint_is_as_far_off_as_by_hand():
@@ -135,11 +135,8 @@ def test_single_precision_counts_in_its_own_roundings():
 
 
 def test_a_failed_solve_is_named():
-    layer = nf.NeuralODE(
-        nf.from_function(lambda a, x: a * x**2, jnp.asarray(1.0)),
-        nf.Adaptive(nf.Bosh3(), 1e-2, 1e-2, max_steps=8),
-    )
-    report = nf.check_gradient(layer, jnp.full((1, 1), 3.0))
+    layer = nf.NeuralODE(nf.from_function(lambda a, x: a * x**2, jnp.asarray(1.0)), grid("remat"))
+    report = nf.check_gradient(layer, jnp.full((1, 1), 1e200))
     assert report.status != nf.Status.SUCCESSFUL and np.isnan(report.exact["x"])
     assert report.status.name in str(report) and "NaN" in str(report)
 
