@@ -22,6 +22,10 @@ from neuralflow.depth import (
     tied as tied,
 )
 from neuralflow.fields import from_function as from_function
+from neuralflow.gradients import (
+    GradientReport as GradientReport,
+    check_gradient as check_gradient,
+)
 from neuralflow.layers import NeuralODE as NeuralODE
 from neuralflow.schemes import (
     RK4 as RK4,

@@ -22,6 +22,7 @@ FIRST = [
     "from_function",
     "from_branches",
     "tally",
+    "check_gradient",
     "fields.MLP",
     "fields.ConvBlock",
     "fields.Coupled",

@@ -270,9 +270,43 @@ def test_float32_states_stay_float32_where_float64_is_allowed(solve, times):
     assert jax.grad(lambda x: layer.trajectory(x, depths).sum())(x).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("gradient", ["steps", "continuous"])
-def test_an_error_of_forward_mode_names_the_option(gradient):
-    layer, x = build(nf.Adaptive(nf.Tsit5(), gradient=gradient)), jnp.ones((1, 2))
-    with pytest.raises(InputTypeError, match='take gradient="direct"'):
-        jax.jvp(layer, (x,), (x,))
-    jax.jvp(layer.with_solve(nf.Adaptive(nf.Tsit5(), gradient="direct")), (x,), (x,))
+REFUSING = {
+    "steps": nf.Adaptive(nf.Bosh3(), gradient="steps"),
+    "continuous": nf.Adaptive(nf.Bosh3(), gradient="continuous"),
+    "reversible": nf.FixedGrid(nf.schemes.Reversible(nf.Euler()), steps=4, memory="reversible"),
+}
+
+
+@pytest.mark.parametrize("solve", REFUSING.values(), ids=REFUSING)
+def test_an_error_of_forward_mode_names_the_option(solve):
+    layer, x = build(solve), jnp.ones((1, 2))
+    for forward in (
+        lambda: jax.jvp(layer, (x,), (x,)),
+        lambda: jax.jvp(jax.jit(layer), (x,), (x,)),
+        lambda: jax.jit(lambda x: jax.jvp(layer, (x,), (x,)))(x),
+        lambda: jax.linearize(layer, x)[1](x),
+        lambda: jax.jacfwd(layer)(x),
+    ):
+        with pytest.raises(InputTypeError, match='take (gradient="direct"|memory="remat")'):
+            forward()
+
+
+def test_second_derivatives_pass_forward_over_reverse_or_name_the_option():
+    """x' = x^2 has x(1) = x0 / (1 - x0), the second derivative of which is 2 / (1 - x0)^3."""
+    field = nf.from_function(lambda p, x: x**2)
+    layer, x = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5())), jnp.asarray([[0.25]])
+
+    def slope(layer):
+        return jax.grad(lambda x: layer(x).sum())
+
+    assert np.allclose(jax.jvp(slope(layer), (x,), (x,))[1] / x, 2 / 0.75**3, rtol=1e-4)
+    assert np.allclose(jax.jacfwd(slope(layer))(x), 2 / 0.75**3, rtol=1e-4)
+    for again in (jax.grad(lambda x: slope(layer)(x).sum()), jax.jit(jax.jacrev(slope(layer)))):
+        with pytest.raises(InputTypeError, match='take gradient="direct", or forward mode over'):
+            again(x)
+    # A batch keeps its reverse mode inside and outside of vmap.
+    batch = jnp.asarray([[[0.25]], [[0.5]]])
+    outside = jax.vmap(slope(layer))(batch)
+    inside = jax.grad(lambda x: jax.vmap(layer)(x).sum())(batch)
+    assert np.allclose(outside, 1 / (1 - batch) ** 2, rtol=1e-4)
+    assert np.allclose(inside, outside, rtol=1e-6)

@@ -20,6 +20,7 @@ CORE = (
     "fields",
     "solve",
     "layers",
+    "gradients",
     "branches",
     "transport",
     "regularisers",

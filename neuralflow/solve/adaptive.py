@@ -28,6 +28,7 @@ from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
+from neuralflow.solve.modes import forward_only, reverse_only
 from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
 from neuralflow.solve.system import System, check_scheme, time_dtype
@@ -41,6 +42,11 @@ Output = Literal["interpolated", "stepped"]
 _NO_STATE = (
     "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one "
     "step per cell, or call model.eval() to use the state as it is"
+)
+
+_TWICE = (
+    'a gradient of a gradient does not pass through gradient="steps"; take gradient="direct", or '
+    "forward mode over reverse mode as jax.hessian does"
 )
 
 
@@ -61,7 +67,9 @@ class Adaptive(Discretisation):
             accepted steps. "steps" works in reverse mode, and in forward mode over reverse mode.
             "direct" differentiates through the loop, at the memory of `max_steps` steps. "direct"
             works for every other order of differentiation, such as forward mode and second
-            derivatives. "continuous" solves the adjoint equation backward, at constant memory. The
+            derivatives. An error of "steps" names "direct", but under `jax.jacfwd` of a function
+            that is compiled, JAX speaks first, of forward mode and a `custom_vjp` function.
+            "continuous" solves the adjoint equation backward, at constant memory. The
             gradient of "continuous" is accurate to the tolerance only, and works once, not for
             second derivatives.
         per_sample: Whether to control the steps of each sample alone. Axis 0 of x counts the
@@ -463,6 +471,11 @@ class _Loop:
         options = (tolerances, ends)
         if self.gradient == "direct":
             return self._out(self._diffeqsolve(wanted, options, diffrax.DirectAdjoint()), stops)
+        wanted = reverse_only(
+            wanted,
+            f'forward-mode derivatives do not pass through gradient="{self.gradient}"; '
+            'take gradient="direct"',
+        )
         if self.gradient == "continuous":
             return self._out(self._diffeqsolve(wanted, options, diffrax.BacksolveAdjoint()), stops)
         return self._replayed(wanted, options)
@@ -629,9 +642,10 @@ class _Loop:
             )
             cotangent = jax.tree.map(zeros, like, cotangents[0], is_leaf=lambda leaf: leaf is None)
             changes = [any(jax.tree.leaves(part)) for part in perturbed]
-            return Replay(self.system, record, self.every).cotangents(
+            found = Replay(self.system, record, self.every).cotangents(
                 cotangent, changes[0], changes[2], changes[3]
             )
+            return forward_only(found, _TWICE)
 
         return solve(wanted, lax.stop_gradient(options))
 

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from neuralflow.solve.modes import reverse_only
 from neuralflow.solve.system import Step, System
+
+_REFUSAL = 'forward-mode derivatives do not pass through memory="reversible"; take memory="remat"'
 
 
 class Departure(NamedTuple):
@@ -134,4 +137,4 @@ def rewound(
         _, (d_x, d_memory), (d_moving, d_fixed, d_shared) = carry
         return Departure(d_x, d_memory, d_moving, d_fixed, d_rows, d_shared)
 
-    return walk(start, cells)
+    return walk(reverse_only(start, _REFUSAL), cells)

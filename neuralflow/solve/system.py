@@ -23,6 +23,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.convolution import with_fast_derivatives
+from neuralflow.schemes.implicit import attached, has_stages
 from neuralflow.schemes.network import is_explicit, prepared, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.solve.form import split
@@ -278,10 +279,9 @@ class System:
         if self.explicit is not None:
             y = explicit_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
             return StepResult(y, None, None, self._calls[0])
-        scheme, start = self._at_step(args[2]), jnp.zeros_like(length)
-        y, _, _, memory, result = scheme.step(self._term(), start, length, x, args, memory, jump)
+        y, _, memory, result = self._advance(x, args, memory, jump)
         failed = jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
-        return StepResult(y, memory, failed, self._calls[traits(scheme).statistics])
+        return StepResult(y, memory, failed, self._calls[traits(self.scheme).statistics])
 
     def unstep(self, y: PyTree, args: PyTree, memory: PyTree) -> tuple[Any, Any]:
         """Take one step of a reversible scheme back.
@@ -341,10 +341,24 @@ class System:
         length = args[2].length
         if self.explicit is not None:
             return dense_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
-        memory, start = self.initial(x, args), jnp.zeros_like(length)
-        scheme = self._at_step(args[2])
-        y, _, info, _, _ = scheme.step(self._term(), start, length, x, args, memory, False)
+        y, info, _, _ = self._advance(x, args, self.initial(x, args), False)
         return y, info
+
+    def _advance(self, x: PyTree, args: PyTree, memory: PyTree, jump: bool | Array) -> Any:
+        """Return a step's end, what its interpolant needs, the scheme's memory and the result."""
+        scheme, inputs = self._at_step(args[2]), (x, args, memory)
+        rooted = has_stages(scheme)
+        x, args, memory = lax.stop_gradient(inputs) if rooted else inputs
+        length = args[2].length
+        y, _, info, memory, result = scheme.step(
+            self._term(), jnp.zeros_like(length), length, x, args, memory, jump
+        )
+        if rooted:
+            x, args, _ = inputs
+            y, info = attached(
+                scheme, lambda c, y: self.stage(c, y, args), x, args[2].length, y, info
+            )
+        return y, info, memory, result
 
     def _at_step(self, step: Step) -> diffrax.AbstractSolver:
         """Return the scheme with the coefficients that it has in a step."""

@@ -1,0 +1,74 @@
+"""Derivatives of implicit steps: the implicit function theorem, failure as NaN, and export."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import neuralflow as nf
+
+X = 0.3 * jnp.ones((2, 2))
+SOLVES = {
+    "implicit Euler": nf.FixedGrid(nf.ImplicitEuler(), steps=3),
+    "Kvaerno3": nf.FixedGrid(nf.Kvaerno3(), steps=3),
+    "adaptive Kvaerno3": nf.Adaptive(nf.Kvaerno3(), 1e-2, 1e-2),
+}
+
+
+def layer(solve, velocity=lambda a, x: jnp.sin(a * x[..., ::-1]), dtype=float):
+    return nf.NeuralODE(nf.from_function(velocity, jnp.asarray(0.8, dtype)), solve)
+
+
+@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
+def test_values_and_gradients_are_exported(solve):
+    pytest.importorskip("flatbuffers", reason="JAX writes exported programs with it")
+    ode = layer(solve)
+
+    def both(x):
+        return ode(x), jax.grad(lambda x: (ode(x) ** 2).sum())(x)
+
+    program = export.export(jax.jit(both))(X)
+    assert "callback" not in program.mlir_module()
+    program = export.deserialize(program.serialize())
+    for here, there in zip(jax.jit(both)(X), program.call(X), strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-14)
+
+
+@pytest.mark.parametrize("velocity", [lambda a, x: a * x**2, lambda a, x: jnp.sqrt(-a * x)])
+def test_an_implicit_step_that_fails_is_nan_in_value_and_gradient(velocity):
+    ode = layer(SOLVES["implicit Euler"], velocity, jnp.float32)
+    x = jnp.full((1, 1), 1e10, jnp.float32)
+    value, slope = jax.jit(jax.value_and_grad(lambda x: ode(x).sum()))(x)
+    assert np.isnan(value) and np.isnan(slope).all()
+
+
+def test_derivatives_of_every_order_are_those_of_the_equation():
+    """A step solves y = x + h a y, so y = x / (1 - h a)."""
+    h, ode = 0.5, layer(nf.FixedGrid(nf.ImplicitEuler(), steps=2), lambda a, x: a * x)
+
+    def end(a):
+        return ode.with_field(nf.from_function(lambda a, x: a * x, a))(jnp.ones((1, 1)))[0, 0]
+
+    a = jnp.asarray(0.8)
+    first, second = 2 * h / (1 - h * a) ** 3, 6 * h**2 / (1 - h * a) ** 4
+    for once in (jax.grad(end)(a), jax.jvp(end, (a,), (1.0,))[1]):
+        np.testing.assert_allclose(once, first, rtol=1e-9)
+    for again in (jax.grad(jax.grad(end)), jax.jacfwd(jax.grad(end)), jax.hessian(end)):
+        np.testing.assert_allclose(again(a), second, rtol=1e-8)
+
+
+@pytest.mark.parametrize("scheme", [nf.schemes.ImplicitTrapezoid(), diffrax.Kvaerno5()])
+def test_gradients_are_those_of_differences(scheme):
+    report = nf.check_gradient(layer(nf.FixedGrid(scheme, steps=2)), X)
+    assert max(*report.exact.values(), *report.directional.values()) < 1e-6
+
+
+def test_gradients_at_depths_between_steps_are_those_of_diffraxs_loop():
+    def slope(gradient):
+        solve = nf.Adaptive(nf.Kvaerno3(), 1e-4, 1e-4, gradient=gradient, max_steps=32)
+        ode = layer(solve)
+        return jax.grad(lambda x: (ode.trajectory(x, [0.3, 0.9]) ** 2).sum())(X)
+
+    assert np.allclose(slope("steps"), slope("direct"), rtol=1e-4, atol=0)
