@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from diffrax import AbstractSolver
 from jax import lax
+from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import PyTree
 
 from neuralflow.annotations import Real
@@ -44,7 +46,7 @@ def attached(
 
     Stage i solves k_i = h f(c_i, x + sum over j <= i of a_ij k_j), and the step ends at the state
     y = x + sum over i of b_i k_i. The derivatives are those of these equations at the values that
-    were found, of every order.
+    were found, up to order four at least.
 
     Args:
         scheme: A scheme for which `has_stages` is true.
@@ -74,24 +76,32 @@ def attached(
     for (c, row, own), k in zip(rows, solved, strict=True):
         base = _plus(x, row, ks)
 
-        def rest(k: PyTree, c: float = c, own: float = own, base: PyTree = base) -> Any:
-            v = velocity(c, _plus(base, [own], [k]))
-            return jax.tree.map(lambda a, b: a - h * b, k, v)
+        def stage(k: PyTree, c: float = c, own: float = own, base: PyTree = base) -> Any:
+            return jax.tree.map(lambda a: h * a, velocity(c, _plus(base, [own], [k])))
 
-        ks.append(_rooted(rest, k, _dense if own else _plain))
-    y = _rooted(lambda y: jax.tree.map(jnp.subtract, y, _plus(x, weights, ks)), y, _plain)
+        ks.append(_fixed_point(stage, k) if own else _led(k, stage(k)))
+    y = _led(y, _plus(x, weights, ks))
     more = {} if found is None else {"k": jax.tree.map(lambda *a: jnp.stack(a), *ks)}
     return y, {"y0": x, "y1": y} | more
 
 
-def _rooted(rest: Callable[[PyTree], PyTree], root: PyTree, solve: Callable[..., Any]) -> Any:
-    """Return a known root of a function, with the derivatives of a root."""
-    return lax.custom_root(rest, root, lambda _, known: known, solve)
+def _fixed_point(function: Callable[[PyTree], PyTree], found: PyTree) -> Any:
+    """Return a known fixed point of a function, with the derivatives of a fixed point."""
 
+    def rest(k: PyTree) -> Any:
+        return jax.tree.map(jnp.subtract, k, function(k))
 
-def _plain(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
-    """Solve an equation whose linear function is the identity."""
-    return right
+    def newton(rest: Callable[[PyTree], PyTree], k: PyTree) -> Any:
+        # JAX drops the rule of a custom derivative inside of `lax.scan` for a gradient of a
+        # gradient. These steps have the right derivatives then, up to order three. Compiled
+        # programs that do not take these derivatives leave the steps out.
+        led = k
+        for _ in range(2):
+            off, slope = jax.linearize(rest, led)
+            led = jax.tree.map(jnp.subtract, led, _dense(slope, off))
+        return _led(k, led)
+
+    return lax.custom_root(rest, found, newton, _dense)
 
 
 def _dense(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
@@ -99,6 +109,20 @@ def _dense(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
     flat, tree = ravel_pytree(right)
     columns = jax.vmap(lambda unit: ravel_pytree(linear(tree(unit)))[0], out_axes=1)
     return tree(jnp.linalg.solve(columns(jnp.eye(flat.size, dtype=flat.dtype)), flat))
+
+
+# The value of the first array with the derivatives of the second one.
+_led_p = Primitive("led")
+_led_p.def_impl(lambda value, leader: value)
+_led_p.def_abstract_eval(lambda value, leader: value)
+ad.primitive_jvps[_led_p] = lambda primals, tangents: (_led_p.bind(*primals), tangents[1])
+batching.defbroadcasting(_led_p)
+mlir.register_lowering(_led_p, mlir.lower_fun(lambda value, leader: value, multiple_results=False))
+
+
+def _led(values: PyTree, leaders: PyTree) -> Any:
+    """Return values with the derivatives of other arrays, which are equal up to rounding."""
+    return jax.tree.map(_led_p.bind, values, leaders)
 
 
 def _plus(x: PyTree, weights: Sequence[Any], ks: Sequence[Any]) -> Any:

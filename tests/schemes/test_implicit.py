@@ -1,5 +1,7 @@
 """Derivatives of implicit steps: the implicit function theorem, failure as NaN, and export."""
 
+from typing import Literal
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -44,9 +46,11 @@ def test_an_implicit_step_that_fails_is_nan_in_value_and_gradient(velocity):
     assert np.isnan(value) and np.isnan(slope).all()
 
 
-def test_derivatives_of_every_order_are_those_of_the_equation():
+@pytest.mark.parametrize("memory", ["full", "remat"])
+def test_second_derivatives_are_those_of_the_equation(memory: Literal["full", "remat"]):
     """A step solves y = x + h a y, so y = x / (1 - h a)."""
-    h, ode = 0.5, layer(nf.FixedGrid(nf.ImplicitEuler(), steps=2), lambda a, x: a * x)
+    h = 0.5
+    ode = layer(nf.FixedGrid(nf.ImplicitEuler(), steps=2, memory=memory), lambda a, x: a * x)
 
     def end(a):
         return ode.with_field(nf.from_function(lambda a, x: a * x, a))(jnp.ones((1, 1)))[0, 0]
