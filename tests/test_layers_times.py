@@ -124,19 +124,39 @@ class TestLosses:
             np.testing.assert_allclose(g, w, rtol=1e-8, atol=1e-8)
 
     def test_of_eulers_steps(self, x):
-        """On four steps, the state at k/4 + d is (1 + a/4)^k (1 + a d) x."""
+        """On four steps, the state at k/4 + d is (1 + a/4)^k (1 + a d) x.
+
+        The slope in a depth jumps at the edges of steps. At an edge inside, the slope is that of
+        the step that starts there. At the end, the slope is that of the last step.
+        """
 
         def exact(a, x, depths):
-            k = jnp.asarray([0, 1, 1, 3, 4])
+            k = jnp.asarray([0, 1, 1, 3, 3])
             return ((1 + a / 4) ** k * (1 + a * (depths - k / 4)))[:, None, None] * x
 
         arguments = jnp.asarray(0.8), x, self.depths
         euler = self.walked(nf.FixedGrid(nf.Euler(), steps=4))
         got, want = (self.gradients(s, arguments) for s in (euler, exact))
-        for g, w in zip(got[:2], want[:2], strict=True):
+        for g, w in zip(got, want, strict=True):
             np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-12)
-        # The slope in a depth jumps at the edges of steps.
-        np.testing.assert_allclose(got[2][1:3], want[2][1:3], rtol=1e-12)
+
+    @pytest.mark.parametrize("weights", [nf.PiecewiseConstant(4), nf.PiecewiseLinear(2)])
+    def test_a_depth_that_is_the_end_moves_with_the_end(self, x, weights):
+        """The states at the depths t0 and t1 are the input and the layer's value."""
+        net = nf.DepthVarying(
+            lambda rngs: nf.fields.MLP(2, hidden=3, time=True, param_dtype=jnp.float64, rngs=rngs),
+            weights,
+            rngs=nnx.Rngs(0),
+        )
+
+        def loss(t0, t1, ends):
+            layer = nf.NeuralODE(net, nf.FixedGrid(nf.Heun(), steps=4), t0, t1)
+            both = layer.trajectory(x, jnp.stack([t0, t1])) if ends else (x, layer(x))
+            return jnp.sum(jnp.sin(both[0])) + jnp.sum(both[1] ** 2)
+
+        slopes = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
+        at_depths, of_value = (slopes(0.2, 1.4, ends) for ends in (True, False))
+        np.testing.assert_allclose(at_depths, of_value, rtol=1e-12)
 
 
 class TestSamples:
@@ -157,10 +177,7 @@ class TestSamples:
         want = jnp.exp(-self.times)[..., None] * x[:, None]
         np.testing.assert_allclose(states, want, rtol=0, atol=1e-8)
         np.testing.assert_allclose(slope, 2 * jnp.sum(want**2, 1) / x, rtol=0, atol=1e-7)
-        # Of steps of a grid, the slope in a depth at the end is not compared.
-        inside = np.asarray(self.times) < (1 if solve is GRID else 2)
-        velocity = -2 * jnp.sum(want**2, 2)
-        np.testing.assert_allclose(moved[inside], velocity[inside], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(moved, -2 * jnp.sum(want**2, 2), rtol=0, atol=1e-7)
 
     @SOLVES
     def test_intervals(self, solve):

@@ -419,7 +419,7 @@ class Walk:
         part = depths - self.starts[k]
         share = part / steps.length
         leave = tuple(
-            jnp.where(share == 1, b, a + share * (b - a))
+            _rounded_to(b, a + share * (b - a), share == 1)
             for a, b in zip(steps.enter, steps.leave, strict=True)
         )
         steps = steps._replace(length=part, leave=leave)
@@ -433,9 +433,7 @@ class Walk:
             return None, self.system.single(z[0], (z[1], self.fixed, z[2]))
 
         ends = lax.scan(jax.checkpoint(step, prevent_cse=False), None, xs)[1]
-        return jax.tree.map(
-            lambda a, b: jnp.where(column(share == 1, a), a[k + 1], b), states, ends
-        )
+        return jax.tree.map(lambda a, b: _rounded_to(a[k + 1], b, share == 1), states, ends)
 
     def each(self, function: Callable[[StepMap, PyTree], PyTree], states: PyTree) -> Any:
         """Compute function(block, x_k) for every step k.
@@ -507,6 +505,15 @@ class Walk:
             step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True
         )
         return x, failed
+
+
+def _rounded_to(known: Array, computed: Array, where: Array) -> Array:
+    """Return computed values, with the bits of equal known values at some rows.
+
+    The derivatives are those of the computed values everywhere.
+    """
+    off = jnp.where(column(where, computed), known - computed, 0)
+    return computed + lax.stop_gradient(off)
 
 
 def _row(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
