@@ -609,13 +609,23 @@ def _joined(
 ) -> tuple[Any, tuple[Any, ...], Callable[[PyTree], Any]]:
     """Return the discretisation, the arguments of its methods, and what makes its states ours.
 
-    Where the steps solve equations, complex states are solved for as pairs of real numbers.
+    Complex states become pairs of real numbers where `_takes_pairs` says so.
     """
     field, interval = nnx.merge(program.graphdef, arrays.state), program.interval or arrays.interval
     solve, x, join = program.form.join(arrays.numbers), arrays.x, lambda states: states
-    if isinstance(solve.scheme, AbstractImplicitSolver):
+    if _takes_pairs(solve):
         field, x, join = on_pairs(field, x)
     return solve, (field, x, *interval), join
+
+
+def _takes_pairs(solve: Discretisation) -> bool:
+    """Return whether complex states are handed to a discretisation as pairs of real numbers.
+
+    The unknowns of steps that solve equations are real, and so are the states of diffrax's adjoint
+    equation.
+    """
+    continuous = getattr(solve, "gradient", None) == "continuous"
+    return continuous or isinstance(solve.scheme, AbstractImplicitSolver)
 
 
 def _spread(
@@ -693,7 +703,7 @@ def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays)
 def _looked_at(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
     """Return what a function makes of every step."""
     solve, arguments, join = _joined(program, arrays)
-    paired = isinstance(solve.scheme, AbstractImplicitSolver)
+    paired = _takes_pairs(solve)
 
     def each(block, x):
         return function(lambda z: join(block(split_complex(z) if paired else z)), join(x))

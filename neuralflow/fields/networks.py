@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from neuralflow import checks
 from neuralflow.annotations import Real
@@ -101,8 +101,8 @@ class MLP(nnx.Module):
         self.time = time
 
     def __call__(
-        self, x: Float[Array, "*batch d"], t: Real | None = None
-    ) -> Float[Array, "*batch d"]:
+        self, x: Inexact[Array, "*batch d"], t: Real | None = None
+    ) -> Inexact[Array, "*batch d"]:
         """Return the velocity at x.
 
         Args:

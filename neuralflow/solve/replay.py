@@ -186,7 +186,13 @@ class Replay:
         return jnp.minimum(jnp.searchsorted(last, sign * stops), self.record.accepted - 1)
 
     def _step(self, i: Array) -> tuple[Array, Array]:
-        """Return the normalised depths where step i starts and ends."""
+        """Return the normalised depths where step i starts and ends.
+
+        Under vmap, solves that are done go on with the others, and what they compute is dropped.
+        They repeat one of their steps, since an implicit scheme refuses numbers that are not
+        finite.
+        """
+        i = jnp.clip(i, 0, jnp.maximum(self.record.accepted - 1, 0))
         return self.record.edges[i], self.record.edges[i + 1]
 
     def _again(self, j: Array, first: Array, length: Array, states: PyTree) -> Any:
