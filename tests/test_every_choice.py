@@ -77,7 +77,9 @@ class Outer(nnx.Module):
 
 class Convolved(nnx.Module):
     def __init__(self, rngs, dtype):
-        self.conv = nnx.Conv(2, 2, (3,), param_dtype=dtype, rngs=rngs)
+        self.conv = nnx.Conv(
+            2, 2, (3,), kernel_init=SMALL, bias_init=SMALL, param_dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x, context=None):
         return gated(jnp.tanh(self.conv(x)), context)
@@ -87,8 +89,10 @@ class Normed(nnx.Module):
     """Batch normalisation in evaluation."""
 
     def __init__(self, rngs, dtype):
-        self.norm = nnx.BatchNorm(2, use_running_average=True, param_dtype=dtype, rngs=rngs)
-        self.norm.mean[...] = jnp.asarray([0.3, -0.2], dtype)
+        self.norm = nnx.BatchNorm(
+            2, use_running_average=True, epsilon=2**-10, param_dtype=dtype, rngs=rngs
+        )
+        self.norm.mean[...] = jnp.asarray([0.25, -0.5], dtype)
         self.norm.var[...] = jnp.asarray([0.5, 2.0], dtype)
 
     def __call__(self, x, context=None):
@@ -122,7 +126,13 @@ def function(params, x, t, context=None):
 MODULES = {
     "plain": Dense,
     "mlp_time": lambda rngs, dtype: nf.fields.MLP(
-        2, hidden=3, activation=jnp.sin, time=True, param_dtype=dtype, rngs=rngs
+        2,
+        hidden=3,
+        activation=jnp.sin,
+        out_kernel_init=SMALL,
+        time=True,
+        param_dtype=dtype,
+        rngs=rngs,
     ),
     "constant": varying(Timed, nf.PiecewiseConstant(STEPS)),
     "linear": varying(Timed, nf.PiecewiseLinear(STEPS)),
@@ -168,8 +178,8 @@ def convolved(p, x, t, s, key):
 
 
 def normed(p, x, t, s, key):
-    mean = np.asarray([0.3, -0.2], np.float32)  # flax keeps statistics in float32
-    x = (x - mean) / np.sqrt(np.asarray([0.5, 2.0]) + 1e-5).astype(x.real.dtype)
+    mean = np.asarray([0.25, -0.5], np.float32)  # flax keeps statistics in float32
+    x = (x - mean) / np.sqrt(np.asarray([0.5, 2.0]) + 2**-10).astype(x.real.dtype)
     return jnp.tanh(x * p["norm"]["scale"] + p["norm"]["bias"])
 
 
@@ -218,7 +228,7 @@ def runge_kutta(weights, shares, final):
         for row, c in zip(weights, shares, strict=True):
             moved = plus(x, *((h * a, k) for a, k in zip(row, ks, strict=False) if a))
             k, own = f(c, moved), row[len(ks)] if len(row) > len(ks) else 0.0
-            for _ in range(12 if own else 0):
+            for _ in range(30 if own else 0):
                 k = f(c, plus(moved, (h * own, k)))
             ks.append(k)
         return plus(x, *((h * b, k) for b, k in zip(final, ks, strict=True) if b)), carried
@@ -360,14 +370,6 @@ class ByHand:
         ]
         return jax.tree.map(lambda *a: jnp.stack(a), *out)
 
-    def invert(self, y, context=None):
-        for number in reversed(range(self.steps)):
-            x = y
-            for _ in range(20):
-                x = plus(x, (1, y), (-1, self.one(number, x)[0]))
-            y = x
-        return y
-
 
 # The transformations, of a function from weights to layers.
 
@@ -387,15 +389,17 @@ def called(make, context):
 
 
 def repeated(call):
-    """The value and the gradient of two calls in a scan, whose insides are computed again."""
+    """Two calls in a scan."""
+    return lambda p, x: jax.lax.scan(lambda x, _: (call(p, x), None), x, None, 2)[0]
 
-    def twice(p, x):
-        def body(x, _):
-            return call(p, x), None
 
-        return loss(jax.lax.scan(jax.checkpoint(body), x, None, 2)[0])
+def sloped(call):
+    """The gradient in the weights and in the state of a call whose inside is computed again."""
+    return jax.grad(lambda p, x: loss(jax.checkpoint(call)(p, x)), argnums=(0, 1))
 
-    return jax.value_and_grad(twice, argnums=1)
+
+def sloped_by_hand(call):
+    return jax.grad(lambda p, x: loss(call(p, x)), argnums=(0, 1))
 
 
 def mapped(call):
@@ -419,7 +423,7 @@ def solved(make, c):
 
 TRANSFORMS = {
     "call": called,
-    "grad": lambda m, c: jax.grad(lambda p, x: loss(called(m, c)(p, x)), argnums=(0, 1)),
+    "grad": lambda m, c: sloped(called(m, c)),
     "jvp": lambda m, c: (
         lambda p, x: jax.jvp(called(m, c), (p, x), (scaled(p, 0.5), scaled(x, -0.3)))
     ),
@@ -427,12 +431,17 @@ TRANSFORMS = {
     "scan": lambda m, c: repeated(called(m, c)),
     "trajectory": lambda m, c: lambda p, x: m(p).trajectory(x, DEPTHS, context=c),
     "reverse": lambda m, c: lambda p, x: m(p).reverse()(x, context=c),
-    "invert": lambda m, c: lambda p, x: m(p).invert(x, context=c),
+    "invert": lambda m, c: lambda p, x: m(p).invert(m(p)(x, context=c), context=c),
     "per_step": lambda m, c: (
         lambda p, x: m(p).per_step(x, lambda block, x: plus(block(x), (-1, x)), context=c)
     ),
     "between": lambda m, c: lambda p, x: m(p).between(0.4, 0.8)(x, context=c),
     "solve": solved,
+}
+BY_HAND = TRANSFORMS | {
+    "grad": lambda m, c: sloped_by_hand(called(m, c)),
+    "scan": lambda m, c: lambda p, x: m(p)(m(p)(x)),
+    "invert": lambda m, c: lambda p, x: x,
 }
 LEVELS = {
     "field": tuple(MODULES),
@@ -508,7 +517,13 @@ def discretisation(cell):
     if mode in FIXED:
         return nf.FixedGrid(scheme, steps=STEPS, memory=mode)
     tol = tolerance(cell)
-    return nf.Adaptive(scheme, tol, tol, max_steps=512, **ADAPTIVE[mode])
+    return nf.Adaptive(
+        scheme,
+        tol,
+        tol,
+        max_steps=2048 if cell["scheme"] == "implicit_euler" else 256,
+        **ADAPTIVE[mode],
+    )
 
 
 def computed(cell):
@@ -543,7 +558,7 @@ def expected(cell):
         return velocity(cell["field"], context, p, x, np.asarray(t, real), place, key)
 
     params = nnx.to_pure_dict(nnx.state(field, nnx.Param))
-    return TRANSFORMS[cell["transform"]](make, None)(params, x)
+    return BY_HAND[cell["transform"]](make, None)(params, x)
 
 
 def error(cell, computed):
@@ -574,12 +589,16 @@ def test_a_cell_agrees_or_is_refused(cell):
 
 
 def test_every_two_levels_meet():
+    """They meet in a cell that works, unless every cell with both of them is refused."""
+
     def met(cells):
         return {pair for cell in cells for pair in itertools.combinations(cell.items(), 2)}
 
+    choices = itertools.product(*LEVELS.values())
+    every = (dict(zip(LEVELS, choice, strict=True)) for choice in choices)
+    can_work = met(cell for cell in every if not refuses(cell))
     assert met(CELLS) == set(pairs(LEVELS))
-    # Every level works with something, and the pairs that never work are named here.
-    never = set(pairs(LEVELS)) - met(WORKING)
-    print(f"{len(CELLS)} cells: {len(WORKING)} agree, {len(CELLS) - len(WORKING)} are refused")
-    print(len(never), sorted(never))
-    assert (len(CELLS), len(WORKING)) == (0, 0)
+    assert met(WORKING) == can_work
+    counts = len(CELLS), len(WORKING), len(CELLS) - len(WORKING)
+    print("{} cells: {} agree, {} are refused".format(*counts))
+    assert counts == (163, 129, 34)

@@ -18,7 +18,7 @@ def pairs(levels: Mapping[str, Sequence[str]]) -> list[tuple[tuple[str, str], tu
 
 
 def covering(
-    levels: Mapping[str, Sequence[str]], works: Callable[[Cell], bool], draws: int = 200
+    levels: Mapping[str, Sequence[str]], works: Callable[[Cell], bool], draws: int = 600
 ) -> list[Cell]:
     """Return cells in which every two levels of different factors meet.
 
