@@ -610,11 +610,11 @@ def _joined(
 ) -> tuple[Any, tuple[Any, ...], Callable[[PyTree], Any]]:
     """Return the discretisation, the arguments of its methods, and what makes its states ours.
 
-    Where the steps solve equations, complex states are solved for as pairs of real numbers.
+    Complex states become pairs of real numbers where the discretisation carries real states.
     """
     field, interval = nnx.merge(program.graphdef, arrays.state), program.interval or arrays.interval
     solve, x, join = program.form.join(arrays.numbers), arrays.x, lambda states: states
-    if isinstance(solve.scheme, AbstractImplicitSolver):
+    if solve.real:
         field, x, join = on_pairs(field, x)
     return solve, (field, x, *interval), join
 
@@ -675,10 +675,9 @@ def _each_step(program: _Program, function: Callable[..., Any], arrays: _Arrays)
 def _looked_at(program: _Program, function: Callable[..., Any], arrays: _Arrays) -> Any:
     """Return what a function makes of every step."""
     solve, arguments, join = _joined(program, arrays)
-    paired = isinstance(solve.scheme, AbstractImplicitSolver)
 
     def each(block, x):
-        return function(lambda z: join(block(split_complex(z) if paired else z)), join(x))
+        return function(lambda z: join(block(split_complex(z) if solve.real else z)), join(x))
 
     return solve.per_step(*arguments, each, context=arrays.context, backward=program.backward)
 

@@ -152,6 +152,11 @@ class Adaptive(Discretisation):
         self.ends = _check_ends(ends)
 
     @property
+    def real(self) -> bool:
+        """Whether states must be real, as those of diffrax's adjoint equation must."""
+        return super().real or self.gradient == "continuous"
+
+    @property
     def whole(self) -> bool:
         """Whether both ends are Python floats and the walk covers the whole interval.
 

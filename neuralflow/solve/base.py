@@ -56,6 +56,14 @@ class Discretisation(eqx.Module):
     def whole(self) -> bool:
         """Whether the walk is known to cover the whole interval."""
 
+    @property
+    def real(self) -> bool:
+        """Whether states must be real, so that complex states travel as pairs of real numbers.
+
+        The unknowns of steps that solve equations are real.
+        """
+        return isinstance(self.scheme, diffrax.AbstractImplicitSolver)
+
     @abc.abstractmethod
     def check(self, field: nnx.Module) -> None:
         """Refuse a field that this discretisation cannot carry.
