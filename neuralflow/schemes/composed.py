@@ -15,6 +15,7 @@ from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, plus, value
+from neuralflow.schemes.runge_kutta import times
 
 
 class PolyNet(OneStepScheme):
@@ -60,7 +61,7 @@ class PolyNet(OneStepScheme):
         """Return the state after a step, as `OneStepScheme.advance` says: the sum of the powers."""
         power, total = x, x
         for _ in range(self.degree):
-            power = jax.tree.map(lambda v: h * v, velocity(1.0, power))
+            power = jax.tree.map(lambda v: times(h, v), velocity(1.0, power))
             total = jax.tree.map(jnp.add, total, power)
         return total
 
@@ -281,9 +282,9 @@ def _fractal(
     """Return the state after a step of the published formula with the given coefficients."""
     share = min(max(c1, 0.0), 1.0) if isinstance(c1, int | float) else 1.0
     first = velocity(0.0, x)
-    inner = jax.tree.map(lambda u, v: k3 * u + c1 * (h * v), x, first)
+    inner = jax.tree.map(lambda u, v: k3 * u + c1 * times(h, v), x, first)
     return jax.tree.map(
-        lambda u, y, v: k1 * u + k2 * y + c2 * (h * v), x, inner, velocity(share, inner)
+        lambda u, y, v: k1 * u + k2 * y + c2 * times(h, v), x, inner, velocity(share, inner)
     )
 
 

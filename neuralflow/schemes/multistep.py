@@ -36,7 +36,7 @@ from neuralflow.schemes.network import (
     value,
     velocity_of,
 )
-from neuralflow.schemes.runge_kutta import RK4, explicit_step
+from neuralflow.schemes.runge_kutta import RK4, explicit_step, times
 
 
 class LinearMultistep(NetworkScheme):
@@ -381,7 +381,7 @@ class _TwoStep(ReversibleScheme):
     ) -> Any:
         """Return the weighted velocity term of a step, in the dtype of the velocity."""
         h = self.weight(k) * (t1 - t0)
-        return jax.tree.map(lambda v: (h * v).astype(v.dtype), terms.vf(t0, y, args))
+        return jax.tree.map(lambda v: times(h, v), terms.vf(t0, y, args))
 
 
 class LMResNet(_TwoStep):

@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
-from neuralflow.schemes.runge_kutta import explicit_step, used_stages
+from neuralflow.schemes.runge_kutta import EULER, explicit_step, times, used_stages
 
 
 class PerStep(nnx.Param):
@@ -228,8 +228,9 @@ def one_step(
     Returns:
         The state after the step, in the form of `y0`.
     """
-    if isinstance(scheme, AbstractERK):
-        return explicit_step(scheme.tableau, velocity_of(terms, t0, t1, args), y0, t1 - t0)
+    tableau = tableau_of(scheme)
+    if tableau is not None:
+        return explicit_step(tableau, velocity_of(terms, t0, t1, args), y0, t1 - t0)
     return scheme.step(terms, t0, t1, y0, args, scheme.init(terms, t0, t1, y0, args), False)[0]
 
 
@@ -264,6 +265,17 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: DTypeLike) -> diffrax.Abstra
     return scheme
 
 
+def tableau_of(scheme: AbstractSolver) -> Any:
+    """Return the Butcher tableau of an explicit Runge-Kutta scheme, and None for other schemes.
+
+    Args:
+        scheme: A diffrax solver.
+    """
+    if isinstance(scheme, diffrax.Euler):
+        return EULER
+    return scheme.tableau if isinstance(scheme, AbstractERK) else None
+
+
 def is_explicit(scheme: AbstractSolver) -> bool:
     """Tell whether a step is a fixed number of evaluations of the field, with no loop of its own.
 
@@ -273,7 +285,7 @@ def is_explicit(scheme: AbstractSolver) -> bool:
     Returns:
         True for Euler, explicit Runge-Kutta schemes and every `NetworkScheme`.
     """
-    return isinstance(scheme, diffrax.Euler | AbstractERK | NetworkScheme)
+    return isinstance(scheme, NetworkScheme) or tableau_of(scheme) is not None
 
 
 def cost(scheme: AbstractSolver, steps: int) -> int:
@@ -288,12 +300,12 @@ def cost(scheme: AbstractSolver, steps: int) -> int:
     """
     if isinstance(scheme, NetworkScheme):
         return scheme.evaluations(steps)
-    return steps * (used_stages(scheme.tableau) if isinstance(scheme, AbstractERK) else 1)
+    return steps * used_stages(tableau_of(scheme))
 
 
 def plus(x: PyTree, h: Real, v: PyTree) -> Any:
     """Return x + h v for pytrees x and v and a number h."""
-    return jax.tree.map(lambda a, b: a + h * b, x, v)
+    return jax.tree.map(lambda a, b: a + times(h, b), x, v)
 
 
 def done(y0: PyTree, y1: PyTree, state: PyTree) -> Any:

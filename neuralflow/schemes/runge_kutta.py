@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -29,6 +29,19 @@ from neuralflow.annotations import Real
 # the schemes.
 _NO_ERROR = np.zeros(4)
 _VERY_CHORD = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
+
+
+class _Tableau(NamedTuple):
+    """The entries of diffrax's `ButcherTableau` that a step needs."""
+
+    c: np.ndarray
+    a_lower: tuple[np.ndarray, ...]
+    b_sol: np.ndarray
+    num_stages: int
+
+
+# diffrax has no tableau for Euler's scheme, and builds none with one stage.
+EULER = _Tableau(np.zeros(0), (), np.ones(1), 1)
 
 
 class RK4(AbstractERK):
@@ -179,7 +192,7 @@ def dense_step(
     """
     ks = _stages(tableau, velocity, x, h, tableau.num_stages)
     y = _plus(x, h, tableau.b_sol, ks)
-    return y, {"y0": x, "y1": y, "k": jax.tree.map(lambda *rows: h * jnp.stack(rows), *ks)}
+    return y, {"y0": x, "y1": y, "k": jax.tree.map(lambda *rows: times(h, jnp.stack(rows)), *ks)}
 
 
 def _stages(
@@ -206,7 +219,7 @@ def _plus(x: PyTree, h: Real, weights: PyTree, ks: Sequence[Any]) -> Any:
     total = functools.reduce(
         lambda a, b: jax.tree.map(jnp.add, a, b), (_scaled(w, k) for w, k in used)
     )
-    return jax.tree.map(lambda a, b: a + h * b, x, total)
+    return jax.tree.map(lambda a, b: a + times(h, b), x, total)
 
 
 def rolled_step(
@@ -221,7 +234,7 @@ def rolled_step(
         velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
             and of the state y.
         x: The state where the step starts, an array or a pytree of arrays.
-        h: The length of the step in depth time. Its dtype is the dtype of the weights.
+        h: The length of the step in depth time. Its dtype is the dtype of the shares.
 
     Returns:
         The state after the step, in the form of x.
@@ -237,7 +250,9 @@ def rolled_step(
     )
 
     def plus(i: Any, ks: PyTree) -> Any:
-        return jax.tree.map(lambda a, k: a + h * jnp.tensordot(weights[i], k, axes=1), x, ks)
+        return jax.tree.map(
+            lambda a, k: a + times(h, jnp.tensordot(weights[i].astype(k.dtype), k, axes=1)), x, ks
+        )
 
     def stage(i: Any, ks: PyTree) -> Any:
         k = velocity(shares[i], plus(i, ks))
@@ -245,6 +260,19 @@ def rolled_step(
 
     empty = jax.tree.map(lambda a: jnp.zeros((count, *a.shape), a.dtype), x)
     return plus(count, lax.fori_loop(0, count, stage, empty))
+
+
+def times(h: Real, v: Array) -> Any:
+    """Return h v in the dtype of v, as one writes the step of a network in that dtype.
+
+    Args:
+        h: The length of a step, which may have more digits than v.
+        v: The velocity.
+
+    Returns:
+        The product. A real h is rounded to the dtype of v first.
+    """
+    return (h if jnp.iscomplexobj(h) else jnp.asarray(h, jnp.finfo(v.dtype).dtype)) * v
 
 
 def _scaled(weight: float, k: Any) -> Any:

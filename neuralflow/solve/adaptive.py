@@ -31,7 +31,7 @@ from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
 from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
-from neuralflow.solve.system import System, check_scheme, time_dtype
+from neuralflow.solve.system import System, check_scheme, check_single, time_dtype
 
 GradientMethod = Literal["steps", "direct", "continuous"]
 """The names of the gradients of an adaptive solve; see `Adaptive`."""
@@ -370,6 +370,7 @@ class Adaptive(Discretisation):
                 "add one"
             )
         dtype = time_dtype(x)
+        check_single(x, "the error estimate of an adaptive solve needs")
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
         loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context))

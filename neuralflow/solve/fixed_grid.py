@@ -41,6 +41,10 @@ class FixedGrid(Discretisation):
     derivatives and vmap. The memory mode "reversible" works in reverse mode alone, and not with
     jvp.
 
+    States in bfloat16 or float16 stay so with explicit schemes: depth times and h are in float32, h
+    is rounded once, and each step adds in the dtype of the state. A field with depth time casts the
+    time itself.
+
     In training, one evaluation of the field in each step updates the batch statistics. This is the
     first evaluation, unless the scheme declares another one. Training takes one step in each cell
     of these statistics. Random keys are folded with the number of the step and the number of the

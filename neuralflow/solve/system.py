@@ -24,7 +24,7 @@ from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.convolution import with_fast_derivatives
 from neuralflow.schemes.implicit import attached, has_stages
-from neuralflow.schemes.network import is_explicit, prepared, traits
+from neuralflow.schemes.network import is_explicit, prepared, tableau_of, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.solve.form import split
 
@@ -103,7 +103,7 @@ class System:
         # holds the numbers of these evaluations where the numbers do not count up from zero.
         self._calls: list[dict[int, Array]] = []
         self._numbers: tuple[int, ...] = ()
-        self.explicit: Any = scheme.tableau if isinstance(scheme, diffrax.AbstractERK) else None
+        self.explicit = tableau_of(scheme)
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
         self.multi = [basis for basis in self.flat.bases if basis.count > 1]
         # Weights on a single cell have the same window at every step. Such weights are handed
@@ -491,40 +491,42 @@ def time_dtype(x: PyTree) -> Any:
         x: The state, a pytree of arrays.
 
     Returns:
-        float32 or float64, the real dtype of all arrays of x.
+        The real dtype of all arrays of x: float32 or float64. Times of a state in bfloat16 or
+        float16 are float32.
 
     Raises:
         InputError: x holds no array.
-        InputTypeError: The arrays of x differ in precision, or an array is neither float32 nor
-            float64 nor complex. Masks and integers belong into the context.
+        InputTypeError: The arrays of x differ in precision, or an array is neither floating nor
+            complex. Masks and integers belong into the context.
     """
     leaves = jax.tree.leaves(x)
     if not leaves:
         raise InputError("x holds no array; give at least one")
-    dtypes = {
-        jnp.finfo(leaf.dtype).dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    }
-    if (
-        any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
-        or len(dtypes) != 1
-        or dtypes & _SMALL
-    ):
-        names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-        counts = [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        if counts:
-            raise InputTypeError(
-                f"x must be floating or complex throughout, got {names}; masks and integers are no "
-                "state: hand them over as context, layer(x, context=...), or cast x"
-            )
-        small = (
-            ", and let the field compute in bfloat16 inside if you want its speed"
-            if dtypes & _SMALL
-            else ""
-        )
+    names = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+    if any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
         raise InputTypeError(
-            f"x must be float32 or float64 (or complex) throughout, got {names}; cast it{small}"
+            f"x must be floating or complex throughout, got {names}; masks and integers are no "
+            "state: hand them over as context, layer(x, context=...), or cast x"
         )
-    return dtypes.pop()
+    dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in leaves}
+    if len(dtypes) != 1:
+        raise InputTypeError(f"x must have one precision throughout, got {names}; cast it")
+    return jnp.promote_types(dtypes.pop(), jnp.float32)
 
 
-_SMALL = {jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)}
+def check_single(x: PyTree, reason: str) -> None:
+    """Refuse states in bfloat16 or float16.
+
+    Args:
+        x: The state, a pytree of arrays.
+        reason: Who needs more digits, the start of the error's text.
+
+    Raises:
+        InputTypeError: x is neither in single nor in double precision.
+    """
+    dtype = jax.tree.leaves(x)[0].dtype
+    if jnp.finfo(dtype).bits < 32:
+        raise InputTypeError(
+            f"{reason} x to be in float32 or float64, got {dtype}; cast x, and let the field "
+            "compute in bfloat16 inside if you want its speed"
+        )

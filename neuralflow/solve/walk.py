@@ -33,7 +33,7 @@ from neuralflow.schemes.network import PerStep, ReversibleScheme, cost, is_expli
 from neuralflow.solve.base import StepMap
 from neuralflow.solve.results import column
 from neuralflow.solve.rewind import Departure, rewound
-from neuralflow.solve.system import Step, System, time_dtype
+from neuralflow.solve.system import Step, System, check_single, time_dtype
 
 Memory = Literal["full", "remat", "two_level", "reversible"]
 """The names of what the backward pass keeps; see `FixedGrid`.
@@ -174,6 +174,8 @@ class Walk:
         refusal: str | None = None,
     ):
         dtype = time_dtype(x)
+        if not is_explicit(scheme):
+            check_single(x, f"the equations of a step of {type(scheme).__name__} need")
         self.x, self.memory = x, memory
         self.system = System(field, scheme, dtype, refusal, context)
         self.plan = plan(self.system.flat.bases, backward=backward)
@@ -295,6 +297,7 @@ class Walk:
         if self.memory == "reversible" and not every_step:
             # The discretisation has refused every other scheme.
             assert isinstance(system.scheme, ReversibleScheme)
+            check_single(self.x, 'memory="reversible" walks back over the steps and needs')
             check_growth(system.scheme, steps, system.dtype)
             cells = {
                 basis: jnp.asarray(cell) for basis, cell in self.cells(np.arange(steps)).items()
@@ -463,6 +466,7 @@ class Walk:
             The input, and whether the iteration of any step did not converge.
         """
         system = self.system
+        check_single(self.x, "invert() walks back over the steps and needs")
         windows = system.windows(self.moving, self.cells(np.arange(self.plan.steps)))
         if isinstance(system.scheme, ReversibleScheme):
             system.initial(self.x, (self.windows(0), self.fixed, self.steps_at(0)))

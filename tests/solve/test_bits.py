@@ -100,6 +100,38 @@ def test_called_outside_a_trace_the_bits_are_the_same(dtype, interval):
     assert (traced(*(jnp.asarray(t, dtype) for t in interval)) == y).all()
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_residual_network_in_half_precision_is_one_bitwise(dtype):
+    """Depth and h are in float32, h is rounded once, and the block adds in half precision."""
+    kernel, x = (
+        jax.random.normal(key, shape).astype(dtype)
+        for key, shape in zip(jax.random.split(jax.random.key(0)), [(8, 8), (16, 8)], strict=True)
+    )
+
+    def f(w, x, t):
+        assert t.dtype == jnp.float32
+        return jnp.tanh(x @ w) * (1 + t).astype(x.dtype)
+
+    def hand(w, x):
+        h = jnp.float32(1.5 / 12).astype(dtype)
+        times = 0.5 + np.arange(12, dtype=np.float32) * np.float32(1.5) / np.float32(12)
+        return jax.lax.scan(lambda x, t: (x + h * f(w, x, t), None), x, times)[0]
+
+    def layer(w, x):
+        solve = nf.FixedGrid(nf.Euler(), steps=12, memory="full")
+        return nf.NeuralODE(nf.from_function(f, w), solve, 0.5, 2.0)(x)
+
+    def both(function):
+        def loss(w, x):
+            y = function(w, x)
+            return jnp.sum(y.astype(jnp.float32) ** 2), y
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(kernel, x)
+
+    for a, b in zip(jax.tree.leaves(both(hand)), jax.tree.leaves(both(layer)), strict=True):
+        assert a.dtype == b.dtype == dtype and (a == b).all()
+
+
 def test_one_wrong_layer_is_noticed(mlp, x):
     field = mlp(nf.PiecewiseConstant(49), time=False)
     y = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=49))(x)

@@ -101,11 +101,31 @@ REFUSED = {
     ),
     "integers": (
         lambda: nf.NeuralODE(_field(jnp.tanh), EULER)(jnp.ones((2, 3), int)),
-        "float32 or float64",
+        "hand them over as context",
     ),
-    "bfloat16": (
-        lambda: nf.NeuralODE(_field(jnp.tanh), EULER)(X.astype(jnp.bfloat16)),
-        "float32 or float64",
+    "two precisions": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), EULER)((X, X.astype(jnp.bfloat16))),
+        "one precision throughout, got bfloat16, float64",
+    ),
+    "bfloat16 in adaptive steps": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), nf.Adaptive(nf.Tsit5()))(X.astype(jnp.bfloat16)),
+        "adaptive solve needs x to be in float32 or float64",
+    ),
+    "bfloat16 in implicit steps": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), nf.FixedGrid(nf.ImplicitEuler(), steps=2))(
+            X.astype(jnp.bfloat16)
+        ),
+        "equations of a step of ImplicitEuler need x to be in float32 or float64",
+    ),
+    "bfloat16 walked back": (
+        lambda: nf.NeuralODE(_field(jnp.tanh), EULER).invert(X.astype(jnp.bfloat16)),
+        "walks back over the steps and needs x to be in float32 or float64",
+    ),
+    "bfloat16 in reversible memory": (
+        lambda: nf.NeuralODE(
+            _field(jnp.tanh), nf.FixedGrid(nf.schemes.leapfrog(), steps=4, memory="reversible")
+        )(X.astype(jnp.bfloat16)),
+        'memory="reversible" walks back',
     ),
     "depths outside": (
         lambda: nf.NeuralODE(_field(jnp.tanh), EULER).trajectory(X, [0.0, 2.0]),
