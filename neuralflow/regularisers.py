@@ -7,21 +7,29 @@ which `transport.along` integrates beside the states. A new rate is a function o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from diffrax import AbstractERK
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
+from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth import Basis, depth_bases
 from neuralflow.depth.basis import sobolev_gram
+from neuralflow.fields import evaluate
+from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
+from neuralflow.schemes.network import prepared
+from neuralflow.schemes.watched import Watch, Watched, sees_stiffness
+from neuralflow.solve import Adaptive
+from neuralflow.solve.system import time_dtype
 from neuralflow.transport import Motion, Rate, flat, log_determinant, samples
 
 
@@ -214,6 +222,91 @@ def total_derivative(order: int) -> Rate:
         return jnp.sum(motion.derivative(order) ** 2, axis=1)
 
     return rate
+
+
+class StepCosts(NamedTuple):
+    """What the accepted steps of an adaptive solve show, for every sample.
+
+    Attributes:
+        error: The sum of |h| |e| over the accepted steps, shape `(batch,)`. Here h is the length of
+            a step in depth time, and e the scheme's estimate of the error of the step.
+        stiffness: The sum of |h| S over the accepted steps, shape `(batch,)`. The stiffness S of a
+            step is |f(u) - f(w)| / |u - w| for the two states u and w that the scheme has at the
+            end of the step. None stands for a scheme with one such state.
+    """
+
+    error: Float[Array, "batch"]
+    stiffness: Float[Array, "batch"] | None
+
+
+def step_costs(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> tuple[Any, StepCosts]:
+    """Walk with an adaptive layer, and measure its accepted steps.
+
+    As penalties, the results make solutions that an adaptive solver follows in few steps. One solve
+    carries the samples and both sums, at no further evaluation of the field. The steps and the
+    samples are those of the layer without the sums. The gradient is that of the accepted steps,
+    whose lengths are held.
+
+    Args:
+        layer: The layer, with an explicit Runge-Kutta scheme in an `Adaptive`. Schemes such as
+            `nf.Tsit5()` and `nf.Dopri8()` measure the stiffness too.
+        x: The samples, `(batch, ...)` or a pytree of such arrays.
+        context: The context of the field, as in a call of the layer.
+
+    Returns:
+        The samples at the end of the walk, and the costs of the steps.
+
+    Raises:
+        InputError: The discretisation of `layer` is a fixed grid, has an implicit scheme, or has
+            `gradient="continuous"`, which knows no steps.
+        InputTypeError: `layer` is no `NeuralODE`, or axis 0 of x does not count samples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import neuralflow as nf
+        >>> field = nf.from_function(lambda a, x: a * x, jnp.array(-2.0))
+        >>> layer = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), 1e-3, 1e-3), 0.0, 1.5)
+        >>> y, costs = nf.regularisers.step_costs(layer, jnp.ones((1, 1)))
+        >>> print(costs.stiffness.round(3))  # |a| times the length of the interval
+        [3.]
+
+    Source:
+        Pal, Ma, Shah & Rackauckas, arXiv 2105.03918, as recalled. Norms of single samples in place
+        of one norm of the batch are our formulation.
+    """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    solve = layer.discretisation
+    if not isinstance(solve, Adaptive) or not isinstance(solve.scheme, AbstractERK):
+        raise InputError(
+            "step_costs measures the steps of an Adaptive with an explicit scheme such as "
+            f"nf.Tsit5(), got {type(solve).__name__} with {type(solve.scheme).__name__}"
+        )
+    if solve.gradient == "continuous":
+        raise InputError(
+            'step_costs needs the gradient of the steps, and gradient="continuous" knows no steps; '
+            'take gradient="steps"'
+        )
+    check_context(layer.field, context)
+    dtype, count = time_dtype(samples(x)), len(flat(x)[0])
+    watch = Watch(*(jnp.zeros(count, dtype) for _ in Watch._fields))
+    scheme: Any = prepared(solve.scheme, dtype)
+    watching = layer.with_field(_Timed(layer.field)).with_solve(
+        replace(solve, scheme=Watched(scheme))
+    )
+    y, watch = watching((x, watch), context=context)
+    return y, StepCosts(watch.error, watch.stiffness if sees_stiffness(solve.scheme) else None)
+
+
+class _Timed(nnx.Module):
+    """The field x' = f(x, t), beside a `Watch` whose time runs with depth time."""
+
+    def __init__(self, field: nnx.Module):
+        self.field = field
+
+    def __call__(self, state: PyTree, t: Real, context: PyTree = None) -> Any:
+        x, watch = state
+        still = jax.tree.map(jnp.zeros_like, watch)
+        return evaluate(self.field, x, t, context), still._replace(time=jnp.ones_like(watch.time))
 
 
 def inverse_consistency(

@@ -64,7 +64,7 @@ class Dense(nnx.Module):
 class Timed(Dense):
     """(1 + t) tanh(W x + b)."""
 
-    def __call__(self, x, t, context=None):
+    def __call__(self, x, t, context=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         return like(1 + t, x) * super().__call__(x, context)
 
 

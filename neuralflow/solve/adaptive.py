@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from diffrax import AbstractSolver
 from flax import nnx
 from jax import core, lax
@@ -26,6 +27,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
+from neuralflow.schemes.watched import Watched, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
@@ -553,7 +555,11 @@ class _Loop:
             span = interval[1] - interval[0]
             return jax.tree.map(lambda v: span * v, self._velocity(s, x, values, interval))
 
-        controller: Any = diffrax.PIDController(rtol=tolerances[0], atol=tolerances[1])
+        controller: Any = diffrax.PIDController(
+            tolerances[0],
+            tolerances[1],
+            sample_norm if isinstance(self.scheme, Watched) else optx.rms_norm,
+        )
         steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []
         steps += [lax.stop_gradient(stops)] if self.stepped and stops is not None else []
         if steps or len(self.jumps):

@@ -26,6 +26,7 @@ from neuralflow.fields.convolution import with_fast_derivatives
 from neuralflow.schemes.implicit import attached, has_stages
 from neuralflow.schemes.network import is_explicit, prepared, tableau_of, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
+from neuralflow.schemes.watched import Watched
 from neuralflow.solve.form import split
 
 
@@ -395,8 +396,9 @@ class System:
         Returns:
             The number of stages, and whether the last stage is handed on to the next step.
         """
-        if isinstance(self.scheme, diffrax.AbstractRungeKutta):
-            tableau = self.scheme.tableau
+        scheme = self.scheme.scheme if isinstance(self.scheme, Watched) else self.scheme
+        if isinstance(scheme, diffrax.AbstractRungeKutta):
+            tableau = scheme.tableau
             assert isinstance(tableau, diffrax.ButcherTableau)
             return tableau.num_stages, tableau.fsal
         return 1, False
