@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
@@ -18,10 +17,12 @@ from jaxtyping import Array, Float, PyTree
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, PiecewiseConstant, field_in_step, raw
-from neuralflow.fields import takes_time
+from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.functions import takes_context
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
+from neuralflow.solve.system import time_dtype
 
 
 class _AtTime(nnx.Module):
@@ -31,9 +32,8 @@ class _AtTime(nnx.Module):
         self.field = field
         self.t = t
 
-    def __call__(self, x: PyTree) -> Any:
-        field: Any = self.field
-        return field(x, self.t.astype(jax.tree.leaves(x)[0].dtype))
+    def __call__(self, x: PyTree, context: PyTree = None) -> Any:
+        return evaluate(self.field, x, self.t.astype(time_dtype(x)), context)
 
 
 def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
@@ -43,8 +43,9 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
     of length one over the interval [0, N], where N is the number of branches.
 
     Args:
-        branches: The residual branches f_0, f_1, ..., called as f(x). All branches have the same
-            class, options, shapes and dtypes.
+        branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if
+            they have a parameter `context`. All branches have the same class, options, shapes and
+            dtypes.
 
     Returns:
         A layer with a `DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of N Euler
@@ -83,11 +84,13 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
             f"branch {k}", branch, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
         )
         takes_time(branch)
+        given = {"context": None} if takes_context(branch) else {}
         try:
-            inspect.signature(branch).bind(None)
+            inspect.signature(branch).bind(None, **given)
         except TypeError:
             raise InputTypeError(
-                f"branch {k} cannot be called as f(x); a residual branch has no other input"
+                f"branch {k} cannot be called as f(x) or f(x, context=...); a residual branch has "
+                "no other input, such as depth time"
             ) from None
     count = len(branches)
     field = DepthVarying.from_modules(branches, PiecewiseConstant(count))
@@ -99,13 +102,15 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
 
     The k-th residual block of the layer is x + h_k f_k(x). Here f_k is the k-th branch, and h_k is
     the length of the k-th step. On a uniform grid, h_k is (t1 - t0) / steps. The branch of a field
-    f(x, t) has the depth time where its step starts.
+    f(x, t) has the depth time where its step starts. `from_branches` takes steps of length one, and
+    gives the same layer back only where every h_k is one.
 
     Args:
         layer: A layer with a fixed grid and Euler's scheme that walks forward.
 
     Returns:
-        The branches f_k, one for each step, called as f_k(x).
+        The branches f_k, one for each step, called as f_k(x), or as f_k(x, context=...) if the
+        field has a parameter `context`.
 
     Raises:
         InputTypeError: `layer` is not a `NeuralODE`, has another discretisation, or walks backward.

@@ -6,7 +6,7 @@ The functions that compile a layer stand at the end of this module.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -24,6 +24,7 @@ from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
+from neuralflow.depth.varying import options
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.functions import check_context
 from neuralflow.schemes.network import ReversibleScheme
@@ -402,7 +403,12 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         Between the edges of a fixed grid, the state is the result of a shortened step of the
         scheme. An adaptive solve takes states from the scheme's interpolant; its option `output`
-        says more. The states are differentiable with respect to the depths.
+        says more. The states are differentiable with respect to the depths. The walk goes on to the
+        end of the interval, also behind the last depth; `between` walks over a part.
+
+        Every sample has depth times of its own under `jax.vmap`, and an adaptive solve then takes
+        the steps of each sample alone. Times that are missing repeat the last time of their sample:
+        a NaN among the depths makes the gradient NaN, even where the loss leaves its state out.
 
         Args:
             x: The state at the start of the walk, a pytree of arrays with leading batch axes.
@@ -422,6 +428,19 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             InputTypeError: A fixed grid has no states at `depths`, because its scheme carries more
                 than the state from step to step.
             SolveError: Outside of a trace, the solve failed.
+
+        Example:
+            >>> import jax
+            >>> import jax.numpy as jnp
+            >>> import neuralflow as nf
+            >>> field = nf.from_function(lambda a, x: a * x, jnp.array(1.0))
+            >>> layer = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), rtol=1e-4, atol=1e-4))
+            >>> x, times = jnp.ones((2, 1)), jnp.array([[0.1, 0.5], [0.0, 1.0]])
+            >>> layer.trajectory(x, times[0]).shape  # both samples at the same times
+            (2, 2, 1)
+            >>> print(jax.vmap(layer.trajectory)(x, times)[..., 0].round(2))  # each at its own
+            [[1.11 1.65]
+             [1.   2.72]]
         """
         return self._checked(
             _integrate, x, EVERY_STEP if depths is None else self._depths(depths, x), context
@@ -492,8 +511,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             return None
         given = checks.known(depths)
         if isinstance(given, str) or np.ndim(given) != 1 or not np.size(given):
+            shown = f"shape {np.shape(given)}" if np.ndim(given) > 1 else repr(depths)
             raise InputError(
-                f"depths must be one-dimensional depth times, at least one, got {depths!r}"
+                f"depths must be one-dimensional depth times, at least one, got {shown}; depth "
+                "times of its own for every sample: jax.vmap(layer.trajectory)(x, depths)"
             )
         _check_arrays(x)
         dtype = time_dtype(x)
@@ -558,15 +579,11 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         form, numbers = (self.solve_form, list(self.solve_data)) if data is solve else split(data)
         every_step = isinstance(depths, EveryStep)
         program = _Program(graphdef, form, self.backward, every_step, None)
+        _check_hashable(program, self.field)
         interval = (raw(self.t0), raw(self.t1))
-        return program, _Arrays(
-            state,
-            numbers,
-            jax.tree.map(jnp.asarray, x),
-            interval,
-            None if every_step else depths,
-            as_arrays(context),
-        )
+        given = jax.tree.map(jnp.asarray, x), None if every_step else depths, as_arrays(context)
+        x, depths, context = jax.tree.map(_own, given)
+        return program, _Arrays(state, numbers, x, interval, depths, context)
 
     def _checked(
         self, function: Any, x: PyTree, depths: Array | EveryStep | None, context: PyTree
@@ -575,6 +592,20 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         if _concrete((solution, nnx.state(self.field))) and np.any(solution.status):
             raise failure(self.discretisation, self.field, x, solution)
         return solution
+
+
+def _check_hashable(program: _Program, field: nnx.Module) -> None:
+    """Refuse a field with an option by which no compiled function can be found again."""
+    try:
+        hash(program)
+    except TypeError:
+        for name, value in options(field).items():
+            if not isinstance(value, Hashable):
+                raise InputTypeError(
+                    f"{type(field).__name__} holds a {type(value).__name__} in '{name}', which is "
+                    "neither data nor hashable; make it a tuple, or hold arrays in nnx.data(...)"
+                ) from None
+        raise
 
 
 class _Program(NamedTuple):
@@ -692,6 +723,14 @@ def _staged() -> bool:
 
 def _concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _own(leaf: Any) -> Any:
+    """Return an array whose value belongs to JAX.
+
+    `jax.vmap` may hold a NumPy array inside its tracer, which JAX's custom derivatives do not take.
+    """
+    return jnp.copy(leaf) if isinstance(leaf, core.Tracer) else leaf
 
 
 def _check_arrays(x: PyTree) -> None:

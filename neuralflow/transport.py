@@ -349,6 +349,9 @@ def along(
     One solve carries the states and all integrals. A layer that walks backward integrates backward.
     An adaptive solve controls the error of the integrals too.
 
+    Sums over a Jacobian are those of every sample alone. A field that couples the entries of axis
+    0, such as a graph network on nodes, needs an axis of samples before that axis: `x[None]`.
+
     Args:
         layer: The layer that walks.
         x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.

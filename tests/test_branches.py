@@ -39,6 +39,57 @@ def test_branches_of_a_timed_field_are_its_blocks():
     assert np.allclose(layer(x), y, atol=1e-14)
 
 
+class Gated(nnx.Module):
+    """A branch with a gate from outside, and depth time if it is asked for."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
+
+    def __call__(self, x, context):
+        return context * jnp.tanh(self.linear(x))
+
+
+class Timed(Gated):
+    def __call__(self, x, t, context):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (1 + t) * super().__call__(x, context)
+
+
+def test_branches_take_a_context_there_and_back():
+    x = jax.random.normal(jax.random.key(0), (3, 2))
+    gate = jnp.asarray([[0.5], [1.0], [0.0]])
+    branches = [Gated(nnx.Rngs(k)) for k in range(3)]
+    layer = nf.from_branches(branches)
+    y = x
+    for one, two in zip(branches, nf.to_branches(layer), strict=True):
+        assert (two(y, context=gate) == one(y, gate)).all()
+        y = y + one(y, gate)
+    assert np.allclose(layer(x, context=gate), y, atol=1e-14)
+
+    timed = nf.NeuralODE(Timed(nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2), 0.0, 2.0)
+    y = x
+    for branch in nf.to_branches(timed):
+        y = y + branch(y, context=gate)
+    assert np.allclose(timed(x, context=gate), y, atol=1e-14)
+    with pytest.raises(TypeError, match="no other input, such as depth time"):
+        nf.from_branches([Timed(nnx.Rngs(0))])
+
+
+def test_the_option_that_differs_is_named():
+    with pytest.raises(ValueError, match=r"rate is 0.2, and not 0.1; give modules of one class"):
+        nf.from_branches([nnx.Dropout(0.1, rngs=nnx.Rngs(0)), nnx.Dropout(0.2, rngs=nnx.Rngs(0))])
+    quiet = nnx.Dropout(0.1, rngs=nnx.Rngs(0))
+    quiet.eval()
+    with pytest.raises(ValueError, match="deterministic is True, and not False"):
+        nf.from_branches([nnx.Dropout(0.1, rngs=nnx.Rngs(0)), quiet])
+    with pytest.raises(
+        ValueError,
+        match="module 1 is built differently from module 0: it is a Timed, and not a Gated",
+    ):
+        nf.DepthVarying.from_modules(
+            [Gated(nnx.Rngs(0)), Timed(nnx.Rngs(0))], nf.PiecewiseConstant(2)
+        )
+
+
 def test_branches_that_do_not_fit_are_refused():
     def mlp(h):
         return nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0))

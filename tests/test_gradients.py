@@ -134,6 +134,22 @@ def test_single_precision_counts_in_its_own_roundings():
     assert max(report.directional.values()) < 1e-2
 
 
+def test_rounding_is_not_taken_for_a_wrong_derivative():
+    """Many steps of a wide field in single precision, with a loss of size 1,000."""
+    wide = nf.fields.MLP(16, hidden=64, time=True, rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(wide, nf.FixedGrid(nf.Euler(), steps=6), 0.0, 6.0)
+    x = jax.random.normal(jax.random.key(0), (64, 16), jnp.float32)
+    report = nf.check_gradient(layer, x)
+    assert max(report.directional.values()) < 1e-2
+    assert "is the exact gradient" in report.sentence
+
+
+def test_single_precision_says_to_rule_out_rounding():
+    field = nf.from_function(lambda a, x: doubled(a * x), jnp.asarray(0.5, jnp.float32))
+    report = nf.check_gradient(nf.NeuralODE(field, grid("remat")), X.astype(jnp.float32))
+    assert "float64 arrays first, then look at custom_vjp" in report.sentence
+
+
 def test_a_failed_solve_is_named():
     layer = nf.NeuralODE(nf.from_function(lambda a, x: a * x**2, jnp.asarray(1.0)), grid("remat"))
     report = nf.check_gradient(layer, jnp.full((1, 1), 1e100))

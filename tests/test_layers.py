@@ -310,3 +310,16 @@ def test_second_derivatives_pass_forward_over_reverse_or_name_the_option():
     inside = jax.grad(lambda x: jax.vmap(layer)(x).sum())(batch)
     assert np.allclose(outside, 1 / (1 - batch) ** 2, rtol=1e-4)
     assert np.allclose(inside, outside, rtol=1e-6)
+
+
+def test_an_option_that_cannot_be_hashed_is_named():
+    class Field(nnx.Module):
+        def __init__(self):
+            self.axes = {"weights": 0}
+
+        def __call__(self, x):
+            return -x
+
+    layer = nf.NeuralODE(Field(), nf.FixedGrid(nf.Euler(), steps=2))
+    with pytest.raises(InputTypeError, match="Field holds a dict in 'axes'.*make it a tuple"):
+        layer(jnp.ones((1, 2)))

@@ -15,18 +15,22 @@ from neuralflow import checks
 from neuralflow.depth.flattened import depth_bases
 from neuralflow.depth.varying import raw
 
+_VECTORS = ("bias", "scale")
+
 
 def decayed(model: nnx.Module) -> Any:
-    """Return which parameters have more than one axis at one depth, as a mask for weight decay.
+    """Return which parameters are kernels, as a mask for weight decay.
 
-    Kernels have several axes. Biases and the scales of norms have one axis, and are left out of
+    A kernel has more than one axis at one depth. Biases and the scales of norms are left out of
     weight decay as a rule. The leading axis of the coefficients of a `DepthVarying` does not count
-    as an axis. The usual mask `ndim > 1` would count it.
+    as an axis. The usual mask `ndim > 1` would count it. A parameter named `bias` or `scale` is
+    left out whatever its shape: the biases of flax's attention have two axes.
 
     The mask fits every argument `mask` of optax, and `weight_decay_mask` of `optax.contrib.muon`.
     The last two axes of a kernel are its rows and columns. So the mask also says which parameters
     Muon treats as matrices, as the example shows. A stacked kernel `(n, a, b)` is then n matrices
-    of shape `(a, b)`. A kernel of a convolution is one matrix for every place of its window.
+    of shape `(a, b)`. A kernel of a convolution is one matrix for every place of its window. The
+    kernels of flax's attention have three axes at one depth, so tell Muon their rows and columns.
 
     Args:
         model: A field, a layer or any other module, with `DepthVarying` anywhere inside.
@@ -57,5 +61,8 @@ def decayed(model: nnx.Module) -> Any:
     varying = depth_bases(model)
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return nnx.from_flat_state(
-        [(path, np.ndim(raw(leaf)) - (path in varying) > 1) for path, leaf in flat]
+        [
+            (path, path[-1] not in _VECTORS and np.ndim(raw(leaf)) - (path in varying) > 1)
+            for path, leaf in flat
+        ]
     )

@@ -401,7 +401,7 @@ def _stack(modules: Sequence[ModuleT]) -> ModuleT:
     parts = [nnx.split(_checked_module(module)) for module in modules]
     graphdef, first = parts[0]
     want = _shapes(first)
-    for k, (other, state) in enumerate(parts):
+    for k, (module, (other, state)) in enumerate(zip(modules, parts, strict=True)):
         if _shapes(state) != want:
             raise InputError(
                 f"module {k} has parameters {_shapes(state)}, module 0 has {want}; "
@@ -409,12 +409,37 @@ def _stack(modules: Sequence[ModuleT]) -> ModuleT:
             )
         if other != graphdef:
             raise InputError(
-                f"module {k} is built differently from module 0; "
-                "give modules of one class and one set of options"
+                f"module {k} is built differently from module 0{_difference(modules[0], module)}; "
+                "give modules of one class, one mode and one set of options"
             )
     return nnx.merge(
         graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts))
     )
+
+
+def _difference(one: nnx.Module, other: nnx.Module) -> str:
+    """Return the first option in which two modules differ, as a part of an error's text."""
+    if type(one) is not type(other):
+        return f": it is a {type(other).__name__}, and not a {type(one).__name__}"
+    first, second = options(one), options(other)
+    for name in first:
+        if name in second and first[name] != second[name]:
+            return f": {name} is {second[name]!r}, and not {first[name]!r}"
+    return ""
+
+
+def options(module: nnx.Module) -> dict[str, Any]:
+    """Return what a module holds beside its modules, variables and arrays, by dotted paths.
+
+    Args:
+        module: The module.
+    """
+    return {
+        dotted(path): value
+        for path, value in nnx.iter_graph(module)
+        if not isinstance(value, nnx.Pytree | nnx.Variable | Array | np.ndarray)
+        and not any(str(key).startswith("_") for key in path)
+    }
 
 
 def _shapes(state: PyTree) -> dict[str, str]:

@@ -276,7 +276,8 @@ class SecondOrder(nnx.Module):
 
     Args:
         acceleration: The module a. It is called with the whole state, as a(state), or as
-            a(state, t) if a takes time. It returns the acceleration, in the form of v.
+            a(state, t) if a takes time, with the context if a has a parameter `context`. It returns
+            the acceleration, in the form of v.
 
     Raises:
         InputTypeError: `acceleration` is not an `nnx.Module`, or is not callable as f(x) or

@@ -12,13 +12,16 @@ import equinox as eqx
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from neuralflow.checks import InputTypeError
 
 # The identity of a tangent. It refuses to be computed if `forward` is a text, and to be transposed
 # if `backward` is one. Reverse mode transposes tangents and never computes them.
 _marked = Primitive("marked")
+# The identity of an array, whose tangent is marked. JAX drops the rules of custom derivatives in
+# places, but not those of a primitive.
+_marking = Primitive("marking")
 
 
 def reverse_only(tree: PyTree, refusal: str) -> Any:
@@ -51,22 +54,29 @@ def forward_only(tree: PyTree, refusal: str) -> Any:
 def _mark(tree: PyTree, forward: str, backward: str) -> Any:
     """Return arrays whose tangents are marked."""
 
-    @jax.custom_jvp
-    def same(array: Array) -> Array:
-        return array
-
-    @same.defjvp
-    def rule(primals, tangents):
-        return primals[0], _marked.bind(tangents[0], forward=forward, backward=backward)
-
     # Each array is marked alone, so that an array without a tangent gets none.
-    return jax.tree.map(lambda leaf: same(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+    def marked(leaf):
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        return _marking.bind(leaf, forward=forward, backward=backward)
+
+    return jax.tree.map(marked, tree)
+
+
+def _marked_jvp(primals: Any, tangents: Any, **refusals: str) -> Any:
+    # The innermost derivative alone is marked: forward mode over reverse mode is allowed.
+    (primal,), (tangent,) = primals, tangents
+    return primal, tangent if isinstance(tangent, ad.Zero) else _marked.bind(tangent, **refusals)
 
 
 def _computed(tangent: Any, *, forward: str, backward: str) -> Any:
     if forward:
         raise InputTypeError(forward)
     return tangent
+
+
+def _same(array: Any, **refusals: str) -> Any:
+    return array
 
 
 def _transposed(cotangent: Any, tangent: Any, *, forward: str, backward: str) -> Any:
@@ -76,7 +86,11 @@ def _transposed(cotangent: Any, tangent: Any, *, forward: str, backward: str) ->
 
 
 _marked.def_impl(_computed)
-_marked.def_abstract_eval(lambda tangent, **_: tangent)
 ad.deflinear2(_marked, _transposed)
-batching.defvectorized(_marked)
 mlir.register_lowering(_marked, mlir.lower_fun(_computed, multiple_results=False))
+_marking.def_impl(_same)
+ad.primitive_jvps[_marking] = _marked_jvp
+mlir.register_lowering(_marking, mlir.lower_fun(_same, multiple_results=False))
+for primitive in (_marked, _marking):
+    primitive.def_abstract_eval(_same)
+    batching.defvectorized(primitive)

@@ -207,9 +207,12 @@ class System:
         try:
             v = evaluate(module, x, t, context)
         except Exception as error:
+            beside = (
+                "" if context is None else f" and a context of {jax.tree.map(jnp.shape, context)}"
+            )
             error.add_note(
                 f"(while the field {self.name} was evaluated on x of shape "
-                f"{jax.tree.map(jnp.shape, x)})"
+                f"{jax.tree.map(jnp.shape, x)}{beside})"
             )
             raise
         changes = self.flat.changes(module, arrays)

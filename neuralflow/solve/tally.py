@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
@@ -49,15 +50,15 @@ def tally() -> Iterator[Work]:
     """Add up the work of all layers that are called inside a `with` block.
 
     The sums grow with every call of a layer, and can be read at any time. A solve with per-sample
-    control adds the mean over its samples. A call under `jax.grad`, `nnx.value_and_grad` or
+    control adds the mean over its samples. So does a call under a `jax.vmap` that starts inside the
+    block. A call under `jax.grad`, `nnx.value_and_grad` or
     `jax.jvp` counts once, as it does without the derivative. The evaluations that a gradient takes
     on its way back do not count.
 
     Under `jax.jit` or `nnx.jit`, open the block inside the compiled function and return the work or
-    a part of it. Python does not see the calls of a function that is compiled inside the block. The
-    counter therefore leaves out calls under a `jax.jit`, `jax.checkpoint` or `lax.scan` that starts
-    inside the block. It also leaves out calls under a `jax.vmap` that starts inside the block, if
-    their work differs between the samples.
+    a part of it. Python does not see how often a function that is compiled inside the block runs.
+    So the sums are NaN after the first call under a `jax.jit`, `jax.checkpoint` or `lax.scan` that
+    starts inside the block.
 
     Yields:
         The sums so far: numbers `evaluations`, `accepted` and `rejected`.
@@ -98,10 +99,24 @@ def count(solution: Solution) -> None:
     """
     for work, state, trace in _open.get():
         for name, total in vars(work).items():
-            total = total + lax.stop_gradient(jnp.mean(getattr(solution, name)))
+            number = lax.stop_gradient(jnp.mean(jnp.asarray(getattr(solution, name), float)))
+            if state != _state():
+                number = _shared(number)
+            total = total + number
             # A number of another trace has no meaning where the block ends.
-            if state == _state() or _trace(total) is trace:
-                setattr(work, name, total)
+            known = state == _state() or _trace(total) is trace
+            setattr(work, name, total if known else np.full((), np.nan))
+
+
+@jax.custom_batching.custom_vmap
+def _shared(number: Array) -> Array:
+    """Return a number. Under a `jax.vmap`, return the mean over the samples, which all share."""
+    return number
+
+
+@_shared.def_vmap
+def _shared_rule(size: int, batched: list[bool], number: Array) -> tuple[Array, bool]:
+    return _shared(jnp.mean(number, axis=0) if batched[0] else number), False
 
 
 def _state() -> Any:

@@ -96,3 +96,16 @@ def test_muon_takes_stacked_kernels_for_as_many_matrices():
 def test_a_mask_is_that_of_a_module():
     with pytest.raises(InputTypeError, match="model must be an nnx.Module"):
         decayed(wrong({"kernel": jnp.ones((2, 2))}))
+
+
+def test_biases_of_several_axes_are_no_kernels():
+    def make(rngs):
+        return nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)
+
+    for module in (
+        make(nnx.Rngs(0)),
+        nf.DepthVarying(make, nf.PiecewiseConstant(3), rngs=nnx.Rngs(0)),
+    ):
+        mask = nnx.to_flat_state(decayed(module))
+        assert {path[-1] for path, chosen in mask if chosen} == {"kernel"}
+        assert all(chosen for path, chosen in mask if path[-1] == "kernel")

@@ -3,6 +3,8 @@
 The reference is the same layer on one device. A line is "AXES NAME DIFFERENCE SPEC".
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,12 +61,35 @@ def layers():
             None,
         ),
         "adaptive": (nf.NeuralODE(varying(), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)), points, None),
+        "density": (Density(nf.FixedGrid(nf.RK4(), steps=2)), points, None),
+        "adaptive-density": (Density(nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5)), points, None),
         "alone": (
             nf.NeuralODE(Attending(), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5, per_sample=True)),
             points,
             mask,
         ),
     }
+
+
+class Gaussian(nnx.Module):
+    """A standard normal base, up to a constant."""
+
+    def log_prob(self, x):
+        return -jnp.sum(x**2, -1) / 2
+
+    def sample(self, key, shape):
+        return jax.random.normal(key, (*shape, 2))
+
+
+class Density(nnx.Module):
+    """The log-densities of a normalising flow, in the place of a layer."""
+
+    def __init__(self, solve):
+        base: Any = Gaussian()
+        self.flow = nf.transport.NormalisingFlow(nf.NeuralODE(varying(), solve), base)
+
+    def __call__(self, x, context):
+        return self.flow.log_prob(x)
 
 
 for kind in (AxisType.Explicit, AxisType.Auto):

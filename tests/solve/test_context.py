@@ -359,3 +359,34 @@ def test_a_conditional_flow_learns_a_density_for_each_condition():
         assert abs(drawn.mean() - 2 * sign) < 0.4 and 0.3 < drawn.std() < 0.8
     points, log = flow.sample_and_log_prob(jax.random.key(2), 64, context=c)
     assert np.allclose(log, flow.log_prob(points, context=c), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "solve", [nf.FixedGrid(nf.RK4(), steps=4), SOLVES["steps"]], ids=["fixed", "adaptive"]
+)
+def test_numpy_arrays_that_a_trace_closes_over_are_data(solve):
+    """State, context and depth times in NumPy arrays, under every order of transformations."""
+    x, gates = np.ones((3, 2)), np.asarray([0.5, 1.0, 2.0])
+    times = np.tile(np.linspace(0, 1, 3), (3, 1))
+
+    def layer(rate):
+        return nf.NeuralODE(
+            nf.from_function(lambda rate, x, context: rate * context * x, rate), solve
+        )
+
+    def whole(rate):
+        return jnp.sum(jax.vmap(lambda x, gate: layer(rate)(x, context=gate))(x, gates))
+
+    def states(rate):
+        def one(x, gate, times):
+            return layer(rate).trajectory(x, times, context=gate)[-1]
+
+        return jnp.sum(jax.vmap(one)(x, gates, times))
+
+    want = jax.grad(lambda rate: jnp.sum(2 * jnp.exp(rate * gates)))(0.3)
+    for function in (whole, states, jax.checkpoint(whole)):
+        for gradient in (jax.grad(function), jax.jit(jax.grad(function))):
+            np.testing.assert_allclose(gradient(0.3), want, rtol=1e-4)
+        np.testing.assert_allclose(
+            jax.jit(function)(0.3), jnp.sum(2 * jnp.exp(0.3 * gates)), rtol=1e-4
+        )

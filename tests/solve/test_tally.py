@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -13,12 +14,10 @@ GRID = nf.NeuralODE(FIELD, nf.FixedGrid(nf.RK4(), steps=3))
 ADAPTIVE = GRID.with_solve(nf.Adaptive(nf.Bosh3(), 1e-3, 1e-3))
 
 
-def test_the_work_of_nested_layers_is_counted_where_it_can_be():
+def test_the_work_of_nested_layers_is_counted():
     def counted(x):
         with nf.tally() as work:
             y = GRID(GRID(x))
-            # This call has a trace of its own.
-            jax.checkpoint(lambda x: GRID(x))(x)
         return y.sum(), work
 
     for run in (counted, jax.jit(counted), jax.value_and_grad(counted, has_aux=True)):
@@ -59,7 +58,7 @@ def test_a_derivative_inside_the_block_counts_the_call_once(transformed):
         assert int(work.accepted) == int(want.accepted) > 0
 
 
-def test_a_block_inside_a_vmap_counts_each_sample_and_one_around_it_what_all_share():
+def test_a_block_inside_a_vmap_counts_each_sample():
     def counted(x):
         with nf.tally() as work:
             jax.grad(loss, argnums=1)(GRID, x)
@@ -70,11 +69,28 @@ def test_a_block_inside_a_vmap_counts_each_sample_and_one_around_it_what_all_sha
     each = [int(ADAPTIVE.solve(row).evaluations) for row in x]
     assert each[0] != each[1]
     assert jax.vmap(counted)(x).evaluations.tolist() == [12 + n for n in each]
+
+
+def test_a_vmap_inside_the_block_adds_the_mean_over_its_samples():
+    x = jnp.array([[[0.1], [10.0]], [[0.2], [20.0]]])
+    mean = np.mean([int(ADAPTIVE.solve(row).evaluations) for row in x.reshape(4, 1)])
+
+    def counted(x):
+        with nf.tally() as work:
+            jax.grad(lambda x: jnp.sum(jax.vmap(jax.vmap(ADAPTIVE))(x)))(x)
+            jax.vmap(GRID)(x)
+        return work.evaluations
+
+    for run in (counted, jax.jit(counted)):
+        assert run(x) == mean + 12
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint])
+def test_calls_that_cannot_be_counted_leave_no_number(wrap):
     with nf.tally() as work:
-        jax.vmap(GRID)(x)
-        jax.vmap(ADAPTIVE)(x)
-        jax.jit(GRID)(x)
-    assert int(work.evaluations) == 12
+        GRID(X)
+        wrap(lambda x: GRID(x))(X)
+    assert np.isnan(work.evaluations) and np.isnan(work.accepted)
 
 
 def test_blocks_nest_and_can_be_read_before_they_end():
