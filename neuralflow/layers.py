@@ -547,6 +547,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                     program._replace(interval=(t0, t1)),
                     arrays._replace(interval=None),
                 )
+        else:
+            _check_hashable(program, self.field)
         try:
             solution, changes = function(program, arrays)
         except TypeError as error:
@@ -579,7 +581,6 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         form, numbers = (self.solve_form, list(self.solve_data)) if data is solve else split(data)
         every_step = isinstance(depths, EveryStep)
         program = _Program(graphdef, form, self.backward, every_step, None)
-        _check_hashable(program, self.field)
         interval = (raw(self.t0), raw(self.t1))
         given = jax.tree.map(jnp.asarray, x), None if every_step else depths, as_arrays(context)
         x, depths, context = jax.tree.map(_own, given)
