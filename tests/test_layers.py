@@ -323,3 +323,10 @@ def test_an_option_that_cannot_be_hashed_is_named():
     layer = nf.NeuralODE(Field(), nf.FixedGrid(nf.Euler(), steps=2))
     with pytest.raises(InputTypeError, match="Field holds a dict in 'axes'.*make it a tuple"):
         layer(jnp.ones((1, 2)))
+
+
+def test_a_pickled_implicit_layer_finds_its_tolerances():
+    field = nf.from_function(lambda a, x: -a * x, jnp.asarray(2.0))
+    layer = nf.NeuralODE(field, nf.Adaptive(nf.Kvaerno3(), 1e-3, 1e-3))
+    other = pickle.loads(pickle.dumps(layer))
+    np.testing.assert_array_equal(other(jnp.ones((1, 2))), layer(jnp.ones((1, 2))))

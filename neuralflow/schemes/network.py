@@ -251,10 +251,7 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: DTypeLike) -> diffrax.Abstra
         scheme = eqx.tree_at(
             lambda s: s.scan_kind, scheme, "bounded", is_leaf=lambda leaf: leaf is None
         )
-    if isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(
-        getattr(scheme.root_finder, "rtol", 0.0), float
-    ):
-        # The root finder leaves its tolerances to a step size controller.
+    if _leaves_tolerances(scheme):
         tolerance = float(jnp.finfo(dtype).eps ** 0.5)  # The iteration asks a hundredth of it.
         # A Runge-Kutta scheme takes Chord, with one Jacobian for each stage. Others take Newton.
         # diffrax's own choice, VeryChord, gives up soon and counts on an adaptive loop to shorten
@@ -263,6 +260,34 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: DTypeLike) -> diffrax.Abstra
         finder = kind(rtol=tolerance, atol=tolerance)
         scheme = eqx.tree_at(lambda s: (s.root_finder, s.root_find_max_steps), scheme, (finder, 50))
     return scheme
+
+
+def controlled(scheme: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """Return a scheme whose root finder an adaptive loop gives its tolerances.
+
+    diffrax marks such a root finder by an object that it knows by identity. A pickled scheme has
+    lost the identity, and gets diffrax's object back.
+
+    Args:
+        scheme: A diffrax solver.
+
+    Returns:
+        The same scheme, which diffrax knows again.
+    """
+    if not _leaves_tolerances(scheme):
+        return scheme
+
+    def marks(scheme: Any) -> Any:
+        return scheme.root_finder.rtol, scheme.root_finder.atol, scheme.root_finder.norm
+
+    return eqx.tree_at(marks, scheme, marks(diffrax.ImplicitEuler()))
+
+
+def _leaves_tolerances(scheme: diffrax.AbstractSolver) -> bool:
+    """Return whether a step size controller sets the tolerances of the root finder of a scheme."""
+    return isinstance(scheme, diffrax.AbstractImplicitSolver) and not isinstance(
+        getattr(scheme.root_finder, "rtol", 0.0), float
+    )
 
 
 def tableau_of(scheme: AbstractSolver) -> Any:

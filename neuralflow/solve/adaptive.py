@@ -27,6 +27,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
+from neuralflow.schemes.network import controlled
 from neuralflow.schemes.watched import Watched, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
@@ -458,7 +459,7 @@ class _Loop:
     """
 
     def __init__(self, solve: Adaptive, system: System):
-        self.system, self.scheme = system, solve.scheme
+        self.system, self.scheme = system, controlled(solve.scheme)
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
         self.stepped = solve.output == "stepped"
         # The interpolant's own derivative belongs to what was computed. The adjoint equation and a
