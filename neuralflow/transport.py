@@ -58,7 +58,8 @@ class Jacobian(NamedTuple):
 class Exact:
     """The divergence without noise, by one derivative for each coordinate of a point.
 
-    This way is for points of few coordinates.
+    This way is for points of few coordinates. The derivatives are taken for all samples at once, so
+    the field must treat every entry of axis 0 as a sample of its own.
     """
 
     def draw(self, key: Array, points: Array) -> Array | None:
@@ -864,7 +865,8 @@ def log_determinant(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> S
 
     For an adaptive layer, the logarithm is the integral of the divergence, and the sign is 1. The
     sum of a fixed grid differs from this integral by O(h). `along(layer, x, divergence)` gives the
-    integral for any layer.
+    integral for any layer. A field that couples the entries of axis 0, such as a graph network on
+    nodes, needs an axis of samples before that axis: `x[None]`.
 
     Args:
         layer: The layer.
