@@ -547,8 +547,6 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                     program._replace(interval=(t0, t1)),
                     arrays._replace(interval=None),
                 )
-        else:
-            _check_hashable(program, self.field)
         try:
             solution, changes = function(program, arrays)
         except TypeError as error:
@@ -559,6 +557,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 "forward-mode derivatives do not pass through "
                 f"{self.discretisation!r}; take {remedy}"
             ) from error
+        except ValueError as error:
+            if "Non-hashable" in str(error):
+                _refuse_unhashable(self.field)
+            raise
         if changes:
             variables = FlatField.variables(self.field)
             for i, value in changes.items():
@@ -595,18 +597,14 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         return solution
 
 
-def _check_hashable(program: _Program, field: nnx.Module) -> None:
-    """Refuse a field with an option by which no compiled function can be found again."""
-    try:
-        hash(program)
-    except TypeError:
-        for name, value in options(field).items():
-            if not isinstance(value, Hashable):
-                raise InputTypeError(
-                    f"{type(field).__name__} holds a {type(value).__name__} in '{name}', which is "
-                    "neither data nor hashable; make it a tuple, or hold arrays in nnx.data(...)"
-                ) from None
-        raise
+def _refuse_unhashable(field: nnx.Module) -> None:
+    """Refuse the first option of a field by which no compiled function can be found again."""
+    for name, value in options(field).items():
+        if not isinstance(value, Hashable):
+            raise InputTypeError(
+                f"{type(field).__name__} holds a {type(value).__name__} in '{name}', which is "
+                "neither data nor hashable; make it a tuple, or hold arrays in nnx.data(...)"
+            ) from None
 
 
 class _Program(NamedTuple):
