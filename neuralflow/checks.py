@@ -5,6 +5,8 @@ The message of a refusal is one sentence that says what was given and what was e
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -171,6 +173,26 @@ def function(name: str, value: Any) -> None:
     """
     if not callable(value):
         raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
+
+
+def plain(name: str, value: Any) -> None:
+    """Refuse anything but plain data by name, which JSON gives back as it was.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. Tuples may come back as lists.
+
+    Raises:
+        InputError: `value` is no dict of strings, finite numbers, booleans, None, lists and dicts.
+    """
+    try:
+        kept = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        kept = None
+    if not isinstance(value, Mapping) or kept is None or set(kept) != set(value):
+        raise InputError(
+            f"{name} must be plain data by name, such as {{'width': 32}}, got {_shown(value)}"
+        )
 
 
 def _shown(value: Any) -> str:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying
 from neuralflow.depth.basis import PiecewiseConstant
 from neuralflow.fields import MLP, ConvBlock
@@ -218,17 +220,45 @@ def _scaled(x: Array) -> Array:
 def classification(model: nnx.Module, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
     """Return the mean cross-entropy of a model on a batch, with the accuracy beside it.
 
-    This function is a loss for `training.fit`.
+    This function is a loss for `training.fit`. A label out of range that is known only inside a
+    trace makes the cross-entropy and its gradient NaN.
 
     Args:
         model: A model from inputs to logits `(batch, classes)`.
-        batch: The inputs `batch["x"]` and the labels `batch["y"]` `(batch,)`, whole numbers.
+        batch: The inputs `batch["x"]` and the labels `batch["y"]` `(batch,)`, whole numbers from 0
+            to classes - 1.
 
     Returns:
         The mean cross-entropy, and a dict with the share of right answers under `accuracy`.
+
+    Raises:
+        InputError: The batch has no x or y, the labels have not one entry for every row of logits,
+            or a label is out of range.
+        InputTypeError: The labels are no whole numbers.
     """
-    logits = model(batch["x"])
-    right = jnp.argmax(logits, axis=-1) == batch["y"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {
+    if not isinstance(batch, Mapping) or not {"x", "y"} <= set(batch):
+        held = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        raise InputError(f"batch must hold the inputs x and the labels y, it holds {held}")
+    logits, labels = model(batch["x"]), checks.known(batch["y"])
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise InputTypeError(
+            f"the labels y must be whole numbers, got {jnp.result_type(labels)}; "
+            "write y.astype(np.int32)"
+        )
+    if logits.ndim != 2 or np.shape(labels) != logits.shape[:1]:
+        raise InputError(
+            "the labels y must have one entry for every row of the logits (batch, classes), "
+            f"got y {np.shape(labels)} and logits {logits.shape}"
+        )
+    classes = logits.shape[-1]
+    known = (labels >= 0) & (labels < classes)
+    if isinstance(labels, np.ndarray) and not known.all():
+        raise InputError(
+            f"the labels y must lie between 0 and {classes - 1}, the {classes} classes of the "
+            f"model, got {labels.min()} to {labels.max()}"
+        )
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, labels, 0))
+    right = jnp.argmax(logits, axis=-1) == labels
+    return jnp.mean(entropy * jnp.where(known, 1, jnp.nan).astype(entropy.dtype)), {
         "accuracy": jnp.mean(right)
     }

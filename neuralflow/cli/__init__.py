@@ -5,8 +5,13 @@ A mistake that a person can mend ends in one sentence and status 2; a bug keeps 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import signal
 import sys
+import threading
+import warnings
 from dataclasses import make_dataclass
 from typing import Annotated, Any
 
@@ -14,9 +19,15 @@ from typing import Annotated, Any
 def main(arguments: list[str] | None = None) -> None:
     """Run `neuralflow`, or `python -m neuralflow`, and end the process with the command's status.
 
+    SIGINT (Ctrl-C) ends the process with one line and status 130, SIGTERM with status 143. What was
+    written stays: files are written whole or not at all. A training saves its state before.
+
     Args:
         arguments: The words behind `neuralflow`; those of the process by default.
     """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
     try:
         import tyro
     except ImportError:
@@ -50,15 +61,13 @@ def main(arguments: list[str] | None = None) -> None:
         if parsed.compilation_cache:
             cache.switch_on()
         run = next(run for options, run in commands.values() if isinstance(parsed.command, options))
+        _only_its_own_words()
         status = run(parsed.command)
         sys.stdout.flush()
         sys.exit(status)
     except BrokenPipeError:  # `| head`: nobody reads on; what was written so far is kept
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except KeyboardInterrupt:
-        print("neuralflow: interrupted; results written so far are kept", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         if not isinstance(error, _mendable()):
             raise
@@ -66,10 +75,44 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _end(number: int, frame: Any) -> None:
+    """End the process at once, with one line.
+
+    An exception in place of this end could arise where nobody catches it, such as in an import or
+    in a callback, and would leave a traceback.
+    """
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # a bar has hidden the cursor
+    said = "interrupted" if number == signal.SIGINT else "terminated"
+    os.write(2, f"neuralflow: {said}; results written so far are kept\n".encode())
+    os._exit(128 + number)
+
+
+def _only_its_own_words() -> None:
+    """Silence what asynchronous writes leave behind when the disk is full.
+
+    The command itself raises the error of a write, and tells it in one sentence.
+    """
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    sys.unraisablehook = hook
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").addFilter(
+        lambda entry: "was never retrieved" not in entry.getMessage()
+    )
+
+
 def _mendable() -> tuple[type[Exception], ...]:
     """Return the errors whose message tells a person what to mend."""
     from neuralflow.checks import ExtraMissing, InputError
     from neuralflow.data import DataMissing
+    from neuralflow.files import WriteError
     from neuralflow.training import CheckpointError
 
-    return InputError, ExtraMissing, DataMissing, CheckpointError, ConnectionError
+    return InputError, ExtraMissing, DataMissing, CheckpointError, WriteError, ConnectionError

@@ -34,8 +34,9 @@ def writable(folder: Path) -> Path:
         probe = folder / ".writable"
         probe.write_text("")
         probe.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"--out {folder} cannot be written ({error.strerror}); give another folder"
+            f"--out {folder} cannot be written ({reason}); give another folder"
         ) from None
     return folder

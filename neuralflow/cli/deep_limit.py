@@ -5,10 +5,11 @@ The experiment itself stands in `labs.deep_limit`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
-import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -101,8 +102,10 @@ def run(options: DeepLimit) -> int:
         f"{' '.join(chosen)} at depths {' '.join(map(str, depths))}"
     )
     study = None
-    with progress(1 + len(chosen) * len(depths), console) as advance:
-        kept = _kept(options, out)
+    with (
+        _kept(options, data, out) as kept,
+        progress(1 + len(chosen) * len(depths), console) as advance,
+    ):
         for what, study in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
             advance(what)
             files.write(out / "results.json", files.as_json(_record(options, study, chosen)))
@@ -151,36 +154,40 @@ def _load(name: str) -> Any:
     return arrays
 
 
-def _kept(options: DeepLimit, out: Path) -> Any:
-    """Return the minimisers on disk.
+@contextlib.contextmanager
+def _kept(options: DeepLimit, data: Any, out: Path) -> Iterator[Any]:
+    """Yield the minimisers on disk, and keep other processes out meanwhile.
 
-    When the run resumes, minimisers of other data or of another seed are refused. Otherwise all
-    minimisers are deleted.
+    When the run resumes, minimisers of data of another content or of another seed are refused.
+    Otherwise all minimisers are deleted.
     """
     from neuralflow.labs.deep_limit import Folder
 
-    kept, identity = Folder(out / "minima"), {"data": options.data, "seed": options.seed}
-    identity_file = out / "minima" / "of.json"
-    if not options.resume:
-        for path in kept.folder.glob("*.npz"):
-            path.unlink()
-    elif len(kept) and _read(identity_file) != identity:
+    place = out / "minima"
+    if not files.inside(place, out):
         raise InputError(
-            f"{options.out} holds minimisers of other options than --data {options.data} "
-            f"--seed {options.seed}; "
-            "give the same ones, another --out, or leave --resume out to begin anew"
+            f"{place} is a link out of {options.out}; remove it, or give another --out"
         )
-    identity_file.parent.mkdir(parents=True, exist_ok=True)
-    files.write(identity_file, json.dumps(identity) + "\n")
-    return kept
-
-
-def _read(path: Path) -> Any:
-    """Read a JSON file; return None if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+        lock = files.lock(place)
+    except BlockingIOError:
+        raise InputError(
+            f"another process computes in {options.out}; wait for its end, or give another --out"
+        ) from None
+    with lock or contextlib.nullcontext():
+        if not options.resume:
+            for path in place.glob("*.npz"):
+                path.unlink()
+        of = {"data": files.digest(data["x"], data["y"]), "seed": options.seed}
+        try:
+            kept = Folder(place, of)
+        except InputError:
+            raise InputError(
+                f"{options.out} holds minimisers of other data or options than --data "
+                f"{options.data} --seed {options.seed}; "
+                "give the same ones, another --out, or leave --resume out to begin anew"
+            ) from None
+        yield kept
 
 
 def _falsified(problem: Any, study: Any, seed: int, out: Path, console: Any) -> bool:

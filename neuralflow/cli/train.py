@@ -8,19 +8,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import files
+from neuralflow import data, files
 from neuralflow.checks import InputError
 from neuralflow.cli.common import SCHEMES, writable
 
 ADAPTIVE = ("tsit5", "dopri5")
-GENERATED = ("moons", "circles", "spirals", "annuli", "gaussians", "checkerboard")
+GENERATED = {
+    "moons": data.moons,
+    "circles": data.circles,
+    "spirals": data.spirals,
+    "annuli": data.annuli,
+    "gaussians": data.gaussians,
+    "checkerboard": data.checkerboard,
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Train:
     """The number of processes."""
     process: int | None = None
     """The number of this process, counted from 0."""
+    timeout: int = 60
+    """The seconds for which a process waits for the others, with --coordinator."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ def run(options: Train) -> int:
     try:
         train, test = (dataset(options, split) for split in ("train", "test"))
         model = build(options, train)
-        _remember(options, train, out)
+        settings = _remember(options, train, out)
         steps = options.epochs * (len(train["y"]) // max(1, options.batch))
         fitted = training.fit(
             model,
@@ -160,6 +172,7 @@ def run(options: Train) -> int:
             folder=out,
             save_every=options.save_every,
             resume=options.resume,
+            settings=settings,
         )
     except training.TrainingError as error:
         print(f"neuralflow: {error}", file=sys.stderr, flush=True)
@@ -178,9 +191,7 @@ def run(options: Train) -> int:
 
 
 def _join(options: Train) -> None:
-    """Join the processes of one training, if there are several."""
-    import jax
-
+    """Join the processes of one training, if there are several, within --timeout seconds."""
     numbers = (options.processes, options.process)
     if options.coordinator is None:
         if numbers != (None, None):
@@ -189,10 +200,17 @@ def _join(options: Train) -> None:
                 "the address of process 0, or auto"
             )
         return
-    if options.coordinator == "auto":
-        arguments: tuple[Any, ...] = ()
-    else:
-        if ":" not in options.coordinator or options.processes is None or options.process is None:
+    if options.timeout < 1:
+        raise InputError(f"--timeout must be at least 1 second, got {options.timeout}")
+    given: dict[str, Any] = {}
+    if options.coordinator != "auto":
+        port = options.coordinator.rpartition(":")[2]
+        if (
+            not port.isdigit()
+            or not 0 < int(port) < 2**16
+            or options.processes is None
+            or options.process is None
+        ):
             raise InputError(
                 f"--coordinator {options.coordinator} needs an address HOST:PORT, "
                 "--processes and --process; or give auto where a scheduler tells them"
@@ -201,13 +219,66 @@ def _join(options: Train) -> None:
             raise InputError(
                 f"--process must lie between 0 and {options.processes - 1}, got {options.process}"
             )
-        arguments = (options.coordinator, options.processes, options.process)
-    try:
-        jax.distributed.initialize(*arguments)
-    except (ValueError, RuntimeError) as error:
+        given = {
+            "coordinator_address": options.coordinator,
+            "num_processes": options.processes,
+            "process_id": options.process,
+            "coordinator_bind_address": options.coordinator if options.process == 0 else None,
+        }
+        if options.process == 0:
+            _check_address(options.coordinator)
+    # JAX ends the process without a word of its own when its timeout is over. Ours comes first.
+    late = threading.Thread(
+        target=_initialise, args=(given, 2 * options.timeout, failed := []), daemon=True
+    )
+    began = time.monotonic()
+    late.start()
+    while late.is_alive() and (waited := time.monotonic() - began) < options.timeout:
+        late.join(min(5.0, options.timeout - waited))
+        if late.is_alive():
+            print(
+                f"waiting for all processes at {options.coordinator}: "
+                f"{time.monotonic() - began:.0f} of {options.timeout} s",
+                flush=True,
+            )
+    if late.is_alive():
+        print(
+            f"neuralflow: not all of the {options.processes or ''} processes met at "
+            f"{options.coordinator} within {options.timeout} s; start the missing ones at the same "
+            "address, or give a longer --timeout",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)  # an orderly end would wait for the others
+    if failed:
         raise InputError(
-            f"the processes could not be joined ({str(error).splitlines()[0]}); check --coordinator"
+            f"the processes could not be joined ({str(failed[0]).splitlines()[0]}); "
+            "check --coordinator"
+        )
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that process 0 cannot listen at."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, int(port)), family=family).close()
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen at --coordinator {address} ({error.strerror}); "
+            "give a free port of the machine of process 0"
         ) from None
+
+
+def _initialise(given: dict[str, Any], timeout: int, failed: list[Exception]) -> None:
+    """Join the processes through JAX, and note an error."""
+    import jax
+
+    try:
+        jax.distributed.initialize(**given, initialization_timeout=timeout)
+    except (ValueError, RuntimeError) as error:
+        failed.append(error)
 
 
 def run_evaluate(options: Evaluate) -> int:
@@ -253,29 +324,15 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
         ExtraMissing: A package that the data needs is not installed.
     """
     from neuralflow import training
+    from neuralflow.training.log import existing
 
-    try:
-        record = json.loads((options.folder / "options.json").read_text())
-    except (OSError, ValueError) as error:
-        why = (
-            "holds no options.json"
-            if isinstance(error, FileNotFoundError)
-            else f"has an options.json that cannot be read ({error})"
-        )
+    record = _recorded(options.folder)
+    if record is None:
         raise InputError(
-            f"{options.folder} {why}; give the --out folder of neuralflow train"
-        ) from None
-    if (
-        not isinstance(record, dict)
-        or {"classes", "data", "scheme"} - set(record)
-        or record["scheme"] not in SCHEMES
-    ):
-        raise InputError(
-            f"{options.folder}/options.json is not what neuralflow train has written; "
-            "give its --out folder"
+            f"{options.folder} holds no options.json; give the --out folder of neuralflow train"
         )
-    known = {field.name for field in dataclasses.fields(Train)}
-    values: dict[str, Any] = {name: value for name, value in record.items() if name in known}
+    classes = record["classes"]
+    values: dict[str, Any] = {name: value for name, value in record.items() if name != "classes"}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
     trained = Train(**{**values, **paths})
     changes: dict[str, Any] = {
@@ -286,8 +343,16 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
         trained, **changes, test_split=options.split or trained.test_split
     )
     test = dataset(trained, "test")
-    model = build(trained, test, record["classes"])
-    return trained, model, test, training.restore(options.folder, model, best=options.best)
+    model = build(trained, test, classes)
+    step = training.restore(options.folder, model, best=options.best)
+    kept = existing(options.folder)
+    _, seen = kept.newest(False, kept.read_record)
+    if seen is not None and seen["run"]["settings"] != _settings(record):
+        raise InputError(
+            f"{options.folder}/options.json is not that of the checkpoints beside it; "
+            "put back the one that neuralflow train has written"
+        )
+    return trained, model, test, step
 
 
 def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
@@ -305,8 +370,6 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
         DataMissing: The TFDS set is not prepared.
         ExtraMissing: A package that the data needs is not installed.
     """
-    from neuralflow import data
-
     split = options.train_split if part == "train" else options.test_split
     if options.data == "digits":
         return data.digits(split)
@@ -316,7 +379,7 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
                 f"{options.data} is generated, with one training and one test set; "
                 f"leave the split {split!r} out"
             )
-        make = getattr(data, options.data)
+        make = GENERATED[options.data]
         return (
             make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
         )
@@ -349,8 +412,10 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
     from neuralflow import models
     from neuralflow.solve import Adaptive, FixedGrid
 
-    if options.width % 4:
-        raise InputError(f"--width must be a multiple of 4, got {options.width}")
+    if options.width % 4 or options.width < 4:
+        raise InputError(f"--width must be a positive multiple of 4, got {options.width}")
+    if options.steps < 1:
+        raise InputError(f"--steps must be at least 1, got {options.steps}")
     scheme = SCHEMES[options.scheme]()
     adaptive = options.scheme in ADAPTIVE
     tolerance = 1e-3 if options.tolerance is None else options.tolerance
@@ -386,43 +451,65 @@ _FREE = {
     "coordinator",
     "processes",
     "process",
+    "timeout",
 }
 
 
-def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> None:
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that decide what a training computes."""
+    return {name: value for name, value in record.items() if name not in _FREE}
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """Read options.json with its number of classes, or return None if there is no such file.
+
+    A file that is not as `neuralflow train` wrote it is refused.
+    """
+    try:
+        record = files.unseal(json.loads((folder / "options.json").read_text()))
+        known = {field.name for field in dataclasses.fields(Train)} | {"classes"}
+        if set(record) != known:
+            raise ValueError("another version of neuralflow wrote it")
+        return record
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/options.json is not what neuralflow train has written ({error}); "
+            "put that file back, or give another folder"
+        ) from None
+
+
+def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> dict[str, Any]:
     """Write options.json, and refuse a resumed training with other options.
 
-    `evaluate` builds the model again from options.json.
+    `evaluate` builds the model again from options.json. The result is what identifies the training.
     """
     import jax
+
+    from neuralflow.training.log import differences
 
     shown = {
         name: os.fspath(v) if isinstance(v, Path) else v
         for name, v in dataclasses.asdict(options).items()
     }
     shown["classes"] = int(data["y"].max()) + 1
-    if options.resume and any((out / "checkpoints").glob("[0-9]*")):
-        try:
-            before = json.loads((out / "options.json").read_text())
-        except (OSError, ValueError):
-            before = shown
-        changed = [
-            name
-            for name in shown
-            if name not in _FREE and name in before and before[name] != shown[name]
-        ]
+    if any((out / "checkpoints").glob("[0-9]*")):
+        if not options.resume:  # `fit` refuses this folder, and its options stay as they were
+            return _settings(shown)
+        before = _recorded(out)
+        changed = differences(_settings(before or shown), _settings(shown))
         if changed:
             was = ", ".join(
-                f"--{name.replace('_', '-')} {before[name]} (now {shown[name]})" for name in changed
+                f"--{name.replace('_', '-')} {old} (now {new})" for name, old, new in changed
             )
             raise InputError(
                 f"{options.out} was trained with {was}; "
                 "resume with the same options, or give another --out"
             )
-    elif any((out / "checkpoints").glob("[0-9]*")):
-        return  # without --resume, `fit` refuses this folder, and its options stay as they were
     if jax.process_index() == 0:
-        files.write(out / "options.json", files.as_json(shown))
+        files.write(out / "options.json", files.as_json(files.seal(shown)))
+    return _settings(shown)
 
 
 def _loss(options: Train) -> Any:
@@ -457,8 +544,6 @@ def _optimiser(options: Train, steps: int) -> Any:
 
 def _augment(options: Train) -> Any:
     """Return the augmentation of images, or None without --augment."""
-    from neuralflow import data
-
     if not options.augment:
         return None
     if options.data in GENERATED:

@@ -19,10 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import checks
+from neuralflow import checks, files
 from neuralflow.checks import ExtraMissing, InputError
 from neuralflow.data.arrays import Data, numeric
-from neuralflow.files import user_cache
 
 _BLOCK = 1000  # examples decoded at a time: TFDS reads blocks many times faster than single ones
 
@@ -62,7 +61,7 @@ def load(
     """
     examples = source(name, split, data_dir=data_dir)
     place = None if cache is False else _cache_folder(cache) / _fingerprint(examples, name, split)
-    kept = None if place is None else _from_cache(place)
+    kept = None if place is None else _from_cache(place, len(examples))
     if kept is not None:
         return kept
     blocks = [_block(examples, start) for start in range(0, len(examples), _BLOCK)]
@@ -245,7 +244,7 @@ def _block(examples: Any, start: int) -> Data:
 
 def _cache_folder(folder: Any) -> Path:
     """Return the folder for decoded arrays; None means the cache of the user."""
-    return user_cache() if folder is None else Path(folder).expanduser()
+    return files.user_cache() if folder is None else Path(folder).expanduser()
 
 
 def _fingerprint(examples: Any, name: str, split: str) -> str:
@@ -254,21 +253,31 @@ def _fingerprint(examples: Any, name: str, split: str) -> str:
     A set that was prepared anew gets a new name, so that the set is decoded anew.
     """
     folder = Path(examples.dataset_info.data_dir)
-    files = [
+    held = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.iterdir())
     ]
-    mark = hashlib.sha256(repr((str(folder.resolve()), split, files)).encode()).hexdigest()[:16]
+    mark = hashlib.sha256(repr((str(folder.resolve()), split, held)).encode()).hexdigest()[:16]
     return f"{name.replace('/', '_').replace(':', '-')}-{mark}"
 
 
-def _from_cache(place: Path) -> Data | None:
-    """Read the decoded arrays, or return None if they are missing or damaged."""
+def _from_cache(place: Path, samples: int) -> Data | None:
+    """Read the decoded arrays, or return None if they are missing, damaged or of another length."""
     try:
-        names = json.loads((place / "names.json").read_text())
-        return {name: np.load(place / f"{name}.npy", allow_pickle=False) for name in names}
-    except (OSError, ValueError, EOFError):
+        index = files.unseal(json.loads((place / "names.json").read_text()))
+        data = {name: np.load(_array(place, name), allow_pickle=False) for name in index["names"]}
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
+    whole = files.digest(*data.values()) == index["arrays"]
+    return data if whole and all(len(array) == samples for array in data.values()) else None
+
+
+def _array(place: Path, name: str) -> Path:
+    """Return the file of an array, and refuse a name that leads out of the folder."""
+    path = place / f"{name}.npy"
+    if path.parent != place or not name.isprintable():
+        raise OSError(f"the feature {name!r} cannot be the name of a file")
+    return path
 
 
 def _to_cache(place: Path, data: Data) -> None:
@@ -280,9 +289,10 @@ def _to_cache(place: Path, data: Data) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
         try:
-            for key, values in data.items():
-                np.save(partial / f"{key}.npy", values)
-            (partial / "names.json").write_text(json.dumps(sorted(data)))
+            for name, values in data.items():
+                np.save(_array(partial, name), values)
+            index = files.seal({"names": list(data), "arrays": files.digest(*data.values())})
+            (partial / "names.json").write_text(json.dumps(index))
             shutil.rmtree(place, ignore_errors=True)
             partial.rename(place)
         finally:

@@ -8,7 +8,7 @@ too.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -48,11 +48,8 @@ class Resident:
         self.steps = self.samples // batch
 
     def example(self) -> Batch:
-        """Return the shapes and dtypes of a batch, without data."""
-        return {
-            name: jax.ShapeDtypeStruct((self.size, *a.shape[1:]), a.dtype)
-            for name, a in self.arrays.items()
-        }
+        """Return the shapes and dtypes of a batch, with values of its whole numbers."""
+        return example(self.arrays, self.size)
 
     def chunks(self, epoch: int, first: int) -> Iterator[tuple[Any, int, int]]:
         """Yield what `batch` reads, and the steps for which `batch` can read it.
@@ -115,7 +112,7 @@ class Streamed:
         self.row = data.example(0)
 
     def example(self) -> Batch:
-        """Return the shapes and dtypes of a batch, without data."""
+        """Return the shapes and dtypes of a batch, without values."""
         return {
             name: jax.ShapeDtypeStruct((self.size, *a.shape), a.dtype)
             for name, a in self.row.items()
@@ -164,6 +161,49 @@ class Streamed:
         """
         arrays, start = read
         return spread(jax.tree.map(lambda a: a[i - start], arrays), self.mesh)
+
+
+def example(arrays: Batch, size: int) -> Batch:
+    """Return a batch to trace a loss on: shapes and dtypes, with values of whole numbers.
+
+    The rows with the smallest and the largest whole number come first, so that a loss can refuse
+    labels out of range while the loss is traced.
+
+    Args:
+        arrays: The data set, arrays of shape `(samples, ...)`.
+        size: The number of samples in the batch, at most the number of samples there are.
+    """
+    batch: Batch = {}
+    for name, values in arrays.items():
+        batch[name] = jax.ShapeDtypeStruct((size, *values.shape[1:]), values.dtype)
+        if jnp.issubdtype(values.dtype, jnp.integer) and values.size:
+            held = np.asarray(values)
+            flat = held.reshape(len(held), -1)
+            ends = [int(flat.min(axis=1).argmin()), int(flat.max(axis=1).argmax())]
+            ends = ends if flat[ends[0]].min() < 0 else ends[::-1]
+            rows = [*ends, *range(size)][:size]
+            batch[name] = jnp.asarray(held[rows])
+    return batch
+
+
+def traced(function: Callable[..., Any], *arguments: PyTree, batch: Batch) -> tuple[Any, Any]:
+    """Trace a function on a batch of `example`, where known values stay known.
+
+    Args:
+        function: A function of the arguments and of a batch.
+        *arguments: The first arguments, arrays or shapes.
+        batch: The batch.
+
+    Returns:
+        The program, and the shapes and dtypes of what the function returns.
+    """
+    known = {name: leaf for name, leaf in batch.items() if isinstance(leaf, Array)}
+    rest = {name: leaf for name, leaf in batch.items() if name not in known}
+
+    def with_known(rest: Batch, *arguments: PyTree) -> Any:
+        return function(*arguments, {name: {**rest, **known}[name] for name in batch})
+
+    return jax.make_jaxpr(with_known, return_shape=True)(rest, *arguments)
 
 
 def count_devices(mesh: Mesh | None) -> int:

@@ -1,26 +1,32 @@
 """Checkpoints of a training, written by orbax: atomic, asynchronous and verified.
 
 A checkpoint holds the arrays of a training and a record of how far the training has come.
-When a checkpoint is due stands in `log`.
+`Checkpoints` reads them, `Writer` writes them. When a checkpoint is due stands in `log`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from neuralflow import files
+
 # This number grows when the meaning of what a checkpoint holds changes.
-_FORMAT = 1
-_FIELDS = {"format", "digest", "run", "where", "history"}
+_FORMAT = 2
+_FIELDS = {"format", "step", "score", "arrays", "run", "where", "history"}
+_PAUSE, _TRIES = 0.1, 20  # seconds between reads that a trainer spoils, and how many of them
+
+T = TypeVar("T")
 
 
 class CheckpointError(RuntimeError):
@@ -28,14 +34,212 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the last ones, and the one with the largest score.
+    """The checkpoints in a folder, to read: nothing in the folder changes.
 
-    Arrays are stored as a pytree, everything else as JSON. Reading a checkpoint never executes
-    code. A checkpoint appears under its final name when the checkpoint is complete. The arrays
-    carry a digest, and reading the arrays checks the digest.
+    Another process may train in the folder meanwhile. Reading a checkpoint never executes code. One
+    digest covers the whole record of a checkpoint: its position, history and score, the settings of
+    the training, and the digests of its arrays. Reading checks the digests.
 
     Args:
         folder: The folder of the checkpoints.
+
+    Raises:
+        CheckpointError: The folder, or a checkpoint in it, is a link that leads elsewhere.
+    """
+
+    def __init__(self, folder: Path):
+        self._ocp, self.folder = _orbax(), Path(folder).absolute()
+        refuse_links(self.folder, self.folder.parent)
+        self.steps()
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints, in order.
+
+        Raises:
+            CheckpointError: A checkpoint is a link that leads out of the folder.
+        """
+        found = [path for path in self.folder.glob("*") if path.name.isdigit()]
+        for path in found:
+            refuse_links(path, self.folder)
+        return sorted(int(path.name) for path in found)
+
+    @property
+    def last(self) -> int | None:
+        """The latest step that was saved, or None if no step was saved."""
+        return max(self.steps(), default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The step with the largest score, or None if no checkpoint has a score.
+
+        Raises:
+            CheckpointError: A checkpoint is damaged.
+        """
+        scores = {step: self.read_record(step)["score"] for step in self.steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return max(scored, key=lambda step: (scored[step], step), default=None)
+
+    def newest(self, best: bool, read: Callable[[int], T]) -> tuple[int | None, T | None]:
+        """Read the last or the best checkpoint, while a trainer may replace checkpoints.
+
+        Args:
+            best: Whether to take the checkpoint with the largest score instead of the last one.
+            read: A function of the step that reads the checkpoint.
+
+        Returns:
+            The step, and what `read` has returned; a pair of None if there is no such checkpoint.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, or `read` refuses the checkpoint.
+        """
+        for left in reversed(range(_TRIES)):
+            here = set(self.steps())
+            try:
+                step = self.best if best else self.last
+                return (None, None) if step is None else (step, read(step))
+            except CheckpointError:
+                time.sleep(_PAUSE)
+                if not left or here <= set(self.steps()):
+                    raise  # no trainer has cleared a checkpoint away
+        raise AssertionError("the last try returns or raises")
+
+    def read_record(self, step: int) -> dict[str, Any]:
+        """Read the record of a checkpoint: how far the training has come, and its history.
+
+        Args:
+            step: The step of the checkpoint.
+
+        Returns:
+            The record, with at least the fields format, step, score, arrays, run, where and
+            history.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, another program wrote it, or another
+                version of this package wrote it.
+        """
+        place = self.folder / str(step) / "record"
+        foreign = CheckpointError(
+            f"step {step} in {self.folder} was not written by neuralflow; give another folder"
+        )
+        if not place.is_dir():
+            raise foreign
+        reader = self._ocp.Checkpointer(self._ocp.JsonCheckpointHandler())
+        try:
+            held = reader.restore(place, args=self._ocp.args.JsonRestore())
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        finally:
+            reader.close()
+        if not isinstance(held, dict) or not {"format", "digest"} <= set(held):
+            raise foreign
+        if held["format"] != _FORMAT and isinstance(held["format"], int):
+            raise CheckpointError(
+                f"step {step} in {self.folder} has format {held['format']}, "
+                f"this version reads format {_FORMAT}; it was written by neuralflow "
+                f"{held.get('version', 'of another version')}: install that one"
+            )
+        if not set(held) >= _FIELDS:
+            raise foreign
+        try:
+            record = files.unseal(held)
+        except ValueError:
+            raise self._damaged(
+                step, ValueError("record and arrays do not match their digest")
+            ) from None
+        if record["step"] != step:
+            raise self._damaged(step, ValueError(f"it is a copy of step {record['step']}"))
+        return record
+
+    def read_arrays(self, step: int, like: PyTree) -> Any:
+        """Read the arrays of a checkpoint.
+
+        Args:
+            step: The step of the checkpoint.
+            like: A named tuple of pytrees with the names, shapes, dtypes and shardings to read. A
+                checkpoint may hold further fields.
+
+        Returns:
+            The arrays, in the structure and the shardings of `like`.
+
+        Raises:
+            CheckpointError: The arrays do not fit `like`, or the checkpoint is damaged.
+        """
+        digests = self.read_record(step)["arrays"]
+        want = {name: _as_data(leaf) for name, leaf in named(like).items()}
+        held = {name: (tuple(of["shape"]), of["dtype"]) for name, of in digests.items()}
+        here = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in want.items()}
+        asked = tuple(f".{name}" for name in like._fields)
+        theirs = {name: spec for name, spec in held.items() if name.startswith(asked)}
+        if here != theirs:
+            raise CheckpointError(
+                f"step {step} in {self.folder} is of another model, loss or optimiser: "
+                f"{_difference(theirs, here)}; build what was trained, or give another folder"
+            )
+        alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def sharding(name):
+            return want[name].sharding if name in want else alone
+
+        template = {
+            name: jax.ShapeDtypeStruct(*spec, sharding=sharding(name))
+            for name, spec in held.items()
+        }
+        reader = self._ocp.Checkpointer(self._ocp.StandardCheckpointHandler())
+        try:
+            arrays = reader.restore(
+                self.folder / str(step) / "arrays", args=self._ocp.args.StandardRestore(template)
+            )
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        finally:
+            reader.close()
+        if not all(_agrees(arrays[name], of["pieces"]) for name, of in digests.items()):
+            raise self._damaged(step, ValueError("the arrays do not match their digest"))
+        leaves = [_as_key(arrays[name], leaf) for name, leaf in named(like).items()]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def check_scores(self) -> None:
+        """Refuse a folder with a score that is not the one of its record.
+
+        orbax keeps the best checkpoint by these scores, and gives up the whole folder if one of
+        them cannot be read.
+
+        Raises:
+            CheckpointError: A score or a record is damaged.
+        """
+        for step in self.steps():
+            path = self.folder / str(step) / "metrics" / "metrics"
+            try:
+                held = json.loads(path.read_text())["score"] if path.exists() else None
+            except (OSError, ValueError, KeyError, TypeError):
+                held = "damaged"
+            if (self.folder / str(step) / "record").is_dir() and held == "damaged":
+                raise self._damaged(step, ValueError("its score cannot be read"))
+            if held != self.read_record(step)["score"]:
+                raise self._damaged(step, ValueError("its score is not that of its record"))
+
+    def _damaged(self, step: int, error: Exception) -> CheckpointError:
+        """Describe a checkpoint that cannot be read, and name the earlier one to go on from."""
+        earlier = [s for s in self.steps() if s < step]
+        then = (
+            f"to go on from step {max(earlier)}"
+            if earlier
+            else "and start anew: there is no earlier one"
+        )
+        return CheckpointError(
+            f"step {step} in {self.folder} is damaged ({_reason(error)}); "
+            f"remove {self.folder / str(step)} {then}"
+        )
+
+
+class Writer:
+    """Writes checkpoints into a folder: keeps the last ones, and the one with the largest score.
+
+    Arrays are stored as a pytree, everything else as JSON. A checkpoint appears under its final
+    name when the checkpoint is complete.
+
+    Args:
+        kept: The checkpoints that are in the folder already.
         keep: The number of latest checkpoints to keep. The checkpoint with the largest score is
             kept beside them.
 
@@ -44,13 +248,12 @@ class Checkpoints:
             damaged.
     """
 
-    def __init__(self, folder: Path, keep: int = 3):
-        import orbax.checkpoint as ocp
+    def __init__(self, kept: Checkpoints, keep: int):
         from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
-        logging.getLogger("absl").addFilter(_unasked)
-        self._ocp, self.folder = ocp, Path(folder).absolute()
-        _check_scores(self.folder)
+        ocp, self._kept = _orbax(), kept
+        self._ocp = ocp
+        kept.check_scores()
 
         def score(metrics):
             return metrics["score"]
@@ -61,29 +264,19 @@ class Checkpoints:
             preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]),
             cleanup_tmp_directories=True,
         )
+        handlers: Any = {
+            "arrays": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        }
         try:
-            handlers: Any = {
-                "arrays": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            }
             self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_handlers=handlers
+                kept.folder, options=options, item_handlers=handlers
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{folder} cannot hold checkpoints ({_reason(error)}); "
+                f"{kept.folder.parent} cannot hold checkpoints ({_reason(error)}); "
                 "give a folder that can be written"
             ) from None
-
-    @property
-    def last(self) -> int | None:
-        """The latest step that was saved, or None if no step was saved."""
-        return self._manager.latest_step()
-
-    @property
-    def best(self) -> int | None:
-        """The step with the largest score, or None if no checkpoint has a score."""
-        return self._manager.best_step()
 
     def save(
         self, step: int, arrays: PyTree, record: dict[str, Any], score: float | None = None
@@ -101,11 +294,12 @@ class Checkpoints:
                 at the next call.
         """
         args, plain = self._ocp.args, {name: _as_data(leaf) for name, leaf in named(arrays).items()}
-        record = {"format": _FORMAT, "digest": _digest(plain), **record}
+        own = {"format": _FORMAT, "step": step, "score": score, "arrays": _digests(plain)}
+        sealed = files.seal({**own, **record})
         try:
             self._manager.save(
                 step,
-                args=args.Composite(arrays=args.StandardSave(plain), record=args.JsonSave(record)),
+                args=args.Composite(arrays=args.StandardSave(plain), record=args.JsonSave(sealed)),
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
@@ -142,142 +336,43 @@ class Checkpoints:
     def _unwritten(self, step: int | None, error: Exception) -> CheckpointError:
         """Describe a failed write, and name the latest checkpoint that is safe."""
         what = "the checkpoint" if step is None else f"the checkpoint of step {step}"
-        good = max((int(p.name) for p in self.folder.glob("*") if p.name.isdigit()), default=None)
+        good = self._kept.last
         kept = (
             "no checkpoint was written before"
             if good is None
             else f"step {good} is safe: mend the cause and resume"
         )
         return CheckpointError(
-            f"{what} could not be written to {self.folder} ({_reason(error)}); {kept}"
-        )
-
-    def read_record(self, step: int) -> dict[str, Any]:
-        """Read the record of a checkpoint: how far the training has come, and its history.
-
-        Args:
-            step: The step of the checkpoint.
-
-        Returns:
-            The record, with at least the fields format, digest, run, where and history.
-
-        Raises:
-            CheckpointError: The checkpoint is damaged, another program wrote it, or a later
-                version of this package wrote it.
-        """
-        args = self._ocp.args
-        if not (self.folder / str(step) / "record").is_dir():
-            raise CheckpointError(
-                f"step {step} in {self.folder} was not written by neuralflow; give another folder"
-            )
-        try:
-            record = self._manager.restore(step, args=args.Composite(record=args.JsonRestore()))[
-                "record"
-            ]
-        except Exception as error:
-            raise self._damaged(step, error) from None
-        if (
-            not isinstance(record, dict)
-            or not set(record) >= _FIELDS
-            or not isinstance(record["format"], int)
-        ):
-            raise CheckpointError(
-                f"step {step} in {self.folder} was not written by neuralflow; give another folder"
-            )
-        if record["format"] > _FORMAT:
-            raise CheckpointError(
-                f"step {step} in {self.folder} has format {record['format']}, "
-                f"this version reads up to {_FORMAT}; it was written by neuralflow "
-                f"{record.get('version', 'of a later version')}: install that one"
-            )
-        return record
-
-    def read_arrays(self, step: int, like: PyTree) -> Any:
-        """Read the arrays of a checkpoint.
-
-        Args:
-            step: The step of the checkpoint.
-            like: A named tuple of pytrees with the names, shapes, dtypes and shardings to read. A
-                checkpoint may hold further fields.
-
-        Returns:
-            The arrays, in the structure and the shardings of `like`.
-
-        Raises:
-            CheckpointError: The arrays do not fit `like`, or the checkpoint is damaged.
-        """
-        record = self.read_record(step)
-        want = {name: _as_data(leaf) for name, leaf in named(like).items()}
-        held = self._held(step)
-        here = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in want.items()}
-        asked = tuple(f".{name}" for name in like._fields)
-        theirs = {name: spec for name, spec in held.items() if name.startswith(asked)}
-        if here != theirs:
-            raise CheckpointError(
-                f"step {step} in {self.folder} is of another model, loss or optimiser: "
-                f"{_difference(theirs, here)}; build what was trained, or give another folder"
-            )
-        alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def sharding(name):
-            return want[name].sharding if name in want else alone
-
-        template = {
-            name: jax.ShapeDtypeStruct(*spec, sharding=sharding(name))
-            for name, spec in held.items()
-        }
-        args = self._ocp.args
-        try:
-            arrays = self._manager.restore(
-                step, args=args.Composite(arrays=args.StandardRestore(template))
-            )["arrays"]
-        except Exception as error:
-            raise self._damaged(step, error) from None
-        digest = _digest(arrays)
-        if record["digest"] and digest and digest != record["digest"]:
-            raise self._damaged(step, ValueError("the arrays do not match their digest"))
-        leaves = [_as_key(arrays[name], leaf) for name, leaf in named(like).items()]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-    def _held(self, step: int) -> dict[str, tuple[Any, ...]]:
-        """Return the shape and dtype of every array in a checkpoint, by name."""
-        try:
-            metadata: Any = self._manager.item_metadata(step).arrays
-            return {
-                name: (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
-                for name, leaf in metadata.items()
-            }
-        except Exception as error:
-            raise self._damaged(step, error) from None
-
-    def _damaged(self, step: int, error: Exception) -> CheckpointError:
-        """Describe a checkpoint that cannot be read, and name the earlier one to go on from."""
-        earlier = [s for s in self._manager.all_steps() if s < step]
-        then = (
-            f"to go on from step {max(earlier)}"
-            if earlier
-            else "and start anew: there is no earlier one"
-        )
-        return CheckpointError(
-            f"step {step} in {self.folder} is damaged ({_reason(error)}); "
-            f"remove {self.folder / str(step)} {then}"
+            f"{what} could not be written to {self._kept.folder} ({_reason(error)}); {kept}"
         )
 
 
-def _check_scores(folder: Path) -> None:
-    """Refuse a folder with a damaged score, and name the checkpoint.
+def _orbax() -> Any:
+    """Return orbax, without what its threads log: `Writer` raises the same errors in one sentence.
 
-    orbax itself would give up the whole folder.
+    orbax logs through absl.
     """
-    for path in sorted(folder.glob("*/metrics/metrics")):
-        try:
-            json.loads(path.read_text())
-        except (OSError, ValueError):
-            step = path.parent.parent
-            raise CheckpointError(
-                f"step {step.name} in {folder} is damaged (its score cannot be read); "
-                f"remove {step} and go on without it"
-            ) from None
+    import orbax.checkpoint
+
+    logging.getLogger("absl").addFilter(_not_of_orbax)
+    return orbax.checkpoint
+
+
+def refuse_links(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of a folder: what lies there belongs to somebody else.
+
+    Args:
+        path: The path of a file or a folder, which may be missing.
+        folder: The folder in which the path must lie.
+
+    Raises:
+        CheckpointError: The path is a link to a place outside the folder.
+    """
+    if path.is_symlink() and not files.inside(path, folder):
+        raise CheckpointError(
+            f"{path} is a link out of its folder, and is not followed; remove the link, "
+            "or give another folder"
+        )
 
 
 def named(tree: PyTree) -> dict[str, Any]:
@@ -307,20 +402,85 @@ def _as_key(data: Any, like: PyTree) -> Any:
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like)) if _is_key(like) else data
 
 
-def _digest(arrays: dict[str, Any]) -> str:
-    """Return a digest of the names and values of arrays.
+Piece = tuple[tuple[int, int], ...]
+"""A part of an array: its first index and the index behind its last one, along every axis."""
 
-    The digest is empty if an array is spread over processes, because no process sees the whole
-    array then.
+
+def _digests(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return shape, dtype and the digests of the pieces of every array, by name.
+
+    An array that a process sees whole is one piece. An array that is spread over processes has one
+    piece for each of its shards: the process with the first device of a shard computes its digest,
+    and all processes exchange the digests.
     """
-    if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in arrays.values()):
-        return ""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        leaf = arrays[name]
-        values = leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
-        total.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return total.hexdigest()
+    owners = [(name, *item) for name, leaf in arrays.items() for item in _owners(leaf).items()]
+    mine = {
+        (name, piece): files.digest(values)
+        for name, leaf in arrays.items()
+        for piece, values in _mine(leaf)
+    }
+    marks = [mine.get((name, piece), "0" * 64) for name, piece, _ in owners]
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        rows = np.frombuffer("".join(marks).encode(), np.uint8).reshape(-1, 64)
+        every = np.asarray(multihost_utils.process_allgather(rows)).reshape(-1, *rows.shape)
+        marks = [every[owner, i].tobytes().decode() for i, (*_, owner) in enumerate(owners)]
+    record: dict[str, Any] = {
+        name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "pieces": []}
+        for name, leaf in arrays.items()
+    }
+    for (name, piece, _), mark in zip(owners, marks, strict=True):
+        record[name]["pieces"].append([list(map(list, piece)), mark])
+    return record
+
+
+def _owners(leaf: Any) -> dict[Piece, int]:
+    """Return the pieces of an array, with the process that has the first device of each."""
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return {tuple((0, size) for size in leaf.shape): 0}
+    owners: dict[Piece, int] = {}
+    places = leaf.sharding.devices_indices_map(leaf.shape)
+    for device in sorted(places, key=lambda device: device.id):
+        owners.setdefault(_piece(places[device], leaf.shape), device.process_index)
+    return owners
+
+
+def _mine(leaf: Any) -> list[tuple[Piece, Any]]:
+    """Return the pieces of an array that this process computes digests of, with their values."""
+    if leaf.is_fully_addressable:
+        return [(piece, leaf) for piece in _owners(leaf)]
+    if leaf.is_fully_replicated:
+        return [(piece, leaf.addressable_data(0)) for piece in _owners(leaf)]
+    mine = {piece for piece, process in _owners(leaf).items() if process == jax.process_index()}
+    held = {_piece(shard.index, leaf.shape): shard.data for shard in leaf.addressable_shards}
+    return [(piece, held[piece]) for piece in held if piece in mine]
+
+
+def _piece(index: tuple[slice, ...], shape: tuple[int, ...]) -> Piece:
+    """Return where a shard begins and ends along every axis."""
+    spans = [part.indices(size) for part, size in zip(index, shape, strict=True)]
+    return tuple((start, stop) for start, stop, _ in spans)
+
+
+def _agrees(leaf: Any, pieces: list[Any]) -> bool:
+    """Return whether what this process sees of an array has the digests that were stored."""
+    stored = {tuple(map(tuple, piece)): mark for piece, mark in pieces}
+    if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+        if set(stored) == set(_owners(leaf)):
+            return all(files.digest(values) == stored[piece] for piece, values in _mine(leaf))
+        from jax.experimental import multihost_utils
+
+        # The shards are others than those that were stored: they are put together again.
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    elif not leaf.is_fully_addressable:
+        leaf = leaf.addressable_data(0)
+    whole = np.asarray(leaf)
+    covered = sum(int(np.prod([b - a for a, b in piece])) for piece in stored)
+    return covered == whole.size and all(
+        files.digest(whole[tuple(slice(a, b) for a, b in piece)]) == mark
+        for piece, mark in stored.items()
+    )
 
 
 def _difference(held: dict[str, Any], here: dict[str, Any]) -> str:
@@ -351,9 +511,6 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())[:160] or type(error).__name__
 
 
-def _unasked(entry: logging.LogRecord) -> bool:
-    """Drop the log entry of orbax about checkpoints without a score.
-
-    Checkpoints in the middle of an epoch have no score.
-    """
-    return "tracked_metric" not in entry.getMessage()
+def _not_of_orbax(entry: logging.LogRecord) -> bool:
+    """Return whether a log entry comes from elsewhere than orbax."""
+    return "orbax" not in Path(entry.pathname).parts

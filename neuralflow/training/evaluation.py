@@ -20,7 +20,15 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data
 from neuralflow.solve.tally import tally
-from neuralflow.training.batches import Batch, count_devices, count_samples, placed, spread
+from neuralflow.training.batches import (
+    Batch,
+    count_devices,
+    count_samples,
+    example,
+    placed,
+    spread,
+    traced,
+)
 
 Loss = Callable[[Any, Batch], Any]
 """A function `loss(model, batch)` that returns the mean over the batch as a scalar.
@@ -52,7 +60,9 @@ def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> 
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.whole("batch", batch)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    return Evaluation(graphdef, loss, data, batch, None)(params, rest)
+    evaluation = Evaluation(graphdef, loss, data, batch, None)
+    evaluation.check(params, rest)
+    return evaluation(params, rest)
 
 
 def measured(
@@ -188,8 +198,11 @@ class Evaluation:
             InputError: The loss returns something else than real scalars, or uses a reserved name.
             InputTypeError: What the loss returns has the wrong type.
         """
-        jax.eval_shape(
-            lambda params, rest, data: self._mean(params, rest, data, 0, 1), params, rest, self.data
+        traced(
+            lambda params, rest, batch: self._metrics_of(params, rest)(batch),
+            params,
+            rest,
+            batch=example(self.data, self.batch),
         )
 
     def __call__(self, params: PyTree, rest: PyTree) -> dict[str, float]:
@@ -212,8 +225,18 @@ class Evaluation:
     ) -> dict[str, Array]:
         """Return the means over the first `whole` batches, or over the last `part` samples.
 
-        `part` is zero for the first case. The model is in evaluation mode.
+        `part` is zero for the first case.
         """
+        one = self._metrics_of(params, rest)
+        if part:
+            return one(jax.tree.map(lambda a: a[-part:], data))
+        rows = jax.tree.map(
+            lambda a: a[: whole * self.batch].reshape(whole, self.batch, *a.shape[1:]), data
+        )
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), lax.map(one, rows))
+
+    def _metrics_of(self, params: PyTree, rest: PyTree) -> Callable[[Batch], dict[str, Array]]:
+        """Return the function from a batch to its metrics; the model is in evaluation mode."""
         model = nnx.merge(self.graphdef, params, rest, copy=True)
         model.eval()
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -223,12 +246,7 @@ class Evaluation:
                 batch = spread(batch, self.mesh)
             return measured(graphdef, self.loss, params, rest, batch, False)[1][0]
 
-        if part:
-            return one(jax.tree.map(lambda a: a[-part:], data))
-        rows = jax.tree.map(
-            lambda a: a[: whole * self.batch].reshape(whole, self.batch, *a.shape[1:]), data
-        )
-        return jax.tree.map(lambda a: jnp.mean(a, axis=0), lax.map(one, rows))
+        return one
 
 
 def in_order(names: Iterable[str]) -> list[str]:

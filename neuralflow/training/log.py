@@ -22,7 +22,7 @@ import numpy as np
 
 from neuralflow import checks, files
 from neuralflow.checks import InputError
-from neuralflow.training.checkpoints import CheckpointError, Checkpoints
+from neuralflow.training.checkpoints import CheckpointError, Checkpoints, Writer, refuse_links
 
 
 @dataclass
@@ -84,6 +84,8 @@ def place(folder: str | Path) -> Path:
         InputTypeError: `folder` is no path.
     """
     checks.instance("folder", folder, (str, os.PathLike), "a path")
+    if "\0" in os.fspath(folder):
+        raise InputError(f"folder must be a path without NUL, got {os.fspath(folder)!r}")
     return Path(folder).expanduser().absolute()
 
 
@@ -156,20 +158,25 @@ class Log:
         self.history, self.identity = History(), identity
         self.folder = None if folder is None else place(folder)
         self.store: Checkpoints | None = None
+        self.writer: Writer | None = None
         self.lock: Any = None
+        self.saved = -1
         if self.folder is None:
             if resume:
                 raise InputError("resume goes on from the checkpoints of a folder; give folder=...")
             return
+        for name in (".lock", "history.jsonl", "history.csv"):
+            refuse_links(self.folder / name, self.folder)
         # The lock comes first: orbax clears away what looks like the remains of a killed training.
         self.lock = _alone(self.folder) if jax.process_index() == 0 else None
         try:
-            self.store = Checkpoints(self.folder / "checkpoints", keep)
+            self.store = Checkpoints(self.folder / "checkpoints")
             if self.store.last is not None and not resume:
                 raise CheckpointError(
                     f"{folder} holds a training of {self.store.last} steps already; "
                     "go on with resume=True (--resume), or give another folder"
                 )
+            self.writer = Writer(self.store, keep)
         except BaseException:
             self.close()
             raise
@@ -193,9 +200,8 @@ class Log:
         record = self.store.read_record(self.store.last)
         if record["run"] != self.identity:
             pairs = [
-                f"{k}={record['run'].get(k)} (now {v})"
-                for k, v in self.identity.items()
-                if record["run"].get(k) != v
+                f"{k}={was} (now {now})"
+                for k, was, now in differences(record["run"], self.identity)
             ]
             raise CheckpointError(
                 f"{self.folder} was trained with {', '.join(pairs)}; "
@@ -219,18 +225,23 @@ class Log:
         Raises:
             CheckpointError: A checkpoint cannot be written.
         """
-        if self.store is None:
+        step = where.epoch * steps + where.step
+        if self.writer is None or step == self.saved:
             return
+        if self.lock is not None and not Path(self.lock.name).exists():
+            raise CheckpointError(
+                f"the folder {self.folder} was removed while the training ran, and its "
+                "checkpoints are gone with it; train again, in a folder that stays"
+            )
         record = {
             "version": version("neuralflow-jax"),
             "run": self.identity,
             "where": list(where),
             "history": self.history.rows,
         }
-        score = (
-            -self._monitored(-1) if where.step == 0 and np.isfinite(self._monitored(-1)) else None
-        )
-        self.store.save(where.epoch * steps + where.step, state, record, score)
+        score = -self._monitored(-1) if where.step == 0 else -np.inf
+        self.writer.save(step, state, record, score if np.isfinite(score) else None)
+        self.saved = step
 
     def add(self, row: dict[str, float], state: State, where: Where, steps: int) -> None:
         """Record the end of an epoch: add a row, save a checkpoint, write the history.
@@ -249,10 +260,8 @@ class Log:
         if self.folder is not None and jax.process_index() == 0:
             try:
                 self.history.write(self.folder)
-            except OSError as error:
-                raise CheckpointError(
-                    f"the history could not be written to {self.folder} ({error.strerror})"
-                ) from None
+            except files.WriteError as error:
+                raise CheckpointError(str(error)) from None
 
     def _monitored(self, k: int) -> float:
         """Return the monitored loss of epoch k: the validation loss, or the loss without one.
@@ -281,7 +290,16 @@ class Log:
 
     def abandon(self) -> None:
         """Drop the checkpoints without waiting, because other processes are gone."""
-        self.store = None
+        self.store = self.writer = None
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            CheckpointError: A checkpoint could not be written.
+        """
+        if self.writer is not None:
+            self.writer.wait()
 
     def close(self) -> None:
         """Wait until everything is on disk, and release the folder.
@@ -290,49 +308,50 @@ class Log:
             CheckpointError: A checkpoint could not be written.
         """
         try:
-            if self.store is not None:
-                self.store.close()
+            if self.writer is not None:
+                self.writer.close()
         finally:
             if self.lock is not None:
                 self.lock.close()
 
 
 def _alone(folder: Path) -> Any:
-    """Lock the folder until this process ends, in whatever way the process ends.
-
-    A folder in which another process trains is refused with a CheckpointError. The result is the
-    open file that holds the lock. The result is None where no lock file can be opened. On a file
-    system without locks the file is open but not locked.
-    """
+    """Lock the folder, and refuse a folder in which another process trains."""
     try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = (folder / ".lock").open("w")
-    except OSError:
-        return None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return files.lock(folder)
     except BlockingIOError:
-        held.close()
         raise CheckpointError(
             f"another process is training in {folder}; wait for its end, or give another folder"
         ) from None
-    except OSError:
-        pass  # a file system without locks
-    return held
+
+
+def differences(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what differs between two tables: the name, the old value and the new value.
+
+    Entries of tables inside are compared one by one. None stands for what is missing.
+
+    Args:
+        was: The old table.
+        now: The new table.
+    """
+    pairs = []
+    for name in {**was, **now}:
+        old, new = was.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            pairs += differences(old, new)
+        elif old != new:
+            pairs.append((name, old, new))
+    return pairs
 
 
 def existing(folder: Path) -> Checkpoints:
-    """Open the checkpoints of a finished or interrupted training.
+    """Open the checkpoints of a finished, interrupted or running training, to read.
 
     Args:
         folder: The folder that was given to `fit`.
 
     Raises:
-        CheckpointError: The folder holds no checkpoints, or the score of a checkpoint is damaged.
+        CheckpointError: The folder holds no checkpoints, or a link leads out of the folder.
     """
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder} holds no checkpoints; train first: fit(..., folder=...)")

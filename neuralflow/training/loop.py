@@ -8,7 +8,7 @@ written to disk in `log` and `checkpoints`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
-from neuralflow import checks
+from neuralflow import checks, files
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.data import Data, Stream
@@ -35,10 +35,12 @@ from neuralflow.training.batches import (
     count_samples,
     put,
     spec_of,
+    traced,
 )
 from neuralflow.training.checkpoints import CheckpointError, named
 from neuralflow.training.display import display
 from neuralflow.training.evaluation import Evaluation, Loss, in_order, measured
+from neuralflow.training.interrupts import HeldBack
 from neuralflow.training.log import History, Log, State, Weights, Where, existing, place
 
 
@@ -81,6 +83,7 @@ def fit(
     save_every: int | None = None,
     keep: int = 3,
     resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Train the parameters of a model in place, with checkpoints, on one device or many.
@@ -96,9 +99,14 @@ def fit(
 
     Under `jax.distributed`, every process calls `fit` with the same arguments.
 
-    A resumed training reaches the same bits as a training that never stopped. `fit` checks
-    that `seed`, `batch`, `accumulate`, the number of samples and the structure of the state are the
-    same. The caller must give the same loss, data, augmentation and optimiser again.
+    A resumed training reaches the same bits as a training that never stopped. `fit` checks that
+    `seed`, `batch`, `accumulate`, `settings`, the contents of the arrays and the structure of the
+    state are the same; of a `Stream` it checks the number of examples. The caller must give the
+    same loss, augmentation and optimiser again, and the same examples of a `Stream`.
+
+    A first SIGINT (Ctrl-C) or SIGTERM waits until the step that is under way is done. With a
+    `folder`, the state after this step is saved. Then the signal takes its course. A second signal
+    does not wait. This holds for trainings of one process, in the main thread.
 
     The history has these columns, one row an epoch:
 
@@ -141,6 +149,8 @@ def fit(
             none.
         keep: The number of latest checkpoints to keep. The best one is kept beside them.
         resume: Whether to go on from the last checkpoint in `folder`, if there is one.
+        settings: What else identifies the training, such as its hyperparameters: plain data by
+            name, which JSON can hold. The checkpoints keep the settings.
         progress: Whether to show a bar in a terminal, and one line an epoch.
 
     Returns:
@@ -192,6 +202,8 @@ def fit(
         )
     if augment is not None:
         checks.function("augment", augment)
+    if settings is not None:
+        checks.plain("settings", settings)
     if patience is not None and validation is None:
         raise InputError(
             "patience waits for the validation loss to fall; "
@@ -200,14 +212,25 @@ def fit(
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
-    with closing(Log(folder, keep, resume, run.identity | {"accumulate": int(accumulate)})) as log:
+    identity = run.identity | {"accumulate": int(accumulate), "settings": dict(settings or {})}
+    if folder is not None:
+        identity["data"] = run.digest()
+    alone = jax.process_count() == 1
+    with closing(Log(folder, keep, resume, identity)) as log:
         state, where = start = log.start(run.start())
         try:
-            with display(epochs, run.steps, progress and jax.process_index() == 0) as shown:
+            with (
+                display(epochs, run.steps, progress and jax.process_index() == 0) as shown,
+                HeldBack(alone) as signals,
+            ):
                 for reached in _walk(run, log, shown, *start, epochs, patience, save_every):
                     state, where = reached
+                    if signals.pending and where.step < run.steps:
+                        log.save(state, where, run.steps)
+                        log.wait()
+                        signals.deliver()
         except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() > 1:
+            if not alone:
                 log.abandon()
                 raise TrainingError(
                     "the processes of this training lost each other "
@@ -259,6 +282,8 @@ def _walk(
 def restore(folder: str | Path, model: nnx.Module, *, best: bool = False) -> int:
     """Set a model to the last or the best checkpoint in a folder of `fit`.
 
+    Nothing in the folder changes. Another process may train in the folder meanwhile.
+
     Args:
         folder: The folder that was given to `fit`.
         model: A model of the same structure as the trained one. Its weights and other variables are
@@ -276,16 +301,14 @@ def restore(folder: str | Path, model: nnx.Module, *, best: bool = False) -> int
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     store = existing(place(folder))
-    step = store.best if best else store.last
-    if step is None:
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    step, weights = store.newest(best, lambda step: store.read_arrays(step, Weights(params, rest)))
+    if step is None or weights is None:
         raise CheckpointError(
             f"{folder} holds no {'scored ' if best else ''}checkpoint; "
             "train first: fit(..., folder=...)"
         )
-    _, params, rest = nnx.split(model, nnx.Param, ...)
-    weights = store.read_arrays(step, Weights(params, rest))
     nnx.update(model, weights.params, weights.rest)
-    store.close()
     return step
 
 
@@ -360,6 +383,7 @@ class Run:
         if validation is not None:
             self.evaluation = Evaluation(self.graphdef, loss, validation, batch, mesh, "validation")
         self.identity = {"seed": seed, "batch": batch, "samples": self.source.samples}
+        self.held = [data, validation]
 
     def start(self) -> State:
         """Return the state before the first step, and check the loss on the shapes of a batch.
@@ -382,7 +406,7 @@ class Run:
         def one(state, batch):
             return self._step(state, batch, jax.random.key(0))[1]
 
-        program, shapes = jax.make_jaxpr(one, return_shape=True)(state, self.source.example())
+        program, shapes = traced(one, state, batch=self.source.example())
         # On CPUs, XLA computes a convolution inside a loop with a kernel that is several times
         # slower than its kernel outside of loops.
         looped = jax.default_backend() != "cpu" or "conv_general_dilated" not in str(program)
@@ -394,6 +418,14 @@ class Run:
         state = jax.tree.map(onto, state._replace(sums=sums))
         self.zeros = {"sums": state.sums, "broken": state.broken}
         return state
+
+    def digest(self) -> str:
+        """Return a digest of the arrays of the data and of the validation data.
+
+        The examples of a stream do not count.
+        """
+        sets = [held for held in self.held if isinstance(held, dict)]
+        return files.digest(*(part for held in sets for pair in held.items() for part in pair))
 
     def reset(self, state: State) -> State:
         """Return the same state with the sums of an epoch set back to zero.
@@ -544,6 +576,7 @@ def _check_finite(state: State, epoch: int, log: Log) -> None:
     """Raise a TrainingError if a step of this epoch was not finite."""
     broken = int(state.broken)
     if broken >= 0:
+        log.wait()
         saved = (
             ""
             if log.store is None or log.store.last is None

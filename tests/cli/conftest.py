@@ -1,5 +1,8 @@
 """What the tests of the commands share as fixtures."""
 
+import signal
+import sys
+
 import pytest
 
 from neuralflow import cli
@@ -8,6 +11,9 @@ from neuralflow import cli
 @pytest.fixture
 def here(monkeypatch, capsys):
     """Runs a command in this process, and returns its status and what it told."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    hook = sys.unraisablehook
 
     def call(*arguments, cwd=None):
         if cwd:
@@ -16,4 +22,7 @@ def here(monkeypatch, capsys):
             cli.main(list(map(str, arguments)))
         return ended.value.code, "".join(capsys.readouterr())
 
-    return call
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    sys.unraisablehook = hook

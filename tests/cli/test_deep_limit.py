@@ -56,6 +56,14 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_writes_what_it_says(tmp
     assert record["options"]["data"] == "points.npz"
     assert "heun" in (out / "table.txt").read_text()
     assert (out / "deep-limit.png").read_bytes()[:4] == b"\x89PNG"
-    (minima / "of.json").write_text('{"data"')
+    # A copy of another minimiser and a damaged one are computed again, to the same bits.
+    (minima / "heun-4.npz").write_bytes(left["euler-4.npz"])
+    (minima / "euler-2.npz").write_bytes(left["euler-2.npz"][:-9])
     status, told = here(*options, "--resume", cwd=tmp_path)
-    assert status == 2 and "holds minimisers of other options" in told
+    assert status == 0, told
+    assert json.loads((out / "results.json").read_text())["rows"] == whole
+    np.savez(tmp_path / "points.npz", x=x + 1.0, y=(x[:, 0] > 0).astype(float))
+    for more in ((), ("--seed", 1)):
+        status, told = here(*options, *more, "--resume", cwd=tmp_path)
+        assert status == 2 and "holds minimisers of other data or options" in told
+        np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(float))

@@ -8,10 +8,37 @@ import pytest
 from support.data import TFDS, real
 
 from neuralflow import data
+from neuralflow.data import tfds
+
+
+def _renamed(place, change):
+    names = json.loads((place / "names.json").read_text())
+    (place / "names.json").write_text(json.dumps(change(names)))
+
+
+def _elsewhere(place):
+    """Another set of as many samples, one folder up, and names that lead there."""
+    for name in ("image", "label"):
+        np.save(place.parent / f"{name}.npy", np.zeros((300, 28, 28, 1), np.uint8))
+    _renamed(place, lambda names: {**names, "names": ["../image", "../label"]})
+
+
+DAMAGE = (
+    lambda place: np.save(place / "label.npy", np.load(place / "label.npy") + 1),
+    lambda place: np.save(place / "label.npy", np.load(place / "label.npy")[:299]),
+    lambda place: (place / "image.npy").write_bytes(b"damaged"),
+    lambda place: (place / "label.npy").unlink(),
+    lambda place: shutil.copy(place / "label.npy", place / "image.npy"),
+    lambda place: (place / "names.json").write_text('["image"'),
+    lambda place: (place / "names.json").write_text('["../image", "label"]'),
+    lambda place: _renamed(place, lambda names: {**names, "names": ["label"]}),
+    lambda place: _renamed(place, lambda names: {**names, "names": ["label", "image"]}),
+    _elsewhere,
+)
 
 
 @real
-def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path):
+def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path, monkeypatch):
     arrays = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
     assert (
         arrays["image"].shape == (300, 28, 28, 1)
@@ -19,20 +46,15 @@ def test_tfds_is_read_without_tensorflow_and_decoded_once(tmp_path):
         and arrays["label"].dtype == np.int32
     )
     (place,) = tmp_path.iterdir()
-    marked = np.load(place / "label.npy") + 1
-    np.save(place / "label.npy", marked)
-    # The marked labels come from the cache.
-    assert (
-        data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)["label"] == marked
-    ).all()
-    (place / "image.npy").write_bytes(b"damaged")
-    again = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
-    assert all((again[key] == arrays[key]).all() for key in arrays)
-    (place / "label.npy").unlink()
-    assert set(data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)) == {
-        "image",
-        "label",
-    }
+    with monkeypatch.context() as nothing:
+        nothing.setattr(tfds, "_block", lambda *_: pytest.fail("decoded a second time"))
+        kept = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
+        assert all((kept[key] == arrays[key]).all() for key in arrays)
+    for harm in DAMAGE:
+        harm(place)
+        again = data.load("mnist", "test[:300]", data_dir=TFDS, cache=tmp_path)
+        assert set(again) == set(arrays)
+        assert all((again[key] == arrays[key]).all() for key in arrays)
     both = data.load("cifar10", "train[:10]+test[10:20]", data_dir=TFDS, cache=False)
     assert both["image"].shape == (20, 32, 32, 3) and set(both) == {"image", "label"}
 

@@ -58,47 +58,52 @@ class Kept(NamedTuple):
     measured: dict[str, Any]
 
 
+_NUMBERS = ("energy", "gradient", "iterations")
+
 # The bases that a file may name.
 _BASES: dict[str, Any] = {"PiecewiseLinear": PiecewiseLinear, "Legendre": Legendre}
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a digest of arrays and their names."""
+    return files.digest(*(part for name in sorted(arrays) for part in (name, arrays[name])))
 
 
 class Folder(MutableMapping[str, Kept]):
     """Minimisers on disk, one .npz file each.
 
-    A file is written whole or not at all. A file that cannot be read counts as absent.
+    A file is written whole or not at all, and carries a digest of its name, its arrays and its
+    numbers. A file that cannot be read, or that does not match its digest, counts as absent.
 
     Args:
         folder: The folder of the files. The first write makes the folder.
+        of: What the minimisers belong to, as plain data by name: the data and the options of the
+            study.
+
+    Raises:
+        InputError: The folder holds minimisers of something else.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, of: Mapping[str, Any] | None = None):
+        self.folder, self.of = folder, dict(of or {})
+        for path in sorted(folder.glob("*.npz")):
+            held = self._read(path.stem)
+            if held is not None and held[0]["of"] != self.of:
+                raise InputError(
+                    f"{folder} holds minimisers of other data or options "
+                    f"({held[0]['of']} instead of {self.of}); give the same, or another folder"
+                )
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
 
-    def __getitem__(self, key: str) -> Kept:
+    def _read(self, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Return the numbers and the arrays of a file, or None if the file is no good."""
         try:
             # numpy closes no file that it opened itself and cannot read.
             with self._path(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
                 arrays = {name: held[name] for name in held.files}
-            meta = json.loads(str(arrays.pop("meta")))
-            basis = _BASES[meta.pop("basis")](meta.pop("size"))
-
-            def part(group):
-                return {
-                    k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{group}/")
-                }
-
-            measured = meta.pop("measured")
-            minimum = Minimum(
-                basis=basis,
-                theta=part("theta"),
-                readout=part("readout"),
-                prediction=arrays["prediction"],
-                **meta,
-            )
-            return Kept(minimum, measured)
+            meta = files.unseal(json.loads(str(arrays.pop("meta"))))
         except (
             OSError,
             ValueError,
@@ -106,25 +111,47 @@ class Folder(MutableMapping[str, Kept]):
             TypeError,
             EOFError,
             AttributeError,
+            NotImplementedError,
             zipfile.BadZipFile,
             zlib.error,
         ):
-            raise KeyError(key) from None
+            return None
+        whole = meta["key"] == key and meta["arrays"] == _digest(arrays)
+        return (meta, arrays) if whole else None
+
+    def __getitem__(self, key: str) -> Kept:
+        read = self._read(key)
+        if read is None or read[0]["of"] != self.of:
+            raise KeyError(key)
+        meta, arrays = read
+
+        def part(group):
+            return {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{group}/")}
+
+        minimum = Minimum(
+            basis=_BASES[meta["basis"]](meta["size"]),
+            theta=part("theta"),
+            readout=part("readout"),
+            prediction=arrays["prediction"],
+            **{name: meta[name] for name in _NUMBERS},
+        )
+        return Kept(minimum, meta["measured"])
 
     def __setitem__(self, key: str, value: Kept) -> None:
         minimum = value.minimum
         arrays = {f"theta/{name}": a for name, a in minimum.theta.items()}
         arrays |= {f"readout/{name}": a for name, a in minimum.readout.items()}
+        arrays["prediction"] = minimum.prediction
         (size,) = astuple(minimum.basis)  # pyright: ignore[reportArgumentType]
-        meta = {"basis": type(minimum.basis).__name__, "size": size, "measured": value.measured}
-        meta |= {name: getattr(minimum, name) for name in ("energy", "gradient", "iterations")}
+        meta = {"key": key, "of": self.of, "arrays": _digest(arrays)}
+        meta |= {"basis": type(minimum.basis).__name__, "size": size, "measured": value.measured}
+        meta |= {name: getattr(minimum, name) for name in _NUMBERS}
         self.folder.mkdir(parents=True, exist_ok=True)
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
                 save: Any = np.savez
-                held = {"prediction": minimum.prediction, "meta": np.asarray(json.dumps(meta))}
-                save(file, **held, **arrays)
+                save(file, meta=np.asarray(json.dumps(files.seal(meta))), **arrays)
 
         files.write(self._path(key), write)
 
