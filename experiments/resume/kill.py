@@ -1,11 +1,20 @@
-"""Kill a training with SIGKILL at random moments, resume it each time, and compare the results.
+"""Kill trainings and sweeps at random moments, resume them each time, and compare the results.
 
-    python -m experiments.resume.kill --kills 20
+    python -m experiments.resume.kill
 
-The reference is a training that was left alone. The moments are drawn between the appearance of a
-checkpoint and the end of the training. Most of them therefore fall into or beside the writing of a
-checkpoint (every 7 steps). Ends with status 0 if weights, batch statistics, random streams and
-history are equal bit for bit.
+The reference of each target is a run that was left alone. Every kill (SIGKILL) falls between the
+appearance of something new on disk and a random moment up to a quarter of a second later. Most of
+the kills therefore fall into or beside the writing of a checkpoint. The targets are
+
+- fit: a training with batch statistics, random streams and accumulated gradients;
+- train: the command `neuralflow train`;
+- deep-limit: the command `neuralflow deep-limit`.
+
+Two further series send SIGINT and SIGTERM to the commands at random moments, from the first line of
+`main` on, and look at the status and at the lines on the error stream.
+
+Ends with status 0 if every target reached the same bits (weights, batch statistics, random streams
+and history), and if every signal ended in one line with its status. The result is results.json.
 """
 
 from __future__ import annotations
@@ -19,89 +28,222 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
 
 from neuralflow import files
+
+HERE = Path(__file__).parent
+PROGRAM = "import sys, neuralflow.cli as c; print('main', flush=True); c.main(sys.argv[1:])"
+TIMING = ("seconds", "samples_per_second")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A program that is killed and resumed.
+
+    `command` gives the words after the interpreter for a folder, `saved` what is on disk, `final`
+    what two runs must have in common.
+    """
+
+    command: Callable[[Path], list[str]]
+    saved: Callable[[Path], list[str]]
+    final: Callable[[Path], Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What the kills met.
 
-    `steps` holds the steps that were on disk at each kill. `writing` counts the kills during the
-    writing of a checkpoint. `equal` says whether the end was the same.
+    `saved` holds how much was on disk at each kill. `writing` counts the kills during a write.
+    `equal` says whether the end was the same.
     """
 
     kills: int
-    steps: list[int]
+    saved: list[str]
     writing: int
     equal: bool
 
 
-def start(folder: Path, epochs: int) -> subprocess.Popen[bytes]:
-    """Start the training as a process of its own. All processes share one compilation cache."""
+def start(target: Target, folder: Path) -> subprocess.Popen[str]:
+    """Start the target as a process of its own. All processes share one compilation cache."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.resume.train", str(folder), str(epochs)],
-        env=environment,
+        [sys.executable, *target.command(folder)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **cache},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def saved(folder: Path) -> list[int]:
-    """Return the steps of the complete checkpoints."""
-    return sorted(
-        int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()
-    )
-
-
-def kill(kills: int, epochs: int, seed: int = 0) -> Outcome:
-    """Run the reference, then kill and resume a second training, and at last let it end."""
+def kill(target: Target, kills: int, seed: int = 0) -> Outcome:
+    """Run the reference, then kill and resume a second run, and at last let it end."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
         whole, cut = Path(place) / "whole", Path(place) / "cut"
-        if start(whole, epochs).wait() != 0:
-            raise RuntimeError("the training that nobody killed failed")
+        _finish(start(target, whole))
         met, writing = [], 0
         while len(met) < kills:
-            before = saved(cut)[-1:]
-            process = start(cut, epochs)
-            while process.poll() is None and saved(cut)[-1:] == before:
+            before = target.saved(cut)
+            process = start(target, cut)
+            while process.poll() is None and target.saved(cut) == before:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.25))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            if (cut / "final.json").exists():
-                # The training was faster than the kill: begin anew, so that every kill counts.
+            if process.poll() is not None:
+                # The run was faster than the kill: begin anew, so that every kill counts.
+                _finish(process)
                 subprocess.run(["rm", "-rf", str(cut)], check=True)
                 continue
-            met.append(saved(cut)[-1])
-            writing += any("tmp" in path.name for path in (cut / "checkpoints").glob("*"))
-        if start(cut, epochs).wait() != 0:
-            raise RuntimeError(f"the training did not resume after {kills} kills")
-        results = [json.loads((folder / "final.json").read_text()) for folder in (whole, cut)]
-    return Outcome(kills, met, writing, results[0] == results[1])
+            process.kill()
+            process.communicate()
+            met.append((target.saved(cut) or ["nothing"])[-1])
+            writing += any(
+                "tmp" in path.name or path.suffix == ".partial" for path in cut.rglob("*")
+            )
+        _finish(start(target, cut))
+        return Outcome(kills, met, writing, target.final(whole) == target.final(cut))
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a process, and raise what it said if it failed."""
+    _, said = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"status {process.returncode}: {said[-2000:]}")
+
+
+def steps(folder: Path) -> list[str]:
+    """Return the steps of the complete checkpoints."""
+    names = [path.name for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
+    return sorted(names, key=int)
+
+
+def minima(folder: Path) -> list[str]:
+    """Return the minimisers on disk, in the order of their appearance."""
+    found = (folder / "minima").glob("*.npz")
+    return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def weights(model: nnx.Module) -> dict[str, str]:
+    """Return all variables of a model, byte for byte."""
+
+    def raw(leaf: Any) -> np.ndarray:
+        typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if typed else leaf)
+
+    leaves = jax.tree.leaves_with_path(nnx.state(model))
+    return {jax.tree_util.keystr(path): raw(leaf).tobytes().hex() for path, leaf in leaves}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the history of a training without its times."""
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def trained(folder: Path) -> Any:
+    """Return the weights and the history of `neuralflow train`."""
+    from neuralflow.cli.train import Evaluate, restored
+
+    return weights(restored(Evaluate(folder, best=False))[1]), rows(folder)
+
+
+def train(folder: Path) -> list[str]:
+    """Return the words of a training that saves every seven steps."""
+    options = "--data moons --width 8 --steps 3 --scheme heun --epochs 8 --batch 32"
+    return [*("train " + options).split(), "--save-every", "7", "--out", str(folder)]
+
+
+def sweep(folder: Path) -> list[str]:
+    """Return the words of a sweep over six depths."""
+    options = "--depths 2 4 8 16 32 64 --schemes euler heun"
+    return [*("deep-limit " + options).split(), "--out", str(folder)]
+
+
+TARGETS = {
+    "fit": Target(
+        lambda folder: ["-m", "experiments.resume.train", str(folder), "1"],
+        steps,
+        lambda folder: json.loads((folder / "final.json").read_text()),
+    ),
+    "train": Target(
+        lambda folder: ["-m", "neuralflow", *train(folder), "--resume"], steps, trained
+    ),
+    "deep-limit": Target(
+        lambda folder: ["-m", "neuralflow", *sweep(folder), "--resume"],
+        minima,
+        lambda folder: json.loads((folder / "results.json").read_text()),
+    ),
+}
+
+
+def signalled(count: int, number: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Send a signal to the commands at random moments; return what each of them ended with."""
+    rng, told = random.Random(seed), []
+    for words, longest in ((train, 8.0), (sweep, 12.0)):
+        command = Target(lambda folder, words=words: ["-c", PROGRAM, *words(folder)], steps, steps)
+        while sum(entry["command"] == words.__name__ for entry in told) < count:
+            with tempfile.TemporaryDirectory() as place:
+                process = start(command, Path(place) / "run")
+                assert process.stdout is not None
+                process.stdout.readline()
+                moment = rng.uniform(0, longest)
+                time.sleep(moment)
+                if process.poll() is not None:
+                    process.communicate()
+                    longest *= 0.8  # the run was faster: draw earlier moments
+                    continue
+                process.send_signal(number)
+                _, said = process.communicate()
+                told.append(
+                    {
+                        "command": words.__name__,
+                        "after": round(moment, 2),
+                        "status": process.returncode,
+                        "lines": said.splitlines(),
+                    }
+                )
+    return told
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=8, help="62 steps each")
-    parser.add_argument("--out", type=Path, default=Path("experiments/resume/results.json"))
+    parser.add_argument("--kills", type=int, default=20, help="of fit and of train")
+    parser.add_argument("--sweeps", type=int, default=10, help="kills of deep-limit")
+    parser.add_argument("--signals", type=int, default=10, help="of each kind and command")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
-    outcome = kill(options.kills, options.epochs)
-    print(
-        f"killed at steps {outcome.steps}; {outcome.writing} while a checkpoint was being written"
-    )
-    print("equal bit for bit" if outcome.equal else "NOT equal")
-    files.write(options.out, json.dumps(asdict(outcome)) + "\n")
-    sys.exit(0 if outcome.equal else 1)
+    counts = {"fit": options.kills, "train": options.kills, "deep-limit": options.sweeps}
+    outcomes = {}
+    for name, target in TARGETS.items():
+        outcomes[name] = outcome = kill(target, counts[name])
+        print(f"{name}: killed at {', '.join(outcome.saved)}; {outcome.writing} during a write; ")
+        print("equal bit for bit" if outcome.equal else "NOT equal", flush=True)
+    signals = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        told = signalled(options.signals, number)
+        clean = [e["status"] == 128 + number and len(e["lines"]) == 1 for e in told]
+        signals[number.name] = {"sent": len(told), "one line": sum(clean), "ends": told}
+        print(f"{number.name}: {sum(clean)} of {len(told)} ended in one line", flush=True)
+    record = {
+        "command": "python -m experiments.resume.kill",
+        "kills": {name: asdict(outcome) for name, outcome in outcomes.items()},
+        "signals": signals,
+    }
+    files.write(options.out, files.as_json(record))
+    good = all(outcome.equal for outcome in outcomes.values())
+    sys.exit(0 if good and all(s["sent"] == s["one line"] for s in signals.values()) else 1)
 
 
 if __name__ == "__main__":

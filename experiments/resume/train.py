@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 import neuralflow as nf
+from experiments.resume.kill import rows, weights
 from neuralflow import data, files, models, training
 
 
@@ -43,7 +41,7 @@ def main(folder: Path, epochs: int) -> None:
     def jitter(batch, key):
         return {**batch, "x": batch["x"] + 0.02 * jax.random.normal(key, batch["x"].shape)}
 
-    fitted = training.fit(
+    training.fit(
         model,
         models.classification,
         optax.adam(optax.cosine_decay_schedule(1e-2, 480)),
@@ -58,25 +56,8 @@ def main(folder: Path, epochs: int) -> None:
         resume=True,
         progress=False,
     )
-    weights = {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes().hex()
-        for path, leaf in _leaves(model)
-    }
-    timing = ("seconds", "samples_per_second")
-    rows = [
-        {name: value for name, value in row.items() if name not in timing}
-        for row in fitted.history.rows
-    ]
-    files.write(folder / "final.json", json.dumps({"weights": weights, "history": rows}))
-
-
-def _leaves(model: nnx.Module) -> list[tuple[Any, jax.Array]]:
-    def raw(leaf):
-        return (
-            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        )
-
-    return [(path, raw(leaf)) for path, leaf in jax.tree.leaves_with_path(nnx.state(model))]
+    final = {"weights": weights(model), "history": rows(folder)}
+    files.write(folder / "final.json", json.dumps(final))
 
 
 if __name__ == "__main__":
