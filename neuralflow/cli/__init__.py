@@ -6,6 +6,7 @@ A mistake that a person can mend ends in one sentence and status 2; a bug keeps 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -91,14 +92,15 @@ def _end(number: int, frame: Any) -> None:
 
 
 def _only_its_own_words() -> None:
-    """Silence what asynchronous writes leave behind when the disk is full.
+    """Silence what asynchronous reads and writes leave behind when they fail.
 
-    The command itself raises the error of a write, and tells it in one sentence.
+    The command itself raises the error, and tells it in one sentence.
     """
     before = sys.unraisablehook
 
     def hook(raised: Any) -> None:
-        if str(raised.exc_value) != "Event loop is closed":
+        closed = str(raised.exc_value) == "Event loop is closed"
+        if not closed and not inspect.iscoroutine(raised.object):
             before(raised)
 
     sys.unraisablehook = hook

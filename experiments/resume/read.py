@@ -1,0 +1,96 @@
+"""Read the checkpoints of a training again and again while the training saves every five steps.
+
+    python -m experiments.resume.read
+
+Two trainings of the same options run for at least a minute each: one alone, one beside a reader.
+Every 0.1 seconds the reader restores the last checkpoint, and now and then the best one. Ends with
+status 0 if no read failed, the steps that were read never went back, and both trainings reached the
+same history and the same weights. The result is read.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+import neuralflow as nf
+from experiments.resume.kill import HERE, Target, rows, start, steps, trained
+from neuralflow import data, files, training
+
+
+def words(folder: Path, epochs: int) -> list[str]:
+    """Return the words of a training on the digits that saves every five steps."""
+    options = f"train --data digits --width 8 --steps 2 --epochs {epochs} --save-every 5"
+    return ["-m", "neuralflow", *options.split(), "--out", str(folder)]
+
+
+def model() -> nnx.Module:
+    """Return the model of these options, with weights of its own."""
+    solve = nf.FixedGrid(nf.Euler(), steps=2)
+    return nf.models.ImageClassifier((8, 8, 1), 10, solve, width=8, cells=2, rngs=nnx.Rngs(1))
+
+
+def read(folder: Path, trainer: subprocess.Popen[str], pause: float) -> dict[str, Any]:
+    """Restore the last checkpoint every `pause` seconds, until the trainer ends."""
+    like, met, failed, best = model(), [], [], 0
+    while not steps(folder) and trainer.poll() is None:
+        time.sleep(0.01)
+    began = time.monotonic()
+    while trainer.poll() is None:
+        try:
+            met.append(training.restore(folder, like))
+            if (folder / "history.jsonl").exists() and len(met) % 10 == 0:
+                best += training.restore(folder, like, best=True) > 0
+        except Exception as error:
+            failed.append(f"{type(error).__name__}: {error}")
+        time.sleep(pause)
+    return {
+        "seconds": round(time.monotonic() - began, 1),
+        "reads": len(met),
+        "reads of the best": best,
+        "different steps": len(set(met)),
+        "in order": met == sorted(met),
+        "failed": failed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="22 steps each")
+    parser.add_argument("--pause", type=float, default=0.1)
+    parser.add_argument("--out", type=Path, default=HERE / "read.json")
+    options = parser.parse_args()
+    target = Target(lambda folder: words(folder, options.epochs), steps, trained)
+    assert set(data.digits()) == {"x", "y"}  # the data is at hand before the clock starts
+    with tempfile.TemporaryDirectory() as place:
+        alone, watched = Path(place) / "alone", Path(place) / "watched"
+        for folder in (alone, watched):
+            trainer = start(target, folder)
+            met = read(folder, trainer, options.pause) if folder is watched else {}
+            _, said = trainer.communicate()
+            if trainer.returncode != 0:
+                raise RuntimeError(f"the training ended with {trainer.returncode}: {said[-500:]}")
+        record = {
+            "command": "python -m experiments.resume.read",
+            **met,
+            "steps": 22 * options.epochs,
+            "same history": rows(alone) == rows(watched),
+            "same weights": trained(alone) == trained(watched),
+        }
+    files.write(options.out, files.as_json(record))
+    print(files.as_json(record))
+    good = record["in order"] and record["same history"] and record["same weights"]
+    sys.exit(0 if good and not record["failed"] else 1)
+
+
+if __name__ == "__main__":
+    main()
