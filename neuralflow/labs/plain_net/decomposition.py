@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import schur
 
-from neuralflow.checks import InputError
+from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.plain_net.reading import Dense
 
 
@@ -25,11 +26,12 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
         The logarithm A (d, d).
 
     Raises:
+        InputTypeError: `rotation` does not consist of real numbers.
         InputError: `rotation` is not a square orthogonal matrix.
         InputError: `rotation` is a reflection, which has no real logarithm.
     """
-    rotation = np.asarray(rotation, float)
-    if rotation.ndim != 2 or not np.allclose(
+    rotation = checks.numbers("rotation", rotation, "d", "d")
+    if len(set(rotation.shape)) > 1 or not np.allclose(
         rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
     ):
         raise InputError(
@@ -98,8 +100,17 @@ def dimension(layers: Sequence[Dense]) -> int:
     largest width has a determinant below zero.
 
     Args:
-        layers: The dense layers of a plain network.
+        layers: The dense layers of a plain network, as `read` returns them.
+
+    Raises:
+        InputTypeError: `layers` is not a sequence of dense layers, or is empty.
     """
+    known = isinstance(layers, Sequence) and all(isinstance(layer, Dense) for layer in layers)
+    if not known or not layers:
+        raise InputTypeError(
+            "layers must be the dense layers of a plain net, at least one, got "
+            f"{type(layers).__name__}; read(model) returns them"
+        )
     most = max(max(layer.weight.shape) for layer in layers)
     square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
     return most + any(
@@ -127,14 +138,18 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         The decomposition in `size` dimensions.
 
     Raises:
-        InputError: `size` is less than a width of the weight.
+        InputTypeError: `weight` does not consist of real numbers, or `size` is not a whole number.
+        InputError: `weight` is not a matrix of finite numbers.
+        InputError: `size` is less than a width of the weight, or above 8192.
         InputError: The weight has full rank and a determinant below zero, so that one dimension
             more is needed.
     """
+    weight = checks.numbers("weight", weight, "out", "in")
+    checks.whole("size", size, most=8192)
     out, inputs = weight.shape
     if size < max(out, inputs):
         raise InputError(
-            f"a weight {weight.shape} does not fit into {size} dimensions; give at least "
+            f"a weight {weight.shape} does not fit into {size} dimensions; give a size of at least "
             f"{max(out, inputs)}"
         )
     padded = np.zeros((size, size))

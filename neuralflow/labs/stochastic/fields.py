@@ -155,7 +155,14 @@ class RandomField(nnx.Module, abc.ABC):
 
         Returns:
             The velocity, in the form of x.
+
+        Raises:
+            InputTypeError: x is not made of arrays of floating-point numbers, or `normal` has
+                another structure.
+            InputError: `step` is not a positive number, or an array of x has no axis of samples, or
+                a shape of `normal` does not fit.
         """
+        _check_draw(x, t, normal, step)
         drift, diffusion = evaluate(self.parts, x, t, context)
 
         def scaled(a, b, n):
@@ -173,7 +180,14 @@ class RandomField(nnx.Module, abc.ABC):
 
         Returns:
             The normal numbers, in the form of x and in shapes that broadcast to the shapes of x.
+
+        Raises:
+            InputTypeError: `key` is not one random key, or x is not made of arrays of
+                floating-point numbers.
+            InputError: The arrays of x have no axis of samples, or different numbers of samples.
         """
+        checks.key(key)
+        check_samples(x)
         leaves, form = jax.tree.flatten(x)
         keys = [key] * len(leaves) if self.shared else list(jax.random.split(key, len(leaves)))
         return jax.tree.unflatten(
@@ -188,6 +202,56 @@ class RandomField(nnx.Module, abc.ABC):
         """Return the shape of the normal numbers for one array of the state."""
         rest = (1,) * (leaf.ndim - 1) if self.shared else leaf.shape[1:]
         return (leaf.shape[0] if self.per == "sample" else 1, *rest)
+
+
+def check_samples(x: PyTree) -> None:
+    """Refuse states that are not floating-point arrays with the same number of samples.
+
+    Args:
+        x: The states, an array or a pytree of arrays with the samples along axis 0.
+
+    Raises:
+        InputTypeError: A leaf is not an array of real floating-point numbers, or there is none.
+        InputError: An array has no axis of samples, or the arrays have different numbers of them.
+    """
+    checks.states("x", x)
+    leaves = jax.tree.leaves(x)
+    for leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputTypeError(
+                f"x must hold real floating-point numbers, got {leaf.dtype}; cast it"
+            )
+        if not leaf.ndim:
+            raise InputError("axis 0 of x counts the samples, but x has no axis; add one")
+    counts = [len(leaf) for leaf in leaves]
+    if len(set(counts)) > 1:
+        raise InputError(f"axis 0 of x counts the samples, but its arrays hold {counts} of them")
+
+
+def _check_time(t: Any) -> None:
+    """Refuse a depth time that is no number, unless it is traced."""
+    if not isinstance(t, core.Tracer):
+        checks.number("t", t)
+
+
+def _check_draw(x: PyTree, t: Any, normal: PyTree, step: Any) -> None:
+    """Refuse the arguments of one step with given normal numbers."""
+    check_samples(x)
+    _check_time(t)
+    checks.positive("step", step, "the length of the step in depth time")
+    if jax.tree.structure(normal) != jax.tree.structure(x):
+        raise InputTypeError(
+            f"normal must have the structure of x, as of normals(key, x), got {type(normal)}"
+        )
+    for part, leaf in zip(*map(jax.tree.leaves, (normal, x)), strict=True):
+        checks.floats("normal", part, "...")
+        if part.ndim != leaf.ndim or any(
+            n not in (1, m) for n, m in zip(part.shape, leaf.shape, strict=True)
+        ):
+            raise InputError(
+                f"normal must have a shape that broadcasts to that of x, {leaf.shape}, got "
+                f"{part.shape}; normals(key, x) draws it"
+            )
 
 
 class Stepped(nnx.Module):
@@ -249,15 +313,18 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
         The function p(t) of depth time, for the argument `survival` of a random field.
 
     Raises:
-        InputError: `last` is no probability above zero, or a length is not a positive number.
+        InputError: `last` is no probability above zero, `length` is not a positive number, or
+            `step` is negative.
+        InputTypeError: `step` is not a number.
 
     Source:
         Huang et al., arXiv 1603.09382, for the published rule.
     """
     _check_probability("last", last)
     checks.positive("length", length, "that of the interval in depth time")
-    if step:
-        checks.positive("step", step, "the length of a block in depth time, or 0")
+    checks.number("step", step)
+    if step < 0:
+        raise InputError(f"step is the length of a block in depth time, or 0, got {step}")
     return lambda t: 1 - (t + step) / length * (1 - last)
 
 
@@ -272,7 +339,7 @@ def _check_field(name: str, field: Any) -> None:
 
 def _check_probability(name: str, p: PyTree) -> None:
     """Refuse what is not a number above zero and at most one."""
-    if not isinstance(p, int | float | np.number) or isinstance(p, bool) or not 0 < p <= 1:
+    if not checks.is_number(p) or not 0 < p <= 1:
         raise InputError(f"{name} is a probability above zero and up to one, got {p!r}")
 
 
@@ -282,7 +349,9 @@ class _Thinned(RandomField):
     def __init__(self, field: nnx.Module, survival: Probability, per: Per, rngs: nnx.Rngs):
         super().__init__(per, rngs)
         _check_field("field", field)
-        if not callable(survival):
+        if callable(survival):
+            checks.function("survival", survival, 1)
+        else:
             _check_probability("survival", survival)
             survival = float(survival)
         takes_time(field)  # refuses a field with another signature
@@ -303,17 +372,15 @@ class _Thinned(RandomField):
 
         Raises:
             InputError: p(t) is not a number above zero and at most one at one of the depth times.
+            InputTypeError: `times` does not consist of numbers.
         """
         survival: Any = self.survival
+        times = checks.numbers("times", times, "steps")
         for t in times if callable(survival) else ():
             p: Any = survival(float(t))
             if isinstance(p, core.Tracer):  # a learned probability
                 return
-            if (
-                np.ndim(p)
-                or not isinstance(p, int | float | np.number | np.ndarray | Array)
-                or not 0 < p <= 1
-            ):
+            if not checks.is_number(p) or not 0 < p <= 1:
                 raise InputError(
                     "survival is a probability above zero and up to one at every depth time, got "
                     f"{p!r} at t = {t:g}; "
