@@ -188,21 +188,27 @@ def function(name: str, value: Any, arguments: int | None = None) -> None:
         ) from None
 
 
-def number(name: str, value: Any) -> None:
-    """Refuse anything but one finite real number.
+def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.inf) -> None:
+    """Refuse anything but one finite real number in a range. A traced value is not checked.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check. A NumPy or JAX array without axes is a number, a bool is none.
+        least: The smallest number that is allowed.
+        most: The largest number that is allowed.
 
     Raises:
-        InputTypeError: `value` is not a number, or is not known because it is traced.
-        InputError: `value` is not finite.
+        InputTypeError: `value` is not a number.
+        InputError: `value` is not finite, or lies outside of the range.
     """
+    if isinstance(value, core.Tracer):
+        return
     if not is_number(value, finite=False):
         raise InputTypeError(f"{name} must be one real number, got {_shown(value)}")
-    if not np.isfinite(known(value)):
+    if not is_number(value):
         raise InputError(f"{name} must be a finite number, got {value}")
+    if not least <= value <= most:
+        raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value}")
 
 
 def is_number(value: Any, finite: bool = True) -> bool:
@@ -271,7 +277,7 @@ def floats(name: str, value: Any, *axes: int | str) -> None:
     _axes(name, value.shape, axes)
 
 
-def numbers(name: str, value: Any, *axes: int | str) -> np.ndarray:
+def known_array(name: str, value: Any, *axes: int | str) -> np.ndarray:
     """Return finite real numbers as an array of float64, and refuse anything else.
 
     Args:

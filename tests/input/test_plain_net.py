@@ -165,6 +165,9 @@ DENSE_LAYERS: Wrong = {
     "words": ["a"],
     "tuples": NET,
     "one layer": DENSE,
+    "words for a weight": [plain_net.Dense(np.asarray("W"), B)],
+    "a row for a weight": [plain_net.Dense(B, B)],
+    "holes": [plain_net.Dense(W * np.nan, B)],
     "generator": (layer for layer in [DENSE]),
     "linear": [nnx.Linear(2, 2, rngs=nnx.Rngs(0))],
 }

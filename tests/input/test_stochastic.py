@@ -28,6 +28,13 @@ DECAY = nf.from_function(lambda a, x: jax.tree.map(lambda leaf: leaf @ a.T, x), 
 FIELD = st.StochasticDepth(DECAY, 0.8, rngs=nnx.Rngs(0))
 ALIKE = st.StochasticDepth(DECAY, 0.8, per="batch", rngs=nnx.Rngs(0))
 NOISE = st.Noise(DECAY, 0.3, rngs=nnx.Rngs(0))
+FIELDS = (
+    FIELD,
+    st.Dropout(DECAY, 0.8, rngs=nnx.Rngs(0)),
+    st.ShakeShake(DECAY, DECAY, rngs=nnx.Rngs(0)),
+    NOISE,
+    st.Gaussian(FIELD),
+)
 NETWORK = st.RandomNetwork(FIELD, 2)
 SDE = st.NeuralSDE(FIELD, 2)
 X = jnp.asarray([[0.5, 1.0], [2.0, 3.0], [4.0, 6.0]])
@@ -244,7 +251,39 @@ CALLS = {
         lambda: {"module": NETWORK, "key": ONE},
         {"module": {**MODULE, "class": st.Noise}, "key": KEY},
     ),
-    "parts": Call(FIELD.parts, lambda: {"x": X, "t": 0.0, "context": None}, {"context": CONTEXT}),
+    **{
+        f"parts of {type(field).__name__}": Call(
+            field.parts,
+            lambda: {"x": X, "t": 0.0, "context": None},
+            {"x": STATE, "t": NUMBER, "context": CONTEXT},
+        )
+        for field in FIELDS
+    },
+    **{
+        f"law of {type(field).__name__}": Call(
+            field.law,
+            lambda: {"normal": X, "t": 0.0},
+            {"normal": {**STATE, "complex": 1j * X, "whole": X.astype(int)}, "t": NUMBER},
+        )
+        for field in FIELDS
+    },
+    **{
+        f"quadrature of {type(field).__name__}": Call(
+            field.quadrature, lambda: {"t": 0.0}, {"t": NUMBER}
+        )
+        for field in FIELDS
+    },
+    "velocity": Call(
+        FIELD.velocity,
+        lambda: {"x": X, "t": 0.0, "context": None},
+        {"x": STATE, "context": CONTEXT},
+    ),
+    "probability": Call(FIELD.probability, lambda: {"t": 0.0}, {"t": NUMBER}),
+    "Stepped.__call__": Call(
+        st.Stepped(FIELD, 0.5),
+        lambda: {"x": X, "t": 0.0, "context": None},
+        {"x": STATES, "t": NUMBER, "context": CONTEXT},
+    ),
     "normals": Call(
         FIELD.normals,
         lambda: {"key": ONE, "x": X},

@@ -264,7 +264,7 @@ class Geodesic(nnx.Module):
             InputError: `depths` are no depth times in increasing order between 0 and 1.
         """
         if depths is not None and not isinstance(depths, core.Tracer):
-            depths = checks.numbers("depths", depths, "times")
+            depths = checks.known_array("depths", depths, "times")
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
 
@@ -483,7 +483,7 @@ def _points(name: str, value: Any) -> Array:
     if isinstance(value, core.Tracer):
         checks.floats(name, value, "n", "d")
     else:
-        checks.numbers(name, value, "n", "d")
+        checks.known_array(name, value, "n", "d")
     value = jnp.asarray(value)
     whole = not jnp.issubdtype(value.dtype, jnp.floating)
     return value.astype(jnp.result_type(float)) if whole else value

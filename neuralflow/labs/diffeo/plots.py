@@ -73,7 +73,7 @@ def deformed_grid(
     points = jnp.asarray(
         np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float)
     )
-    places = checks.numbers("what the map gives", mapping(points), *points.shape)
+    places = checks.known_array("what the map gives", mapping(points), *points.shape)
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):

@@ -417,7 +417,7 @@ def box(low: Real | Reals, high: Real | Reals, dimension: int) -> tuple[np.ndarr
         InputError: The ends are not finite, not one number or `(d,)`, or `low` is not below `high`.
         InputTypeError: `low` or `high` does not consist of real numbers.
     """
-    ends = [checks.numbers(name, end, "...") for name, end in (("low", low), ("high", high))]
+    ends = [checks.known_array(name, end, "...") for name, end in (("low", low), ("high", high))]
     for name, end in zip(("low", "high"), ends, strict=True):
         if end.shape not in ((), (dimension,)):
             raise InputError(

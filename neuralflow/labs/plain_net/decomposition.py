@@ -30,7 +30,7 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
         InputError: `rotation` is not a square orthogonal matrix.
         InputError: `rotation` is a reflection, which has no real logarithm.
     """
-    rotation = checks.numbers("rotation", rotation, "d", "d")
+    rotation = checks.known_array("rotation", rotation, "d", "d")
     if len(set(rotation.shape)) > 1 or not np.allclose(
         rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
     ):
@@ -104,6 +104,7 @@ def dimension(layers: Sequence[Dense]) -> int:
 
     Raises:
         InputTypeError: `layers` is not a sequence of dense layers, or is empty.
+        InputError: A weight is not a matrix of finite numbers.
     """
     known = isinstance(layers, Sequence) and all(isinstance(layer, Dense) for layer in layers)
     if not known or not layers:
@@ -111,8 +112,12 @@ def dimension(layers: Sequence[Dense]) -> int:
             "layers must be the dense layers of a plain net, at least one, got "
             f"{type(layers).__name__}; read(model) returns them"
         )
-    most = max(max(layer.weight.shape) for layer in layers)
-    square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
+    weights = [
+        checks.known_array(f"the weight of layers[{k}]", layer.weight, "out", "in")
+        for k, layer in enumerate(layers)
+    ]
+    most = max(max(weight.shape) for weight in weights)
+    square = [weight for weight in weights if weight.shape == (most, most)]
     return most + any(
         _rank(np.linalg.svd(w, compute_uv=False)) == most and np.linalg.slogdet(w)[0] < 0
         for w in square
@@ -144,7 +149,7 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         InputError: The weight has full rank and a determinant below zero, so that one dimension
             more is needed.
     """
-    weight = checks.numbers("weight", weight, "out", "in")
+    weight = checks.known_array("weight", weight, "out", "in")
     checks.whole("size", size, most=8192)
     out, inputs = weight.shape
     if size < max(out, inputs):

@@ -166,10 +166,9 @@ def pulled_back(
     """
     checks.function("activation", activation, 1)
     checks.floats("x", x, "...")
-    if not isinstance(s, core.Tracer):
-        checks.number("s", s)
-        if not 0 <= s < 1:
-            raise InputError(f"s is a time from 0 on and below 1, got {s}")
+    checks.number("s", s)
+    if not isinstance(s, core.Tracer) and not 0 <= s < 1:
+        raise InputError(f"s is a time from 0 on and below 1, got {s}")
     pieces = straight_slopes(activation)
     if pieces is not None:
         return x / (1 + s * (jnp.where(x < 0, *pieces) - 1))
@@ -208,13 +207,11 @@ def checked_cutoff(cutoff: float | None) -> float:
         cutoff: A number between 0 and 1. None stands for 1e-6, and for 1e-4 in float32.
 
     Raises:
-        InputError: `cutoff` does not lie between 0 and 1.
-        InputTypeError: `cutoff` is not a number.
+        InputError: `cutoff` is not a number between 0 and 1.
     """
     if cutoff is None:
         return by_precision(1e-6, 1e-4)
-    checks.number("cutoff", cutoff)
-    if not 0 < cutoff < 1:
+    if not checks.is_number(cutoff) or not 0 < cutoff < 1:
         raise InputError(
             f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example "
             "1e-6"

@@ -111,8 +111,8 @@ def as_flow(
     Raises:
         InputError: `cutoff` does not lie between 0 and 1.
         InputError: `read` refuses the weights or the activations of `model`.
-        InputTypeError: `read` refuses `model` because of its kind, `cutoff` is not a number, or
-            `solve` is not a discretisation.
+        InputTypeError: `read` refuses `model` because of its kind, or `solve` is not a
+            discretisation.
 
     Example:
         >>> import jax
@@ -233,7 +233,7 @@ def glue(
         InputError: Weights that vary with depth do not stand on `PiecewiseConstant`.
         InputTypeError: `layers` is no sequence, a layer is no NeuralODE, or a width is no whole
             number.
-        InputTypeError: `cutoff` is not a number, or `solve` is not a discretisation.
+        InputTypeError: `solve` is not a discretisation.
         InputTypeError: A field is not callable as f(x) or f(x, t).
     """
     if not isinstance(layers, Sequence | nnx.List) or isinstance(layers, str):

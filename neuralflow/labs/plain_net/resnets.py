@@ -169,7 +169,7 @@ def as_resnet(
     checks.choice("linear", linear, ("kept", "euler", "cayley"))
     checks.choice("activation", activation, ("exact", "relaxed", "linearised"))
     checks.whole("steps", steps, most=2**16)
-    points = np.unique(checks.numbers("about", about, "points"))
+    points = np.unique(checks.known_array("about", about, "points"))
     checks.positive("horizon", horizon, "the length of a relaxation in units of depth time")
     if activation == "relaxed" and steps < horizon:
         raise InputError(

@@ -228,16 +228,10 @@ def check_samples(x: PyTree) -> None:
         raise InputError(f"axis 0 of x counts the samples, but its arrays hold {counts} of them")
 
 
-def _check_time(t: Any) -> None:
-    """Refuse a depth time that is no number, unless it is traced."""
-    if not isinstance(t, core.Tracer):
-        checks.number("t", t)
-
-
 def _check_draw(x: PyTree, t: Any, normal: PyTree, step: Any) -> None:
     """Refuse the arguments of one step with given normal numbers."""
     check_samples(x)
-    _check_time(t)
+    checks.number("t", t)
     checks.positive("step", step, "the length of the step in depth time")
     if jax.tree.structure(normal) != jax.tree.structure(x):
         raise InputTypeError(
@@ -322,9 +316,7 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
     """
     _check_probability("last", last)
     checks.positive("length", length, "that of the interval in depth time")
-    checks.number("step", step)
-    if step < 0:
-        raise InputError(f"step is the length of a block in depth time, or 0, got {step}")
+    checks.number("step", step, least=0)
     return lambda t: 1 - (t + step) / length * (1 - last)
 
 
@@ -375,7 +367,7 @@ class _Thinned(RandomField):
             InputTypeError: `times` does not consist of numbers.
         """
         survival: Any = self.survival
-        times = checks.numbers("times", times, "steps")
+        times = checks.known_array("times", times, "steps")
         for t in times if callable(survival) else ():
             p: Any = survival(float(t))
             if isinstance(p, core.Tracer):  # a learned probability
@@ -394,7 +386,11 @@ class _Thinned(RandomField):
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
             context: The context, for a field that takes one.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers.
         """
+        checks.states("x", x)
         return evaluate(self.field, x, t, context)
 
     def probability(self, t: Real) -> Any:
@@ -402,7 +398,11 @@ class _Thinned(RandomField):
 
         Args:
             t: The depth time.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         survival: Any = self.survival
         return survival(t) if callable(survival) else survival
 
@@ -417,7 +417,12 @@ class _Thinned(RandomField):
 
         Returns:
             The draws of z, of the shape of `normal`.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
         p = jnp.asarray(self.probability(t), normal.dtype)
         # The draw rises with the normal number.
         alive = (norm.cdf(-normal) < p).astype(normal.dtype)
@@ -431,6 +436,9 @@ class _Thinned(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(2,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
         p = float(self.probability(t))
         return (np.asarray([1 - p, -p]) / float(_spread(jnp.asarray(p)))), np.asarray([p, 1 - p])
@@ -535,6 +543,9 @@ class StochasticDepth(_Thinned):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
 
@@ -584,6 +595,9 @@ class Dropout(_Thinned):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
         return velocity, jax.tree.map(
@@ -640,7 +654,12 @@ class ShakeShake(RandomField):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
+        checks.states("x", x)
+        checks.number("t", t)
         one, two = evaluate_parts((self.first, self.second), (x, x), t, context)
         return jax.tree.map(lambda a, b: (a + b) / 2, one, two), jax.tree.map(
             lambda a, b: (a - b) / 12**0.5, one, two
@@ -657,7 +676,13 @@ class ShakeShake(RandomField):
 
         Returns:
             The draws of z, of the shape of `normal`.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
+        checks.number("t", t)
         return (norm.cdf(normal) - 0.5) * 12**0.5
 
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -668,7 +693,11 @@ class ShakeShake(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(4,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         nodes, weights = np.polynomial.legendre.leggauss(4)
         return nodes * 3**0.5, weights / 2
 
@@ -682,7 +711,13 @@ class _Normal(RandomField):
         Args:
             normal: Standard normal numbers, of any shape.
             t: The depth time, which the law does not use.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
+        checks.number("t", t)
         return normal
 
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -693,7 +728,11 @@ class _Normal(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(4,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         nodes, weights = np.polynomial.hermite_e.hermegauss(4)
         return nodes, weights / weights.sum()
 
@@ -745,7 +784,12 @@ class Noise(_Normal):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
+        checks.states("x", x)
+        checks.number("t", t)
         return evaluate(self.field, x, t, context), jax.tree.map(
             lambda leaf: jnp.full_like(leaf, self.scale), x
         )
@@ -785,6 +829,9 @@ class Gaussian(_Normal):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         return evaluate(self.field.parts, x, t, context)
 
