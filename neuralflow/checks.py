@@ -5,14 +5,16 @@ The message of a refusal is one sentence that says what was given and what was e
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core
+from jaxtyping import PyTree
 
 
 class InputError(ValueError):
@@ -33,22 +35,25 @@ class ExtraMissing(ImportError):
     """
 
 
-def whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse anything but a whole number of at least a given size.
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but a whole number in a range.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check. A bool is not a whole number.
         least: The smallest value that is allowed.
+        most: The largest value that is allowed. None stands for no limit.
 
     Raises:
-        InputError: `value` is less than `least`.
+        InputError: `value` is less than `least` or greater than `most`.
         InputTypeError: `value` is not a whole number.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise InputTypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise InputError(f"{name} must be at most {most}, got {value}")
 
 
 def positive(name: str, value: Any, remedy: str) -> None:
@@ -62,12 +67,8 @@ def positive(name: str, value: Any, remedy: str) -> None:
     Raises:
         InputError: `value` is not a number, not positive or not finite.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.floating)
-        or not 0 < value < np.inf
-    ):
-        raise InputError(f"{name} is a positive number, got {value!r}; {remedy}")
+    if not is_number(value) or not value > 0:
+        raise InputError(f"{name} is a positive number, got {_shown(value)}; {remedy}")
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -151,28 +152,231 @@ def forward(what: str, t0: Any, t1: Any) -> None:
     Raises:
         InputError: `t0` or `t1` is not a finite number, or `t1` is not greater than `t0`.
     """
-    numbers = all(
-        isinstance(t, int | float | np.number) and not isinstance(t, bool) and np.isfinite(t)
-        for t in (t0, t1)
-    )
-    if not numbers or not t0 < t1:
+    if not is_number(t0) or not is_number(t1) or not t0 < t1:
         raise InputError(
             f"{what} runs forward, from a number t0 to a greater t1, got t0={t0!r}, t1={t1!r}"
         )
 
 
-def function(name: str, value: Any) -> None:
+def function(name: str, value: Any, arguments: int | None = None) -> None:
     """Refuse a value that cannot be called.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check.
+        arguments: The number of positional arguments of a call, if this is to be checked.
 
     Raises:
-        InputTypeError: `value` is not callable.
+        InputTypeError: `value` is not callable, or not with so many arguments.
     """
     if not callable(value):
         raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
+    if arguments is None:
+        return
+    if isinstance(value, type):
+        raise InputTypeError(
+            f"{name} must be a function, got the class {value.__name__}; build one"
+        )
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # some functions of other languages do not tell
+        return
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        raise InputTypeError(
+            f"{name} must be a function of {arguments} argument(s), got one of {signature}"
+        ) from None
+
+
+def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.inf) -> None:
+    """Refuse anything but one finite real number in a range. A traced value is not checked.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. A NumPy or JAX array without axes is a number, a bool is none.
+        least: The smallest number that is allowed.
+        most: The largest number that is allowed.
+
+    Raises:
+        InputTypeError: `value` is not a number.
+        InputError: `value` is not finite, or lies outside of the range.
+    """
+    if isinstance(value, core.Tracer):
+        return
+    if not is_number(value, finite=False):
+        raise InputTypeError(f"{name} must be one real number, got {_shown(value)}")
+    if not is_number(value):
+        raise InputError(f"{name} must be a finite number, got {value}")
+    if not least <= value <= most:
+        raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value}")
+
+
+def is_number(value: Any, finite: bool = True) -> bool:
+    """Tell whether a value is one real number that is known.
+
+    Args:
+        value: The value. A NumPy or JAX array without axes is a number, a bool is none.
+        finite: Whether the number has to be finite.
+    """
+    value = known(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
+        return False
+    array = np.asarray(value)
+    real = not array.ndim and _is_real(array.dtype)
+    return bool(real and (not finite or np.isfinite(array)))
+
+
+def wholes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+    """Return whole numbers in a row as a tuple, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: A list, a tuple, a range or an array with one axis. It is not empty.
+        least: The smallest number that is allowed.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        InputTypeError: `value` is no such sequence, or holds anything but whole numbers.
+        InputError: A number is less than `least`.
+    """
+    value = known(value)
+    row = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    if isinstance(value, str) or not row or not len(value):
+        raise InputTypeError(
+            f"{name} must be a sequence of whole numbers, at least one, got {_shown(value)}"
+        )
+    for entry in value:
+        whole(f"each of {name}", entry, least)
+    return tuple(map(int, value))
+
+
+def floats(name: str, value: Any, *axes: int | str) -> None:
+    """Refuse anything but an array of real floating-point numbers with the given axes.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, traced or not.
+        axes: The axes in order: a number for the length of an axis, and a word for an axis of any
+            length but zero. "..." in front stands for any axes before.
+
+    Raises:
+        InputTypeError: `value` is no array, or no array of real floating-point numbers.
+        InputError: `value` has other axes.
+    """
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise InputTypeError(
+            f"{name} must be an array {_form(axes)}, got {_shown(value)}; write jnp.asarray(...)"
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputTypeError(
+            f"{name} must hold real floating-point numbers, got {value.dtype}; write "
+            f"{name}.astype(float)"
+        )
+    _axes(name, value.shape, axes)
+
+
+def known_array(name: str, value: Any, *axes: int | str) -> np.ndarray:
+    """Return finite real numbers as an array of float64, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: A number, an array or nested sequences of numbers. It is not traced.
+        axes: The axes, as for `floats`.
+
+    Returns:
+        The numbers on the host.
+
+    Raises:
+        InputTypeError: `value` does not consist of real numbers, or is traced.
+        InputError: `value` has other axes, or a number is not finite.
+    """
+    try:
+        array = np.asarray(known(value))
+    except (TypeError, ValueError):  # rows of different lengths, or a tracer
+        array = np.asarray(None)
+    if not _is_real(array.dtype):
+        given = _shown(value) if array.dtype == object else array.dtype
+        raise InputTypeError(f"{name} must be known real numbers {_form(axes)}, got {given}")
+    _axes(name, array.shape, axes)
+    array = array.astype(float)
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(
+            f"{name} must be finite, got {bad} values that are not finite; mend them first"
+        )
+    return array
+
+
+def labels(name: str, value: Any, count: int) -> np.ndarray:
+    """Return labels in a row as an array, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The labels, numbers or words.
+        count: The number of labels.
+
+    Returns:
+        The labels `(count,)` on the host.
+
+    Raises:
+        InputTypeError: `value` does not consist of numbers or words.
+        InputError: `value` has another shape.
+    """
+    try:
+        array = np.asarray(known(value))
+    except (TypeError, ValueError):  # rows of different lengths, or a tracer
+        array = np.asarray(None)
+    if isinstance(value, str) or array.dtype.kind not in "biufU":
+        raise InputTypeError(f"{name} must be {count} numbers or words, got {_shown(value)}")
+    _axes(name, array.shape, (count,))
+    return array
+
+
+def states(name: str, value: PyTree) -> None:
+    """Refuse anything but an array of numbers, or a pytree of at least one such array.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, traced or not.
+
+    Raises:
+        InputTypeError: A leaf is no array of numbers, or there is none.
+    """
+    leaves: list[Any] = [value] if isinstance(value, Iterator) else jax.tree.leaves(value)
+    if not leaves or not all(
+        hasattr(leaf, "dtype")
+        and not isinstance(leaf, type)
+        and jnp.issubdtype(leaf.dtype, jnp.number)
+        for leaf in leaves
+    ):
+        raise InputTypeError(
+            f"{name} must be an array of numbers or a pytree of such arrays, got {_shown(value)}; "
+            f"write jnp.asarray({name})"
+        )
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+
+
+def _form(axes: tuple[int | str, ...]) -> str:
+    """Return a shape in words."""
+    words = ", ".join(map(str, axes))
+    return f"({words},)" if len(axes) == 1 and axes != ("...",) else f"({words})"
+
+
+def _axes(name: str, shape: tuple[int, ...], axes: tuple[int | str, ...]) -> None:
+    """Refuse a shape that does not consist of the given axes."""
+    behind = axes[1:] if axes[:1] == ("...",) else axes
+    own = shape[len(shape) - len(behind) :] if len(shape) >= len(behind) else ()
+    fits = len(own) == len(behind) and (behind is not axes or len(shape) == len(axes))
+    if not fits or any(
+        n != axis if isinstance(axis, int) else not n for n, axis in zip(own, behind, strict=True)
+    ):
+        raise InputError(f"{name} must have shape {_form(axes)}, got {shape}")
 
 
 def plain(name: str, value: Any) -> None:

@@ -733,11 +733,7 @@ def _own(leaf: Any) -> Any:
 
 
 def _check_arrays(x: PyTree) -> None:
-    if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-        raise InputTypeError(
-            f"x must be an array or a pytree of arrays, got {type(x).__name__}; "
-            "write jnp.asarray(x)"
-        )
+    checks.states("x", x)
 
 
 def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:

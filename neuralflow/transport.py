@@ -413,11 +413,7 @@ def samples(x: PyTree) -> Any:
         InputTypeError: A leaf is no array, or is complex. Or an array has fewer than two axes. Or
             the arrays have different numbers of samples.
     """
-    if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(x)):
-        raise InputTypeError(
-            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write "
-            "jnp.asarray(x)"
-        )
+    checks.states("x", x)
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     if (

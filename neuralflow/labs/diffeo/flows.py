@@ -99,14 +99,15 @@ def squared(mapping: Map, times: int) -> Map:
         The composed map.
 
     Raises:
-        InputTypeError: `mapping` cannot be called, or `times` is not a whole number.
-        InputError: `times` is negative.
+        InputTypeError: `mapping` is not a function of one argument, or `times` is not a whole
+            number.
+        InputError: `times` is negative or above 64.
 
     Source:
         Arsigny et al. 2006.
     """
-    checks.function("map", mapping)
-    checks.whole("times", times, least=0)
+    checks.function("map", mapping, 1)
+    checks.whole("times", times, least=0, most=64)
     for _ in range(times):
         mapping = _twice(mapping)
     return mapping
@@ -141,21 +142,22 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
         The field V, a module f(x).
 
     Raises:
-        InputTypeError: `mapping` or `back` cannot be called, or `terms` is not a whole number.
+        InputTypeError: `mapping` or `back` is not a function of one argument, or `terms` is not a
+            whole number.
         InputTypeError: `back` is missing, and `mapping` is a plain function.
-        InputError: `terms` is below one.
+        InputError: `terms` is below one or above 256.
 
     Source:
         Our formulation (central differences in the powers of the map).
     """
-    checks.function("map", mapping)
-    checks.whole("terms", terms)
+    checks.function("map", mapping, 1)
+    checks.whole("terms", terms, most=256)
     if back is None and not isinstance(mapping, NeuralODE | Composition | Inverse):
         raise InputTypeError(
             "the inverse of a plain function is not known; give it: logarithm(mapping, back)"
         )
     back = inverse(mapping) if back is None else back
-    checks.function("back", back)
+    checks.function("back", back, 1)
     j = np.arange(1, terms + 1)
     weights = -((-1.0) ** j) / j * np.cumprod((terms - j + 1) / (terms + j))
     moves = [mapping, back]
@@ -227,9 +229,18 @@ class Inverse(nnx.Module):
 
     Args:
         layer: The layer to invert, on a fixed grid.
+
+    Raises:
+        InputTypeError: `layer` is not a layer on a fixed grid.
     """
 
     def __init__(self, layer: NeuralODE):
+        checks.instance("layer", layer, NeuralODE, "a NeuralODE on a fixed grid")
+        if not layer.discretisation.planned:
+            raise InputTypeError(
+                "layer must be a NeuralODE on a fixed grid, got an adaptive one; "
+                "nf.labs.diffeo.inverse(layer) inverts it"
+            )
         self.layer = layer
 
     def __call__(self, y: PyTree) -> Any:

@@ -28,11 +28,12 @@ def jacobian(mapping: Map, x: PyTree) -> Float[Array, "batch k d"]:
         The Jacobian matrices, `(batch, k, d)`.
 
     Raises:
-        InputTypeError: `mapping` cannot be called.
+        InputTypeError: `mapping` is not a function of one argument, or does not give arrays of real
+            floating numbers.
         InputTypeError: `x` has no axis of samples, or does not consist of real floating numbers.
         InputError: `mapping` does not give a value for each sample.
     """
-    checks.function("map", mapping)
+    checks.function("map", mapping, 1)
     points, back = flat(samples(x))
     if not jnp.issubdtype(points.dtype, jnp.floating):
         raise InputTypeError(
@@ -46,7 +47,15 @@ def jacobian(mapping: Map, x: PyTree) -> Float[Array, "batch k d"]:
 
 def _rows(values: PyTree, count: int) -> Array:
     """Return the values of a map as one row for each sample."""
-    if any(jnp.shape(leaf)[:1] != (count,) for leaf in jax.tree.leaves(values)):
+    leaves = jax.tree.leaves(values)
+    if not leaves or not all(
+        isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves
+    ):
+        raise InputTypeError(
+            "the map must give arrays of real floating-point numbers, got "
+            f"{[getattr(leaf, 'dtype', leaf) for leaf in leaves]}"
+        )
+    if any(leaf.shape[:1] != (count,) for leaf in leaves):
         raise InputError(
             f"the map must give a value for each of {count} samples, got shapes "
             f"{jax.tree.map(jnp.shape, values)}"

@@ -52,7 +52,17 @@ def gaussian(
 
     Returns:
         The matrix exp(-|x_i - y_j|^2 / (2 width^2)), `(..., m, n)`.
+
+    Raises:
+        InputTypeError: `x` or `y` is not an array of real floating-point numbers.
+        InputError: `x` and `y` are not points in rows with equally many coordinates, or `width` is
+            not a positive number.
     """
+    checks.floats("x", x, "...", "m", "d")
+    checks.floats("y", y, "...", "n", x.shape[-1])
+    width = raw(width)
+    if not isinstance(width, core.Tracer):
+        checks.positive("width", width, _UNITS)
     gaps = x[..., :, None, :] - y[..., None, :, :]
     return jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * width**2))
 
@@ -77,8 +87,9 @@ class KernelField(nnx.Module):
         momenta: The momenta a, `(n, d)`. None stands for zeros, a field at rest.
 
     Raises:
+        InputTypeError: `centres` or `momenta` are not real numbers.
         InputError: `centres` are not points in rows, or not finite.
-        InputError: `momenta` and `centres` differ in shape.
+        InputError: `momenta` and `centres` differ in shape, or `momenta` are not finite.
         InputError: `width` is not a positive number.
     """
 
@@ -94,7 +105,7 @@ class KernelField(nnx.Module):
             if momenta is None
             else _like("momenta", momenta, centres, "centres")
         )
-        checks.positive("width, the kernel's,", width, _UNITS)
+        checks.positive("width", width, _UNITS)
         self.centres = nnx.data(centres)
         self.momenta = nnx.Param(momenta)
         self.width = float(width)
@@ -109,13 +120,10 @@ class KernelField(nnx.Module):
             The velocity, `(..., d)`, in the dtype of x.
 
         Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: The points and the centres differ in their number of coordinates.
         """
-        if x.shape[-1] != self.centres.shape[-1]:
-            raise InputError(
-                f"points of {self.centres.shape[-1]} coordinates belong to these centres, got x of "
-                f"shape {x.shape}"
-            )
+        checks.floats("x", x, "...", self.centres.shape[-1])
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
         weights = jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * self.width**2))
         return weights @ self.momenta[...].astype(x.dtype)
@@ -177,8 +185,9 @@ class Geodesic(nnx.Module):
             for RK4 in 32 steps.
 
     Raises:
+        InputTypeError: `landmarks` or `momenta` are not real numbers.
         InputError: `landmarks` are not points in rows, or not finite.
-        InputError: `momenta` and `landmarks` differ in shape.
+        InputError: `momenta` and `landmarks` differ in shape, or `momenta` are not finite.
         InputError: `width` is not a positive number.
     """
 
@@ -191,7 +200,7 @@ class Geodesic(nnx.Module):
     ):
         landmarks = _points("landmarks", landmarks)
         momenta = _like("momenta", momenta, landmarks, "landmarks")
-        checks.positive("width, the kernel's,", width, _UNITS)
+        checks.positive("width", width, _UNITS)
         self.landmarks = nnx.data(landmarks)
         self.momenta = nnx.Param(momenta)
         self.width = float(width)
@@ -209,9 +218,10 @@ class Geodesic(nnx.Module):
             The points at the end, `(m, d)`, in the dtype of x.
 
         Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have the shape `(m, d)`.
         """
-        return self.layer((*self._start, self._own(x)))[2].astype(x.dtype)
+        return self.layer((*self._start, self._own("x", x)))[2].astype(x.dtype)
 
     def invert(self, y: Float[Array, "m d"]) -> Float[Array, "m d"]:
         """Move points from the end of the geodesic back to its start.
@@ -226,19 +236,16 @@ class Geodesic(nnx.Module):
             The points at the start, `(m, d)`, in the dtype of y.
 
         Raises:
+            InputTypeError: `y` is not an array of real floating-point numbers.
             InputError: `y` does not have the shape `(m, d)`.
         """
-        q, p, _ = self.layer((*self._start, self._own(y)))
-        return self.layer.reverse()((q, p, self._own(y)))[2].astype(y.dtype)
+        own = self._own("y", y)
+        q, p, _ = self.layer((*self._start, own))
+        return self.layer.reverse()((q, p, own))[2].astype(y.dtype)
 
-    def _own(self, x: PyTree) -> Array:
+    def _own(self, name: str, x: PyTree) -> Array:
         """Return points in the precision of the landmarks."""
-        dimension = self.landmarks.shape[1]
-        if not isinstance(x, Array | np.ndarray) or x.ndim != 2 or x.shape[1] != dimension:
-            raise InputError(
-                f"a geodesic moves points in rows, (m, {dimension}), got "
-                f"{getattr(x, 'shape', type(x).__name__)}"
-            )
+        checks.floats(name, x, "m", self.landmarks.shape[1])
         return jnp.asarray(x, self.landmarks.dtype)
 
     def path(
@@ -252,7 +259,12 @@ class Geodesic(nnx.Module):
 
         Returns:
             The landmarks and the momenta, `(times, n, d)` each.
+
+        Raises:
+            InputError: `depths` are no depth times in increasing order between 0 and 1.
         """
+        if depths is not None and not isinstance(depths, core.Tracer):
+            depths = checks.known_array("depths", depths, "times")
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
 
@@ -267,7 +279,13 @@ class Geodesic(nnx.Module):
 
         Returns:
             The values of H, `(...)`.
+
+        Raises:
+            InputTypeError: `q` or `p` is not an array of real floating-point numbers.
+            InputError: `q` and `p` differ in shape, or in their coordinates from the landmarks.
         """
+        checks.floats("q", q, "...", "n", self.landmarks.shape[1])
+        checks.floats("p", p, *q.shape)
         return _Kinetic(self.width)((q, p))
 
     @property
@@ -323,9 +341,11 @@ def register(
             finite.
         InputError: Two landmarks of `source` coincide.
         InputError: `width` or `fidelity` is not a positive number.
-        InputTypeError: The landmarks are traced.
+        InputTypeError: The landmarks are not real numbers, or are traced.
         SolveError: The optimiser does not find a minimum.
     """
+    checks.positive("width", width, _UNITS)
+    checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     # optimistix keeps its own numbers in the default precision of JAX.
     source, target = (
         _points(name, p).astype(jnp.result_type(float))
@@ -344,7 +364,6 @@ def register(
             f"landmarks {i} and {j} of the source coincide, so their momenta cannot be told apart; "
             "leave one out"
         )
-    checks.positive("fidelity", fidelity, "the larger, the closer the match: 1e4, say")
     flow = Geodesic(source, jnp.zeros_like(source), width, solve)
     eps = float(jnp.finfo(source.dtype).eps)
     values, vectors = jnp.linalg.eigh(gaussian(source, source, width))
@@ -459,21 +478,23 @@ def _root(square: Array) -> Array:
 
 
 def _points(name: str, value: Any) -> Array:
-    if len(np.shape(value)) != 2 or not np.size(value):
-        raise InputError(f"{name} are points in rows, (n, d), got shape {np.shape(value)}")
+    """Return points in rows, (n, d), as floating-point numbers, and refuse anything else."""
+    value = raw(value)
+    if isinstance(value, core.Tracer):
+        checks.floats(name, value, "n", "d")
+    else:
+        checks.known_array(name, value, "n", "d")
     value = jnp.asarray(value)
-    value = (
-        value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
-    )
-    if not isinstance(value, core.Tracer) and not bool(jnp.isfinite(value).all()):
-        raise InputError(f"{name} must be finite")
-    return value
+    whole = not jnp.issubdtype(value.dtype, jnp.floating)
+    return value.astype(jnp.result_type(float)) if whole else value
 
 
 def _like(name: str, value: Any, points: Array, other: str) -> Array:
-    if np.shape(value) != points.shape:
+    """Return points that belong to other points one by one, in their dtype."""
+    value = _points(name, value)
+    if value.shape != points.shape:
         raise InputError(
-            f"{name} and {other} belong together in order, got shapes {np.shape(value)} and "
+            f"{name} and {other} belong together in order, got shapes {value.shape} and "
             f"{points.shape}"
         )
-    return jnp.asarray(value, points.dtype)
+    return value.astype(points.dtype)

@@ -49,7 +49,6 @@ _SLOPES: tuple[tuple[Callable[..., Any], float], ...] = (
 )
 
 
-@functools.partial(jax.jit, static_argnames="squarings")
 def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Array, ""]:
     """Return an upper bound of the largest singular value of a matrix.
 
@@ -66,9 +65,21 @@ def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Arra
     Returns:
         The bound, a scalar.
 
+    Raises:
+        InputTypeError: `weight` is not an array of real floating-point numbers, or `squarings` is
+            not a whole number.
+        InputError: `weight` is not a matrix, or `squarings` is negative or above 64.
+
     Source:
         Delattre et al., arXiv 2305.16173, as recalled.
     """
+    checks.floats("weight", weight, "m", "n")
+    checks.whole("squarings", squarings, least=0, most=64)
+    return _spectral_norm(weight, int(squarings))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _spectral_norm(weight: Array, squarings: int) -> Array:
     largest = lax.stop_gradient(jnp.max(jnp.abs(weight)))
     unit = weight / jnp.where(largest > 0, largest, 1)
     gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
@@ -261,7 +272,7 @@ class SpectralNorm(nnx.Module):
 
     Raises:
         InputTypeError: `dense` is not an nnx.Linear, or `rngs` is not an nnx.Rngs.
-        InputError: `bound` is not a positive number.
+        InputError: `bound` is not a positive number, or `rngs` has no stream for parameters.
 
     Source:
         Miyato et al., arXiv 1802.05957, stated there.
@@ -270,6 +281,11 @@ class SpectralNorm(nnx.Module):
     def __init__(self, dense: nnx.Linear, bound: float = 1.0, *, rngs: nnx.Rngs):
         checks.instance("dense", dense, nnx.Linear, "an nnx.Linear")
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        if not {"params", "default"} & set(rngs):
+            raise InputError(
+                "rngs has no stream to draw the first vector from; take nnx.Rngs(seed) or "
+                "nnx.Rngs(params=seed)"
+            )
         checks.positive("bound", bound, _EXAMPLE)
         self.dense, self.bound, self.use_running_average = dense, float(bound), False
         self.vector = nnx.BatchStat(
@@ -284,7 +300,12 @@ class SpectralNorm(nnx.Module):
 
         Returns:
             The output, `(..., k)`.
+
+        Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
+            InputError: `x` has another width than the layer.
         """
+        checks.floats("x", x, "...", self.dense.kernel.shape[0])
         vector = self.vector[...]
         if not self.use_running_average:
             kernel = lax.stop_gradient(self.dense.kernel[...])
@@ -301,8 +322,13 @@ class SpectralNorm(nnx.Module):
 
         Returns:
             The weights, `(d, k)`.
+
+        Raises:
+            InputTypeError: `vector` is not an array of real floating-point numbers.
+            InputError: `vector` does not have the shape `(k,)`.
         """
         kernel = self.dense.kernel[...]
+        checks.floats("vector", vector, kernel.shape[1])
         left = lax.stop_gradient(_unit(kernel @ vector))
         return kernel * (self.bound / jnp.maximum(left @ kernel @ vector, self.bound))
 

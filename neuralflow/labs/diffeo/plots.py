@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from neuralflow import checks, plots
 from neuralflow.annotations import Real, Reals
-from neuralflow.checks import InputError
+from neuralflow.labs.diffeo import sampled
 from neuralflow.labs.diffeo.jacobian import jacobian
 
 if TYPE_CHECKING:
@@ -46,27 +46,34 @@ def deformed_grid(
         The new figure, or None if the picture is drawn into `axis`.
 
     Raises:
-        InputError: `mapping` does not give finite points `(batch, 2)`, or `lines` is below two.
-        InputTypeError: `mapping` cannot be called, or `lines` is not a whole number.
+        InputError: `mapping` does not give finite points `(batch, 2)`, or `lines` is below two or
+            above 500.
+        InputError: `low` does not lie below `high`, or `y` has not one class for each point of `x`.
+        InputTypeError: `mapping` is not a function of one argument, `x` is not an array of points,
+            `low` or `high` is not a number, or `lines` is not a whole number.
+        InputTypeError: `axis` is not a matplotlib axis.
     """
-    checks.function("map", mapping)
-    checks.whole("lines", lines, least=2)
+    checks.function("map", mapping, 1)
+    checks.whole("lines", lines, least=2, most=500)
+    corners = sampled.box(low, high, 2)
+    if x is not None:
+        checks.floats("x", x, "n", 2)
+    if y is not None:
+        y = checks.labels("y", y, 0 if x is None else len(x))
     picture = None
-    if axis is None:
+    if axis is not None:
+        from matplotlib.axes import Axes
+
+        checks.instance("axis", axis, Axes, "the axes of a figure, such as figure.add_subplot()")
+    else:
         picture, panels = plots.figure(1, 1, width=4.6, height=4.6)
         axis = cast("Axes", panels[0])
     each, count = 6, 6 * (lines - 1) + 1
-    ends = zip(np.broadcast_to(low, 2), np.broadcast_to(high, 2), strict=True)
-    box = [np.linspace(a, b, count) for a, b in ends]
+    box = [np.linspace(a, b, count) for a, b in zip(*corners, strict=True)]
     points = jnp.asarray(
         np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float)
     )
-    places = np.asarray(mapping(points))
-    if places.shape != points.shape or not np.isfinite(places).all():
-        raise InputError(
-            "a map of the plane takes (batch, 2) to finite points (batch, 2), "
-            f"got shape {places.shape}"
-        )
+    places = checks.known_array("what the map gives", mapping(points), *points.shape)
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):
@@ -90,7 +97,7 @@ def deformed_grid(
         )
     if x is not None:
         moved = np.asarray(mapping(jnp.asarray(x)))
-        plots.points_in_plane(axis, moved, np.zeros(len(moved)) if y is None else np.asarray(y))
+        plots.points_in_plane(axis, moved, np.zeros(len(moved)) if y is None else y)
     axis.spines[:].set_visible(False)
     axis.set(aspect="equal", xticks=[], yticks=[])
     return picture

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,9 +39,29 @@ def nodes(shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
 
     Returns:
         The indices, `(*shape, d)`.
+
+    Raises:
+        InputTypeError: `shape` is not a sequence of whole numbers, or `dtype` is not a dtype of
+            real numbers.
+        InputError: A number of nodes is below one, or there are 2^31 nodes or more.
     """
+    shape = _grid(shape, 1)
+    try:
+        real = jnp.issubdtype(jnp.dtype(dtype or float), jnp.number)
+    except TypeError:
+        real = False
+    if not real:
+        raise InputTypeError(f"dtype must be a dtype of numbers such as float, got {dtype!r}")
     axes = [jnp.arange(n, dtype=dtype or jnp.result_type(float)) for n in shape]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def _grid(shape: Any, least: int) -> tuple[int, ...]:
+    """Return the numbers of nodes, and refuse a grid that 32-bit indices cannot count."""
+    shape = checks.wholes("shape", shape, least)
+    if math.prod(shape) >= 2**31:
+        raise InputError(f"shape must make fewer than 2^31 nodes, got {shape}")
+    return shape
 
 
 def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> Array:
@@ -57,13 +78,17 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
     Raises:
         InputError: The grid has fewer axes than the points have coordinates, or fewer than two
             nodes an axis.
+        InputTypeError: `points` is not an array of real floating-point numbers, or `values` is not
+            an array.
     """
+    checks.floats("points", points, "...", "d")
+    _check_values(values)
     dimension = points.shape[-1]
     shape = np.asarray(values.shape[:dimension])
     if len(shape) < dimension or (shape < 2).any():
         raise InputError(
             f"points of {dimension} coordinates need values on a grid of at least two nodes an "
-            f"axis, got {values.shape}"
+            f"axis, got values of shape {values.shape}"
         )
     points = jnp.clip(points, 0, jnp.asarray(shape - 1, points.dtype))
     low = jnp.minimum(points.astype(jnp.int32), jnp.asarray(shape - 2, jnp.int32))
@@ -82,6 +107,15 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
     return total
 
 
+def _check_values(values: Any) -> None:
+    """Refuse values on a grid that are no array of numbers or booleans."""
+    if not isinstance(values, Array | np.ndarray) or values.dtype.kind in "OUSM":
+        raise InputTypeError(
+            f"values must be an array of numbers, got {type(values).__name__}; write "
+            "jnp.asarray(values)"
+        )
+
+
 def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
     """Pull values on the grid back by the map Id + u.
 
@@ -96,13 +130,13 @@ def warp(values: Float[Array, "..."], u: Float[Array, "... d"]) -> Array:
 
     Raises:
         InputError: `values` and `u` live on different grids, or `u` is no displacement.
-        InputTypeError: `u` is not an array of floating numbers.
+        InputTypeError: `u` is not an array of floating numbers, or `values` is not an array.
     """
-    shape = _checked(u)
-    if np.shape(values)[: len(shape)] != shape:
+    shape = _checked("u", u)
+    _check_values(values)
+    if values.shape[: len(shape)] != shape:
         raise InputError(
-            "values and u live on one grid, channels last, got shapes "
-            f"{np.shape(values)} and {u.shape}"
+            f"values and u live on one grid, channels last, got shapes {values.shape} and {u.shape}"
         )
     return interpolate(values, nodes(shape, u.dtype) + u)
 
@@ -116,7 +150,13 @@ def compose(u: Float[Array, "... d"], w: Float[Array, "... d"]) -> Float[Array, 
 
     Returns:
         The displacement of the composed map, `(n_1, ..., n_d, d)`.
+
+    Raises:
+        InputError: `u` or `w` has no vector at every node of a grid, or the grids differ.
+        InputTypeError: `u` or `w` is not an array of floating numbers.
     """
+    if _checked("u", u) != _checked("w", w):
+        raise InputError(f"u and w live on one grid, got shapes {u.shape} and {w.shape}")
     return w + warp(u, w)
 
 
@@ -136,15 +176,16 @@ def exponential(velocity: Float[Array, "... d"], squarings: int = 7) -> Float[Ar
         The displacement u with Id + u = exp(V), `(n_1, ..., n_d, d)`.
 
     Raises:
-        InputError: `velocity` has no vector at every node of a grid, or `squarings` is negative.
+        InputError: `velocity` has no vector at every node of a grid, or `squarings` is negative or
+            above 64.
         InputTypeError: `velocity` is not an array of floating numbers, or `squarings` is not a
             whole number.
 
     Source:
         Arsigny et al. 2006.
     """
-    _checked(velocity)
-    checks.whole("squarings", squarings, least=0)
+    _checked("velocity", velocity)
+    checks.whole("squarings", squarings, least=0, most=64)
     if not squarings:
         return velocity
     return lax.scan(lambda u, _: (compose(u, u), None), velocity / 2**squarings, None, squarings)[0]
@@ -168,7 +209,7 @@ def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "...
 
     Raises:
         InputError: `u` has no vector at every node of a grid, is not finite, or `squarings` is
-            negative.
+            negative or above 64.
         InputTypeError: `u` is not an array of floating numbers, or `squarings` is not a whole
             number.
         SolveError: A root is not found, as for a map that is no exponential.
@@ -176,9 +217,9 @@ def logarithm(u: Float[Array, "... d"], squarings: int = 7) -> Float[Array, "...
     Source:
         Our formulation (inverse scaling and squaring).
     """
-    _checked(u)
-    checks.whole("squarings", squarings, least=0)
-    velocity, failed = _roots(_finite(u), squarings)
+    _checked("u", u)
+    checks.whole("squarings", squarings, least=0, most=64)
+    velocity, failed = _roots(_finite(u), int(squarings))
     return _unless_failed(
         velocity,
         failed,
@@ -208,7 +249,7 @@ def inverse(u: Float[Array, "... d"]) -> Float[Array, "... d"]:
         InputTypeError: `u` is not an array of floating numbers.
         SolveError: The map folds, or the iteration does not converge.
     """
-    _checked(u)
+    _checked("u", u)
     value, failed = _newton(_finite(u))
     return _unless_failed(
         value, failed, u, "Id + u is not inverted: it folds, or bends too sharply"
@@ -295,7 +336,7 @@ def determinants(u: Float[Array, "... d"]) -> Float[Array, "..."]:
         InputError: `u` has no vector at every node of a grid.
         InputTypeError: `u` is not an array of floating numbers.
     """
-    shape, dimension = _checked(u), u.shape[-1]
+    shape, dimension = _checked("u", u), u.shape[-1]
     rises = []
     for a in range(dimension):
         slope = jnp.diff(u, axis=a) + jnp.zeros(dimension, u.dtype).at[a].set(1)
@@ -348,28 +389,47 @@ def sample(
 
     Raises:
         InputError: The box and the grid do not fit, or `mapping` does not give points `(batch, d)`.
-        InputTypeError: `mapping` cannot be called.
+        InputTypeError: `mapping` is not a function of one argument, or does not give real numbers.
+        InputTypeError: `shape` does not consist of whole numbers, or the box of numbers.
     """
-    checks.function("map", mapping)
-    low, high = np.broadcast_arrays(*(np.asarray(end, float) for end in (low, high)))
-    if min(shape) < 2 or low.shape not in ((), (len(shape),)) or not (low < high).all():
-        raise InputError(
-            f"a grid of shape {shape} takes a box of low < high, one number or {len(shape)} each, "
-            f"got {low} and {high}"
-        )
-    low, high = (np.broadcast_to(end, len(shape)) for end in (low, high))
+    checks.function("map", mapping, 1)
+    shape = _grid(shape, 2)
+    low, high = box(low, high, len(shape))
     index = nodes(shape)
     width = jnp.asarray((high - low) / (np.asarray(shape) - 1), index.dtype)
     y = mapping((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
-    if np.shape(y) != (index.size // len(shape), len(shape)):
-        raise InputError(
-            f"the map must take points (batch, {len(shape)}) to such points, "
-            f"got shape {np.shape(y)} for {index.size // len(shape)}"
-        )
+    checks.floats("what the map gives", y, index.size // len(shape), len(shape))
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
 
 
-def _checked(u: Array) -> tuple[int, ...]:
+def box(low: Real | Reals, high: Real | Reals, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of a box, and refuse numbers that are none.
+
+    Args:
+        low: The lower ends of the box, one number or `(d,)`.
+        high: The upper ends of the box, one number or `(d,)`.
+        dimension: The number d of coordinates.
+
+    Returns:
+        The two corners, `(d,)` each.
+
+    Raises:
+        InputError: The ends are not finite, not one number or `(d,)`, or `low` is not below `high`.
+        InputTypeError: `low` or `high` does not consist of real numbers.
+    """
+    ends = [checks.known_array(name, end, "...") for name, end in (("low", low), ("high", high))]
+    for name, end in zip(("low", "high"), ends, strict=True):
+        if end.shape not in ((), (dimension,)):
+            raise InputError(
+                f"{name} is one number or {dimension}, one for each axis, got shape {end.shape}"
+            )
+    corners = np.broadcast_to(ends[0], dimension), np.broadcast_to(ends[1], dimension)
+    if not (corners[0] < corners[1]).all():
+        raise InputError(f"low must lie below high on every axis, got {low!r} and {high!r}")
+    return corners
+
+
+def _checked(name: str, u: Any) -> tuple[int, ...]:
     """Return the shape of the grid.
 
     The function refuses an array without one vector of d numbers at each node of a d-dimensional
@@ -377,13 +437,14 @@ def _checked(u: Array) -> tuple[int, ...]:
     """
     if not isinstance(u, Array | np.ndarray) or not jnp.issubdtype(u.dtype, jnp.floating):
         raise InputTypeError(
-            "a displacement is an array of floating numbers, got "
-            f"{getattr(u, 'dtype', type(u).__name__)}; jnp.asarray(u, float)"
+            f"{name}, a displacement, is an array of floating numbers, got "
+            f"{u.dtype if isinstance(u, Array | np.ndarray) else type(u).__name__}; "
+            f"jnp.asarray({name}, float)"
         )
     shape = np.shape(u)
     if not shape or len(shape) != shape[-1] + 1 or min(shape[:-1], default=0) < 2:
         raise InputError(
-            "a displacement on a grid has shape (n_1, ..., n_d, d), at least two nodes an axis, "
-            f"got {shape}; a batch goes through jax.vmap"
+            f"{name}, a displacement on a grid, has shape (n_1, ..., n_d, d), at least two nodes "
+            f"an axis, got {shape}; a batch goes through jax.vmap"
         )
     return shape[:-1]

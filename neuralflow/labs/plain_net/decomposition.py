@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import schur
 
-from neuralflow.checks import InputError
+from neuralflow import checks
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.plain_net.reading import Dense
 
 
@@ -25,11 +26,12 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
         The logarithm A (d, d).
 
     Raises:
+        InputTypeError: `rotation` does not consist of real numbers.
         InputError: `rotation` is not a square orthogonal matrix.
         InputError: `rotation` is a reflection, which has no real logarithm.
     """
-    rotation = np.asarray(rotation, float)
-    if rotation.ndim != 2 or not np.allclose(
+    rotation = checks.known_array("rotation", rotation, "d", "d")
+    if len(set(rotation.shape)) > 1 or not np.allclose(
         rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
     ):
         raise InputError(
@@ -98,10 +100,24 @@ def dimension(layers: Sequence[Dense]) -> int:
     largest width has a determinant below zero.
 
     Args:
-        layers: The dense layers of a plain network.
+        layers: The dense layers of a plain network, as `read` returns them.
+
+    Raises:
+        InputTypeError: `layers` is not a sequence of dense layers, or is empty.
+        InputError: A weight is not a matrix of finite numbers.
     """
-    most = max(max(layer.weight.shape) for layer in layers)
-    square = [layer.weight for layer in layers if layer.weight.shape == (most, most)]
+    known = isinstance(layers, Sequence) and all(isinstance(layer, Dense) for layer in layers)
+    if not known or not layers:
+        raise InputTypeError(
+            "layers must be the dense layers of a plain net, at least one, got "
+            f"{type(layers).__name__}; read(model) returns them"
+        )
+    weights = [
+        checks.known_array(f"the weight of layers[{k}]", layer.weight, "out", "in")
+        for k, layer in enumerate(layers)
+    ]
+    most = max(max(weight.shape) for weight in weights)
+    square = [weight for weight in weights if weight.shape == (most, most)]
     return most + any(
         _rank(np.linalg.svd(w, compute_uv=False)) == most and np.linalg.slogdet(w)[0] < 0
         for w in square
@@ -127,14 +143,18 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         The decomposition in `size` dimensions.
 
     Raises:
-        InputError: `size` is less than a width of the weight.
+        InputTypeError: `weight` does not consist of real numbers, or `size` is not a whole number.
+        InputError: `weight` is not a matrix of finite numbers.
+        InputError: `size` is less than a width of the weight, or above 8192.
         InputError: The weight has full rank and a determinant below zero, so that one dimension
             more is needed.
     """
+    weight = checks.known_array("weight", weight, "out", "in")
+    checks.whole("size", size, most=8192)
     out, inputs = weight.shape
     if size < max(out, inputs):
         raise InputError(
-            f"a weight {weight.shape} does not fit into {size} dimensions; give at least "
+            f"a weight {weight.shape} does not fit into {size} dimensions; give a size of at least "
             f"{max(out, inputs)}"
         )
     padded = np.zeros((size, size))

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from flax import nnx
+from jax import core
 from jaxtyping import Array, Float
 
+from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation
 from neuralflow.labs.plain_net.decomposition import Decomposition
-from neuralflow.labs.plain_net.reading import Dense, identity
+from neuralflow.labs.plain_net.reading import Dense, activation_values, identity
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Tsit5
 from neuralflow.solve import Adaptive, Discretisation
@@ -36,14 +38,33 @@ class Embedded(nnx.Module):
         layer: The NeuralODE on all dimensions.
         sizes: The number of inputs, the number of all dimensions, and the number of outputs.
         report: A decomposition for every dense layer; empty where linear maps are kept whole.
+
+    Raises:
+        InputTypeError: `layer` is not a NeuralODE, `sizes` are not whole numbers, or `report` is
+            not a sequence of decompositions.
+        InputError: `sizes` are not three, or there are more inputs or outputs than dimensions.
     """
 
     def __init__(
         self, layer: NeuralODE, sizes: tuple[int, int, int], report: tuple[Decomposition, ...] = ()
     ):
+        checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+        numbers = checks.wholes("sizes", sizes)
+        if len(numbers) != 3 or max(numbers) > numbers[1]:
+            raise InputError(
+                "sizes are the numbers of inputs, of all dimensions, and of outputs, and the "
+                f"second is the largest, got {numbers}"
+            )
+        if not isinstance(report, Sequence) or not all(
+            isinstance(row, Decomposition) for row in report
+        ):
+            raise InputTypeError(
+                "report must be a sequence of decompositions, as decompose() returns them, got "
+                f"{type(report).__name__}"
+            )
         self.layer = layer
-        self.inputs, self.size, self.outputs = sizes
-        self.report = nnx.static(report)
+        self.inputs, self.size, self.outputs = numbers
+        self.report = nnx.static(tuple(report))
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Return the outputs of the plain network.
@@ -55,6 +76,7 @@ class Embedded(nnx.Module):
             The outputs (..., outputs).
 
         Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have `inputs` numbers a sample.
         """
         return self.layer(self.embed(x))[..., : self.outputs]
@@ -69,12 +91,10 @@ class Embedded(nnx.Module):
             The embedded inputs (..., size).
 
         Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have `inputs` numbers a sample.
         """
-        if x.shape[-1] != self.inputs:
-            raise InputError(
-                f"this net takes {self.inputs} numbers a sample, got x of shape {x.shape}"
-            )
+        checks.floats("x", x, "...", self.inputs)
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.size - self.inputs)])
 
     def with_solve(self, solve: Discretisation) -> Embedded:
@@ -82,7 +102,11 @@ class Embedded(nnx.Module):
 
         Args:
             solve: The discretisation.
+
+        Raises:
+            InputTypeError: `solve` is not a discretisation.
         """
+        checks.instance("solve", solve, Discretisation, "a FixedGrid or an Adaptive")
         return Embedded(
             self.layer.with_solve(solve), (self.inputs, self.size, self.outputs), self.report
         )
@@ -113,7 +137,7 @@ def straight_slopes(activation: Activation) -> tuple[float, float] | None:
     """
     grid = np.asarray([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
     with jax.ensure_compile_time_eval():
-        values = np.asarray(activation(jnp.asarray(grid)))
+        values = activation_values("the activation", activation, grid)
     low, high = float(-values[1]), float(values[5])
     straight = np.where(grid < 0, low, high) * grid
     return (low, high) if np.allclose(values, straight, rtol=1e-6, atol=0) else None
@@ -134,7 +158,17 @@ def pulled_back(
 
     Returns:
         The starts y, of the shape of `x`.
+
+    Raises:
+        InputTypeError: `activation` is not a function that gives a real number for each number, or
+            `x` is not an array of real floating-point numbers.
+        InputError: `s` is not a number from 0 on and below 1.
     """
+    checks.function("activation", activation, 1)
+    checks.floats("x", x, "...")
+    checks.number("s", s)
+    if not isinstance(s, core.Tracer) and not 0 <= s < 1:
+        raise InputError(f"s is a time from 0 on and below 1, got {s}")
     pieces = straight_slopes(activation)
     if pieces is not None:
         return x / (1 + s * (jnp.where(x < 0, *pieces) - 1))
@@ -164,6 +198,25 @@ def default_solve() -> Adaptive:
     """Return Tsit5 with adaptive steps, to the tolerance 1e-8 in float64 and 1e-5 in float32."""
     tolerance = by_precision(1e-8, 1e-5)
     return Adaptive(Tsit5(), tolerance, tolerance, max_steps=1 << 14)
+
+
+def checked_cutoff(cutoff: float | None) -> float:
+    """Return a cutoff in depth time, or the default in place of None.
+
+    Args:
+        cutoff: A number between 0 and 1. None stands for 1e-6, and for 1e-4 in float32.
+
+    Raises:
+        InputError: `cutoff` is not a number between 0 and 1.
+    """
+    if cutoff is None:
+        return by_precision(1e-6, 1e-4)
+    if not checks.is_number(cutoff) or not 0 < cutoff < 1:
+        raise InputError(
+            f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example "
+            "1e-6"
+        )
+    return float(cutoff)
 
 
 def by_precision(double: float, single: float) -> float:

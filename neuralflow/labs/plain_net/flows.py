@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, PiecewiseConstant
 from neuralflow.fields import Activation, evaluate, takes_time
 from neuralflow.labs.plain_net.decomposition import decompose, dimension
@@ -31,7 +31,7 @@ from neuralflow.labs.plain_net.embedding import (
     activation_gates,
     activation_kinds,
     active_dimensions,
-    by_precision,
+    checked_cutoff,
     default_solve,
     pulled_back,
     stacked_along_depth,
@@ -45,10 +45,15 @@ MOTIONS = ("rotation", "stretch", "rotation", "shift", "activation")
 """The motions of a dense layer in their order, one unit of depth time each."""
 
 
-class _Motion(nnx.Module):
+class Motion(nnx.Module):
     """One of the five motions of a layer as a velocity.
 
     The weights of the other four motions are zero.
+
+    Args:
+        size: The dimension d.
+        activations: The activations of the network.
+        cutoff: The depth time before a singular end at which the time is held.
     """
 
     def __init__(self, size: int, activations: tuple[Activation, ...], cutoff: float):
@@ -60,6 +65,12 @@ class _Motion(nnx.Module):
         self.activations, self.cutoff = activations, cutoff
 
     def __call__(self, x: Float[Array, "*batch d"], t: Real) -> Float[Array, "*batch d"]:
+        """Return the velocity at x.
+
+        Args:
+            x: The states (..., d).
+            t: The depth time.
+        """
         # The time stops short of a singular end, where zero would be divided by zero.
         s = jnp.clip(t - self.start[...], 0, 1 - self.cutoff).astype(x.dtype)
         stretch = self.stretch[...]
@@ -100,7 +111,8 @@ def as_flow(
     Raises:
         InputError: `cutoff` does not lie between 0 and 1.
         InputError: `read` refuses the weights or the activations of `model`.
-        InputTypeError: `read` refuses `model` because of its kind.
+        InputTypeError: `read` refuses `model` because of its kind, or `solve` is not a
+            discretisation.
 
     Example:
         >>> import jax
@@ -118,12 +130,7 @@ def as_flow(
         Li & Shi, arXiv 1708.06257.
     """
     layers = read(model)
-    cutoff = by_precision(1e-6, 1e-4) if cutoff is None else cutoff
-    if not isinstance(cutoff, int | float) or not 0 < cutoff < 1:
-        raise InputError(
-            f"cutoff is a small positive part of a unit of depth time, got {cutoff!r}; for example "
-            "1e-6"
-        )
+    cutoff = checked_cutoff(cutoff)
     size = dimension(layers)
     kinds = activation_kinds(layers)
     report = tuple(decompose(layer.weight, size) for layer in layers)
@@ -135,8 +142,9 @@ def as_flow(
             {"active": activation_gates(layer, kinds)[:, None] * active_dimensions(layer, size)},
         ]
     forms = [{"start": float(k), **form} for k, form in enumerate(forms)]
-    field = stacked_along_depth(_Motion(size, kinds, cutoff), forms)
-    layer = NeuralODE(field, solve or default_solve(), 0.0, float(len(forms)))
+    field = stacked_along_depth(Motion(size, kinds, cutoff), forms)
+    solve = default_solve() if solve is None else solve
+    layer = NeuralODE(field, solve, 0.0, float(len(forms)))
     return Embedded(layer, (layers[0].weight.shape[1], size, len(layers[-1].weight)), report)
 
 
@@ -221,18 +229,24 @@ def glue(
     Raises:
         InputError: There is no layer, or the numbers of layers and of widths differ.
         InputError: A width is below 1, or a layer walks backward.
+        InputError: `cutoff` does not lie between 0 and 1.
         InputError: Weights that vary with depth do not stand on `PiecewiseConstant`.
-        InputTypeError: A layer is no NeuralODE, or a width is no whole number.
+        InputTypeError: `layers` is no sequence, a layer is no NeuralODE, or a width is no whole
+            number.
+        InputTypeError: `solve` is not a discretisation.
         InputTypeError: A field is not callable as f(x) or f(x, t).
     """
-    if not len(layers) or len(layers) != len(widths):
-        raise InputError(
-            f"glue takes layers and as many widths, at least one, got {len(layers)} layers and "
-            f"{len(widths)} widths"
+    if not isinstance(layers, Sequence | nnx.List) or isinstance(layers, str):
+        raise InputTypeError(
+            f"layers must be a sequence of NeuralODEs, got {type(layers).__name__}"
         )
-    for k, (layer, width) in enumerate(zip(layers, widths, strict=True)):
+    widths, cutoff = checks.wholes("widths", widths), checked_cutoff(cutoff)
+    if len(layers) != len(widths):
+        raise InputError(
+            f"layers and widths belong together, got {len(layers)} layers and {len(widths)} widths"
+        )
+    for k, layer in enumerate(layers):
         checks.instance(f"layer {k}", layer, NeuralODE, "a NeuralODE")
-        checks.whole(f"width {k}", width)
         if layer.backward:
             raise InputError(f"layer {k} walks backward; give forward layers")
     rows: list[tuple[float, float, float, float]] = []
@@ -250,8 +264,9 @@ def glue(
     fields = [
         _placed(layer.field, start, len(rows)) for layer, start in zip(layers, starts, strict=True)
     ]
-    field = _Glued(fields, widths, place, by_precision(1e-6, 1e-4) if cutoff is None else cutoff)
-    glued = NeuralODE(field, solve or default_solve(), 0.0, float(len(rows)))
+    field = _Glued(fields, widths, place, cutoff)
+    solve = default_solve() if solve is None else solve
+    glued = NeuralODE(field, solve, 0.0, float(len(rows)))
     return Embedded(glued, (widths[0], max(widths), widths[-1]))
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from neuralflow import plots
+from neuralflow import checks, plots
+from neuralflow.checks import InputTypeError
+from neuralflow.depth import DepthVarying
 from neuralflow.labs.plain_net.embedding import Embedded
-from neuralflow.labs.plain_net.flows import MOTIONS
+from neuralflow.labs.plain_net.flows import MOTIONS, Motion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +31,24 @@ def motions(
         layer: The number of the layer.
         colours: Numbers (n,) that tell the points apart by colour. The default is the angle of each
             point.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputTypeError: `flow` is not a flow of `as_flow`, `x` or `colours` does not consist of real
+            numbers, or `layer` is not a whole number.
+        InputError: `x` is not `(n, inputs)`, `colours` is not `(n,)`, or there is no such layer.
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
+    checks.instance("flow", flow, Embedded, "a flow of nf.labs.plain_net.as_flow")
+    field = flow.layer.field
+    if not isinstance(field, DepthVarying) or not isinstance(field.stack, Motion):
+        raise InputTypeError("flow must be a flow of as_flow, got one of another function")
+    x = checks.known_array("x", x, "n", flow.inputs)
+    checks.whole("layer", layer, least=0, most=len(flow.report) - 1)
+    if colours is not None:
+        colours = checks.known_array("colours", colours, len(x))
     count = len(MOTIONS)
     depths = np.arange(layer * count, layer * count + count + 1.0)
     frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -93,50 +94,57 @@ def read(model: nnx.Module | Sequence[Any]) -> list[Dense]:
 
 
 def _dense(k: int, weight: Any, bias: Any) -> Dense:
-    named = ("W", np.asarray(weight), "(out, in)"), ("b", np.asarray(bias), "(out,)")
-    for axes, (name, array, form) in zip((2, 1), named, strict=True):
-        if not (
-            jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-        ):
-            raise InputTypeError(
-                f"{name} of layer {k} must be real numbers, got {array.dtype}; a flow moves real "
-                "points"
-            )
-        if array.ndim != axes or not array.size:
-            raise InputError(f"{name} of layer {k} must have shape {form}, got {array.shape}")
-        array = array.astype(float)
-        if not np.isfinite(array).all():
-            raise InputError(
-                f"{name} of layer {k} holds {int((~np.isfinite(array)).sum())} values that are not "
-                "finite"
-            )
-    if len(np.asarray(bias)) != len(np.asarray(weight)):
-        raise InputError(
-            f"b of layer {k} holds {len(np.asarray(bias))} numbers, but W gives "
-            f"{len(np.asarray(weight))}"
-        )
-    return Dense(np.asarray(weight, float), np.asarray(bias, float))
+    weight = checks.known_array(f"W of layer {k}", weight, "out", "in")
+    bias = checks.known_array(f"b of layer {k}", bias, "out")
+    if len(bias) != len(weight):
+        raise InputError(f"b of layer {k} holds {len(bias)} numbers, but W gives {len(weight)}")
+    return Dense(weight, bias)
 
 
 def _activation(k: int, activation: Any) -> Activation:
     """Return the activation, if it is a function of single numbers that never falls."""
-    checks.function(f"the activation of layer {k}", activation)
+    name = f"the activation of layer {k}"
+    checks.function(name, activation, 1)
+    name = f"{name}, {getattr(activation, '__name__', type(activation).__name__)}"
     grid = np.linspace(-30, 30, 6001)
-    values = np.asarray(activation(jnp.asarray(grid)))
-    alone = np.asarray([activation(jnp.asarray([x]))[0] for x in grid[2900:3100:40]])
-    name = getattr(activation, "__name__", type(activation).__name__)
-    if values.shape != grid.shape or not np.allclose(
-        alone, values[2900:3100:40], rtol=1e-5, atol=1e-6
-    ):
+    values = activation_values(name, activation, grid)
+    alone = [activation_values(name, activation, grid[k : k + 1]) for k in range(2900, 3100, 40)]
+    if not np.allclose(np.concatenate(alone), values[2900:3100:40], rtol=1e-5, atol=1e-6):
         raise InputError(
-            f"the activation of layer {k}, {name}, is no function of single numbers; take relu, "
-            "tanh, softplus, ..."
+            f"{name}, is no function of single numbers; take relu, tanh, softplus, ..."
         )
     falls = np.diff(values) < -1e-5 * np.abs(values[1:]).clip(1e-3)
     if falls.any() or not np.isfinite(values).all():
         raise InputError(
-            f"the activation of layer {k}, {name}, falls near {grid[falls.argmax()]:.3g}, so it is "
+            f"{name}, falls near {grid[falls.argmax()]:.3g}, so it is "
             "no flow of the line: two points would "
             "meet; take a monotone one (relu, leaky_relu, tanh, sigmoid, softplus)"
         )
     return activation
+
+
+def activation_values(name: str, activation: Activation, points: np.ndarray) -> np.ndarray:
+    """Return the values of an activation at points.
+
+    Args:
+        name: What the message of a refusal calls the activation.
+        activation: The activation.
+        points: The points (n,).
+
+    Returns:
+        The values (n,).
+
+    Raises:
+        InputTypeError: The values are not real floating-point numbers.
+        InputError: The activation does not give one value for each point.
+    """
+    values: Any = activation(jnp.asarray(points))
+    if not isinstance(values, jax.Array | np.ndarray) or values.dtype.kind != "f":
+        shown = getattr(values, "dtype", type(values).__name__)
+        raise InputTypeError(f"{name}, must return an array of real numbers, got {shown}")
+    if values.shape != points.shape:
+        raise InputError(
+            f"{name}, is no function of single numbers: {points.shape} becomes {values.shape}; "
+            "take relu, tanh, softplus, ..."
+        )
+    return np.asarray(values)

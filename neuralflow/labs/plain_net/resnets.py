@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import Activation
 from neuralflow.labs.plain_net.decomposition import Decomposition, decompose, dimension
 from neuralflow.labs.plain_net.embedding import (
@@ -47,9 +47,23 @@ class Block(nnx.Module):
         size: The dimension d.
         activations: The activations of the network.
         points: The number of points of the table.
+
+    Raises:
+        InputTypeError: `size` or `points` is not a whole number, or `activations` is not a sequence
+            of functions.
+        InputError: `size` is below 1 or above 8192, or `points` is below 1 or above 2^20.
     """
 
-    def __init__(self, size: int, activations: tuple[Activation, ...], points: int):
+    def __init__(self, size: int, activations: Sequence[Activation], points: int):
+        checks.whole("size", size, most=8192)
+        checks.whole("points", points, most=2**20)
+        if not isinstance(activations, Sequence):
+            raise InputTypeError(
+                f"activations must be a sequence of functions, got {type(activations).__name__}"
+            )
+        for activation in activations:
+            checks.function("each of activations", activation, 1)
+
         def square():
             return nnx.Param(jnp.zeros((size, size)))
 
@@ -58,14 +72,19 @@ class Block(nnx.Module):
         self.shift, self.bias = nnx.Param(jnp.zeros(size)), nnx.Param(jnp.zeros(size))
         self.gates = Constant(jnp.zeros(len(activations)))
         self.table = Constant(jnp.ones((3, points))) if points > 1 else None
-        self.activations = activations
+        self.activations = tuple(activations)
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Return what the step adds to x.
 
         Args:
             x: The states (..., d).
+
+        Raises:
+            InputTypeError: `x` is not an array of real floating-point numbers.
+            InputError: `x` has another width.
         """
+        checks.floats("x", x, "...", self.shift.shape[-1])
         z = x
         if self.table is not None:
             places, values, slopes = self.table[...]
@@ -120,13 +139,15 @@ def as_resnet(
         `nf.to_branches(result.layer)` are its blocks.
 
     Raises:
-        InputError: `linear` or `activation` is not one of its choices, or `steps` is below 1.
+        InputError: `linear` or `activation` is not one of its choices, or `steps` is below 1 or
+            above 2^16.
         InputError: `horizon` is not positive and finite, or `steps` is below `horizon` for a
             relaxation.
-        InputError: `about` is no sequence of finite numbers, or is empty.
+        InputError: `about` is empty, holds a number that is not finite, or has more than one axis.
         InputError: The activation of a layer has no blocks of the chosen kind.
         InputError: `read` refuses the weights or the activations of `model`.
-        InputTypeError: `steps` is no whole number, or `read` refuses `model` because of its kind.
+        InputTypeError: `steps` is no whole number, `about` does not consist of numbers, or `read`
+            refuses `model` because of its kind.
 
     Example:
         >>> import jax
@@ -147,12 +168,9 @@ def as_resnet(
     layers = read(model)
     checks.choice("linear", linear, ("kept", "euler", "cayley"))
     checks.choice("activation", activation, ("exact", "relaxed", "linearised"))
-    checks.whole("steps", steps)
-    points = np.unique(np.asarray(about, float))
-    if points.ndim != 1 or not points.size or not np.isfinite(points).all():
-        raise InputError(f"about is a sequence of finite numbers, at least one, got {about!r}")
-    if not isinstance(horizon, int | float) or not 0 < horizon < np.inf:
-        raise InputError(f"horizon is a positive length of depth time, got {horizon!r}")
+    checks.whole("steps", steps, most=2**16)
+    points = np.unique(checks.known_array("about", about, "points"))
+    checks.positive("horizon", horizon, "the length of a relaxation in units of depth time")
     if activation == "relaxed" and steps < horizon:
         raise InputError(
             f"relaxation over {horizon:g} units of depth time takes at least as many steps, got "

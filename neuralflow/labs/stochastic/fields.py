@@ -155,7 +155,14 @@ class RandomField(nnx.Module, abc.ABC):
 
         Returns:
             The velocity, in the form of x.
+
+        Raises:
+            InputTypeError: x is not made of arrays of floating-point numbers, or `normal` has
+                another structure.
+            InputError: `step` is not a positive number, or an array of x has no axis of samples, or
+                a shape of `normal` does not fit.
         """
+        _check_draw(x, t, normal, step)
         drift, diffusion = evaluate(self.parts, x, t, context)
 
         def scaled(a, b, n):
@@ -173,7 +180,14 @@ class RandomField(nnx.Module, abc.ABC):
 
         Returns:
             The normal numbers, in the form of x and in shapes that broadcast to the shapes of x.
+
+        Raises:
+            InputTypeError: `key` is not one random key, or x is not made of arrays of
+                floating-point numbers.
+            InputError: The arrays of x have no axis of samples, or different numbers of samples.
         """
+        checks.key(key)
+        check_samples(x)
         leaves, form = jax.tree.flatten(x)
         keys = [key] * len(leaves) if self.shared else list(jax.random.split(key, len(leaves)))
         return jax.tree.unflatten(
@@ -188,6 +202,50 @@ class RandomField(nnx.Module, abc.ABC):
         """Return the shape of the normal numbers for one array of the state."""
         rest = (1,) * (leaf.ndim - 1) if self.shared else leaf.shape[1:]
         return (leaf.shape[0] if self.per == "sample" else 1, *rest)
+
+
+def check_samples(x: PyTree) -> None:
+    """Refuse states that are not floating-point arrays with the same number of samples.
+
+    Args:
+        x: The states, an array or a pytree of arrays with the samples along axis 0.
+
+    Raises:
+        InputTypeError: A leaf is not an array of real floating-point numbers, or there is none.
+        InputError: An array has no axis of samples, or the arrays have different numbers of them.
+    """
+    checks.states("x", x)
+    leaves = jax.tree.leaves(x)
+    for leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputTypeError(
+                f"x must hold real floating-point numbers, got {leaf.dtype}; cast it"
+            )
+        if not leaf.ndim:
+            raise InputError("axis 0 of x counts the samples, but x has no axis; add one")
+    counts = [len(leaf) for leaf in leaves]
+    if len(set(counts)) > 1:
+        raise InputError(f"axis 0 of x counts the samples, but its arrays hold {counts} of them")
+
+
+def _check_draw(x: PyTree, t: Any, normal: PyTree, step: Any) -> None:
+    """Refuse the arguments of one step with given normal numbers."""
+    check_samples(x)
+    checks.number("t", t)
+    checks.positive("step", step, "the length of the step in depth time")
+    if jax.tree.structure(normal) != jax.tree.structure(x):
+        raise InputTypeError(
+            f"normal must have the structure of x, as of normals(key, x), got {type(normal)}"
+        )
+    for part, leaf in zip(*map(jax.tree.leaves, (normal, x)), strict=True):
+        checks.floats("normal", part, "...")
+        if part.ndim != leaf.ndim or any(
+            n not in (1, m) for n, m in zip(part.shape, leaf.shape, strict=True)
+        ):
+            raise InputError(
+                f"normal must have a shape that broadcasts to that of x, {leaf.shape}, got "
+                f"{part.shape}; normals(key, x) draws it"
+            )
 
 
 class Stepped(nnx.Module):
@@ -249,15 +307,16 @@ def linear(last: float, *, length: float = 1.0, step: float = 0.0) -> Callable[[
         The function p(t) of depth time, for the argument `survival` of a random field.
 
     Raises:
-        InputError: `last` is no probability above zero, or a length is not a positive number.
+        InputError: `last` is no probability above zero, `length` is not a positive number, or
+            `step` is negative.
+        InputTypeError: `step` is not a number.
 
     Source:
         Huang et al., arXiv 1603.09382, for the published rule.
     """
     _check_probability("last", last)
     checks.positive("length", length, "that of the interval in depth time")
-    if step:
-        checks.positive("step", step, "the length of a block in depth time, or 0")
+    checks.number("step", step, least=0)
     return lambda t: 1 - (t + step) / length * (1 - last)
 
 
@@ -272,7 +331,7 @@ def _check_field(name: str, field: Any) -> None:
 
 def _check_probability(name: str, p: PyTree) -> None:
     """Refuse what is not a number above zero and at most one."""
-    if not isinstance(p, int | float | np.number) or isinstance(p, bool) or not 0 < p <= 1:
+    if not checks.is_number(p) or not 0 < p <= 1:
         raise InputError(f"{name} is a probability above zero and up to one, got {p!r}")
 
 
@@ -282,7 +341,9 @@ class _Thinned(RandomField):
     def __init__(self, field: nnx.Module, survival: Probability, per: Per, rngs: nnx.Rngs):
         super().__init__(per, rngs)
         _check_field("field", field)
-        if not callable(survival):
+        if callable(survival):
+            checks.function("survival", survival, 1)
+        else:
             _check_probability("survival", survival)
             survival = float(survival)
         takes_time(field)  # refuses a field with another signature
@@ -303,17 +364,15 @@ class _Thinned(RandomField):
 
         Raises:
             InputError: p(t) is not a number above zero and at most one at one of the depth times.
+            InputTypeError: `times` does not consist of numbers.
         """
         survival: Any = self.survival
+        times = checks.known_array("times", times, "steps")
         for t in times if callable(survival) else ():
             p: Any = survival(float(t))
             if isinstance(p, core.Tracer):  # a learned probability
                 return
-            if (
-                np.ndim(p)
-                or not isinstance(p, int | float | np.number | np.ndarray | Array)
-                or not 0 < p <= 1
-            ):
+            if not checks.is_number(p) or not 0 < p <= 1:
                 raise InputError(
                     "survival is a probability above zero and up to one at every depth time, got "
                     f"{p!r} at t = {t:g}; "
@@ -327,7 +386,11 @@ class _Thinned(RandomField):
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
             context: The context, for a field that takes one.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers.
         """
+        checks.states("x", x)
         return evaluate(self.field, x, t, context)
 
     def probability(self, t: Real) -> Any:
@@ -335,7 +398,11 @@ class _Thinned(RandomField):
 
         Args:
             t: The depth time.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         survival: Any = self.survival
         return survival(t) if callable(survival) else survival
 
@@ -350,7 +417,12 @@ class _Thinned(RandomField):
 
         Returns:
             The draws of z, of the shape of `normal`.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
         p = jnp.asarray(self.probability(t), normal.dtype)
         # The draw rises with the normal number.
         alive = (norm.cdf(-normal) < p).astype(normal.dtype)
@@ -364,6 +436,9 @@ class _Thinned(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(2,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
         p = float(self.probability(t))
         return (np.asarray([1 - p, -p]) / float(_spread(jnp.asarray(p)))), np.asarray([p, 1 - p])
@@ -468,6 +543,9 @@ class StochasticDepth(_Thinned):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
 
@@ -517,6 +595,9 @@ class Dropout(_Thinned):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         velocity, p = self.velocity(x, t, context=context), jnp.asarray(self.probability(t))
         return velocity, jax.tree.map(
@@ -573,7 +654,12 @@ class ShakeShake(RandomField):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
+        checks.states("x", x)
+        checks.number("t", t)
         one, two = evaluate_parts((self.first, self.second), (x, x), t, context)
         return jax.tree.map(lambda a, b: (a + b) / 2, one, two), jax.tree.map(
             lambda a, b: (a - b) / 12**0.5, one, two
@@ -590,7 +676,13 @@ class ShakeShake(RandomField):
 
         Returns:
             The draws of z, of the shape of `normal`.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
+        checks.number("t", t)
         return (norm.cdf(normal) - 0.5) * 12**0.5
 
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -601,7 +693,11 @@ class ShakeShake(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(4,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         nodes, weights = np.polynomial.legendre.leggauss(4)
         return nodes * 3**0.5, weights / 2
 
@@ -615,7 +711,13 @@ class _Normal(RandomField):
         Args:
             normal: Standard normal numbers, of any shape.
             t: The depth time, which the law does not use.
+
+        Raises:
+            InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
+                number.
         """
+        checks.floats("normal", normal, "...")
+        checks.number("t", t)
         return normal
 
     def quadrature(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -626,7 +728,11 @@ class _Normal(RandomField):
 
         Returns:
             Values of z and their weights, two arrays `(4,)`.
+
+        Raises:
+            InputTypeError: `t` is not a number.
         """
+        checks.number("t", t)
         nodes, weights = np.polynomial.hermite_e.hermegauss(4)
         return nodes, weights / weights.sum()
 
@@ -678,7 +784,12 @@ class Noise(_Normal):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
+        checks.states("x", x)
+        checks.number("t", t)
         return evaluate(self.field, x, t, context), jax.tree.map(
             lambda leaf: jnp.full_like(leaf, self.scale), x
         )
@@ -718,6 +829,9 @@ class Gaussian(_Normal):
 
         Returns:
             The drift and the diffusion, each in the form of x.
+
+        Raises:
+            InputTypeError: `x` is not made of arrays of numbers, or `t` is not a number.
         """
         return evaluate(self.field.parts, x, t, context)
 

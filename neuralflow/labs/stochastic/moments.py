@@ -21,6 +21,9 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, field_in_step, grid as grids
 from neuralflow.labs.stochastic.fields import RandomField
+from neuralflow.labs.stochastic.networks import MOST_STEPS
+
+_MOST_COORDINATES = 25
 
 Matrices = tuple[np.ndarray, np.ndarray]
 """The matrices A of the drift and B of the diffusion, `(d, d)` each."""
@@ -41,8 +44,13 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
         A and B, `(d, d)` each.
 
     Raises:
-        InputError: The drift or the diffusion is not linear in x.
+        InputError: The drift or the diffusion is not linear in x, or `d` is below 1 or above 8192.
+        InputTypeError: `field` is not a random field, `d` is not a whole number, or `t` is not a
+            number.
     """
+    _check_field(field)
+    checks.whole("d", d, most=8192)
+    checks.number("t", t)
     points = jnp.concatenate(
         [jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))]
     )
@@ -80,9 +88,10 @@ def network_moments(
 
     Raises:
         InputError: The field is not linear, the law of z does not exist at the start of a step, x
-            is not one point of finite numbers, `time` is not positive, or `steps` is below one.
-        InputTypeError: `field` is not a random field, its coordinates do not share their noise, or
-            `steps` is not a whole number.
+            is not one point of at most 25 finite numbers, `time` is not positive, or `steps` is
+            below one or above 2^24.
+        InputTypeError: `field` is not a random field, its coordinates do not share their noise, x
+            does not consist of numbers, or `steps` is not a whole number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,9 +145,10 @@ def limit_moments(
 
     Raises:
         InputError: The field is not linear, the law of z does not exist at the start of a step, x
-            is not one point of finite numbers, `time` is not positive, or `steps` is below one.
-        InputTypeError: `field` is not a random field, its coordinates do not share their noise, or
-            `steps` is not a whole number.
+            is not one point of at most 25 finite numbers, `time` is not positive, or `steps` is
+            below one or above 2^24.
+        InputTypeError: `field` is not a random field, its coordinates do not share their noise, x
+            does not consist of numbers, or `steps` is not a whole number.
     """
     x = _start(field, x, time, steps)
     count = steps if _varies(field) else 1
@@ -191,21 +201,28 @@ def _generator(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 
 def _start(field: RandomField, x: PyTree, time: Real, steps: Any) -> np.ndarray:
     """Check the arguments of the moments, and return the start as floating-point numbers."""
-    checks.instance(
-        "field",
-        field,
-        RandomField,
-        "a random field such as nf.labs.stochastic.StochasticDepth(...)",
-    )
+    _check_field(field)
     if not field.shared:
         raise InputTypeError(
             "these moments are those of noise that the coordinates share, and each has its own "
             f"in {type(field).__name__}"
         )
     checks.positive("time", time, "the length of the interval in depth time")
-    checks.whole("steps", steps)
+    checks.whole("steps", steps, most=MOST_STEPS)
     field.check(np.linspace(0, time, steps + 1)[:-1])
-    x = np.asarray(x, float)
-    if x.ndim != 1 or not np.isfinite(x).all() or not x.size:
-        raise InputError(f"moments start from one point (d,) of finite numbers, got {x.tolist()}")
+    x = checks.known_array("x", x, "d")
+    if len(x) > _MOST_COORDINATES:
+        raise InputError(
+            "the third moments take matrices of d^6 numbers, so x has at most "
+            f"{_MOST_COORDINATES} coordinates, got {len(x)}; use expectation()"
+        )
     return x
+
+
+def _check_field(field: Any) -> None:
+    checks.instance(
+        "field",
+        field,
+        RandomField,
+        "a random field such as nf.labs.stochastic.StochasticDepth(...)",
+    )

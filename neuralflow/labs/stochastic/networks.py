@@ -25,7 +25,7 @@ from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import field_at
 from neuralflow.fields import evaluate
-from neuralflow.labs.stochastic.fields import RandomField, Stepped
+from neuralflow.labs.stochastic.fields import RandomField, Stepped, check_samples
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
@@ -33,6 +33,9 @@ from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
 from neuralflow.solve.context import as_arrays, check_axes, leaf_axes
 from neuralflow.solve.form import split
 from neuralflow.solve.meshes import is_spec, spread
+
+MOST_STEPS = 2**24
+"""The largest number of steps. Depth times in float32 tell no more steps apart."""
 
 
 class RandomNetwork(nnx.Module):
@@ -55,8 +58,8 @@ class RandomNetwork(nnx.Module):
 
     Raises:
         InputError: The scheme has another number of evaluations a step, `t1` is not greater than
-            `t0`, the law of the field does not exist at the start of a step, `steps` is below one,
-            or `memory` is unknown.
+            `t0`, the law of the field does not exist at the start of a step, `steps` is below one
+            or above 2^24, or `memory` is unknown.
         InputTypeError: `field` is not a random field, or `steps` is not a whole number.
 
     Attributes:
@@ -93,13 +96,13 @@ class RandomNetwork(nnx.Module):
             RandomField,
             "a random field such as nf.labs.stochastic.StochasticDepth(...)",
         )
-        checks.whole("steps", steps)
+        checks.whole("steps", steps, most=MOST_STEPS)
         scheme = Euler() if scheme is None else scheme
         grid = FixedGrid(scheme, steps=steps, memory=memory)
         if not is_explicit(scheme) or cost(scheme, steps) != steps:
             raise InputError(
-                "a step of a random network has one draw, so one evaluation of its field; "
-                f"{type(scheme).__name__} has others: take nf.Euler() or "
+                "a step of a random network has one draw, so one evaluation of its field; the "
+                f"scheme {type(scheme).__name__} has others: take nf.Euler() or "
                 "nf.schemes.LMResNet"
             )
         checks.forward("a random network", t0, t1)
@@ -151,7 +154,12 @@ def seeded(module: nnx.Module, key: Array) -> Any:
     Args:
         module: The module, which stays as it is.
         key: The random key. Every stream of the copy gets a key of its own from this key.
+
+    Raises:
+        InputTypeError: `module` is not an nnx.Module, or `key` is not one random key.
     """
+    checks.instance("module", module, nnx.Module, "an nnx.Module such as a RandomNetwork")
+    checks.key(key)
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     graphdef, keys, counts, rest = nnx.split(module, nnx.RngKey, nnx.RngCount, ...)
     leaves, form = jax.tree.flatten(keys)
@@ -198,9 +206,9 @@ class NeuralSDE(nnx.Module):
             for `Adaptive`.
 
     Raises:
-        InputError: `t1` is not greater than `t0`, `steps` is below one, or `resolution` is not
-            positive or is longer than a step. Or the field has no drift and no diffusion at the
-            depth time where a step starts.
+        InputError: `t1` is not greater than `t0`, `steps` is below one or above 2^24, or
+            `resolution` is not positive or is longer than a step. Or the field has no drift and no
+            diffusion at the depth time where a step starts.
         InputTypeError: `field` is not a random field, or `steps` is not a whole number. Or `scheme`
             is no solver for SDEs, or one for shared or constant noise alone.
 
@@ -233,12 +241,12 @@ class NeuralSDE(nnx.Module):
             RandomField,
             "a random field such as nf.labs.stochastic.StochasticDepth(...)",
         )
-        checks.whole("steps", steps)
+        checks.whole("steps", steps, most=MOST_STEPS)
         scheme = diffrax.Euler() if scheme is None else scheme
         if not isinstance(scheme, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
             raise InputTypeError(
-                "an SDE is solved by diffrax's Ito or Stratonovich solvers, such as "
-                f"diffrax.Euler() or diffrax.ItoMilstein(), not by {scheme!r}"
+                "scheme must be one of diffrax's Ito or Stratonovich solvers, such as "
+                f"diffrax.Euler() or diffrax.ItoMilstein(), got {scheme!r}"
             )
         if (
             isinstance(scheme, diffrax.AbstractStratonovichSolver)
@@ -246,9 +254,9 @@ class NeuralSDE(nnx.Module):
             and not field.additive
         ):
             raise InputTypeError(
-                "Stratonovich's form is known here for noise that the coordinates share, or that "
-                "is constant; take an Ito solver such as "
-                "diffrax.Euler()"
+                f"scheme {type(scheme).__name__} takes Stratonovich's form, which is known here "
+                "for noise that the coordinates share, or that is constant; take an Ito solver "
+                "such as diffrax.Euler()"
             )
         if (
             isinstance(scheme, diffrax.AbstractSRK)
@@ -256,9 +264,8 @@ class NeuralSDE(nnx.Module):
             and not field.additive
         ):
             raise InputTypeError(
-                f"{type(scheme).__name__} solves SDEs of constant noise, such as Noise; take "
-                "diffrax.SlowRK() or diffrax.Heun() for a "
-                f"{type(field).__name__}"
+                f"scheme {type(scheme).__name__} solves SDEs of constant noise, such as Noise; "
+                f"take diffrax.SlowRK() or diffrax.Heun() for a {type(field).__name__}"
             )
         check_axes(context_axes)
         checks.forward("an SDE", t0, t1)
@@ -397,9 +404,7 @@ class NeuralSDE(nnx.Module):
 
     def _depths(self, depths: Reals) -> tuple[float, ...]:
         """Check depth times, and snap each to an edge of the grid that is within 1e-4 of a step."""
-        times = np.asarray(depths)
-        if times.dtype.kind not in "fiu" or times.ndim != 1 or not times.size:
-            raise InputError(f"depths must be depth times (m,), at least one, got {depths!r}")
+        times = checks.known_array("depths", depths, "m")
         edges = self._times(None)
         nearest = edges[np.abs(times[:, None] - edges).argmin(axis=1)]
         times = np.where(
@@ -519,15 +524,9 @@ def _stages(scheme: AbstractSolver) -> int:
 
 
 def _check_states(x: PyTree) -> None:
-    """Refuse states that are not floating-point arrays with an axis of samples."""
-    leaves = jax.tree.leaves(x)
-    if not leaves or any(not hasattr(leaf, "dtype") for leaf in leaves):
-        raise InputTypeError(
-            f"x must be an array or a pytree of arrays, got {type(x).__name__}; write "
-            "jnp.asarray(x)"
-        )
-    for leaf in leaves:
+    """Refuse states that are not arrays of float32 or float64 with an axis of samples."""
+    checks.states("x", x)
+    for leaf in jax.tree.leaves(x):
         if leaf.dtype not in (jnp.float32, jnp.float64):
             raise InputTypeError(f"x must be float32 or float64, got {leaf.dtype}; cast it")
-        if not leaf.ndim:
-            raise InputError("axis 0 of x counts the samples, but x has no axis; add one")
+    check_samples(x)

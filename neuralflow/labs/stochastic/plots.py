@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuralflow import plots
-from neuralflow.checks import InputError
+from neuralflow.checks import InputTypeError
 from neuralflow.labs.stochastic.weak import WeakErrors
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
         The figure.
 
     Raises:
-        InputError: There are no errors, or a value is not a `WeakErrors`.
+        InputTypeError: `networks` is not a dictionary with at least one `WeakErrors` and nothing
+            else.
+        ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
-    if not networks or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
-        raise InputError(
-            "errors are given by name: {'p = 0.5': nf.labs.stochastic.weak_errors(...)}"
+    named = isinstance(networks, Mapping) and networks
+    if not named or not all(isinstance(errors, WeakErrors) for errors in networks.values()):
+        raise InputTypeError(
+            "networks must be errors by name, {'p = 0.5': nf.labs.stochastic.weak_errors(...)}, "
+            f"got {type(networks).__name__}"
         )
     picture, (axis,) = plots.figure(1, 1, width=5.6, height=3.8)
     for k, (name, errors) in enumerate(networks.items()):

@@ -7,6 +7,7 @@ Exact moments of linear fields stand in `moments`.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.labs.stochastic.fields import Gaussian, RandomField
-from neuralflow.labs.stochastic.networks import NeuralSDE, RandomNetwork
+from neuralflow.labs.stochastic.networks import MOST_STEPS, NeuralSDE, RandomNetwork
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
@@ -56,14 +57,17 @@ def expectation(
 
     Raises:
         InputError: The field draws per batch, x is not made of finite floating-point numbers,
-            `count` is below two, or the functional does not return one value for each sample.
+            `count` is below two or above 2^28, or the functional does not return one value for each
+            sample.
         InputTypeError: `network` is neither a `RandomNetwork` nor a `NeuralSDE`, `functional` is
             not a function, `key` is not one random key, or `count` is not a whole number.
     """
     checks.instance("network", network, RandomNetwork | NeuralSDE, "a RandomNetwork or a NeuralSDE")
     _check(network.field, functional, x, count, key)
     graphdef, state = nnx.split(network)
-    values = _sampled((functional, graphdef, count), (state, jax.tree.map(jnp.asarray, x), key))
+    values = _sampled(
+        (functional, graphdef, int(count)), (state, jax.tree.map(jnp.asarray, x), key)
+    )
     return estimate(values)
 
 
@@ -124,10 +128,11 @@ def weak_errors(
         The errors, and the order of convergence with its interval.
 
     Raises:
-        InputError: `steps` does not rise, has fewer than two numbers or has too large a common
-            multiple, the field draws per batch, its law does not exist at the start of a step, x is
-            not made of finite floating-point numbers, `t1` is not greater than `t0`, `count` is
-            below two, or the functional does not return one number for each sample.
+        InputError: `steps` does not rise, has fewer than two numbers, is too large or has too large
+            a common multiple, the field draws per batch, its law does not exist at the start of a
+            step, x is not made of finite floating-point numbers, `t1` is not greater than `t0`,
+            `count` is below two or above 2^28, or the functional does not return one number for
+            each sample.
         InputTypeError: `field` is not a random field, `functional` is not a function, `key` is not
             one random key, or `count` or one of `steps` is not a whole number.
 
@@ -140,24 +145,27 @@ def weak_errors(
         RandomField,
         "a random field such as nf.labs.stochastic.StochasticDepth(...)",
     )
-    for n in steps if isinstance(steps, Sequence) else (None,):
-        checks.whole("each of steps", n)
-    if len(steps) < 2 or not (np.diff(steps) > 0).all():
-        raise InputError(f"steps are two or more numbers of blocks that rise, got {tuple(steps)}")
+    steps = checks.wholes("steps", steps)
+    if len(steps) < 2 or any(n >= m for n, m in itertools.pairwise(steps)):
+        raise InputError(f"steps are two or more numbers of blocks that rise, got {steps}")
     checks.forward("a random network", t0, t1)
     _check(field, functional, x, count, key)
     base = math.lcm(*steps)
     if base > 16 * max(steps):
         raise InputError(
-            f"one path in {base} parts would have to drive networks of {tuple(steps)} blocks; "
-            "take numbers with a small common multiple, "
-            "such as powers of two"
+            f"steps: one path in {base} parts would have to drive networks of {steps} blocks; "
+            "take numbers with a small common multiple, such as powers of two"
         )
     fine = 2 * base * -(-2 * max(steps) // base)
+    if fine > MOST_STEPS:
+        raise InputError(
+            f"steps: the limit of networks of {steps} blocks takes {fine} steps, and {MOST_STEPS} "
+            "are the most; take fewer blocks"
+        )
     field.check(np.linspace(t0, t1, fine + 1)[:-1])
     graphdef, state = nnx.split(field)
     values = _compared(
-        (functional, graphdef, count, tuple(steps), fine, float(t0), float(t1)),
+        (functional, graphdef, int(count), steps, fine, float(t0), float(t1)),
         (state, jax.tree.map(jnp.asarray, x), key),
     )
     if values.ndim != 2:
@@ -166,14 +174,15 @@ def weak_errors(
             f"{values.shape[1:-1]}"
         )
     order, margin = weighed_order(steps, np.asarray(values, float))
-    return WeakErrors(tuple(steps), estimate(values), order, (order - margin, order + margin))
+    return WeakErrors(steps, estimate(values), order, (order - margin, order + margin))
 
 
 def _check(field: RandomField, functional: Any, x: PyTree, count: int, key: Any) -> None:
     """Check the arguments that `expectation` and `weak_errors` have in common."""
-    checks.whole("count", count, least=2)
-    checks.function("functional", functional)
+    checks.whole("count", count, least=2, most=2**28)
+    checks.function("functional", functional, 1)
     checks.key(key)
+    checks.states("x", x)
     for leaf in jax.tree.leaves(x):
         if isinstance(leaf, core.Tracer):
             continue
@@ -192,18 +201,24 @@ def _chunks(x: PyTree, count: int, one: Callable[[Any, Array], Array], key: Arra
     size = min(count, _CHUNK)
     batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), x)
 
-    def checked(i: Array) -> Array:
-        """Compute the values of one batch, and check their shape."""
-        values: Any = one(batch, jax.random.fold_in(key, i))
-        if not isinstance(values, Array) or values.shape[:1] != (size,):
-            raise InputError(
-                "the functional goes from outputs (batch, ...) to an array (batch, ...), batch = "
-                f"{size}, got {values!r}"
-            )
-        return values
-
-    values = lax.map(checked, jnp.arange(-(-count // size)))
+    values = lax.map(
+        lambda i: one(batch, jax.random.fold_in(key, i)), jnp.arange(-(-count // size))
+    )
     return values.reshape(-1, *values.shape[2:])[:count]
+
+
+def _values(functional: Callable[[PyTree], Array], outputs: PyTree) -> Array:
+    """Return the values of a functional, and refuse anything but real numbers of every sample."""
+    values: Any = functional(outputs)
+    size = len(jax.tree.leaves(outputs)[0])
+    real = isinstance(values, Array) and not jnp.iscomplexobj(values)
+    if not real or values.shape[:1] != (size,):
+        shown = getattr(values, "shape", type(values).__name__)
+        raise InputError(
+            "the functional goes from outputs (batch, ...) to an array of real numbers "
+            f"(batch, ...), batch = {size}, got {shown if real else type(values).__name__}"
+        )
+    return values
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -211,9 +226,11 @@ def _sampled(static: Any, data: Any) -> Array:
     """Return the functional on every path, `(count, *values)`."""
     functional, graphdef, count = static
     state, x, key = data
-    return _chunks(
-        x, count, lambda batch, key: functional(nnx.merge(graphdef, state).sample(batch, key)), key
-    )
+
+    def values(batch: Any, key: Array) -> Array:
+        return _values(functional, nnx.merge(graphdef, state).sample(batch, key))
+
+    return _chunks(x, count, values, key)
 
 
 class _Driven(nnx.Module):
@@ -262,9 +279,8 @@ def _compared(static: Any, data: Any) -> Array:
                 return leaf.reshape(n, fine // n, *leaf.shape[1:]).sum(1) / (fine // n) ** 0.5
 
             driven = _Driven(field, (t1 - t0) / n, t0, jax.tree.map(summed, increments))
-            return functional(
-                NeuralODE(driven, FixedGrid(Euler(), steps=n, memory="full"), t0, t1)(batch)
-            )
+            network = NeuralODE(driven, FixedGrid(Euler(), steps=n, memory="full"), t0, t1)
+            return _values(functional, network(batch))
 
         limit = 2 * end(Gaussian(field), fine) - end(Gaussian(field), fine // 2)
         return jnp.stack([end(field, n) - limit for n in steps], axis=-1)

@@ -96,17 +96,9 @@ class TestGeodesics:
         points = np.eye(3, 2)
         with pytest.raises(ValueError, match="momenta and landmarks belong together"):
             D.Geodesic(points, np.zeros((2, 2)), 1.0)
-        with pytest.raises(ValueError, match=r"points in rows, \(m, 2\), got \(2,\)"):
-            D.Geodesic(points, points, 1.0)(jnp.zeros(2))
-        with pytest.raises(ValueError, match="points of 2 coordinates belong to these centres"):
+        with pytest.raises(ValueError, match=r"x must have shape \(..., 2\), got \(4, 1\)"):
             D.KernelField(points, 1.0)(jnp.zeros((4, 1)))
         with pytest.raises(ValueError, match="landmarks 0 and 1 of the source coincide"):
             D.register(np.zeros((2, 2)), np.eye(2), 1.0)
-        with pytest.raises(ValueError, match="width, the kernel's, is a positive number"):
-            D.KernelField(points, 0.0)
-        with pytest.raises(ValueError, match=r"points in rows, \(n, d\), got shape \(3,\)"):
-            D.register(np.zeros(3), np.zeros(3), 1.0)
-        with pytest.raises(ValueError, match="source must be finite"):
-            D.register(points * np.nan, points, 1.0)
         with pytest.raises(TypeError, match="must be a nf.labs.diffeo.KernelField"):
             D.action(nf.NeuralODE(mlp(nf.PiecewiseConstant(2)), euler(2)))

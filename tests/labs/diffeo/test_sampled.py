@@ -133,9 +133,9 @@ class TestSampled:
         assert np.isnan(
             jax.jit(sampled.logarithm)(3.0 * jax.random.normal(jax.random.key(0), (9, 9, 2)))
         ).all()
-        with pytest.raises(ValueError, match="low < high, one number or 2 each"):
+        with pytest.raises(ValueError, match="low must lie below high"):
             sampled.sample(jnp.tanh, 0, 0, (4, 4))
-        with pytest.raises(ValueError, match=r"to such points, got shape \(16, 1\)"):
+        with pytest.raises(ValueError, match=r"what the map gives must have shape \(16, 2\)"):
             sampled.sample(lambda p: p[:, :1], 0, 1, (4, 4))
         with pytest.raises(ValueError, match="live on one grid"):
             sampled.compose(jnp.zeros((4, 4, 2)), jnp.zeros((3, 4, 2)))

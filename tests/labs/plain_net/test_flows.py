@@ -116,7 +116,5 @@ class TestGlue:
         layer = nf.NeuralODE(mlp(nf.PiecewiseLinear(2)), nf.Adaptive(nf.Tsit5()))
         with pytest.raises(ValueError, match="cannot be glued; bring them to nf.PiecewiseConstant"):
             plain_net.glue([layer], [2])
-        with pytest.raises(ValueError, match="as many widths"):
-            plain_net.glue([layer], [2, 3])
         with pytest.raises(ValueError, match="walks backward"):
             plain_net.glue([layer.reverse()], [2])
