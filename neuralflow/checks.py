@@ -16,6 +16,9 @@ import numpy as np
 from jax import core
 from jaxtyping import PyTree
 
+MOST_STEPS = 2**24
+"""The largest number of steps or cells that is planned: float32 does not count further."""
+
 
 class InputError(ValueError):
     """Input is wrong and the caller can mend it.
@@ -49,7 +52,7 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> Non
         InputTypeError: `value` is not a whole number.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise InputTypeError(f"{name} must be a whole number, got {value!r}")
+        raise InputTypeError(f"{name} must be a whole number, got {_shown(value)}")
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
     if most is not None and value > most:
@@ -173,58 +176,17 @@ def function(name: str, value: Any, arguments: int | None = None) -> None:
         raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
     if arguments is None:
         return
-    if isinstance(value, type):
-        raise InputTypeError(
-            f"{name} must be a function, got the class {value.__name__}; build one"
-        )
+    built = isinstance(value, type)  # The classes of NNX hide what they are built from.
     try:
-        signature = inspect.signature(value)
-    except ValueError:  # some functions of other languages do not tell
+        signature = inspect.signature(value.__init__ if built else value)
+    except (TypeError, ValueError):  # Some functions of other languages do not tell.
         return
     try:
-        signature.bind(*[None] * arguments)
+        signature.bind(*[None] * (arguments + built))
     except TypeError:
         raise InputTypeError(
             f"{name} must be a function of {arguments} argument(s), got one of {signature}"
         ) from None
-
-
-def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.inf) -> None:
-    """Refuse anything but one finite real number in a range. A traced value is not checked.
-
-    Args:
-        name: The name of the argument, for the message.
-        value: The value to check. A NumPy or JAX array without axes is a number, a bool is none.
-        least: The smallest number that is allowed.
-        most: The largest number that is allowed.
-
-    Raises:
-        InputTypeError: `value` is not a number.
-        InputError: `value` is not finite, or lies outside of the range.
-    """
-    if isinstance(value, core.Tracer):
-        return
-    if not is_number(value, finite=False):
-        raise InputTypeError(f"{name} must be one real number, got {_shown(value)}")
-    if not is_number(value):
-        raise InputError(f"{name} must be a finite number, got {value}")
-    if not least <= value <= most:
-        raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value}")
-
-
-def is_number(value: Any, finite: bool = True) -> bool:
-    """Tell whether a value is one real number that is known.
-
-    Args:
-        value: The value. A NumPy or JAX array without axes is a number, a bool is none.
-        finite: Whether the number has to be finite.
-    """
-    value = known(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
-        return False
-    array = np.asarray(value)
-    real = not array.ndim and _is_real(array.dtype)
-    return bool(real and (not finite or np.isfinite(array)))
 
 
 def wholes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
@@ -297,7 +259,7 @@ def known_array(name: str, value: Any, *axes: int | str) -> np.ndarray:
         array = np.asarray(known(value))
     except (TypeError, ValueError):  # rows of different lengths, or a tracer
         array = np.asarray(None)
-    if not _is_real(array.dtype):
+    if not _is_real(array):
         given = _shown(value) if array.dtype == object else array.dtype
         raise InputTypeError(f"{name} must be known real numbers {_form(axes)}, got {given}")
     _axes(name, array.shape, axes)
@@ -345,38 +307,62 @@ def states(name: str, value: PyTree) -> None:
     Raises:
         InputTypeError: A leaf is no array of numbers, or there is none.
     """
-    leaves: list[Any] = [value] if isinstance(value, Iterator) else jax.tree.leaves(value)
-    if not leaves or not all(
-        hasattr(leaf, "dtype")
-        and not isinstance(leaf, type)
-        and jnp.issubdtype(leaf.dtype, jnp.number)
-        for leaf in leaves
-    ):
+    leaves = [value] if isinstance(value, Iterator) else jax.tree.leaves(value)
+    if not leaves or not all(map(holds_numbers, leaves)):
         raise InputTypeError(
             f"{name} must be an array of numbers or a pytree of such arrays, got {_shown(value)}; "
             f"write jnp.asarray({name})"
         )
 
 
-def _is_real(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+def holds_numbers(value: Any) -> bool:
+    """Tell whether a value is an array of numbers, traced or not.
+
+    Args:
+        value: The value. An array of booleans holds no numbers.
+    """
+    dtype = getattr(value, "dtype", None)
+    return isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jnp.number)
 
 
-def _form(axes: tuple[int | str, ...]) -> str:
-    """Return a shape in words."""
-    words = ", ".join(map(str, axes))
-    return f"({words},)" if len(axes) == 1 and axes != ("...",) else f"({words})"
+def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.inf) -> None:
+    """Refuse anything but one finite real number in a range. A traced value is not checked.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. A NumPy or JAX array without axes is a number, a bool is none.
+        least: The smallest number that is allowed.
+        most: The largest number that is allowed.
+
+    Raises:
+        InputError: `value` is not finite, or lies outside of the range.
+        InputTypeError: `value` is not one real number.
+    """
+    if isinstance(value, core.Tracer):
+        return
+    given = known(value)
+    wanted = "one finite number"
+    wanted += f" >= {least:g}" if least > -np.inf else ""
+    wanted += f"{' and' * (least > -np.inf)} <= {most:g}" if most < np.inf else ""
+    if not is_number(value, finite=False):
+        raise InputTypeError(f"{name} must be {wanted}, got {_shown(value)}")
+    if not is_number(value) or not least <= given <= most:
+        raise InputError(f"{name} must be {wanted}, got {_shown(value)}")
 
 
-def _axes(name: str, shape: tuple[int, ...], axes: tuple[int | str, ...]) -> None:
-    """Refuse a shape that does not consist of the given axes."""
-    behind = axes[1:] if axes[:1] == ("...",) else axes
-    own = shape[len(shape) - len(behind) :] if len(shape) >= len(behind) else ()
-    fits = len(own) == len(behind) and (behind is not axes or len(shape) == len(axes))
-    if not fits or any(
-        n != axis if isinstance(axis, int) else not n for n, axis in zip(own, behind, strict=True)
-    ):
-        raise InputError(f"{name} must have shape {_form(axes)}, got {shape}")
+def is_number(value: Any, finite: bool = True) -> bool:
+    """Tell whether a value is one real number that is known.
+
+    Args:
+        value: The value. A NumPy or JAX array without axes is a number, a bool is none.
+        finite: Whether the number has to be finite.
+    """
+    given = known(value)
+    if isinstance(given, core.Tracer) or not _is_real(given) or np.ndim(given):
+        return False
+    if isinstance(given, int):
+        return not finite or abs(given) <= _LARGEST
+    return not finite or bool(np.isfinite(given))
 
 
 def plain(name: str, value: Any) -> None:
@@ -397,6 +383,72 @@ def plain(name: str, value: Any) -> None:
         raise InputError(
             f"{name} must be plain data by name, such as {{'width': 32}}, got {_shown(value)}"
         )
+
+
+def _form(axes: tuple[int | str, ...]) -> str:
+    """Return a shape in words."""
+    words = ", ".join(map(str, axes))
+    return f"({words},)" if len(axes) == 1 and axes != ("...",) else f"({words})"
+
+
+def _axes(name: str, shape: tuple[int, ...], axes: tuple[int | str, ...]) -> None:
+    """Refuse a shape that does not consist of the given axes."""
+    behind = axes[1:] if axes[:1] == ("...",) else axes
+    own = shape[len(shape) - len(behind) :] if len(shape) >= len(behind) else ()
+    fits = len(own) == len(behind) and (behind is not axes or len(shape) == len(axes))
+    if not fits or any(
+        n != axis if isinstance(axis, int) else not n for n, axis in zip(own, behind, strict=True)
+    ):
+        raise InputError(f"{name} must have shape {_form(axes)}, got {shape}")
+
+
+def row(name: str, value: Any, traced: bool = False) -> Any:
+    """Return real numbers in a row as an array, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: An array with one axis, a list, a tuple or a range, with at least one number. An
+            sequence may hold numbers of JAX.
+        traced: Whether numbers may be traced.
+
+    Returns:
+        An array of JAX where a number is traced, and an array of NumPy elsewhere.
+
+    Raises:
+        InputError: `value` is empty, or has another number of axes.
+        InputTypeError: `value` is no sequence, or holds anything but real numbers. Or a number is
+            traced, and must not be.
+    """
+    given = known(value)
+    if isinstance(given, list | tuple | range):
+        of_jax = any(isinstance(entry, core.Tracer) for entry in given)
+        try:
+            given = jnp.stack(list(given)) if of_jax else np.asarray([known(e) for e in given])
+        except (TypeError, ValueError):  # rows of different lengths
+            given = None
+        given = np.zeros(0) if given is not None and not given.size else given
+    if isinstance(given, core.Tracer) and not traced:
+        raise InputTypeError(f"{name} must be known numbers, got traced ones; make them outside")
+    if not isinstance(given, jax.Array | np.ndarray) or not _is_real(given):
+        raise InputTypeError(
+            f"{name} must be a sequence or one-dimensional array of numbers, got {_shown(value)}"
+        )
+    if given.ndim != 1 or not given.size:
+        shown = f"shape {given.shape}" if given.ndim > 1 else _shown(value)
+        raise InputError(f"{name} must be one-dimensional, with at least one number, got {shown}")
+    return given
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+def _is_real(value: Any) -> bool:
+    """Tell whether a value is a real number or an array of such. A bool is no number."""
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return isinstance(value, np.number | np.ndarray | jax.Array) and any(
+        jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)
+    )
 
 
 def _shown(value: Any) -> str:

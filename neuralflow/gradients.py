@@ -21,6 +21,7 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import Adaptive, Discretisation, FixedGrid, Solution, Status
+from neuralflow.solve.context import as_arrays
 from neuralflow.solve.system import time_dtype
 
 _PARTS = 4  # The finer solve has a quarter of the steps' length, or a thousandth of the tolerances.
@@ -153,8 +154,8 @@ def check_gradient(
 
     Raises:
         InputError: The layer cannot carry x, or `loss` does not return one real number.
-        InputTypeError: `layer` is not a `NeuralODE`, `loss` is not a function, or an array is
-            traced.
+        InputTypeError: `layer` is not a `NeuralODE`, `loss` is not a function of one argument, `x`
+            or `context` is not made of arrays, or an array is traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -166,9 +167,11 @@ def check_gradient(
         memory="remat" is the exact gradient of what the layer computes. ['weights', 'x']
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    checks.whole("seed", seed, least=0)
+    checks.whole("seed", seed, least=0, most=2**63 - 1)
     if loss is not None:
-        checks.function("loss", loss)
+        checks.function("loss", loss, 1)
+    checks.states("x", x)
+    context = as_arrays(context)
     if any(isinstance(a, core.Tracer) for a in jax.tree.leaves((nnx.state(layer), x, context))):
         raise InputTypeError("check_gradient compares numbers; call it outside of jit and grad")
     own, x = layer.discretisation, jax.tree.map(jnp.asarray, x)
@@ -267,7 +270,9 @@ def _finer(solve: Discretisation) -> Discretisation:
     """Return a finer solve with an exact gradient."""
     if isinstance(solve, Adaptive):
         # A scheme of order two takes about 32 times as many steps at a thousandth of a tolerance.
-        return replace(solve, gradient="steps", max_steps=32 * solve.max_steps).refined(_PARTS)
+        return replace(
+            solve, gradient="steps", max_steps=min(32 * solve.max_steps, 2**31 - 1)
+        ).refined(_PARTS)
     return replace(solve, memory="remat").refined(_PARTS)
 
 

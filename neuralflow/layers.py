@@ -25,7 +25,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import FlatField, field_at, raw
 from neuralflow.depth.grid import Plan
 from neuralflow.depth.varying import options
-from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields import takes_time
 from neuralflow.fields.functions import check_context
 from neuralflow.schemes.network import ReversibleScheme
 from neuralflow.solve import EVERY_STEP, Discretisation, Solution
@@ -35,7 +35,7 @@ from neuralflow.solve.failures import failure
 from neuralflow.solve.form import Form, split
 from neuralflow.solve.meshes import is_spec, spread
 from neuralflow.solve.pairs import on_pairs, split_complex
-from neuralflow.solve.system import time_dtype
+from neuralflow.solve.system import time_dtype, velocity_of
 from neuralflow.solve.tally import count
 
 FieldT = TypeVar("FieldT", bound=nnx.Module)
@@ -74,7 +74,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             an `nnx.Param`, as `t0` is.
 
     Raises:
-        InputError: The interval is empty, or an end is not one finite number.
+        InputError: The interval is empty, also up to rounding, or an end is not one finite number.
         InputError: The discretisation cannot carry the field: a step crosses a knot of the weights,
             or the field holds state that no solve can carry.
         InputTypeError: `field` is not an `nnx.Module` that is called as f(x) or f(x, t), or `solve`
@@ -117,11 +117,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 f"the class {field.__name__}" if isinstance(field, type) else type(field).__name__
             )
             raise InputTypeError(f"a field is an nnx.Module, got {shown}; {remedy}")
-        if not isinstance(solve, Discretisation):
-            raise InputTypeError(
-                f"solve is a FixedGrid or an Adaptive, got {solve!r}; "
-                "for example nf.FixedGrid(nf.Euler(), steps=16)"
-            )
+        _check_solve(solve)
         _check_interval(t0, t1)
         solve.check(field)
         self.field: FieldT = field
@@ -172,6 +168,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             InputError: The discretisation cannot carry the field.
             InputTypeError: `solve` is not a discretisation.
         """
+        _check_solve(solve)
         if solve.whole and not self.discretisation.whole:
             solve = solve.part(*self.discretisation.ends)
         return self._copy(self.field, solve, self.backward)
@@ -246,10 +243,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         Raises:
             InputError: Outside of a trace, `start` and `stop` are out of order or outside of
-                `ends`.
+                `ends`, or not finite.
             InputError: On a fixed grid, `start` equals `stop`, or the scheme cannot start or stop
                 inside the interval.
-            InputTypeError: On a fixed grid, an end is a traced array.
+            InputTypeError: An end is not one number, or is a traced array on a fixed grid.
 
         Example:
             >>> import jax.numpy as jnp
@@ -262,14 +259,22 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             True
         """
         t0, t1 = self._interval()
+        checks.number("start", start)
+        checks.number("stop", stop)
         start, stop = checks.known(start), checks.known(stop)
-        if _concrete((start, stop, t0, t1, self.ends)) and not self.covers(start, stop):
-            first, last = map(float, self.ends)
-            raise InputError(
-                f"between(start, stop) takes two depth times in the order of {first:g} to {last:g} "
-                f"and inside, got {start!r} and {stop!r}; "
-                "to walk back, take reverse() of it"
-            )
+        if _concrete((start, stop, t0, t1, self.ends)):
+            if not self.covers(start, stop):
+                first, last = map(float, self.ends)
+                raise InputError(
+                    f"between(start, stop) takes two depth times in the order of {first:g} to "
+                    f"{last:g} and inside, got {start!r} and {stop!r}; "
+                    "to walk back, take reverse() of it"
+                )
+            if self.discretisation.planned and start == stop:
+                raise InputError(
+                    "between(start, stop) of a fixed grid takes two depth times that differ, got "
+                    f"{start!r} twice; take nf.Adaptive, or leave the layer out"
+                )
 
         def share(t):
             share = (t - t0) / (t1 - t0)
@@ -284,8 +289,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         Args:
             *times: Concrete depth times. The result is False if one of them is not a single number.
         """
-        numbers = [np.asarray(raw(t)) for t in times]
-        if any(t.dtype.kind not in "fiu" or t.shape for t in numbers):
+        numbers = [checks.known(raw(t)) for t in times]
+        if not all(map(checks.is_number, numbers)):
             return False
         start, stop = map(float, self.ends)
         # The ends of a part are stored as shares of the interval, so depth times carry a rounding.
@@ -317,20 +322,25 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             The velocity in depth time, with the structure, shapes and dtypes of `x`.
 
         Raises:
-            InputError: Outside of a trace, `t` is not one depth time between t0 and t1.
+            InputError: Outside of a trace, `t` lies outside of t0 to t1 or is not finite.
+            InputError: The field cannot be evaluated on `x`, as `__call__` says.
+            InputTypeError: `t` is not one number, or `x` has a leaf that is not an array.
         """
-        _check_arrays(x)
+        checks.states("x", x)
+        checks.number("t", t)
         t0, t1 = self._interval()
         t = checks.known(t)
         share = (t - t0) / (t1 - t0)
         if not _concrete((t, t0, t1)):
             share = jnp.asarray(share, float)
-        elif np.ndim(t) or not 0 <= float(share) <= 1:
+        elif not 0 <= float(share) <= 1:
             raise InputError(
                 f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}"
             )
+        x, context = jax.tree.map(jnp.asarray, (x, as_arrays(context)))
         time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
-        return evaluate(field_at(self.field, share), x, time, context)
+        name = type(self.field).__name__
+        return velocity_of(name, field_at(self.field, share), x, time, context)
 
     def plan(self) -> Plan:
         """Return the steps of a fixed grid, with their places in the bases of the weights.
@@ -356,8 +366,9 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             trace, the state is NaN where the solve failed.
 
         Raises:
-            InputError: The discretisation cannot carry `x` or the state of the field.
-            InputTypeError: `x` has a leaf that is not an array.
+            InputError: The discretisation cannot carry `x` or the state of the field. Or the field
+                cannot be evaluated on `x`; the error of the field is the cause.
+            InputTypeError: `x` has a leaf that is not an array of numbers.
             SolveError: Outside of a trace, the solve failed.
         """
         return self._checked(_integrate, x, None, context).states
@@ -379,9 +390,12 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             With `depths`, the states have a leading axis of length m.
 
         Raises:
-            InputError: Outside of a trace, `depths` are outside of `ends` or out of order.
-            InputError: The discretisation cannot carry `x` or the state of the field.
-            InputTypeError: `x` has a leaf that is not an array.
+            InputError: Outside of a trace, `depths` are outside of `ends` or out of order. Or
+                `depths` is empty or has more axes than one.
+            InputError: The discretisation cannot carry `x` or the state of the field. Or the field
+                cannot be evaluated on `x`; the error of the field is the cause.
+            InputTypeError: `x` has a leaf that is not an array of numbers.
+            InputTypeError: `depths` is no sequence of numbers.
             InputTypeError: A fixed grid has no states at `depths`, because its scheme carries more
                 than the state from step to step.
 
@@ -421,10 +435,13 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             The states, with a new leading axis of length m, or of length steps + 1 for the edges.
 
         Raises:
-            InputError: Outside of a trace, `depths` are outside of `ends` or out of order.
+            InputError: Outside of a trace, `depths` are outside of `ends` or out of order. Or
+                `depths` is empty or has more axes than one.
             InputError: The layer is adaptive and `depths` is None.
-            InputError: The discretisation cannot carry `x` or the state of the field.
-            InputTypeError: `x` has a leaf that is not an array.
+            InputError: The discretisation cannot carry `x` or the state of the field. Or the field
+                cannot be evaluated on `x`; the error of the field is the cause.
+            InputTypeError: `x` has a leaf that is not an array of numbers.
+            InputTypeError: `depths` is no sequence of numbers.
             InputTypeError: A fixed grid has no states at `depths`, because its scheme carries more
                 than the state from step to step.
             SolveError: Outside of a trace, the solve failed.
@@ -509,14 +526,13 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         """Return depth times as an array in the real dtype of x. Known ones are checked here."""
         if depths is None:
             return None
-        given = checks.known(depths)
-        if isinstance(given, str) or np.ndim(given) != 1 or not np.size(given):
-            shown = f"shape {np.shape(given)}" if np.ndim(given) > 1 else repr(depths)
+        if isinstance(depths, jax.Array | np.ndarray) and depths.ndim > 1:
             raise InputError(
-                f"depths must be one-dimensional depth times, at least one, got {shown}; depth "
+                f"depths must be one-dimensional depth times, got shape {depths.shape}; depth "
                 "times of its own for every sample: jax.vmap(layer.trajectory)(x, depths)"
             )
-        _check_arrays(x)
+        given = checks.row("depths", depths, traced=True)
+        checks.states("x", x)
         dtype = time_dtype(x)
         if _concrete((given, self.ends)):
             # The ends are rounded as the depths are, so that an end is inside.
@@ -575,7 +591,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         New numbers in the data compile nothing anew.
         """
-        _check_arrays(x)
+        checks.states("x", x)
         check_context(self.field, context)
         graphdef, state = nnx.split(self.field)
         solve = self.discretisation
@@ -585,6 +601,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         program = _Program(graphdef, form, self.backward, every_step, None)
         interval = (raw(self.t0), raw(self.t1))
         given = jax.tree.map(jnp.asarray, x), None if every_step else depths, as_arrays(context)
+        if _concrete(self._interval()):
+            _check_length(*self._interval(), time_dtype(given[0]))
         x, depths, context = jax.tree.map(_own, given)
         return program, _Arrays(state, numbers, x, interval, depths, context)
 
@@ -732,23 +750,37 @@ def _own(leaf: Any) -> Any:
     return jnp.copy(leaf) if isinstance(leaf, core.Tracer) else leaf
 
 
-def _check_arrays(x: PyTree) -> None:
-    checks.states("x", x)
+def _check_solve(solve: Discretisation) -> None:
+    if not isinstance(solve, Discretisation):
+        raise InputTypeError(
+            f"solve is a FixedGrid or an Adaptive, got {solve!r}; "
+            "for example nf.FixedGrid(nf.Euler(), steps=16)"
+        )
 
 
 def _check_interval(t0: Real | nnx.Param, t1: Real | nnx.Param) -> None:
+    checks.number("t0", raw(t0))
+    checks.number("t1", raw(t1))
     if not _concrete((t0, t1)):
         return
     start, end = np.asarray(raw(t0)), np.asarray(raw(t1))
-    if (
-        {start.dtype.kind, end.dtype.kind} - set("fiu")
-        or start.shape
-        or end.shape
-        or not np.isfinite([start, end]).all()
-    ):
-        raise InputError(f"t0 and t1 must each be one finite number, got t0={t0!r}, t1={t1!r}")
     if start == end:
         raise InputError(
             f"the interval is empty, t0 = t1 = {start:g}; "
             "give t1 another value, or leave the layer out"
+        )
+    _check_length(start, end, jnp.result_type(float))
+
+
+def _check_length(t0: Any, t1: Any, dtype: Any) -> None:
+    """Refuse known ends of an interval that the dtype of times cannot tell apart.
+
+    Each end is rounded, so that of a few roundings of an end no digit of a length is left.
+    """
+    with np.errstate(over="ignore"):
+        ends = np.asarray([t0, t1], dtype)
+    if not 4 * np.finfo(dtype).eps * abs(ends).max() < abs(ends[1] - ends[0]) < np.inf:
+        raise InputError(
+            f"the interval from t0 = {t0!r} to t1 = {t1!r} is empty or endless in {ends.dtype}, in "
+            "which its times are computed; give other ends, or x in float64"
         )

@@ -15,7 +15,6 @@ A new basis is a subclass of `Basis` in this module.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,30 +23,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputError, InputTypeError
+from neuralflow.checks import InputError
 
 Side = Literal["left", "right"]
+
+# The Gauss points of a basis, and the terms of its recurrence in a program, are many by then.
+_MOST_TERMS = 1024
 
 
 def _knots(cells: PyTree) -> int | tuple[float, ...]:
     """Return a number of equal cells, or the knots of unequal cells, checked and hashable."""
-    if isinstance(cells, (int, np.integer)) and not isinstance(cells, bool):
-        if cells < 1:
-            raise InputError(f"a basis needs at least one cell, got {cells}; give cells >= 1")
+    row = isinstance(cells, list | tuple | range)
+    if not row and (isinstance(cells, str) or not np.ndim(cells)):
+        checks.whole("cells (a number, or a sequence of knots)", cells, most=checks.MOST_STEPS)
         return int(cells)
-    if not isinstance(cells, (Sequence, np.ndarray)) or isinstance(cells, str):
-        raise InputTypeError(f"cells is a whole number or a sequence of knots, got {cells!r}")
-    knots = np.asarray(cells, float)
-    if (
-        knots.ndim != 1
-        or len(knots) < 2
-        or knots[0] != 0
-        or knots[-1] != 1
-        or not (np.diff(knots) > 0).all()
-    ):
+    knots = np.asarray(checks.row("cells (a number, or a sequence of knots)", cells), float)
+    if len(knots) < 2 or knots[0] != 0 or knots[-1] != 1 or not (np.diff(knots) > 0).all():
         raise InputError(
-            f"knots must increase strictly from 0 to 1, got {cells!r}; "
+            f"cells given as knots must increase strictly from 0 to 1, got {cells!r}; "
             "divide depths by the length of the interval"
         )
     return tuple(knots.tolist())
@@ -189,8 +184,35 @@ class Basis(abc.ABC):
 
         Returns:
             The value, of the shape of one coefficient.
+
+        Raises:
+            InputError: There are not `size` coefficients, or `cell` is no cell of the basis, or
+                `s` lies outside of [0, 1].
+            InputTypeError: An argument is of the wrong kind.
         """
+        self.check(coefficients)
+        if not isinstance(cell, jax.Array | np.ndarray) or not np.ndim(cell):
+            checks.number("cell", cell, least=0, most=self.count - 1)
+        checks.number("s", s, least=0, most=1)
         return self.combine(self.window(coefficients, jnp.asarray(cell)), jnp.asarray(s))
+
+    def check(self, coefficients: Array, name: str = "coefficients") -> None:
+        """Refuse coefficients whose number is not that of the basis.
+
+        Args:
+            coefficients: The coefficients `(size, ...)`.
+            name: What the message calls them.
+
+        Raises:
+            InputError: The first axis has not the length `size`.
+            InputTypeError: `coefficients` is not an array of numbers.
+        """
+        checks.states(name, coefficients)
+        if np.shape(coefficients)[:1] != (self.size,):
+            raise InputError(
+                f"{name} of {self} must have a first axis of {self.size}, got shape "
+                f"{np.shape(coefficients)}"
+            )
 
     @property
     def count(self) -> int:
@@ -225,7 +247,8 @@ class PiecewiseConstant(Basis):
         cells: The number of equal cells, or the knots 0 = s_0 < ... < s_n = 1 of n unequal cells.
 
     Raises:
-        InputError: `cells` is less than one, or the knots do not increase strictly from 0 to 1.
+        InputError: `cells` is less than one or more than 2^24, or the knots do not increase
+            strictly from 0 to 1.
         InputTypeError: `cells` is neither a whole number nor a sequence of knots.
 
     Example:
@@ -305,7 +328,8 @@ class PiecewiseLinear(Basis):
         cells: The number of equal cells, or the knots 0 = s_0 < ... < s_n = 1 of n unequal cells.
 
     Raises:
-        InputError: `cells` is less than one, or the knots do not increase strictly from 0 to 1.
+        InputError: `cells` is less than one or more than 2^24, or the knots do not increase
+            strictly from 0 to 1.
         InputTypeError: `cells` is neither a whole number nor a sequence of knots.
 
     Example:
@@ -386,7 +410,8 @@ class Legendre(Basis):
         terms: The number of Legendre polynomials, at least one.
 
     Raises:
-        InputError: `terms` is not a whole number, or is less than one.
+        InputError: `terms` is less than one or more than 1024.
+        InputTypeError: `terms` is not a whole number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -403,14 +428,7 @@ class Legendre(Basis):
     hierarchical: ClassVar[bool] = True
 
     def __post_init__(self):
-        if (
-            not isinstance(self.terms, (int, np.integer))
-            or isinstance(self.terms, bool)
-            or self.terms < 1
-        ):
-            raise InputError(
-                f"a Legendre basis needs at least one term, got {self.terms!r}; give terms >= 1"
-            )
+        checks.whole("terms", self.terms, most=_MOST_TERMS)
         object.__setattr__(self, "terms", int(self.terms))
 
     @property
@@ -481,7 +499,7 @@ class CubicSpline(Basis):
         cells: The number of equal cells.
 
     Raises:
-        InputError: `cells` is less than one.
+        InputError: `cells` is less than one or more than 2^24.
         InputTypeError: `cells` is not a whole number.
     """
 
@@ -490,10 +508,7 @@ class CubicSpline(Basis):
     nodal: ClassVar[bool] = False
 
     def __post_init__(self):
-        if not isinstance(self.cells, (int, np.integer)) or isinstance(self.cells, bool):
-            raise InputTypeError(
-                f"a cubic spline takes a number of equal cells, got {self.cells!r}"
-            )
+        checks.whole("cells", self.cells, most=checks.MOST_STEPS)
         object.__setattr__(self, "cells", _knots(self.cells))
 
     @property

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import core
 from jaxtyping import Array
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, Side, locate, locate_traced
@@ -41,7 +42,11 @@ def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
     Returns:
         A dictionary from the path of a parameter in the state of `module` to the basis of the
         parameter.
+
+    Raises:
+        InputTypeError: `module` is not an `nnx.Module`.
     """
+    checks.instance("module", module, nnx.Module, "an nnx.Module")
     bases = _bases_by_id(module)
     return {
         path: bases[id(leaf)]
@@ -75,6 +80,7 @@ class FlatField:
     Raises:
         InputError: The field holds state that no solve can carry (`nnx.Cache`,
             `nnx.Intermediate`).
+        InputTypeError: `field` is not an `nnx.Module`.
 
     Attributes:
         array_bases: The basis of every array, or None for an array that is constant in depth.
@@ -82,6 +88,7 @@ class FlatField:
     """
 
     def __init__(self, field: nnx.Module):
+        checks.instance("field", field, nnx.Module, "an nnx.Module")
         check_variables(field)
         bases = _bases_by_id(field)
         plain = _unwrap(field)
@@ -128,7 +135,17 @@ class FlatField:
         Args:
             values: The arrays of the field, as `values` returns them.
             local: The depth, as a cell and a local coordinate for each of `bases`.
+
+        Raises:
+            InputError: A parameter has another number of coefficients than its basis, or `local`
+                has another number of pairs than `bases`.
         """
+        if not isinstance(local, list | tuple) or len(local) != len(self.bases):
+            raise InputError(
+                f"local must be a list of {len(self.bases)} pairs of a cell and a local "
+                f"coordinate, one for each basis of the field, got {local!r}"
+            )
+        self.check(values)
         places = dict(zip(self.bases, local, strict=True))
         pairs = zip(self.array_bases, values, strict=True)
         return self.module(
@@ -137,6 +154,19 @@ class FlatField:
                 for basis, value in pairs
             ]
         )
+
+    def check(self, values: Sequence[Array]) -> None:
+        """Refuse arrays with another number of coefficients than their bases have.
+
+        Args:
+            values: The arrays of the field, as `values` returns them.
+
+        Raises:
+            InputError: An array has another first axis.
+        """
+        for i, (basis, value) in enumerate(zip(self.array_bases, values, strict=True)):
+            if basis is not None:
+                basis.check(value, f"the coefficients '{self.name(i)}'")
 
     @staticmethod
     def variables(field: nnx.Module) -> list[Any]:
@@ -241,8 +271,11 @@ def field_at(field: nnx.Module, s: Real, side: Side = "right") -> nnx.Module:
 
     Raises:
         InputError: A concrete `s` lies outside [0, 1], or the field holds state that no solve can
-            carry.
+            carry. A parameter has another number of coefficients than its basis.
+        InputTypeError: `s` is not one number, or `field` is not an `nnx.Module`.
     """
+    checks.number("s", s, least=0, most=1)
+    checks.choice("side", side, ("left", "right"))
     flat = FlatField(field)
     if isinstance(s, core.Tracer):
         local = [locate_traced(basis, s, jnp.asarray(basis.knots, s.dtype)) for basis in flat.bases]
@@ -257,5 +290,10 @@ def field_in_step(field: nnx.Module, local: Local) -> nnx.Module:
     Args:
         field: The field, with `DepthVarying` anywhere inside.
         local: The place in the step, as `Plan.local(share, k)` returns it. Its cells are integers.
+
+    Raises:
+        InputError: `local` has another number of pairs than the field has bases. Or a parameter has
+            another number of coefficients than its basis.
+        InputTypeError: `field` is not an `nnx.Module`.
     """
     return FlatField(field).module_at(FlatField.values(field), local)

@@ -103,10 +103,10 @@ def uniform(steps: Any) -> Grid:
         steps: The number of steps, at least one.
 
     Raises:
-        InputError: `steps` is less than one.
+        InputError: `steps` is less than one or more than 2^24.
         InputTypeError: `steps` is not a whole number.
     """
-    checks.whole("steps", steps)
+    checks.whole("steps", steps, most=checks.MOST_STEPS)
     return Grid(np.arange(steps + 1), int(steps))
 
 
@@ -118,14 +118,10 @@ def uneven(times: Sequence[float] | np.ndarray) -> Grid:
 
     Raises:
         InputError: The times are not finite, do not increase strictly, or do not run from 0 to 1.
+        InputTypeError: `times` is not a sequence of known numbers.
     """
-    edges = np.asarray(times, float)
-    if (
-        edges.ndim != 1
-        or len(edges) < 2
-        or not np.isfinite(edges).all()
-        or not (np.diff(edges) > 0).all()
-    ):
+    edges = np.asarray(checks.row("times", times), float)
+    if len(edges) < 2 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
         raise InputError(
             f"times must be finite and strictly increasing, at least two of them, got {times!r}"
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.checks import InputError
 
 Init = Callable[[np.ndarray], np.ndarray]
@@ -31,8 +32,12 @@ def independent(nodes: np.ndarray) -> np.ndarray:
 
     Returns:
         The identity matrix `(nodes, nodes)`.
+
+    Raises:
+        InputError: There is no node, or `nodes` has more axes than one.
+        InputTypeError: `nodes` is not a sequence of numbers.
     """
-    return np.eye(len(nodes))
+    return np.eye(len(checks.row("nodes", nodes)))
 
 
 def tied(nodes: np.ndarray) -> np.ndarray:
@@ -43,8 +48,12 @@ def tied(nodes: np.ndarray) -> np.ndarray:
 
     Returns:
         The matrix of ones `(nodes, 1)`.
+
+    Raises:
+        InputError: There is no node, or `nodes` has more axes than one.
+        InputTypeError: `nodes` is not a sequence of numbers.
     """
-    return np.ones((len(nodes), 1))
+    return np.ones((len(checks.row("nodes", nodes)), 1))
 
 
 def smooth(length: float = 0.5) -> Init:
@@ -60,7 +69,7 @@ def smooth(length: float = 0.5) -> Init:
         An initialisation for `DepthVarying(..., init=...)`.
 
     Raises:
-        InputError: `length` is not a positive number.
+        InputError: `length` is not a positive finite number.
 
     Example:
         >>> import numpy as np
@@ -74,10 +83,11 @@ def smooth(length: float = 0.5) -> Init:
     Source:
         Our formulation of the smooth initialisation of Marion et al., arXiv 2206.06929.
     """
-    if not isinstance(length, int | float) or not length > 0:
+    if not checks.is_number(length) or not length > 0:
         raise InputError(f"smooth(length) takes a positive correlation length, got {length!r}")
 
     def mix(nodes: np.ndarray) -> np.ndarray:
+        nodes = checks.row("nodes", nodes)
         values, vectors = np.linalg.eigh(np.exp(-((nodes[:, None] - nodes) ** 2) / (2 * length**2)))
         keep = values > 1e-10 * values[-1]
         root = vectors[:, keep] * np.sqrt(values[keep])
@@ -118,12 +128,13 @@ def fractional(hurst: float) -> Init:
     Source:
         Marion, Fermanian, Biau & Vert, arXiv 2206.06929.
     """
-    if not isinstance(hurst, int | float) or not 0 < hurst <= 1:
+    if not checks.is_number(hurst) or not 0 < hurst <= 1:
         raise InputError(
             f"fractional(hurst) takes a Hurst index above 0 and up to 1, got {hurst!r}"
         )
 
     def mix(nodes: np.ndarray) -> np.ndarray:
+        nodes = checks.row("nodes", nodes)
         if len(nodes) > 2 and np.ptp(np.diff(nodes)) > 1e-9:
             raise InputError(
                 "increments of a fractional Brownian motion are those of equally spaced nodes; "

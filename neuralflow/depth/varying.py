@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import core
 from jaxtyping import Array, PyTree
 
 from neuralflow import checks
@@ -94,7 +95,8 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         InputError: The module holds an `nnx.Cache`, an `nnx.Intermediate` or another
             `DepthVarying`.
         InputError: The module holds batch statistics and the basis is not `PiecewiseConstant`.
-        InputError: `init` returns a matrix that is not `(basis.size, draws)`.
+        InputError: `init` returns a matrix that is not `(basis.size, draws)`, or not finite. Or the
+            matrices of the basis are too large.
         InputTypeError: An argument is of the wrong kind, `make` does not return an `nnx.Module`, or
             a weight is not floating.
 
@@ -128,15 +130,23 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
                 "make must be a function of rngs that builds a module, "
                 f"got a {type(make).__name__}: lambda rngs: ..."
             )
+        checks.function("make", make, 1)
         checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
-        checks.function("init", init)
+        checks.function("init", init, 1)
+        if partition_name is not None:
+            checks.instance("partition_name", partition_name, str, "the name of an axis, or None")
+        _check_size(basis)
         nodes = np.asarray(basis.nodes)
         mix = np.asarray(init(nodes))
-        if mix.ndim != 2 or len(mix) != len(nodes):
+        fits = mix.ndim == 2 and len(mix) == len(nodes) and mix.shape[1]
+        if not fits or mix.dtype.kind not in "iuf":
             raise InputError(
-                f"init must return a ({len(nodes)}, draws) matrix, got shape {mix.shape}"
+                f"init must return a ({len(nodes)}, draws) matrix of numbers, got shape "
+                f"{mix.shape} and dtype {mix.dtype}"
             )
+        if not np.isfinite(mix).all():
+            raise InputError("init must return finite numbers, got some that are not")
         draws = nnx.vmap(lambda key: _checked_module(make(nnx.Rngs(key))))(
             jax.random.split(rngs.params(), mix.shape[1])
         )
@@ -162,8 +172,15 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             InputError: The number of modules is not `basis.size`.
             InputError: The modules have different structures, shapes or dtypes.
             InputError: A module cannot vary with depth, for the reasons given at the class.
-            InputTypeError: An entry is not an `nnx.Module`, or a weight is not floating.
+            InputTypeError: `modules` is not a sequence, `basis` is not a basis, an entry is not an
+                `nnx.Module`, or a weight is not floating.
         """
+        checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
+        if not isinstance(modules, Sequence | nnx.List) or isinstance(modules, str):
+            raise InputTypeError(
+                f"modules must be a sequence of {basis.size} modules, got a "
+                f"{type(modules).__name__}"
+            )
         if len(modules) != basis.size:
             raise InputError(
                 f"{basis} takes {basis.size} modules, one per node, got {len(modules)}"
@@ -187,6 +204,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         Raises:
             InputError: A parameter has another leading axis.
             InputError: The stack holds batch statistics and the basis is not `PiecewiseConstant`.
+            InputTypeError: `stack` is not an `nnx.Module`, or `basis` is not a basis.
 
         Example:
             >>> import jax
@@ -204,6 +222,8 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             >>> bool(jnp.allclose(resnet(x), blocks(stack, x)))
             True
         """
+        checks.instance("stack", stack, nnx.Module, "an nnx.Module")
+        checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         sizes = {
             np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]
         }
@@ -250,8 +270,13 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             side: Which one-sided limit to take at a knot, "left" or "right".
 
         Raises:
-            InputError: `s` lies outside [0, 1], or `side` is neither "left" nor "right".
+            InputError: `s` lies outside [0, 1], or `side` is neither "left" nor "right". Or a
+                parameter has another number of coefficients than the basis.
+            InputTypeError: `s` is not one number, or is traced; `field_at` takes a traced depth.
         """
+        if isinstance(s, core.Tracer):
+            raise InputTypeError("s must be known, got a traced one; take nf.depth.field_at")
+        checks.number("s", s, least=0, most=1)
         checks.choice("side", side, ("left", "right"))
         cell, local = depth_basis.locate(self.basis, np.asarray(s), side)
         module = _map_arrays(
@@ -282,9 +307,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             >>> bool(jnp.array_equal(finer.at(0.6).kernel[...], field.at(0.6).kernel[...]))
             True
         """
-        checks.instance(
-            "the finer basis", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
-        )
+        checks.instance("finer", finer, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         return self._transform(finer, depth_basis.refinement(self.basis, finer))
 
     def project(self, target: Basis) -> DepthVarying[ModuleT]:
@@ -299,14 +322,22 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
             InputError: The module holds batch statistics and `target` is not `PiecewiseConstant`.
             InputTypeError: `target` is not a basis.
         """
-        checks.instance(
-            "the target basis", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)"
-        )
+        checks.instance("target", target, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
         return self._transform(target, depth_basis.projection(self.basis, target))
 
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying[ModuleT]:
-        return self._of(
-            _map_arrays(lambda coefficients: _apply(matrix, coefficients), self.stack), target
+        def moved(coefficients: Array) -> Array:
+            self.basis.check(coefficients)
+            return _apply(matrix, coefficients)
+
+        return self._of(_map_arrays(moved, self.stack), target)
+
+
+def _check_size(basis: Basis) -> None:
+    """Refuse a basis whose square matrices take more than two gigabytes."""
+    if basis.size > 2**14:
+        raise InputError(
+            f"basis must have at most {2**14} coefficients, got {basis.size}; take fewer cells"
         )
 
 
@@ -398,6 +429,8 @@ def _stack(modules: Sequence[ModuleT]) -> ModuleT:
 
     Different modules raise InputError.
     """
+    for k, module in enumerate(modules):
+        checks.instance(f"module {k}", module, nnx.Module, "an nnx.Module")
     parts = [nnx.split(_checked_module(module)) for module in modules]
     graphdef, first = parts[0]
     want = _shapes(first)

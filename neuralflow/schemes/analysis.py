@@ -62,10 +62,15 @@ def walk(
         The state at t = end, in the form of x.
 
     Raises:
-        InputTypeError: `scheme` is not a diffrax solver.
-        InputError: The coefficients of the scheme change from step to step.
+        InputTypeError: `scheme` is not a diffrax solver, or another argument is of the wrong kind.
+        InputError: The coefficients of the scheme change from step to step, `end` is not finite, or
+            `steps` is below 1 or above 2^24.
     """
     _check(scheme)
+    checks.function("velocity", velocity, 2)
+    checks.states("x", x)
+    checks.number("end", end)
+    checks.whole("steps", steps, most=checks.MOST_STEPS)
     dtype = jnp.finfo(jax.tree.leaves(x)[0].dtype).dtype
     scheme, h = prepared(scheme, dtype), jnp.asarray(end / steps, dtype)
     terms = diffrax.ODETerm(lambda t, x, start: velocity(x, start + t))
@@ -101,11 +106,12 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
         The observed order.
 
     Raises:
-        InputError: `steps` is below 1, float64 is off, the coefficients of the scheme change from
-            step to step, or the solutions are not finite or differ by rounding alone.
+        InputError: `steps` is below 1 or above 2^22, float64 is off, the coefficients of the scheme
+            change from step to step, or the solutions are not finite or differ by rounding alone.
         InputTypeError: `steps` is not a whole number, or `scheme` is not a diffrax solver.
     """
-    checks.whole("steps", steps)
+    checks.whole("steps", steps, most=checks.MOST_STEPS // 4)
+    _check(scheme)
     if jnp.ones(()).dtype != jnp.float64:
         raise InputError(
             "an order is seen in float64 only; set jax.config.update('jax_enable_x64', True) first"
@@ -129,6 +135,10 @@ def observed_order(scheme: Scheme, steps: int = 64) -> float:
     return math.log2(first / second)
 
 
+# There are 719 rooted trees with ten nodes, and about three times as many with each further node.
+_MOST_ORDER = 10
+
+
 def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
     """Return what is missing to the order conditions up to an order.
 
@@ -150,14 +160,15 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
         The missing value of each condition.
 
     Raises:
-        InputError: `order` is below 1, or the coefficients of the scheme change from step to step.
+        InputError: `order` is below 1 or above 10, or the coefficients of the scheme change from
+            step to step.
         InputTypeError: `order` is not a whole number, or `scheme` is of another kind.
             `modified_equation` tells the errors of other schemes.
 
     Source:
         Butcher 1963, for the Runge-Kutta schemes.
     """
-    checks.whole("order", order)
+    checks.whole("order", order, most=_MOST_ORDER)
     _check(scheme)
     stages = _stages(scheme)
     if stages is not None:
@@ -297,6 +308,8 @@ def modified_equation(
         Hairer, Lubich & Wanner, chapter IX.
     """
     _check(scheme)
+    checks.function("velocity", velocity, 1)
+    checks.states("x", x)
     like = jax.eval_shape(velocity, x)
     if (
         jax.tree.structure(like) != jax.tree.structure(x)
@@ -429,6 +442,8 @@ def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[n
             too.
         InputError: The coefficients of the scheme change from step to step.
     """
+    _check(scheme)
+    z = _complex(z)
     stages = _stages(scheme)
     if stages is not None:
         # R is a quotient of determinants. Its poles are infinite, which is no error.
@@ -470,7 +485,8 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
         InputError: The coefficients of the scheme change from step to step, or the scheme goes on
             from a state before. Build the scheme with one value of its coefficients, as a number.
     """
-    return _amplifier(scheme)(z)
+    _check(scheme)
+    return _amplifier(scheme)(_complex(z))
 
 
 def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
@@ -546,7 +562,8 @@ def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z
         InputError: The coefficients of the scheme change from step to step, or the scheme goes on
             from a state before.
     """
-    return _grower(scheme)(z)
+    _check(scheme)
+    return _grower(scheme)(_complex(z))
 
 
 def _grower(scheme: Scheme) -> Callable[[Any], np.ndarray]:
@@ -578,13 +595,15 @@ def region(
         `(p, p)`. The first axis of `growth` belongs to the imaginary parts.
 
     Raises:
-        InputError: `points` is below 2, an interval is not two increasing finite numbers, or
-            `growth` refuses the scheme.
+        InputError: `points` is below 2 or above 4096, an interval is not two increasing finite
+            numbers, or `growth` refuses the scheme.
         InputTypeError: `points` is not a whole number, or `growth` refuses the scheme.
     """
-    checks.whole("points", points, least=2)
+    _check(scheme)
+    checks.whole("points", points, least=2, most=4096)
     for name, ends in (("real", real), ("imaginary", imaginary)):
-        if np.shape(ends) != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
+        row = checks.row(name, ends)
+        if len(row) != 2 or not np.isfinite(row).all() or not row[0] < row[1]:
             raise InputError(f"{name} is an interval of two increasing numbers, got {ends!r}")
     x, y = np.linspace(*real, points), np.linspace(*imaginary, points)
     return x, y, growth(scheme, x[None, :] + 1j * y[:, None])
@@ -616,7 +635,8 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
         >>> round(limit(nf.schemes.LMResNet(-0.5)), 2)
         3.0
     """
-    if not isinstance(largest, int | float) or not 0 < largest < math.inf:
+    _check(scheme)
+    if not checks.is_number(largest) or not largest > 0:
         raise InputError(f"largest must be a positive number, got {largest!r}")
     grows = _grower(scheme)
 
@@ -661,6 +681,17 @@ def longest(
         first = int(unstable[0]) if len(unstable) else cuts
         low, high = (float(between[first - 1]), float(between[first])) if first else (low, low)
     return low
+
+
+def _complex(z: Any) -> np.ndarray:
+    """Return values of z as complex numbers, and refuse anything else."""
+    try:
+        given = np.asarray(checks.known(z))
+    except (TypeError, ValueError):  # rows of different lengths, or a traced array
+        given = np.asarray(None)
+    if given.dtype.kind not in "iufc":
+        raise InputTypeError(f"z must be known numbers, h times g, got {type(z).__name__}: {z!r}")
+    return given.astype(complex)
 
 
 def _check(scheme: AbstractSolver) -> None:

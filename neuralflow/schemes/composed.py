@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
@@ -16,6 +17,10 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.schemes.network import OneStepScheme, PerStep, check_coefficients, plus, value
 from neuralflow.schemes.runge_kutta import times
+
+# A step holds each evaluation of its field once in the compiled program.
+_MOST = 1024
+_MOST_COLUMNS = 11  # 2^10 evaluations
 
 
 class PolyNet(OneStepScheme):
@@ -36,7 +41,7 @@ class PolyNet(OneStepScheme):
         degree: The degree K, at least 1.
 
     Raises:
-        InputError: `degree` is below 1.
+        InputError: `degree` is below 1 or above 1024.
         InputTypeError: `degree` is not a whole number.
 
     Source:
@@ -46,7 +51,7 @@ class PolyNet(OneStepScheme):
     degree: int = eqx.field(static=True)
 
     def __init__(self, degree: int):
-        checks.whole("degree", degree)
+        checks.whole("degree", degree, most=_MOST)
         self.degree = int(degree)
 
     def evaluations(self, steps: int) -> int:
@@ -79,14 +84,14 @@ class FixedPointEuler(OneStepScheme):
         iterations: The number K of iterations, at least 1.
 
     Raises:
-        InputError: `iterations` is below 1.
+        InputError: `iterations` is below 1 or above 1024.
         InputTypeError: `iterations` is not a whole number.
     """
 
     iterations: int = eqx.field(static=True)
 
     def __init__(self, iterations: int):
-        checks.whole("iterations", iterations)
+        checks.whole("iterations", iterations, most=_MOST)
         self.iterations = int(iterations)
 
     def evaluations(self, steps: int) -> int:
@@ -167,10 +172,10 @@ class FractalNet(OneStepScheme):
             The scheme, with coefficients of shape `(steps,)`.
 
         Raises:
-            InputError: `steps` is below 1.
+            InputError: `steps` is below 1 or above 2^24.
             InputTypeError: `steps` is not a whole number.
         """
-        checks.whole("steps", steps)
+        checks.whole("steps", steps, most=checks.MOST_STEPS)
         return cls(
             *(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 0.5, 1.0, 1.0, 0.5))
         )
@@ -243,10 +248,10 @@ class ConsistentFractalNet(OneStepScheme):
             The scheme, with coefficients of shape `(steps,)`.
 
         Raises:
-            InputError: `steps` is below 1.
+            InputError: `steps` is below 1 or above 2^24.
             InputTypeError: `steps` is not a whole number.
         """
-        checks.whole("steps", steps)
+        checks.whole("steps", steps, most=checks.MOST_STEPS)
         return cls(*(PerStep(jnp.full(steps, start, jnp.float32)) for start in (0.5, 1.0)))
 
     def evaluations(self, steps: int) -> int:
@@ -304,7 +309,7 @@ class FractalExpansion(OneStepScheme):
             per step.
 
     Raises:
-        InputError: `joins` is not a sequence of at least one weight, or a weight is a number that
+        InputError: `joins` is not a sequence of 1 to 10 weights, or a weight is a number that
             is not finite.
         InputTypeError: A weight is neither a number nor an array nor an `nnx.Variable`.
 
@@ -317,10 +322,15 @@ class FractalExpansion(OneStepScheme):
     joins: tuple[Any, ...]
 
     def __init__(self, joins: Sequence[Any]):
-        if isinstance(joins, int | float | nnx.Variable) or not len(joins):
+        sequence = isinstance(joins, Sequence | nnx.List) or (
+            isinstance(joins, np.ndarray | jax.Array) and joins.ndim > 0
+        )
+        if not sequence or isinstance(joins, str) or not len(joins):
             raise InputError(
-                f"joins is a sequence of at least one weight, one per join, got {joins!r}"
+                "joins is a sequence of at least one weight, one per join, got "
+                f"{'none' if sequence else f'a {type(joins).__name__}'}"
             )
+        checks.whole("the number of joins", len(joins), most=_MOST_COLUMNS - 1)
         check_coefficients(**{f"joins[{i}]": w for i, w in enumerate(joins)})
         self.joins = tuple(joins)
 
@@ -338,11 +348,11 @@ class FractalExpansion(OneStepScheme):
             The scheme, with C - 1 joins of shape `(steps,)`.
 
         Raises:
-            InputError: `columns` is below 2, or `steps` is below 1.
+            InputError: `columns` is below 2 or above 11, or `steps` is below 1 or above 2^24.
             InputTypeError: `columns` or `steps` is not a whole number.
         """
-        checks.whole("columns", columns, least=2)
-        checks.whole("steps", steps)
+        checks.whole("columns", columns, least=2, most=_MOST_COLUMNS)
+        checks.whole("steps", steps, most=checks.MOST_STEPS)
         return cls([PerStep(jnp.full(steps, 0.5, jnp.float32)) for _ in range(columns - 1)])
 
     def evaluations(self, steps: int) -> int:

@@ -57,10 +57,11 @@ class LinearMultistep(NetworkScheme):
             most one.
 
     Raises:
-        InputError: `alpha` or `beta` is not a sequence of finite numbers, or the coefficients are
-            not consistent or not zero-stable. Consistent means sum alpha = 1 and sum beta = 1 + sum
-            j alpha_j. Zero-stable means Dahlquist's root condition.
-        InputTypeError: `starter` is not an explicit Runge-Kutta scheme.
+        InputError: `alpha` or `beta` holds no number or one that is not finite, or the coefficients
+            are not consistent or not zero-stable. Consistent means sum alpha = 1 and sum beta = 1 +
+            sum j alpha_j. Zero-stable means Dahlquist's root condition.
+        InputTypeError: `alpha` or `beta` is not a sequence of numbers, or `starter` is not an
+            explicit Runge-Kutta scheme.
     """
 
     alpha: tuple[float, ...] = eqx.field(static=True)
@@ -80,17 +81,11 @@ class LinearMultistep(NetworkScheme):
             (Euler, AbstractERK),
             "an explicit Runge-Kutta scheme such as nf.RK4()",
         )
-        try:
-            a, b = np.asarray(alpha, float), np.asarray(beta, float)
-        except (TypeError, ValueError):
-            a = b = np.zeros(0)
-        if (
-            a.ndim != 1
-            or b.ndim != 1
-            or not len(a)
-            or not len(b)
-            or not np.isfinite(np.concatenate([a, b])).all()
-        ):
+        a, b = (
+            np.asarray(checks.row(name, weights), float)
+            for name, weights in (("alpha", alpha), ("beta", beta))
+        )
+        if not np.isfinite(np.concatenate([a, b])).all():
             raise InputError(
                 f"alpha and beta are sequences of finite numbers, got {alpha!r} and {beta!r}"
             )
@@ -254,6 +249,8 @@ class _TwoStep(ReversibleScheme):
 
     def __init__(self, k: Real | nnx.Param, before: Real | None = None):
         check_coefficients(k=k)
+        if before is not None:
+            checks.states("before", before)
         self.k, self.before = k, before
 
     @classmethod
@@ -272,14 +269,15 @@ class _TwoStep(ReversibleScheme):
             The scheme, with k of shape `(steps - 1,)` or `(steps - 1, channels)`.
 
         Raises:
-            InputError: `steps` is below 2, or `channels` is below 1.
+            InputError: `steps` is below 2, or `channels` is below 1. Or there would be more than
+                2^28 coefficients.
             InputTypeError: `steps` or `channels` is not a whole number, or `rngs` is not an
                 `nnx.Rngs`.
         """
-        checks.whole("steps", steps, least=2)
+        checks.whole("steps", steps, least=2, most=checks.MOST_STEPS)
         checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
         if channels is not None:
-            checks.whole("channels", channels)
+            checks.whole("channels", channels, most=2**28 // steps)
         shape = (steps - 1,) if channels is None else (steps - 1, channels)
         return cls(PerStep(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.0)))
 
@@ -294,7 +292,11 @@ class _TwoStep(ReversibleScheme):
 
         Returns:
             The scheme with this state before.
+
+        Raises:
+            InputTypeError: `before` is not an array or a pytree of arrays.
         """
+        checks.states("before", before)
         return eqx.tree_at(
             lambda scheme: scheme.before, self, before, is_leaf=lambda leaf: leaf is None
         )
@@ -409,7 +411,8 @@ class LMResNet(_TwoStep):
 
     Raises:
         InputError: `k` is a number that is not finite.
-        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`.
+        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`, or `before` is
+            not made of arrays.
 
     Example:
         >>> import jax.numpy as jnp
@@ -455,7 +458,8 @@ class ConsistentLM(_TwoStep):
 
     Raises:
         InputError: `k` is a number that is not finite.
-        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`.
+        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`, or `before` is
+            not made of arrays.
     """
 
     def order(self, terms):
@@ -499,6 +503,6 @@ def momentum(gamma: float) -> ConsistentLM:
     Source:
         Sander et al., arXiv 2102.07870.
     """
-    if not isinstance(gamma, int | float) or not 0 < gamma < 1:
-        raise InputError(f"momentum lies between 0 and 1, got {gamma!r}")
+    if not checks.is_number(gamma) or not 0 < gamma < 1:
+        raise InputError(f"gamma, the momentum, lies between 0 and 1, got {gamma!r}")
     return ConsistentLM(-float(gamma))

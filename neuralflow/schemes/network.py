@@ -19,9 +19,11 @@ import numpy as np
 import optimistix as optx
 from diffrax import AbstractERK, AbstractSolver, AbstractTerm, LocalLinearInterpolation, ODETerm
 from flax import nnx
+from jax import core
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.runge_kutta import EULER, explicit_step, times, used_stages
@@ -382,18 +384,22 @@ def check_coefficients(**coefficients: Any) -> None:
 
     Raises:
         InputTypeError: A coefficient is neither a number nor an array nor an `nnx.Variable`.
-        InputError: A coefficient is a number that is not finite.
+        InputError: A known coefficient is not finite.
     """
     for name, coefficient in coefficients.items():
-        if isinstance(coefficient, bool) or not isinstance(
-            coefficient, int | float | np.generic | np.ndarray | Array | nnx.Variable
-        ):
-            raise InputTypeError(
-                f"the coefficient {name} must be a number, an array or an nnx.Variable "
-                f"(PerStep: one per step), got {coefficient!r}"
-            )
-        if isinstance(coefficient, int | float) and not math.isfinite(coefficient):
-            raise InputError(f"the coefficient {name} must be finite, got {coefficient!r}")
+        raw = coefficient.get_value() if isinstance(coefficient, nnx.Variable) else coefficient
+        if not isinstance(raw, np.ndarray | Array) or not checks.holds_numbers(raw):
+            if not checks.is_number(raw, finite=False):
+                raise InputTypeError(
+                    f"the coefficient {name} must be a number, an array or an nnx.Variable "
+                    f"(PerStep: one per step), got a {type(raw).__name__}"
+                )
+            if not checks.is_number(raw):
+                raise InputError(f"the coefficient {name} must be finite, got {raw!r}")
+        elif jnp.iscomplexobj(raw):
+            raise InputTypeError(f"the coefficient {name} must be real, got {raw.dtype}")
+        elif not isinstance(raw, core.Tracer) and not np.isfinite(np.asarray(raw)).all():
+            raise InputError(f"the coefficient {name} must be finite, got numbers that are not")
 
 
 def amplified(factor: float, steps: int) -> float:

@@ -16,6 +16,7 @@ from diffrax import AbstractSolver
 from jax.interpreters import partial_eval
 from jaxtyping import Array, PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.schemes.network import (
@@ -191,7 +192,7 @@ class Reversible(ReversibleScheme):
 
     Raises:
         InputTypeError: `scheme` is not explicit, or carries more than the state from step to step.
-        InputError: `coupling` is not a number in (0, 1].
+        InputError: `coupling` is not one number in (0, 1].
 
     Source:
         McCallum & Foster, arXiv 2410.11648, as recalled.
@@ -207,11 +208,7 @@ class Reversible(ReversibleScheme):
                 "an implicit one is exact to its root finder's tolerance only, and one that "
                 "remembers earlier steps has more to take back"
             )
-        if (
-            isinstance(coupling, bool)
-            or not isinstance(coupling, int | float)
-            or not 0 < coupling <= 1
-        ):
+        if not checks.is_number(coupling) or not 0 < coupling <= 1:
             raise InputError(f"coupling must lie in (0, 1], got {coupling!r}")
         self.scheme, self.coupling = scheme, float(coupling)
 

@@ -23,6 +23,7 @@ from diffrax import (
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 
 # None of these schemes has an embedded error estimate. The zeros stand for it, and Adaptive refuses
@@ -44,6 +45,11 @@ class _Tableau(NamedTuple):
 EULER = _Tableau(np.zeros(0), (), np.ones(1), 1)
 
 
+def _check_scan_kind(kind: Any) -> None:
+    """Refuse what no loop over stages is called."""
+    checks.choice("scan_kind", kind, (None, "lax", "checkpointed", "bounded"))
+
+
 class RK4(AbstractERK):
     """The classical Runge-Kutta scheme: order 4, 4 stages.
 
@@ -52,6 +58,9 @@ class RK4(AbstractERK):
     Args:
         scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
             `explicit_step` instead.
+
+    Raises:
+        InputError: `scan_kind` is none of diffrax's kinds.
 
     Source:
         Kutta 1901.
@@ -67,6 +76,9 @@ class RK4(AbstractERK):
         ThirdOrderHermitePolynomialInterpolation.from_k
     )
 
+    def __check_init__(self):
+        _check_scan_kind(self.scan_kind)
+
     def order(self, terms):
         """Return 4, the order of the scheme."""
         return 4
@@ -81,6 +93,9 @@ class ThreeEighths(AbstractERK):
         scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
             `explicit_step` instead.
 
+    Raises:
+        InputError: `scan_kind` is none of diffrax's kinds.
+
     Source:
         Kutta 1901.
     """
@@ -94,6 +109,9 @@ class ThreeEighths(AbstractERK):
     interpolation_cls: ClassVar[Callable[..., ThirdOrderHermitePolynomialInterpolation]] = (
         ThirdOrderHermitePolynomialInterpolation.from_k
     )
+
+    def __check_init__(self):
+        _check_scan_kind(self.scan_kind)
 
     def order(self, terms):
         """Return 4, the order of the scheme."""
@@ -113,6 +131,11 @@ class ImplicitTrapezoid(AbstractESDIRK):
             its tolerances to a step size controller. A fixed grid has none, and replaces the
             default by `optimistix.Chord` with at most 50 iterations.
         root_find_max_steps: The largest number of iterations of the root finder in a stage.
+
+    Raises:
+        InputError: `scan_kind` is none of diffrax's kinds, or `root_find_max_steps` is below 1.
+        InputTypeError: `root_finder` is not a root finder, or `root_find_max_steps` not a whole
+            number.
     """
 
     tableau: ClassVar[ButcherTableau] = ButcherTableau(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -128,6 +151,16 @@ class ImplicitTrapezoid(AbstractESDIRK):
     )
     root_finder: optx.AbstractRootFinder = _VERY_CHORD()  # pyright: ignore[reportIncompatibleVariableOverride]
     root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __check_init__(self):
+        _check_scan_kind(self.scan_kind)
+        checks.instance(
+            "root_finder",
+            self.root_finder,
+            optx.AbstractRootFinder,
+            "a root finder of optimistix such as optimistix.Chord(rtol=1e-6, atol=1e-6)",
+        )
+        checks.whole("root_find_max_steps", self.root_find_max_steps, most=2**31 - 1)
 
     def order(self, terms):
         """Return 2, the order of the scheme."""

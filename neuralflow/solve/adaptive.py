@@ -29,7 +29,7 @@ from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import controlled
 from neuralflow.schemes.watched import Watched, sample_norm
-from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
+from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
 from neuralflow.solve.replay import Record, Replay
@@ -46,6 +46,9 @@ _NO_STATE = (
     "and an adaptive solve has no cells that its steps belong to; train with FixedGrid and one "
     "step per cell, or call model.eval() to use the state as it is"
 )
+
+# The edges of steps that a gradient keeps, at most: 4 GiB in float64, and twice that in the loop.
+_MOST_EDGES = 2**29
 
 _TWICE = (
     'a gradient of a gradient does not pass through gradient="steps"; take gradient="direct", or '
@@ -65,7 +68,8 @@ class Adaptive(Discretisation):
             inside your own jit without a new compilation.
         atol: The absolute tolerance of the error of a step, in the unit of the state. Give an array
             for the same purpose as with `rtol`.
-        max_steps: The largest number of steps, accepted and rejected ones together.
+        max_steps: The largest number of steps, accepted and rejected ones together. The gradient
+            "steps" keeps the edges of as many steps, for each sample under per-sample control.
         gradient: The name of the gradient. "steps" is the exact reverse-mode gradient of the
             accepted steps. "steps" works in reverse mode, and in forward mode over reverse mode.
             "direct" differentiates through the loop, at the memory of `max_steps` steps. "direct"
@@ -94,10 +98,11 @@ class Adaptive(Discretisation):
             are data, and may be differentiated.
 
     Raises:
-        InputError: The scheme has no error estimate. A tolerance is not one finite number >= 0, or
-            both tolerances are zero. Another argument lies outside its range.
-        InputTypeError: `scheme` is not an instance of a diffrax solver, or `max_steps` is not a
-            whole number.
+        InputError: The scheme has no error estimate. `max_steps` is 2^31 or more. A tolerance is
+            not one finite number >= 0, or both tolerances are zero. Another argument lies outside
+            its range.
+        InputTypeError: `scheme` is not an instance of a diffrax solver, `max_steps` is not a whole
+            number, or a tolerance or an end is not a number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -141,21 +146,22 @@ class Adaptive(Discretisation):
                 f"{name} has no error estimate to adapt its steps by; use Tsit5(), or "
                 f"FixedGrid({name}(), ...)"
             )
-        known = [_check_tolerance(what, value) for what, value in (("rtol", rtol), ("atol", atol))]
-        if known == [0, 0]:
+        checks.number("rtol", rtol, least=0)
+        checks.number("atol", atol, least=0)
+        if not any(isinstance(t, core.Tracer) or t > 0 for t in map(checks.known, (rtol, atol))):
             raise InputError(
                 "rtol and atol are both zero, so no step could be accepted; give one a positive "
                 "value"
             )
-        checks.whole("max_steps", max_steps)
+        checks.whole("max_steps", max_steps, most=2**31 - 1)  # int32 counts the steps
         checks.choice("per_sample", per_sample, (True, False))
         checks.choice("output", output, get_args(Output))
         check_axes(context_axes)
         self.scheme = scheme
         self.rtol, self.atol = rtol, atol
-        self.max_steps, self.gradient, self.per_sample = max_steps, gradient, per_sample
+        self.max_steps, self.gradient, self.per_sample = int(max_steps), gradient, per_sample
         self.context_axes, self.output = context_axes, output
-        self.ends = _check_ends(ends)
+        self.ends = check_ends(ends)
 
     @property
     def real(self) -> bool:
@@ -273,13 +279,23 @@ class Adaptive(Discretisation):
 
         Returns:
             The finer solve.
+
+        Raises:
+            InputError: `parts` is less than one.
+            InputTypeError: `parts` is not a whole number, or `scheme` is not a diffrax solver.
         """
+        checks.whole("parts", parts)
         least = 10 * float(jnp.finfo(jnp.result_type(float)).eps)
 
         def to(tolerance):
             return max(float(np.asarray(tolerance)) * 10.0 ** (1 - parts), least)
 
-        return replace(self, scheme=scheme or self.scheme, rtol=to(self.rtol), atol=to(self.atol))
+        return replace(
+            self,
+            scheme=self.scheme if scheme is None else scheme,
+            rtol=to(self.rtol),
+            atol=to(self.atol),
+        )
 
     @property
     def as_data(self) -> Adaptive:
@@ -363,7 +379,8 @@ class Adaptive(Discretisation):
 
         Raises:
             InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis, or the
-                context does not fit `context_axes`; or the field changes its state.
+                context does not fit `context_axes`; or the field changes its state. In a gradient,
+                the record of `max_steps` steps is too large.
         """
         if isinstance(depths, EveryStep):
             raise InputError(
@@ -375,11 +392,17 @@ class Adaptive(Discretisation):
                 "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; "
                 "add one"
             )
+        if self.per_sample and len({len(leaf) for leaf in jax.tree.leaves(x)}) != 1:
+            raise InputError(
+                "per_sample=True splits x along axis 0, whose length must be the same in all "
+                f"arrays of x, got the shapes {jax.tree.map(jnp.shape, x)}"
+            )
         dtype = time_dtype(x)
         check_single(x, "the error estimate of an adaptive solve needs")
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
-        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context))
+        samples = len(jax.tree.leaves(x)[0]) if self.per_sample else 1
+        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context), samples)
         weights, conditions = FlatField.values(field), jax.tree.leaves(context)
         walked = self.ends[::-1] if backward else self.ends
         moving: Any = (
@@ -419,7 +442,7 @@ class Adaptive(Discretisation):
         if self.per_sample:
             # Each sample keeps a batch axis of length one, which fields expect.
             alone = jax.tree.map(lambda a: a[:, None], x)
-            axes = leaf_axes(self.context_axes, context, len(jax.tree.leaves(x)[0]))
+            axes = leaf_axes(self.context_axes, context, samples)
             pairs = zip(conditions, axes, strict=True)
             conditions = [c if axis is None else c[:, None] for c, axis in pairs]
             states, count = jax.vmap(one, in_axes=(0, axes))(alone, conditions)
@@ -455,10 +478,12 @@ class _Count(NamedTuple):
 class _Loop:
     """diffrax's loop over one system.
 
-    The object holds everything static. Arrays are handed to its methods.
+    The object holds everything static. Arrays are handed to its methods. `samples` is the number of
+    loops that run side by side.
     """
 
-    def __init__(self, solve: Adaptive, system: System):
+    def __init__(self, solve: Adaptive, system: System, samples: int):
+        self.samples = samples
         self.system, self.scheme = system, controlled(solve.scheme)
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
         self.stepped = solve.output == "stepped"
@@ -627,6 +652,12 @@ class _Loop:
 
         @solve.def_fwd
         def solve_forward(perturbed, wanted, options):
+            if self.max_steps * self.samples > _MOST_EDGES:
+                raise InputError(
+                    f'gradient="steps" keeps the edges of max_steps={self.max_steps} steps of '
+                    f"{self.samples} solve(s), and no more than {_MOST_EDGES} in all; lower "
+                    'max_steps, or take gradient="continuous"'
+                )
             stops = wanted[3]
             end = diffrax.SubSaveAt(t1=True) if stops is None else diffrax.SubSaveAt(ts=stops)
             edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
@@ -703,29 +734,6 @@ def _in_order(shares: Array, ends: Array) -> tuple[Array, Array]:
     stops = sign * lax.cummax(sign * inside)
     reached = jnp.abs(stops - values) <= 16 * jnp.finfo(shares.dtype).eps
     return stops + jnp.where(reached, shares - values, 0), reached
-
-
-def _check_ends(ends: Any) -> tuple[Any, Any]:
-    """Return the two ends, and refuse known ends that are not increasing depths in [0, 1]."""
-    start, stop = ends
-    known = not isinstance(start, core.Tracer) and not isinstance(stop, core.Tracer)
-    if known and not 0 <= float(start) <= float(stop) <= 1:
-        raise InputError(
-            f"ends are two increasing normalised depths in [0, 1], got {start} and {stop}"
-        )
-    return start, stop
-
-
-def _check_tolerance(name: str, value: Any) -> float | None:
-    """Return a tolerance as a number, or None if the tolerance is traced.
-
-    Anything but one finite number >= 0 is refused.
-    """
-    if isinstance(value, core.Tracer):
-        return None
-    if isinstance(value, str | bool) or np.ndim(value) or not 0 <= float(value) < np.inf:
-        raise InputError(f"{name} must be one finite number >= 0, got {value!r}")
-    return float(value)
 
 
 def _union(knots: list[np.ndarray]) -> np.ndarray:

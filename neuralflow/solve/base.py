@@ -13,11 +13,15 @@ from typing import Any, Self
 
 import diffrax
 import equinox as eqx
+import numpy as np
 from diffrax import AbstractSolver
 from flax import nnx
+from jax import core
 from jaxtyping import Array, PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
+from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis
 from neuralflow.depth.grid import Plan
 from neuralflow.solve.results import Solution, Status
@@ -260,6 +264,28 @@ class Discretisation(eqx.Module):
             InputTypeError: The steps are planned before the walk, and an end is a traced array.
         """
         return replace(self, ends=(start, stop))
+
+
+def check_ends(ends: Any) -> tuple[Any, Any]:
+    """Return the two ends of a walk, and refuse known ends that are not depths in order in [0, 1].
+
+    Args:
+        ends: The normalised depths where the walk starts and stops. Either may be traced.
+
+    Raises:
+        InputError: `ends` are not two, or lie outside of [0, 1] or out of order.
+        InputTypeError: An end is not a number.
+    """
+    wanted = "ends are two increasing normalised depths in [0, 1]"
+    if not isinstance(ends, list | tuple | np.ndarray) or len(ends) != 2:
+        raise InputError(f"{wanted}, got {ends!r}")
+    start, stop = ends
+    for end in (start, stop):
+        checks.number("each of ends", end, least=0, most=1)
+    traced = isinstance(start, core.Tracer) or isinstance(stop, core.Tracer)
+    if not traced and not float(start) <= float(stop):
+        raise InputError(f"{wanted}, got {start} and {stop}")
+    return start, stop
 
 
 def out_of_range(scheme: AbstractSolver, accepted: int) -> str:

@@ -25,7 +25,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
-from neuralflow.solve.base import Discretisation, EveryStep, StepMap, out_of_range
+from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing
 from neuralflow.solve.system import check_scheme
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
@@ -151,7 +151,11 @@ class FixedGrid(Discretisation):
 
         Raises:
             InputError: A step crosses a knot of a basis.
+            InputTypeError: `bases` is not a sequence of bases.
         """
+        checks.instance("bases", bases, Sequence, "a sequence of depth bases")
+        for basis in bases:
+            checks.instance("each of bases", basis, Basis, "a depth basis")
         plan = grids.plan(self.grid, bases)
         return plan.reversed() if backward else plan
 
@@ -164,8 +168,13 @@ class FixedGrid(Discretisation):
 
         Returns:
             The finer grid, with the same `ends` and `memory`.
+
+        Raises:
+            InputError: `parts` is less than one, or the grid would have more than 2^24 steps.
+            InputTypeError: `parts` is not a whole number, or `scheme` is not a diffrax solver.
         """
-        scheme = scheme or self.scheme
+        checks.whole("parts", parts, most=checks.MOST_STEPS // self.grid.steps)
+        scheme = self.scheme if scheme is None else scheme
         if self.steps is not None:
             return replace(self, scheme=scheme, steps=parts * self.steps)
         times = np.asarray(self.times)
@@ -388,13 +397,14 @@ def _ends(scheme: AbstractSolver, ends: Any) -> tuple[float, float]:
     The function refuses anything but two increasing numbers, and schemes that cannot start or stop
     inside the interval.
     """
-    if any(isinstance(end, core.Tracer) for end in ends):
+    first, last = check_ends(ends)
+    if isinstance(first, core.Tracer) or isinstance(last, core.Tracer):
         raise InputTypeError(
             "the ends of a fixed grid are numbers, got traced ones: its steps are planned "
             "before; take nf.Adaptive"
         )
-    start, stop = (float(end) for end in ends)
-    if not 0 <= start < stop <= 1:
+    start, stop = float(first), float(last)
+    if not start < stop:
         raise InputError(
             f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}"
         )

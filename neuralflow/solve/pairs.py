@@ -16,8 +16,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from neuralflow.annotations import Real
-from neuralflow.fields import evaluate
-from neuralflow.solve.system import check_velocity
+from neuralflow.solve.system import velocity_of
 
 
 class _OnPairs(nnx.Module):
@@ -28,9 +27,8 @@ class _OnPairs(nnx.Module):
 
     def __call__(self, pairs: PyTree, t: Real, context: PyTree = None) -> PyTree:
         x = self.join(pairs)
-        velocity = evaluate(self.field, x, t, context)
-        check_velocity(type(self.field).__name__, x, velocity)
-        return split_complex(velocity)
+        name = type(self.field).__name__
+        return split_complex(velocity_of(name, self.field, x, t, context))
 
 
 def split_complex(x: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ and takes one step of a scheme. The loops over steps stand in `walk` and `adapti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import diffrax
@@ -92,6 +92,7 @@ class System:
         context: PyTree = None,
     ):
         self.flat = FlatField(field)
+        self.flat.check(FlatField.values(field))
         leaves, self._context = jax.tree.flatten(context)
         self.timed = takes_time(field)
         self.name = type(field).__name__
@@ -204,24 +205,13 @@ class System:
             arrays.append(value)
         module = with_fast_derivatives(self.flat.module(arrays))
         context = self._context.unflatten(right)
-        try:
-            v = evaluate(module, x, t, context)
-        except Exception as error:
-            beside = (
-                "" if context is None else f" and a context of {jax.tree.map(jnp.shape, context)}"
-            )
-            error.add_note(
-                f"(while the field {self.name} was evaluated on x of shape "
-                f"{jax.tree.map(jnp.shape, x)}{beside})"
-            )
-            raise
+        v = velocity_of(self.name, module, x, t, context)
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
             raise InputError(
                 f"the field changes its state ('{self.flat.name(min(changes))}') in training, "
                 f"{self.refusal}"
             )
-        check_velocity(self.name, x, v)
         return v, lax.stop_gradient(changes)
 
     def stage(self, share: Real, x: PyTree, args: PyTree) -> Any:
@@ -448,6 +438,46 @@ def check_scheme(scheme: AbstractSolver) -> None:
         )
     if not isinstance(scheme, diffrax.AbstractSolver):
         raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+
+
+# What a field raises where x has a wrong shape, structure or dtype.
+_MISFITS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
+
+
+def velocity_of(
+    name: str, field: Callable[..., Any], x: PyTree, t: Real | None, context: PyTree
+) -> Any:
+    """Evaluate a field, and check its velocity.
+
+    Args:
+        name: The name of the field, for the messages.
+        field: The field at one depth.
+        x: The state, a pytree of arrays.
+        t: The depth time, or None.
+        context: The context, or None.
+
+    Returns:
+        The velocity, in the form of x.
+
+    Raises:
+        InputError: The field raises an error on x, which is then the cause. Or the velocity does
+            not have the structure, shapes and dtypes of x.
+    """
+    try:
+        v = evaluate(field, x, t, context)
+    except InputError:
+        raise
+    except _MISFITS as error:
+        kind = InputTypeError if isinstance(error, TypeError) else InputError
+        said = (str(error).splitlines() or [""])[0][:300]
+        beside = "" if context is None else f" and a context of {jax.tree.map(jnp.shape, context)}"
+        raise kind(
+            f"the field {name} cannot be evaluated on x of shape {jax.tree.map(jnp.shape, x)} "
+            f"and dtype {jax.tree.map(jnp.result_type, x)}{beside}; give x as the field takes it, "
+            f"or mend the field, which raised {type(error).__name__}: {said}"
+        ) from error
+    check_velocity(name, x, v)
+    return v
 
 
 def check_velocity(name: str, x: PyTree, v: PyTree) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from neuralflow import files
 # This number grows when the meaning of what a checkpoint holds changes.
 _FORMAT = 2
 _FIELDS = {"format", "step", "score", "arrays", "run", "where", "history"}
+_OLD = "old"  # the folder of checkpoints that are on their way out
 _PAUSE, _TRIES = 0.1, 20  # seconds between reads that a trainer spoils, and how many of them
 
 T = TypeVar("T")
@@ -253,6 +255,8 @@ class Writer:
 
         ocp, self._kept = _orbax(), kept
         self._ocp = ocp
+        refuse_links(kept.folder / _OLD, kept.folder)
+        self._clear()
         kept.check_scores()
 
         def score(metrics):
@@ -263,6 +267,7 @@ class Writer:
             best_fn=score,
             preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]),
             cleanup_tmp_directories=True,
+            todelete_subdir=_OLD,
         )
         handlers: Any = {
             "arrays": ocp.StandardCheckpointHandler(),
@@ -307,6 +312,7 @@ class Writer:
             Exception
         ) as error:  # orbax passes on every error of its storage, also those of an earlier save
             raise self._unwritten(step, error) from None
+        self._clear()
 
     def wait(self) -> None:
         """Wait until everything is written.
@@ -332,6 +338,16 @@ class Writer:
             # Threads of orbax that wait for the end would outlive a failure, and warn.
             with suppress(Exception):
                 self._manager.close()
+            self._clear()
+
+    def _clear(self) -> None:
+        """Delete the old checkpoints that orbax has put aside.
+
+        orbax puts a checkpoint aside in one operation. Deleting it takes longer, and a process that
+        is killed meanwhile leaves a part.
+        """
+        if jax.process_index() == 0:
+            shutil.rmtree(self._kept.folder / _OLD, ignore_errors=True)
 
     def _unwritten(self, step: int | None, error: Exception) -> CheckpointError:
         """Describe a failed write, and name the latest checkpoint that is safe."""

@@ -133,7 +133,7 @@ def test_bad_construction(mlp):
             ),
             "correlation length",
         ),
-        (lambda: field.project(8), "target basis must be a depth basis"),
+        (lambda: field.project(8), "target must be a depth basis"),
         (lambda: field.refine(8), "finer basis must be a depth basis"),
         (lambda: field.at(0.5, side="up"), "'left', 'right', got 'up'"),
     ):
