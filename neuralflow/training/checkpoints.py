@@ -347,7 +347,8 @@ class Writer:
         is killed meanwhile leaves a part.
         """
         if jax.process_index() == 0:
-            shutil.rmtree(self._kept.folder / _OLD, ignore_errors=True)
+            for path in (self._kept.folder / _OLD).glob("*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _unwritten(self, step: int | None, error: Exception) -> CheckpointError:
         """Describe a failed write, and name the latest checkpoint that is safe."""
