@@ -223,7 +223,7 @@ CALLS = {
         made=True,
     ),
     "potential": Call(
-        lambda potential: energy(potential=potential)(np.ones((1, 3, 1))),
+        lambda potential: energy(potential=potential)(jnp.ones((1, 3, 1))),
         lambda: {"potential": jnp.cosh},
         {
             "potential": {

@@ -169,10 +169,11 @@ class Problem:
         checks.function("predict", self.predict, 2)
         checks.function("loss", self.loss, 2)
         checks.function("penalty", self.penalty, 1)
-        one = not isinstance(self.weights, Mapping)
-        weights = {"": self.weights} if one else self.weights
-        for name, value in weights.items():
-            checks.number(f"weights{'' if one else f'[{name!r}]'}", value, least=0.0)
+        if isinstance(self.weights, Mapping):
+            for name, value in self.weights.items():
+                checks.number(f"weights[{name!r}]", value, least=0.0)
+        else:
+            checks.number("weights", self.weights, least=0.0)
         for name in ("readout", "ridge"):
             checks.instance(name, getattr(self, name), Mapping, "a mapping by parameter")
         for name, shape in self.readout.items():

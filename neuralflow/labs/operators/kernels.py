@@ -99,13 +99,13 @@ def to_operator(kernel: ArrayLike, spacing: Any = 1.0) -> Any:
         >>> operators.to_operator(laplacian, spacing=0.5).round(2).tolist()
         [[0.0, 0.0, 0.25], [0.0, 0.0, 0.0], [0.25, 0.0, 0.0]]
     """
-    kernel = _array("kernel", kernel)
-    for axis, h in enumerate(_spacings(spacing, _space("kernel", kernel.shape))):
-        size = kernel.shape[axis]
+    values = _array("kernel", kernel)
+    for axis, h in enumerate(_spacings(spacing, _space("kernel", values.shape))):
+        size = values.shape[axis]
         _check_size("kernel", size)
         powers = np.vander(np.arange(size) - size // 2, size, increasing=True).T.astype(float)
-        kernel = _along(kernel, axis, powers * (h ** np.arange(size) / _factorials(size))[:, None])
-    return kernel
+        values = _along(values, axis, powers * (h ** np.arange(size) / _factorials(size))[:, None])
+    return values
 
 
 def to_kernel(coefficients: ArrayLike, spacing: Any = 1.0) -> Any:

@@ -724,7 +724,7 @@ def _rough(
     """
     from scipy.optimize import minimize
 
-    line = np.linspace(*ends, points)
+    line = np.linspace(ends[0], ends[1], points)
 
     def inside(flat):
         return jnp.concatenate([line[:1], flat.reshape(points - 2, -1), line[-1:]])
