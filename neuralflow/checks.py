@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import core
 from jaxtyping import PyTree
 
@@ -325,13 +326,21 @@ def holds_numbers(value: Any) -> bool:
     return isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jnp.number)
 
 
-def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.inf) -> None:
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -np.inf,
+    above: float = -np.inf,
+    most: float = np.inf,
+) -> None:
     """Refuse anything but one finite real number in a range. A traced value is not checked.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check. A NumPy or JAX array without axes is a number, a bool is none.
         least: The smallest number that is allowed.
+        above: A number that the value exceeds.
         most: The largest number that is allowed.
 
     Raises:
@@ -341,12 +350,15 @@ def number(name: str, value: Any, *, least: float = -np.inf, most: float = np.in
     if isinstance(value, core.Tracer):
         return
     given = known(value)
-    wanted = "one finite number"
-    wanted += f" >= {least:g}" if least > -np.inf else ""
-    wanted += f"{' and' * (least > -np.inf)} <= {most:g}" if most < np.inf else ""
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in ((">=", least), (">", above), ("<=", most))
+        if np.isfinite(bound)
+    ]
+    wanted = " ".join(["one finite number", " and ".join(bounds)]).strip()
     if not is_number(value, finite=False):
         raise InputTypeError(f"{name} must be {wanted}, got {_shown(value)}")
-    if not is_number(value) or not least <= given <= most:
+    if not is_number(value) or not (least <= given <= most and given > above):
         raise InputError(f"{name} must be {wanted}, got {_shown(value)}")
 
 
@@ -437,6 +449,169 @@ def row(name: str, value: Any, traced: bool = False) -> Any:
         shown = f"shape {given.shape}" if given.ndim > 1 else _shown(value)
         raise InputError(f"{name} must be one-dimensional, with at least one number, got {shown}")
     return given
+
+
+def numbers(name: str, value: Any, *, finite: bool = True) -> Any:
+    """Return real numbers as an array, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check: an array, a number, or sequences of numbers. A bool is not a
+            number.
+        finite: Whether NaN and infinite numbers are refused. Numbers in a trace are not known.
+
+    Returns:
+        A JAX array as it is, and a NumPy array of anything else.
+
+    Raises:
+        InputError: A number is not finite.
+        InputTypeError: `value` is not made of real numbers, or its rows differ in length.
+    """
+    array = value
+    if not isinstance(value, jax.Array):
+        traced = isinstance(value, list | tuple | nnx.Variable) and any(
+            isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(value)
+        )
+        try:
+            array = jnp.asarray(value) if traced else np.asarray(value)
+        except (TypeError, ValueError, OverflowError):
+            array = np.asarray(None)
+    if not _is_real(array):
+        kind = "" if array.dtype == object else f" of dtype {array.dtype}"
+        raise InputTypeError(f"{name} must be made of real numbers, got {_shown(value)}{kind}")
+    if finite and not isinstance(array, core.Tracer) and not np.isfinite(np.asarray(array)).all():
+        raise InputError(f"{name} must be finite, got NaN or infinite numbers")
+    return array
+
+
+def arrays(name: str, value: Any) -> None:
+    """Refuse anything but a pytree of arrays of numbers, with one array at least.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. Flags, complex numbers and random keys are allowed.
+
+    Raises:
+        InputTypeError: A leaf is no array of numbers, or there is no leaf.
+    """
+    leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value)
+    if not leaves or not all(
+        isinstance(leaf, jax.Array)
+        or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufcV")
+        for leaf in leaves
+    ):
+        raise InputTypeError(
+            f"{name} must be an array or a pytree of arrays, got {_shown(value)}; write "
+            f"jnp.asarray({name})"
+        )
+
+
+def sequence(name: str, value: Any, what: str) -> tuple[Any, ...]:
+    """Return the parts of a sequence, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: A list, a tuple, a range or an array of one axis.
+        what: What to give instead, for the message.
+
+    Returns:
+        The parts.
+
+    Raises:
+        InputTypeError: `value` is no sequence, such as a generator or a text.
+    """
+    row = isinstance(value, np.ndarray | jax.Array) and value.ndim == 1
+    if not row and not isinstance(value, list | tuple | range):
+        raise InputTypeError(f"{name} must be {what}, got {_shown(value)}")
+    return tuple(np.asarray(value).tolist() if row else value)
+
+
+def named(name: str, value: Any, kind: Any, example: str) -> None:
+    """Refuse anything but a mapping from names to instances of a class, one at least.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+        kind: The class of the values.
+        example: What to give instead, for the message.
+
+    Raises:
+        InputTypeError: `value` is no mapping, is empty, or a key is no text or a value of another
+            class.
+    """
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+    ):
+        raise InputTypeError(
+            f"{name} must be given by name, at least one, such as {example}, got {_shown(value)}"
+        )
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuse anything but True or False.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+
+    Raises:
+        InputTypeError: `value` is neither True nor False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputTypeError(f"{name} must be True or False, got {_shown(value)}")
+
+
+def seed(name: str, value: Any) -> None:
+    """Refuse anything but a whole number of at least 0 that 32 bits hold.
+
+    JAX drops further bits where 64 bits are off, and would draw the numbers of another seed.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+
+    Raises:
+        InputError: `value` is negative, or is 2^32 or more.
+        InputTypeError: `value` is not a whole number.
+    """
+    whole(name, value, least=0, most=2**32 - 1)
+
+
+def floating(name: str, value: Any) -> None:
+    """Refuse anything but a dtype of floating-point numbers.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. None is not a dtype.
+
+    Raises:
+        InputTypeError: `value` is not such a dtype.
+    """
+    try:
+        right = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        right = False
+    if not right:
+        raise InputTypeError(
+            f"{name} must be a floating-point dtype such as jnp.float32, got {_shown(value)}"
+        )
+
+
+def held(what: str, count: int, remedy: str) -> None:
+    """Refuse an array of more than 2^30 numbers, which are 8 GB in float64.
+
+    Args:
+        what: What holds the numbers, for the message.
+        count: How many numbers there would be.
+        remedy: What to do instead, for the message.
+
+    Raises:
+        InputError: There are more numbers.
+    """
+    if count > 2**30:
+        raise InputError(f"{what} would hold more than 2^30 numbers; {remedy}")
 
 
 _LARGEST = float(np.finfo(np.float64).max)

@@ -247,9 +247,10 @@ def certify(
     Raises:
         InputError: `model` holds no NeuralODE.
         InputError: The outputs are not finite, or do not depend on the NeuralODEs.
-        InputError: `x` holds fewer than two samples.
+        InputError: `x` holds fewer than two samples, or an empty array.
         InputError: `score` does not return one finite number.
-        InputTypeError: `model` is no nnx.Module, or `score` is not a function.
+        InputTypeError: `model` is no nnx.Module, `x` holds anything but arrays, or `score` is not a
+            function of one argument.
         InputTypeError: model(x) is not one array with an axis of samples.
         InputTypeError: The scheme of a NeuralODE has coefficients that belong to its steps.
 
@@ -265,7 +266,10 @@ def certify(
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     if score is not None:
-        checks.function("score", score)
+        checks.function("score", score, 1)
+    checks.arrays("x", x)
+    if not all(leaf.size for leaf in jax.tree.leaves(x)):
+        raise InputError("x must hold samples, some hundred, got an empty array")
     layers = {
         ".".join(map(str, path)): n for path, n in nnx.iter_graph(model) if isinstance(n, NeuralODE)
     }
@@ -279,8 +283,8 @@ def certify(
             )
     if not layers:
         raise InputError(
-            f"there is no NeuralODE in this {type(model).__name__}; the branches of a ResNet "
-            "become one by nf.from_branches"
+            f"there is no NeuralODE in this model, a {type(model).__name__}; the branches of a "
+            "ResNet become one by nf.from_branches"
         )
     stacks = {
         ".".join(part for part in (name, where) if part) or "weights": stack

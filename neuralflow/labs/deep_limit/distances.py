@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from diffrax import AbstractSolver
 from jaxtyping import Float
 
+from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import PiecewiseLinear
-from neuralflow.labs.deep_limit.minimum import Minimum
+from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum
 from neuralflow.schemes import Euler
 
 DISTANCES = {
@@ -36,9 +38,21 @@ alone. The part of "tl2" that comes from the shift in depth is 1/(sqrt(3) n) on 
 the weights. "tl2" is our formulation of the topology of Thorpe & van Gennip, arXiv 1810.11741.
 """
 
+FURTHER = ("recovery", "forward", "residual")
+"""What a study tells of a network beside the distances."""
+
 # The interpolant, or the place in depth that a layer is assigned, limits these distances to order
 # one under every scheme.
 _FIRST_ORDER = ("centred", "sup constant", "l2 constant", "tl2", "h1")
+
+
+def _check_pair(**minima: Minimum) -> None:
+    """Refuse anything but two minima with weights of the same names and shapes."""
+    for name, minimum in minima.items():
+        check_minimum(name, minimum)
+    one, two = ({k: np.shape(v)[1:] for k, v in m.theta.items()} for m in minima.values())
+    if list(one.items()) != list(two.items()):
+        raise InputError(f"{' and '.join(minima)} must have the same weights, got {one} and {two}")
 
 
 def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
@@ -55,8 +69,16 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
         The distances, by the names of `DISTANCES`.
 
     Raises:
-        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`.
+        InputError: `limit` has other weights or predictions than `minimum`.
+        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`, or an argument is no
+            `Minimum`.
     """
+    _check_pair(minimum=minimum, limit=limit)
+    if np.shape(minimum.prediction) != np.shape(limit.prediction):
+        raise InputError(
+            "minimum and limit must have predictions of one shape, got "
+            f"{np.shape(minimum.prediction)} and {np.shape(limit.prediction)}"
+        )
     basis = minimum.basis
     if not isinstance(basis, PiecewiseLinear):
         raise InputTypeError(
@@ -98,19 +120,25 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     }
 
 
-def expected_order(scheme: object, distance: str) -> int:
+def expected_order(scheme: AbstractSolver, distance: str) -> int:
     """Return the order in 1/n at which a distance is expected to fall with n layers.
 
     Args:
         scheme: The scheme of the networks.
-        distance: A name of `DISTANCES`.
+        distance: A name of `DISTANCES` or `FURTHER`.
 
     Returns:
         1 for Euler, and for every distance that its own interpolant limits to order 1. Otherwise 2.
 
+    Raises:
+        InputError: `distance` is no such name.
+        InputTypeError: `scheme` is no scheme.
+
     Source:
         Hager, Numer. Math. 87, 2000, for the nodal distances; our reading for the others.
     """
+    checks.instance("scheme", scheme, AbstractSolver, "a scheme such as nf.Euler()")
+    checks.choice("distance", distance, (*DISTANCES, *FURTHER))
     return 1 if isinstance(scheme, Euler) or distance in _FIRST_ORDER else 2
 
 
@@ -130,11 +158,16 @@ def richardson(
         The extrapolated weights (nodes, parameters) at the nodes of `coarse`.
 
     Raises:
-        InputError: The depth of `fine` is not twice the depth of `coarse`.
+        InputError: The depth of `fine` is not twice the depth of `coarse`, their weights differ in
+            names or shapes, or `order` is below 1 or above 16.
+        InputTypeError: An argument is of another kind.
     """
+    _check_pair(coarse=coarse, fine=fine)
+    checks.whole("order", order, most=16)
     if fine.basis.count != 2 * coarse.basis.count:
         raise InputError(
-            f"extrapolation takes depths n and 2n, got {coarse.basis.count} and {fine.basis.count}"
+            f"coarse and fine must have depths n and 2n, got {coarse.basis.count} and "
+            f"{fine.basis.count}"
         )
     nodes = coarse.basis.nodes
     return (2**order * fine.at(nodes) - coarse.at(nodes)) / (2**order - 1)
@@ -154,7 +187,13 @@ def scaled_error(
 
     Returns:
         The scaled errors (n, parameters). The last node is left out.
+
+    Raises:
+        InputError: The weights differ in names or shapes, or `order` is below 1 or above 16.
+        InputTypeError: An argument is of another kind.
     """
+    _check_pair(minimum=minimum, limit=limit)
+    checks.whole("order", order, most=16)
     nodes = minimum.basis.nodes[:-1]
     return minimum.basis.count**order * (minimum.at(nodes) - limit.at(nodes))
 
@@ -176,7 +215,23 @@ def aligned(
 
     Returns:
         `minimum` with other weights that describe the same network.
+
+    Raises:
+        InputError: `hidden` is empty or names no weight or axis of both networks, or the networks
+            have different weights.
+        InputTypeError: An argument is of another kind.
     """
+    _check_pair(minimum=minimum, reference=reference)
+    checks.flag("odd", odd)
+    checks.named("hidden", hidden, int | np.integer, '{"hidden.kernel": 1}')
+    counts = set()
+    for name, axis in hidden.items():
+        checks.choice("a name in hidden", name, tuple(minimum.theta))
+        shape = np.shape(minimum.theta[name])[1:]
+        checks.whole(f"hidden[{name!r}]", axis, least=0, most=len(shape) - 1)
+        counts.add(shape[axis])
+    if len(counts) > 1:
+        raise InputError(f"hidden must name axes of one length, got lengths {sorted(counts)}")
     from scipy.optimize import linear_sum_assignment
 
     mass = np.linalg.cholesky(depth_basis.mass(reference.basis)).T

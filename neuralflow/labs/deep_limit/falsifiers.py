@@ -15,8 +15,8 @@ import numpy as np
 from neuralflow import checks
 from neuralflow.checks import InputError
 from neuralflow.labs.deep_limit.distances import distances
-from neuralflow.labs.deep_limit.minimum import Minimum, minimise, recovery
-from neuralflow.labs.deep_limit.objective import continuum, discrete
+from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum, minimise, recovery
+from neuralflow.labs.deep_limit.objective import checked_depths, continuum, discrete
 from neuralflow.labs.deep_limit.problem import Perceptrons, Problem, Sobolev, square
 from neuralflow.schemes import Euler
 from neuralflow.statistics import ASYMPTOTIC, fitted_order
@@ -83,8 +83,8 @@ def falsify(
     weights a that are 5% larger. A sixth change shuffles the layers of the minimisers. All panels
     but the fifth change's measure the distance to `limit`.
 
-    The scheme is Euler throughout. The iterator computes one panel at a time, and refuses
-    unsuitable input at the first panel.
+    The scheme is Euler throughout. The iterator computes one panel at a time. Unsuitable input is
+    refused at once.
 
     Args:
         problem: A problem of `thorpe_van_gennip`.
@@ -96,11 +96,25 @@ def falsify(
         An iterator over seven panels. The first panel is the problem without a change.
 
     Raises:
-        InputError: Fewer than two depths are at least 32, so that no order can be fitted.
+        InputError: Fewer than two depths are at least 32, so that no order can be fitted, or a
+            depth is above 8191, or `seed` is negative or 2^63 or more.
         InputError: `problem` is not a problem of `thorpe_van_gennip`.
-        InputTypeError: `problem` is no `Problem`, or `limit` is no `Minimum`.
+        InputTypeError: `problem` is no `Problem`, `limit` is no `Minimum`, or `depths` or `seed` is
+            not made of whole numbers.
     """
-    (weights, tau), depths = _check(problem, limit, depths), sorted(set(depths))
+    (weights, tau), depths = _check(problem, limit, depths, seed)
+    return _panels(problem, limit, weights, tau, depths, seed)
+
+
+def _panels(
+    problem: Problem,
+    limit: Minimum,
+    weights: Mapping[str, float],
+    tau: float,
+    depths: Sequence[int],
+    seed: int,
+) -> Iterator[Panel]:
+    """Yield the panels of `falsify`, for checked arguments."""
     right = {n: _minima(problem, limit, n, seed) for n in depths}
     yield _panel("the problem as it is", right, limit)
     changed = {
@@ -144,35 +158,37 @@ def kinked(
         One panel. Its distances are those to the continuum optimum with ReLU.
 
     Raises:
-        InputError: Fewer than two depths are at least 32, so that no order can be fitted.
+        InputError: Fewer than two depths are at least 32, so that no order can be fitted, or a
+            depth is above 8191, or `seed` is negative or 2^63 or more.
         InputError: `problem` is not a problem of `thorpe_van_gennip`.
-        InputTypeError: `problem` is no `Problem`, or `limit` is no `Minimum`.
+        InputTypeError: `problem` is no `Problem`, `limit` is no `Minimum`, or `depths` or `seed` is
+            not made of whole numbers.
     """
-    _check(problem, limit, depths)
+    _, depths = _check(problem, limit, depths, seed)
     other = replace(problem, layer=Perceptrons(problem.x.shape[1], jax.nn.relu))
     whole = continuum(other)
     own = minimise(whole, [whole.coordinates(limit.theta, limit.readout)], progress=_KINKS)[0]
-    minima = {n: _minima(other, own, n, seed, _KINKS) for n in sorted(set(depths))}
+    minima = {n: _minima(other, own, n, seed, _KINKS) for n in depths}
     return _panel("ReLU, compared with its own limit", minima, own)
 
 
 def _check(
-    problem: Problem, limit: Minimum, depths: Sequence[int]
-) -> tuple[Mapping[str, float], float]:
-    """Refuse unsuitable input, and return the weights a and tau of a problem of the paper."""
-    if sum(n >= ASYMPTOTIC for n in set(depths)) < 2:
-        raise InputError(f"an order needs two depths of {ASYMPTOTIC} or more, got {list(depths)}")
+    problem: Problem, limit: Minimum, depths: Sequence[int], seed: int
+) -> tuple[tuple[Mapping[str, float], float], list[int]]:
+    """Refuse unsuitable input, and return the weights a and tau of a problem, and the depths."""
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
-    checks.instance(
-        "limit", limit, Minimum, "the continuum optimum of the problem: a study's .limit"
-    )
+    check_minimum("limit", limit)
+    checks.seed("seed", seed)
+    depths = sorted(set(checked_depths(depths)))
+    if sum(n >= ASYMPTOTIC for n in depths) < 2:
+        raise InputError(f"depths must hold two of {ASYMPTOTIC} or more for an order, got {depths}")
     penalty, weights = problem.penalty, problem.weights
     of_paper = isinstance(problem.layer, Perceptrons)
     if not of_paper or not isinstance(penalty, Sobolev) or not isinstance(weights, Mapping):
         raise InputError(
             "the falsifiers change the problem of the paper; give one of thorpe_van_gennip"
         )
-    return weights, penalty.tau
+    return (weights, penalty.tau), depths
 
 
 def _panel(name: str, minima: Mapping[int, Sequence[Minimum]], limit: Minimum) -> Panel:

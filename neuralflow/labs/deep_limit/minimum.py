@@ -7,14 +7,16 @@ minimisation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.annotations import Reals
+from neuralflow.checks import InputError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import Basis
 from neuralflow.labs.deep_limit.objective import Objective
@@ -37,6 +39,10 @@ class Minimum:
             `pontryagin`, the largest relative residual of the collocation.
         iterations: The number of iterations of L-BFGS. For a result of `pontryagin`, the number of
             iterations of the collocation.
+
+    Raises:
+        InputError: A weight has another number of coefficients than the basis.
+        InputTypeError: `basis` is no basis, or `theta` or `readout` is no mapping to arrays.
     """
 
     energy: float
@@ -47,6 +53,18 @@ class Minimum:
     gradient: float
     iterations: int
 
+    def __post_init__(self):
+        checks.instance("basis", self.basis, Basis, "a basis such as nf.PiecewiseLinear(8)")
+        for what in ("theta", "readout"):
+            checks.instance(what, getattr(self, what), Mapping, "a mapping from names to arrays")
+            for name, value in getattr(self, what).items():
+                array = checks.numbers(f"{what}[{name!r}]", value, finite=False)
+                if what == "theta" and array.shape[:1] != (self.basis.size,):
+                    raise InputError(
+                        f"theta[{name!r}] must have {self.basis.size} coefficients on axis 0, as "
+                        f"the basis has, got shape {array.shape}"
+                    )
+
     def flat(self, matrix: np.ndarray) -> np.ndarray:
         """Apply a matrix to the coefficients of all weights.
 
@@ -55,7 +73,16 @@ class Minimum:
 
         Returns:
             matrix @ coefficients (rows, parameters), with all weights side by side.
+
+        Raises:
+            InputError: `matrix` does not have one column for each coefficient.
+            InputTypeError: `matrix` is not made of real numbers.
         """
+        matrix = np.asarray(checks.numbers("matrix", matrix))
+        if matrix.ndim != 2 or matrix.shape[1] != self.basis.size:
+            raise InputError(
+                f"matrix must have the shape (rows, {self.basis.size}), got {matrix.shape}"
+            )
         return np.concatenate(
             [(matrix @ c.reshape(len(c), -1)) for c in self.theta.values()], axis=1
         )
@@ -68,8 +95,35 @@ class Minimum:
 
         Returns:
             The weights (m, parameters), side by side.
+
+        Raises:
+            InputError: `depths` has another number of axes, or a depth lies outside [0, 1].
+            InputTypeError: `depths` is not made of real numbers.
         """
-        return self.flat(depth_basis.evaluation(self.basis, np.asarray(depths, float)))
+        points = np.asarray(checks.numbers("depths", depths), float)
+        if points.ndim != 1 or not ((points >= 0) & (points <= 1)).all():
+            raise InputError(
+                "depths must be a row of numbers in [0, 1], got "
+                f"{points if points.ndim == 1 else f'shape {points.shape}'}"
+            )
+        return self.flat(depth_basis.evaluation(self.basis, points))
+
+
+def check_minimum(name: str, value: Any) -> None:
+    """Refuse anything but a minimum.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+
+    Raises:
+        InputTypeError: `value` is no `Minimum`.
+    """
+    checks.instance(name, value, Minimum, "a Minimum such as a study's .limit")
+
+
+def _check_objective(objective: Any) -> None:
+    checks.instance("objective", objective, Objective, "an Objective such as discrete(...)")
 
 
 def minimise(
@@ -96,7 +150,21 @@ def minimise(
 
     Returns:
         One minimum for each start, the lowest energy first. Only the first minimum is polished.
+
+    Raises:
+        InputError: There is no start, a start has another shape or is not finite, or `tolerance`
+            or `progress` is negative.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    checks.number("tolerance", tolerance, least=0.0)
+    checks.number("progress", progress, least=0.0)
+    starts = [
+        np.asarray(checks.numbers("a start of starts", objective._checked("starts[i]", start)))
+        for start in checks.sequence("starts", starts, "a list of coordinates (size,)")
+    ]
+    if not starts:
+        raise InputError("starts must hold one start at least, such as random_starts(...)")
     from scipy.optimize import minimize
 
     options = {"maxcor": 30, "maxiter": 2000, "maxfun": 4000, "ftol": progress, "gtol": 1e-7}
@@ -147,7 +215,13 @@ def described(objective: Objective, xi: np.ndarray, iterations: int = 0) -> Mini
 
     Returns:
         The point as a `Minimum`, whether or not it is one.
+
+    Raises:
+        InputError: `xi` has another shape, or `iterations` is negative.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    checks.whole("iterations", iterations, least=0)
     energy, gradient, prediction = objective(xi)
     theta, readout = objective.parameters(np.asarray(xi))
     return Minimum(
@@ -179,7 +253,16 @@ def newton(
 
     Returns:
         The polished minimum. Its `iterations` are those of `minimum`.
+
+    Raises:
+        InputError: `minimum` has other parameters than `objective`, `tolerance` is negative, or
+            `iterations` is below 1.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    check_minimum("minimum", minimum)
+    checks.number("tolerance", tolerance, least=0.0)
+    checks.whole("iterations", iterations)
     from scipy.sparse.linalg import cg
 
     xi = objective.coordinates(minimum.theta, minimum.readout)
@@ -204,7 +287,13 @@ def curvature(objective: Objective, minimum: Minimum) -> float:
     Args:
         objective: The objective.
         minimum: A minimum of `objective`.
+
+    Raises:
+        InputError: `minimum` has other parameters than `objective`.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    check_minimum("minimum", minimum)
     from scipy.sparse.linalg import eigsh
 
     xi = objective.coordinates(minimum.theta, minimum.readout)
@@ -237,7 +326,14 @@ def basins(minima: Sequence[Minimum], tolerance: float = 1e-6) -> list[tuple[flo
 
     Returns:
         Pairs (energy, count), the lowest energy first.
+
+    Raises:
+        InputError: `tolerance` is negative.
+        InputTypeError: `minima` is no sequence of `Minimum`, or `tolerance` is not a number.
     """
+    for minimum in checks.sequence("minima", minima, "a list of Minimum"):
+        check_minimum("each of minima", minimum)
+    checks.number("tolerance", tolerance, least=0.0)
     levels: list[tuple[float, int]] = []
     for energy in sorted(m.energy for m in minima):
         if levels and energy - levels[-1][0] <= tolerance * abs(levels[-1][0]):
@@ -260,7 +356,17 @@ def random_starts(
 
     Returns:
         `count` starts (size,).
+
+    Raises:
+        InputError: `count` is below 1, the starts would hold more than 2^30 numbers, `seed` is
+            negative or 2^63 or more, or `scale` is not positive.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    checks.whole("count", count)
+    checks.held(f"count = {count} starts", int(count) * objective.size, "take fewer")
+    checks.seed("seed", seed)
+    checks.number("scale", scale, above=0.0)
     rng = np.random.default_rng(seed)
     return [scale * rng.standard_normal(objective.size) for _ in range(count)]
 
@@ -272,7 +378,13 @@ def adaptive_energy(problem: Problem, minimum: Minimum, tolerance: float = 1e-10
         problem: The problem.
         minimum: The weights and the readout.
         tolerance: The relative and the absolute tolerance of the solve.
+
+    Raises:
+        InputError: `minimum` has other parameters than `problem`, or `tolerance` is not positive.
+        InputTypeError: An argument is of another kind.
     """
+    check_minimum("minimum", minimum)
+    checks.number("tolerance", tolerance, above=0.0)
     objective = Objective(problem, minimum.basis, Adaptive(Tsit5(), rtol=tolerance, atol=tolerance))
     return float(jax.jit(objective.energy)(objective.coordinates(minimum.theta, minimum.readout)))
 
@@ -288,7 +400,13 @@ def restarted(objective: Objective, minimum: Minimum) -> np.ndarray:
 
     Returns:
         The start (size,) in whitened coordinates.
+
+    Raises:
+        InputError: `minimum` has other parameters than `objective`.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    check_minimum("minimum", minimum)
     matrix = depth_basis.projection(minimum.basis, objective.basis)
     theta = {name: np.tensordot(matrix, value, axes=1) for name, value in minimum.theta.items()}
     return objective.coordinates(theta, minimum.readout)
@@ -305,7 +423,13 @@ def recovery(objective: Objective, limit: Minimum) -> np.ndarray:
 
     Returns:
         The whitened coordinates (size,) of the point.
+
+    Raises:
+        InputError: `limit` has other parameters than `objective`.
+        InputTypeError: An argument is of another kind.
     """
+    _check_objective(objective)
+    check_minimum("limit", limit)
     matrix = depth_basis.interpolation(objective.basis) @ depth_basis.evaluation(
         limit.basis, objective.basis.nodes
     )

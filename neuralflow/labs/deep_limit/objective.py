@@ -16,6 +16,7 @@ from diffrax import AbstractSolver
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from neuralflow import checks
 from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying, tied
 from neuralflow.depth.basis import Basis, Legendre, PiecewiseLinear
@@ -25,6 +26,7 @@ from neuralflow.schemes import Tsit5
 from neuralflow.solve import Discretisation, FixedGrid
 
 Shape = tuple[int, ...]
+_MOST = 2**13
 
 
 class Held(NamedTuple):
@@ -66,6 +68,8 @@ class Objective:
 
     Raises:
         InputError: The names in `problem.weights` are not those of the layer's parameters.
+        InputError: `basis` has more than 8192 shape functions, whose penalty is a dense matrix.
+        InputTypeError: An argument is of another kind.
         RuntimeError: jax_enable_x64 is not set.
     """
 
@@ -74,6 +78,14 @@ class Objective:
             raise RuntimeError(
                 'the deep limit is computed in float64; call jax.config.update("jax_enable_x64", '
                 "True) first"
+            )
+        checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
+        checks.instance("basis", basis, Basis, "a basis such as nf.PiecewiseLinear(8)")
+        checks.instance("solve", solve, Discretisation, "a discretisation such as nf.FixedGrid")
+        if basis.size > _MOST:
+            raise InputError(
+                f"basis must have at most {_MOST} shape functions, since the penalty is a dense "
+                f"matrix, got {basis.size}"
             )
         self.problem, self.basis, self.solve = problem, basis, solve
         readout = tuple((name, tuple(shape)) for name, shape in problem.readout.items())
@@ -117,8 +129,38 @@ class Objective:
         Returns:
             The coefficients of the weights by dotted name, with the basis on the first axis, and
             the readout by name.
+
+        Raises:
+            InputError: `xi` has another shape.
+            InputTypeError: `xi` is not made of real numbers.
         """
-        return self.form.parameters(xi, self.held)
+        return self.form.parameters(self._checked("xi", xi), self.held)
+
+    def _checked(self, name: str, xi: Any) -> Any:
+        """Return coordinates as an array (size,). Their values are not looked at."""
+        xi = checks.numbers(name, xi, finite=False)
+        if xi.shape != (self.size,):
+            raise InputError(f"{name} must have the shape ({self.size},), got {xi.shape}")
+        return xi
+
+    def _named(self, what: str, values: Any, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+        """Return parameters by name as arrays of these shapes."""
+        checks.instance(what, values, Mapping, "a mapping from names to arrays")
+        if not set(shapes) <= set(values):
+            raise InputError(f"{what} must hold {sorted(shapes)}, got {sorted(map(str, values))}")
+        arrays = {
+            name: checks.numbers(f"{what}[{name!r}]", values[name], finite=False) for name in shapes
+        }
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise InputError(
+                    f"{what}[{name!r}] must have the shape {shape}, got {arrays[name].shape}"
+                )
+        return arrays
+
+    def _weights(self, theta: Any) -> dict[str, Any]:
+        size = self.basis.size
+        return self._named("theta", theta, {n: (size, *s) for n, s in self.form.shapes.items()})
 
     def coordinates(self, theta: Mapping[str, Any], readout: Mapping[str, Any]) -> np.ndarray:
         """Return the coordinates that belong to parameters: the inverse of `parameters`.
@@ -129,12 +171,20 @@ class Objective:
 
         Returns:
             Whitened coordinates (size,).
+
+        Raises:
+            InputError: A name is missing, or an array has another shape.
+            InputTypeError: An argument is no mapping, or an array is not made of real numbers.
         """
+        theta, readout = (
+            self._weights(theta),
+            self._named("readout", readout, self.form.readout),
+        )
         parts = [
-            np.tensordot(self._whiten, np.asarray(theta[name]), axes=1).ravel()
-            for name in self.form.shapes
+            np.tensordot(self._whiten, np.asarray(value), axes=1).ravel()
+            for value in theta.values()
         ]
-        parts += [np.ravel(np.asarray(readout[name])) for name in self.form.readout]
+        parts += [np.ravel(np.asarray(value)) for value in readout.values()]
         return np.concatenate(parts) / self.held.scale
 
     def layer(self, theta: Mapping[str, Array]) -> NeuralODE:
@@ -142,8 +192,12 @@ class Objective:
 
         Args:
             theta: The coefficients of the weights by dotted name, with the basis on the first axis.
+
+        Raises:
+            InputError: A name is missing, or an array has another shape.
+            InputTypeError: `theta` is no mapping, or an array is not made of real numbers.
         """
-        return self.form.layer(theta)
+        return self.form.layer(self._weights(theta))
 
     def __call__(self, xi: Array | np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Evaluate the objective and its gradient.
@@ -153,7 +207,12 @@ class Objective:
 
         Returns:
             The energy, its gradient (size,) and the predictions (samples, ...), as NumPy arrays.
+
+        Raises:
+            InputError: `xi` has another shape.
+            InputTypeError: `xi` is not made of real numbers.
         """
+        xi = jnp.asarray(self._checked("xi", xi), float)
         (energy, prediction), gradient = self.form.pull(xi, self.held)
         return float(energy), np.asarray(gradient, float), np.asarray(prediction, float)
 
@@ -162,8 +221,12 @@ class Objective:
 
         Args:
             xi: Whitened coordinates (size,).
+
+        Raises:
+            InputError: `xi` has another shape.
+            InputTypeError: `xi` is not made of real numbers.
         """
-        return self.form.energy(xi, self.held)[0]
+        return self.form.energy(self._checked("xi", xi), self.held)[0]
 
     def bend(self, xi: Array | np.ndarray, direction: PyTree) -> np.ndarray:
         """Return the product of the Hessian with a direction.
@@ -174,7 +237,13 @@ class Objective:
 
         Returns:
             The product (size,).
+
+        Raises:
+            InputError: `xi` or `direction` has another shape.
+            InputTypeError: `xi` or `direction` is not made of real numbers.
         """
+        xi = jnp.asarray(self._checked("xi", xi), float)
+        direction = jnp.asarray(self._checked("direction", direction), float)
         return np.asarray(self.form.bend(xi, direction, self.held), float)
 
 
@@ -258,6 +327,28 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path[1:]))
 
 
+def checked_depths(depths: Any, least: int = 1) -> tuple[int, ...]:
+    """Return numbers of layers, and refuse anything else.
+
+    Args:
+        depths: The numbers of layers, at least one number.
+        least: The smallest number of layers that is allowed.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        InputError: A number is below `least` or above 8191, or there is none.
+        InputTypeError: `depths` is no sequence, or a number is not whole.
+    """
+    depths = checks.sequence("depths", depths, "a list of numbers of layers")
+    if not depths:
+        raise InputError("depths must hold one number of layers at least, got none")
+    for depth in depths:
+        checks.whole("each of depths", depth, least, _MOST - 1)
+    return tuple(map(int, depths))
+
+
 def discrete(problem: Problem, scheme: AbstractSolver, depth: int) -> Objective:
     """Return E_n, the objective of n layers.
 
@@ -266,8 +357,14 @@ def discrete(problem: Problem, scheme: AbstractSolver, depth: int) -> Objective:
     Args:
         problem: The problem.
         scheme: The scheme, one step a layer.
-        depth: The number n of steps.
+        depth: The number n of steps, at most 8191.
+
+    Raises:
+        InputError: `depth` is below 1 or above 8191, or `problem` names other parameters.
+        InputTypeError: An argument is of another kind.
     """
+    checks.whole("depth", depth, most=_MOST - 1)
+    checks.instance("scheme", scheme, AbstractSolver, "a scheme such as nf.Euler()")
     return Objective(problem, PiecewiseLinear(depth), FixedGrid(scheme, steps=depth, memory="full"))
 
 
@@ -280,7 +377,14 @@ def continuum(problem: Problem, terms: int = 20, steps: int = 64) -> Objective:
 
     Args:
         problem: The problem.
-        terms: The number of polynomials, of degree below `terms`.
-        steps: The number of steps of Tsit5.
+        terms: The number of polynomials, of degree below `terms`, at most 1024.
+        steps: The number of steps of Tsit5, at most 65536.
+
+    Raises:
+        InputError: `terms` is below 1 or above 1024, `steps` is below 1 or above 65536, or
+            `problem` names other parameters.
+        InputTypeError: An argument is of another kind.
     """
+    checks.whole("terms", terms, most=2**10)
+    checks.whole("steps", steps, most=2**16)
     return Objective(problem, Legendre(terms), FixedGrid(Tsit5(), steps=steps, memory="full"))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from diffrax import AbstractSolver
 
-from neuralflow import plots
+from neuralflow import checks, plots
+from neuralflow.checks import InputError
 from neuralflow.depth.basis import evaluation
 from neuralflow.labs.deep_limit.certificate import Certificate
 from neuralflow.labs.deep_limit.distances import expected_order, scaled_error
-from neuralflow.labs.deep_limit.sweep import Study
+from neuralflow.labs.deep_limit.sweep import Study, check_schemes
 from neuralflow.labs.deep_limit.trained import Trained, gaps
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
     Args:
         study: The study.
         parameter: The dotted name of the parameter in the last panel.
+
+    Raises:
+        InputError: The study has no rows, or `parameter` is no name of a parameter.
+        InputTypeError: `study` is no `Study`.
     """
+    _check_study(study)
+    checks.choice("parameter", parameter, tuple(study.limit.theta))
     picture, axes = plots.figure(2, 3)
     panels = axes.ravel()
     orders = study.orders()
@@ -67,7 +74,13 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
     Args:
         study: The study.
         schemes: The schemes by name, as `study` received them.
+
+    Raises:
+        InputError: The study has no rows, or a scheme of the study is missing.
+        InputTypeError: `study` is no `Study`, or `schemes` is no mapping from names to schemes.
     """
+    _check_study(study)
+    check_schemes(schemes, study.schemes)
     picture, axes = plots.figure(2, 3)
     panels = axes.ravel()
     orders = study.orders()
@@ -124,7 +137,11 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
 
     Args:
         networks: The certificates, by the name of the network.
+
+    Raises:
+        InputTypeError: `networks` is no mapping from names to certificates, or is empty.
     """
+    checks.named("networks", networks, Certificate, "{'net': certify(model, x)}")
     picture, (steps, slopes, weights) = plots.figure(1, 3, height=3.9)
     for k, (name, certificate) in enumerate(networks.items()):
         if certificate.halving:
@@ -175,7 +192,19 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
 
     Args:
         series: The networks of each protocol by its name, the deepest network last.
+
+    Raises:
+        InputError: A protocol has fewer than two networks, or its networks do not fit together.
+        InputTypeError: `series` is no mapping from names to lists of `Trained`, or is empty.
     """
+    checks.named("series", series, list | tuple, "{'GELU': list(descend((4, 8)))}")
+    for name, networks in series.items():
+        for network in networks:
+            checks.instance(f"each of series[{name!r}]", network, Trained, "a Trained")
+        if len(networks) < 2:
+            raise InputError(
+                f"series[{name!r}] must hold two networks at least, got {len(networks)}"
+            )
     picture, axes = plots.figure(1, len(series), height=3.6)
     for axis, (name, networks) in zip(axes, series.items(), strict=True):
         *shallow, reference = networks
@@ -207,6 +236,13 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
         )
         plots.depth_axis(axis, name, depths)
     return picture
+
+
+def _check_study(study: Any) -> None:
+    """Refuse anything but a study with rows."""
+    checks.instance("study", study, Study, "a Study such as study(...) yields")
+    if not study.rows:
+        raise InputError("the study must have one row at least; take the next of study(...)")
 
 
 def _growing(axis: Any, study: Study, parameter: str) -> None:

@@ -26,12 +26,13 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, basis as depth_basis, tied
 from neuralflow.depth.basis import Legendre, PiecewiseLinear
 from neuralflow.fields import evaluate
-from neuralflow.labs.deep_limit.minimum import Minimum
+from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum
 from neuralflow.labs.deep_limit.problem import Problem, Sobolev
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import RK4
@@ -65,14 +66,19 @@ def pontryagin(
         The optimum. Its `gradient` is the largest relative residual of the collocation.
 
     Raises:
-        InputError: The penalty of `problem` is not `Sobolev(tau)`, or a parameter has no positive
-            weight.
+        InputError: The penalty of `problem` is not `Sobolev(tau)`, a parameter has no positive
+            weight, or the parameters of the minimum are not those of the problem.
+        InputTypeError: An argument is of another kind.
         InputTypeError: The weights of `guess` are not on `PiecewiseLinear`.
         RuntimeError: The collocation does not converge.
     """
     from scipy.integrate import solve_bvp
 
-    system = _system(problem)
+    check_minimum("guess", guess)
+    checks.number("tolerance", tolerance, above=0.0)
+    checks.whole("terms", terms, most=2**10)
+    checks.whole("max_nodes", max_nodes, most=2**20)
+    system = _checked(problem)
     nodes, states, adjoints, theta = system.path(guess)
     slope = np.gradient(theta, nodes, axis=0)
     start = np.concatenate(
@@ -142,11 +148,13 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
         The residuals along depth and at both ends.
 
     Raises:
-        InputError: The penalty of `problem` is not `Sobolev(tau)`, or a parameter has no positive
-            weight.
+        InputError: The penalty of `problem` is not `Sobolev(tau)`, a parameter has no positive
+            weight, or the parameters of the minimum are not those of the problem.
+        InputTypeError: An argument is of another kind.
         InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`.
     """
-    system = _system(problem)
+    check_minimum("minimum", minimum)
+    system = _checked(problem)
     nodes, states, adjoints, theta = system.path(minimum)
     wanted = np.stack(
         [system.push(*at) for at in zip(nodes, states, adjoints, theta, strict=True)]
@@ -177,7 +185,7 @@ class _System:
     def __init__(self, problem: Problem):
         if not isinstance(problem.penalty, Sobolev) or problem.penalty.power != 1:
             raise InputError(
-                "Pontryagin's equations are those of the penalty Sobolev(tau), this problem has "
+                "Pontryagin's equations are those of a problem with the penalty Sobolev(tau), got "
                 f"{problem.penalty}"
             )
         self.problem, self.tau = problem, problem.penalty.tau
@@ -195,8 +203,8 @@ class _System:
         )
         if not (self.weights > 0).all():
             raise InputError(
-                "Pontryagin's equations need a positive weight on every parameter, or theta'' is "
-                "not determined"
+                "Pontryagin's equations need a problem with a positive weight on every parameter, "
+                "or theta'' is not determined"
             )
         self.empty = {name: np.zeros(shape) for name, shape in problem.readout.items()}
         self.ridge = np.concatenate(
@@ -267,9 +275,18 @@ class _System:
         (nodes, samples, d), and the weights (nodes, P).
         """
         basis = minimum.basis
+        held = {name: np.shape(value)[1:] for name, value in minimum.theta.items()}
+        wanted = dict(zip(self.names, self.shapes, strict=True))
+        reads = {name: np.shape(value) for name, value in minimum.readout.items()}
+        if held != wanted or reads != {name: v.shape for name, v in self.empty.items()}:
+            raise InputError(
+                f"the minimum (guess) must have the parameters of the problem, {wanted} and a "
+                f"readout {sorted(self.empty)}, got {held} and {reads}"
+            )
         if not isinstance(basis, PiecewiseLinear):
             raise InputTypeError(
-                f"the path of a solution is that of nodal weights on PiecewiseLinear, got {basis}"
+                "the minimum (guess) must have nodal weights on PiecewiseLinear, got weights on "
+                f"{basis}"
             )
         weights = [np.asarray(minimum.theta[name]) for name in self.names]
         readout = self.flat_readout(minimum.readout)
@@ -332,6 +349,12 @@ class _System:
             float(solution.rms_residuals.max()),
             int(solution.niter),
         )
+
+
+def _checked(problem: Any) -> _System:
+    """Return the equations of a problem, and refuse anything that is no problem."""
+    checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
+    return _system(problem)
 
 
 _system = functools.lru_cache(maxsize=4)(_System)

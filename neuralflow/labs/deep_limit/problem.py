@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from neuralflow import checks
 from neuralflow.checks import InputError
 from neuralflow.depth.basis import Basis, mass, sobolev_gram
 
@@ -32,20 +33,23 @@ class Sobolev:
     Args:
         tau: The weight of |p(0)|^2.
         power: The exponent of the first factor: n^power replaces n. An exponent other than 1
-            defines another problem at every n, whose limit is another one or does not exist.
+            defines another problem at every n, whose limit is another one or does not exist. A
+            power lies between 0 and 16: below 0 the penalty of deep networks would vanish.
 
     Raises:
-        InputError: `tau` is not positive.
+        InputError: `tau` is not positive, or `power` lies outside its range.
+        InputTypeError: `tau` or `power` is not a number.
     """
 
     tau: float = 1.0
     power: float = 1.0
 
     def __post_init__(self):
-        if self.tau <= 0:
+        checks.number("tau", self.tau, above=0.0)
+        checks.number("power", self.power, least=0.0)
+        if self.power > 16:
             raise InputError(
-                "tau must be positive, or constant weights cost nothing and there is no limit; "
-                f"got {self.tau}"
+                f"power must be at most 16, so that float64 holds n^power, got {self.power}"
             )
 
     def __call__(self, basis: Basis) -> np.ndarray:
@@ -56,7 +60,11 @@ class Sobolev:
 
         Returns:
             The matrix (basis size, basis size).
+
+        Raises:
+            InputTypeError: `basis` is no basis.
         """
+        checks.instance("basis", basis, Basis, "a basis such as nf.PiecewiseLinear(8)")
         return sobolev_gram(basis, self.tau, float(basis.count) ** (self.power - 1))
 
 
@@ -70,7 +78,11 @@ def square(basis: Basis) -> np.ndarray:
 
     Returns:
         The matrix (basis size, basis size).
+
+    Raises:
+        InputTypeError: `basis` is no basis.
     """
+    checks.instance("basis", basis, Basis, "a basis such as nf.PiecewiseLinear(8)")
     return mass(basis)
 
 
@@ -80,9 +92,16 @@ class Perceptron(nnx.Module):
     Args:
         dimension: The dimension d of the states.
         activation: The activation, applied to every entry.
+
+    Raises:
+        InputError: `dimension` is below one, or K would hold more than 2^30 numbers.
+        InputTypeError: `dimension` is not a whole number, or `activation` is not a function.
     """
 
     def __init__(self, dimension: int, activation: Callable[[Array], Array] = jnp.tanh):
+        checks.whole("dimension", dimension)
+        checks.held(f"K of dimension = {dimension}", int(dimension) ** 2, "take fewer coordinates")
+        checks.function("activation", activation, 1)
         self.K = nnx.Param(jnp.zeros((dimension, dimension)))
         self.b = nnx.Param(jnp.zeros(dimension))
         self.activation = activation
@@ -92,7 +111,14 @@ class Perceptron(nnx.Module):
 
         Args:
             x: States (..., d).
+
+        Raises:
+            InputError: The last axis of x does not have d entries.
+            InputTypeError: x is not an array.
         """
+        checks.instance("x", x, jax.Array | np.ndarray, "an array of states (..., d)")
+        if x.shape[-1:] != self.b[...].shape:
+            raise InputError(f"x must be states (..., {len(self.b[...])}), got shape {x.shape}")
         return self.activation(x @ self.K[...].T + self.b[...])
 
 
@@ -115,6 +141,11 @@ class Problem:
         penalty: The penalty in depth of every parameter of the layer.
         readout: The shapes of the readout's parameters, by name.
         ridge: The weights ridge_r of the readout's parameters, by name.
+
+    Raises:
+        InputError: `x` or `y` is empty or not finite, or they differ in the number of samples.
+        InputError: A weight is negative or not finite, or `ridge` has other names than `readout`.
+        InputTypeError: An argument is of the wrong kind.
     """
 
     x: np.ndarray
@@ -127,12 +158,46 @@ class Problem:
     readout: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ridge: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self):
+        x, y = np.asarray(checks.numbers("x", self.x)), np.asarray(_targets(self.y))
+        if x.ndim < 2 or not y.ndim or len(x) != len(y) or not x.size or not y.size:
+            raise InputError(
+                "x must be inputs (samples, d) and y their targets (samples, ...), got shapes "
+                f"{x.shape} and {y.shape}"
+            )
+        checks.function("layer", self.layer, 0)
+        checks.function("predict", self.predict, 2)
+        checks.function("loss", self.loss, 2)
+        checks.function("penalty", self.penalty, 1)
+        if isinstance(self.weights, Mapping):
+            for name, value in self.weights.items():
+                checks.number(f"weights[{name!r}]", value, least=0.0)
+        else:
+            checks.number("weights", self.weights, least=0.0)
+        for name in ("readout", "ridge"):
+            checks.instance(name, getattr(self, name), Mapping, "a mapping by parameter")
+        for name, shape in self.readout.items():
+            for size in checks.sequence(f"readout[{name!r}]", shape, "a shape such as (2,)"):
+                checks.whole(f"an entry of readout[{name!r}]", size)
+        if set(self.ridge) != set(self.readout):
+            raise InputError(
+                f"ridge has a weight for every parameter of readout, {sorted(self.readout)}, got "
+                f"{sorted(map(str, self.ridge))}"
+            )
+        for name, value in self.ridge.items():
+            checks.number(f"ridge[{name!r}]", value, least=0.0)
+
     def weight(self, name: str) -> float:
         """Return the weight a_p of a parameter.
 
         Args:
             name: The dotted name of the parameter.
+
+        Raises:
+            InputError: `weights` does not know the name.
         """
+        if isinstance(self.weights, Mapping):
+            checks.choice("name", name, tuple(self.weights))
         return (
             float(self.weights[name]) if isinstance(self.weights, Mapping) else float(self.weights)
         )
@@ -147,7 +212,21 @@ def affine(readout: dict[str, Array], states: Array) -> Array:
 
     Returns:
         The predictions (samples, ...).
+
+    Raises:
+        InputError: `readout` does not hold W and c, or their shapes do not fit the states.
+        InputTypeError: `readout` is no mapping, or an array is not made of real numbers.
     """
+    checks.instance("readout", readout, Mapping, "{'W': ..., 'c': ...}")
+    states = checks.numbers("states", states, finite=False)
+    if not {"W", "c"} <= set(readout):
+        raise InputError(f"readout must hold 'W' and 'c', got {sorted(map(str, readout))}")
+    w, c = (checks.numbers(f"readout['{k}']", readout[k], finite=False) for k in "Wc")
+    if not states.ndim or not w.ndim or states.shape[-1] != len(w) or c.shape != w.shape[1:]:
+        raise InputError(
+            "readout and states must fit, W (d, ...), c (...) and states (samples, d), got shapes "
+            f"{w.shape}, {c.shape} and {states.shape}"
+        )
     return states @ readout["W"] + readout["c"]
 
 
@@ -157,7 +236,18 @@ def squared_error(prediction: Array, y: Array) -> Array:
     Args:
         prediction: The predictions (samples, ...).
         y: The targets (samples, ...).
+
+    Raises:
+        InputError: The shapes differ, or there is no sample.
+        InputTypeError: `prediction` or `y` is not made of real numbers.
     """
+    prediction = checks.numbers("prediction", prediction, finite=False)
+    y = checks.numbers("y", y, finite=False)
+    if prediction.shape != y.shape or not y.size or not y.ndim:
+        raise InputError(
+            "prediction and y must have one shape (samples, ...), at least one sample, got "
+            f"{prediction.shape} and {y.shape}"
+        )
     return jnp.sum((prediction - y) ** 2) / len(y)
 
 
@@ -191,6 +281,8 @@ def thorpe_van_gennip(
         InputError: The shapes of `x` and `y` do not fit, or there is no sample.
         InputError: `x` or `y` is not finite.
         InputError: `a` does not hold four numbers, or a weight in `a` or `tau` is not positive.
+        InputTypeError: `x`, `y`, `a` or `tau` is not made of real numbers, or `activation`, `link`
+            or `loss` is not a function of so many arguments.
 
     Example:
         >>> import numpy as np
@@ -203,21 +295,20 @@ def thorpe_van_gennip(
     Source:
         Thorpe & van Gennip, arXiv 1810.11741.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or not len(x):
+    x, y = np.asarray(checks.numbers("x", x), float), _targets(y)
+    if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or not x.size * y.size:
         raise InputError(
             f"expected x (samples, d) and y (samples,) or (samples, m), got shapes {x.shape} and "
             f"{y.shape}"
         )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise InputError("x and y must be finite; clean the data first")
+    a = checks.sequence("a", a, "four weights, of K, b, W and c")
     if len(a) != 4:
         raise InputError(f"a holds four weights, of K, b, W and c, got {a}")
-    if min(*a, tau) <= 0:
-        raise InputError(
-            "the weights a and tau must be positive, or there is no limit to converge to; got "
-            f"{a}, {tau}"
-        )
+    for weight in a:
+        checks.number("a weight in a", weight, above=0.0)
+    checks.function("activation", activation, 1)
+    checks.function("link", link, 1)
+    checks.function("loss", loss, 2)
     return Problem(
         x=x,
         y=y,
@@ -229,6 +320,12 @@ def thorpe_van_gennip(
         readout={"W": (x.shape[1], *y.shape[1:]), "c": y.shape[1:]},
         ridge={"W": a[2], "c": a[3]},
     )
+
+
+def _targets(y: Any) -> np.ndarray:
+    """Return targets as numbers. Truth values count as 0 and 1."""
+    truth = isinstance(y, np.ndarray | jax.Array) and y.dtype == bool
+    return np.asarray(y if truth else checks.numbers("y", y), float)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from neuralflow.checks import InputError
 from neuralflow.depth import Legendre, PiecewiseLinear
 from neuralflow.labs.deep_limit.distances import (
     DISTANCES,
+    FURTHER,
     distances,
     expected_order,
     richardson,
@@ -37,13 +38,15 @@ from neuralflow.labs.deep_limit.minimum import (
     recovery,
     restarted,
 )
-from neuralflow.labs.deep_limit.objective import Objective, continuum, discrete
+from neuralflow.labs.deep_limit.objective import (
+    Objective,
+    checked_depths,
+    continuum,
+    discrete,
+)
 from neuralflow.labs.deep_limit.pontryagin import pontryagin, residuals
 from neuralflow.labs.deep_limit.problem import Problem, Sobolev
 from neuralflow.statistics import ASYMPTOTIC, fitted_order
-
-FURTHER = ("recovery", "forward", "residual")
-"""What a `Row` tells beside the distances."""
 
 
 class Kept(NamedTuple):
@@ -228,7 +231,11 @@ class Study:
 
         Args:
             scheme: The name of the scheme.
+
+        Raises:
+            InputError: The study has no row of the scheme.
         """
+        checks.choice("scheme", scheme, tuple(self.schemes))
         return [row for row in self.rows if row.scheme == scheme]
 
     @property
@@ -262,7 +269,12 @@ class Study:
         Returns:
             Triples for each depth n where the depth 2n was solved too: n, the nodal sup error of
             the minimiser at depth 2n, and the nodal sup error of the extrapolation from n and 2n.
+
+        Raises:
+            InputError: The study has no row of the scheme, or `order` is below 1 or above 16.
+            InputTypeError: `order` is not a whole number.
         """
+        checks.whole("order", order, most=16)
         errors = []
         for row in self.of(scheme):
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
@@ -291,7 +303,12 @@ class Study:
         Returns:
             Pairs for each depth n where the depth 2n was solved too: n, and the largest difference
             between the curves at n and at 2n, relative to the largest entry at 2n.
+
+        Raises:
+            InputError: The study has no row of the scheme, or `order` is below 1 or above 16.
+            InputTypeError: `order` is not a whole number.
         """
+        checks.whole("order", order, most=16)
         gaps = []
         for row in self.of(scheme):
             coarse, fine = (self.weights.get((scheme, k * row.depth)) for k in (1, 2))
@@ -310,7 +327,12 @@ class Study:
 
         Args:
             schemes: The schemes by name, as `study` received them.
+
+        Raises:
+            InputError: A scheme of the study is missing.
+            InputTypeError: `schemes` is no mapping from names to schemes.
         """
+        check_schemes(schemes, self.schemes)
         orders = {name: expected_order(schemes[name], "sup") for name in self.schemes}
         numbers = {
             "limit": {
@@ -351,16 +373,16 @@ def study(
     `Sobolev(tau)` and positive weights, the continuum optimum is also found as a boundary-value
     problem, from the network of smallest depth.
 
-    The iterator is lazy. Its first step finds the limit, and refuses unsuitable input. Every later
-    step minimises at one depth.
+    Unsuitable input is refused at once. The iterator is lazy. Its first step finds the limit. Every
+    later step minimises at one depth.
 
     Args:
         problem: The problem.
         schemes: The schemes by name.
         depths: The numbers n of layers.
         seed: The seed of the random starts.
-        starts: The number of random starts for the network. The continuum gets half as many starts,
-            and two at least.
+        starts: The number of random starts for the network, at most 65536. The continuum gets half
+            as many starts, and two at least.
         cascade: Whether a scheme follows one minimum from depth to depth. Otherwise every depth
             starts from random draws and keeps the best minimum.
         kept: Minimisers of an earlier call, by name, which are not computed again. The study adds
@@ -370,21 +392,47 @@ def study(
         An iterator over pairs: what was done, in words, and the study so far.
 
     Raises:
-        InputError: A depth is below 2 or not a whole number, there is no depth, or `starts` is
-            below 1.
-        InputError: `schemes` is not a mapping, or is empty.
-        InputTypeError: `problem` is no `Problem`, or `starts` is no whole number.
+        InputError: A depth is below 2 or above 8191, there is no depth, `starts` is below 1 or
+            above 65536, or `seed` is negative or 2^63 or more.
+        InputTypeError: An argument is of another kind.
     """
-    depths = sorted(set(depths))
     checks.instance("problem", problem, Problem, "a Problem such as thorpe_van_gennip(x, y)")
-    checks.whole("starts", starts)
-    if not isinstance(schemes, Mapping) or not schemes:
-        raise InputError(
-            f"schemes must be names and schemes, such as {{'euler': nf.Euler()}}, got {schemes!r}"
-        )
-    if not depths or depths[0] < 2 or any(n != int(n) for n in depths):
-        raise InputError(f"depths must be whole numbers >= 2, got {depths}")
+    check_schemes(schemes)
+    depths = sorted(set(checked_depths(depths, least=2)))
+    checks.seed("seed", seed)
+    checks.whole("starts", starts, most=2**16)
+    checks.flag("cascade", cascade)
     kept = {} if kept is None else kept
+    checks.instance("kept", kept, MutableMapping, "a mapping such as {} or a Folder")
+    return _study(problem, schemes, depths, seed, starts, cascade, kept)
+
+
+def check_schemes(schemes: Any, names: Sequence[str] = ()) -> None:
+    """Refuse anything but schemes by name.
+
+    Args:
+        schemes: The value to check.
+        names: The names that must be there.
+
+    Raises:
+        InputError: A name is missing.
+        InputTypeError: `schemes` is no mapping from names to schemes, or is empty.
+    """
+    checks.named("schemes", schemes, AbstractSolver, "{'euler': nf.Euler()}")
+    if not set(names) <= set(schemes):
+        raise InputError(f"schemes must hold {sorted(names)}, got {sorted(schemes)}")
+
+
+def _study(
+    problem: Problem,
+    schemes: Mapping[str, AbstractSolver],
+    depths: Sequence[int],
+    seed: int,
+    starts: int,
+    cascade: bool,
+    kept: MutableMapping[str, Kept],
+) -> Iterator[tuple[str, Study]]:
+    """Yield what `study` returns, for checked arguments."""
     first = discrete(problem, next(iter(schemes.values())), depths[0])
     if not {"limit", "start"} <= set(kept) or kept["start"].minimum.basis != first.basis:
         kept["limit"], kept["start"] = _branch(problem, first, starts, seed)
@@ -498,8 +546,17 @@ def verdict(
     Returns:
         Whether all orders are as expected, and one sentence for every scheme. None in place of a
         truth value says that there are too few depths.
+
+    Raises:
+        InputError: A scheme of the study is missing, or a difference is negative or is missing.
+        InputTypeError: An argument is of another kind.
     """
-    tolerance = tolerance or {1: 0.05, 2: 0.1}
+    checks.instance("study", study, Study, "a Study such as study(...) yields")
+    check_schemes(schemes, study.schemes)
+    tolerance = {1: 0.05, 2: 0.1} if tolerance is None else tolerance
+    checks.instance("tolerance", tolerance, Mapping, "differences by order, {1: 0.05, 2: 0.1}")
+    for order in (1, 2):
+        checks.number(f"tolerance[{order}]", tolerance.get(order), least=0.0)
     sentences, agreed, judged = [], True, False
     for name, orders in study.orders().items():
         wrong = []

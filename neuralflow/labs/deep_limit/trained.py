@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import lax
+from jax import core, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
@@ -38,6 +38,7 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, depth_bases, independent, tied
 from neuralflow.depth.basis import PiecewiseConstant
+from neuralflow.labs.deep_limit.objective import checked_depths
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
@@ -82,6 +83,11 @@ class Trained:
         weights: The weights that vary with depth (cases, nodes, ...), by name.
         outputs: The outputs on the probe (cases, samples, ...).
         losses: The losses on the probe (cases,).
+
+    Raises:
+        InputError: `depth` is below 1, or the arrays differ in the number of cases.
+        InputTypeError: `depth` is not a whole number, `weights` is no mapping, or an array is not
+            made of real numbers.
     """
 
     depth: int
@@ -89,21 +95,45 @@ class Trained:
     outputs: np.ndarray
     losses: np.ndarray
 
+    def __post_init__(self):
+        checks.whole("depth", self.depth)
+        checks.instance("weights", self.weights, Mapping, "arrays by name")
+        cases = np.shape(checks.numbers("losses", self.losses, finite=False))
+        arrays = {f"weights[{name!r}]": value for name, value in self.weights.items()}
+        for name, value in {"outputs": self.outputs, **arrays}.items():
+            shape = np.shape(checks.numbers(name, value, finite=False))
+            if len(cases) != 1 or shape[:1] != cases or (name != "outputs" and len(shape) < 2):
+                raise InputError(
+                    f"{name} and losses must have one number of cases on axis 0, got shapes "
+                    f"{shape} and {cases}"
+                )
+
+    def _layers(self, name: str) -> np.ndarray:
+        """Return the weights of a name as vectors (cases, nodes, entries)."""
+        checks.choice("name", name, tuple(self.weights))
+        return _flat(self.weights[name])
+
     def largest(self, name: str) -> Float[np.ndarray, " cases"]:
         """Return the largest norm of a layer's weights, for each case.
 
         Args:
             name: The name of the weight.
+
+        Raises:
+            InputError: There is no weight of this name.
         """
-        return np.linalg.norm(_flat(self.weights[name]), axis=-1).max(axis=-1)
+        return np.linalg.norm(self._layers(name), axis=-1).max(axis=-1)
 
     def increment(self, name: str) -> Float[np.ndarray, " cases"]:
         """Return the largest norm of the difference between neighbouring layers, for each case.
 
         Args:
             name: The name of the weight.
+
+        Raises:
+            InputError: There is no weight of this name.
         """
-        return np.linalg.norm(np.diff(_flat(self.weights[name]), axis=1), axis=-1).max(axis=-1)
+        return np.linalg.norm(np.diff(self._layers(name), axis=1), axis=-1).max(axis=-1)
 
     def variation(self, name: str) -> Float[np.ndarray, " cases"]:
         """Return the root of the sum of squared differences of neighbouring layers, for each case.
@@ -112,8 +142,11 @@ class Trained:
 
         Args:
             name: The name of the weight.
+
+        Raises:
+            InputError: There is no weight of this name.
         """
-        return np.sqrt((np.diff(_flat(self.weights[name]), axis=1) ** 2).sum(axis=(1, 2)))
+        return np.sqrt((np.diff(self._layers(name), axis=1) ** 2).sum(axis=(1, 2)))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -136,8 +169,8 @@ def train(
 
     The cases are spread over the devices. There is one compilation for each depth. The functions
     see one case at a time, as traced arrays: nnx.Rngs(jax.random.key(case["seed"])). A case that
-    diverges ends with a loss of NaN. The iterator trains one depth at a time, and refuses
-    unsuitable input at the first depth.
+    diverges ends with a loss of NaN. The iterator trains one depth at a time. Unsuitable arguments
+    are refused at once, and functions that return the wrong thing at the first depth.
 
     Args:
         depths: The numbers of layers, each at least 2.
@@ -158,24 +191,25 @@ def train(
         An iterator over the trained networks, one depth after another.
 
     Raises:
-        InputError: A depth is below 2, or `steps` is below 1.
+        InputError: A depth is below 2 or above 8191, there is no depth, or `steps` is below 1 or
+            2^31 or more.
         InputError: The arrays in `cases` differ in length, or are empty.
         InputError: No weight of the model varies with depth.
-        InputTypeError: A depth or `steps` is no whole number, or one of the functions cannot be
-            called.
+        InputTypeError: A depth or `steps` is no whole number, `cases`, `data` or `probe` holds
+            anything but arrays, or one of the functions does not take so many arguments.
         InputTypeError: `make` returns no nnx.Module, `optimiser` returns nothing from optax, or
             `loss` does not return a pair.
     """
-    for depth in depths:
-        checks.whole("a depth", depth, least=2)
-    checks.whole("steps", steps)
-    for name, function in {
-        "make": make,
-        "loss": loss,
-        "batch": batch,
-        "optimiser": optimiser,
-    }.items():
-        checks.function(name, function)
+    depths = checked_depths(depths, least=2)
+    checks.whole("steps", steps, most=2**31 - 1)
+    checks.function("make", make, 2)
+    checks.function("loss", loss, 2)
+    checks.function("batch", batch, 3)
+    checks.function("optimiser", optimiser, 3)
+    checks.arrays("cases", cases)
+    for name, tree in {"data": data, "probe": probe}.items():
+        if tree is not None:
+            checks.arrays(name, tree)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(cases)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise InputError(
@@ -236,14 +270,15 @@ def train(
         "out_specs": rows,
         "check_vma": False,
     }
-    for depth in depths:
-        every = jax.vmap(
-            lambda case, arrays, depth=depth: one(case, arrays, depth), in_axes=(0, None)
-        )
+
+    def trained(depth: int) -> Trained:
+        every = jax.vmap(lambda case, arrays: one(case, arrays, depth), in_axes=(0, None))
         weights, outputs, losses = jax.tree.map(
             np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, replicated)
         )
-        yield Trained(depth, weights, outputs, losses)
+        return Trained(depth, weights, outputs, losses)
+
+    return map(trained, depths)
 
 
 def _names(paths: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
@@ -290,9 +325,12 @@ def descend(
         An iterator over the trained networks, one depth after another.
 
     Raises:
-        InputError: A depth is below 2, or `seeds`, `samples`, `dimension` or `iterations` is below
-            1.
-        InputTypeError: One of these numbers is not whole, or `activation` is not a function.
+        InputError: A depth is below 2 or above 8191, or `seeds`, `samples`, `dimension`, `hidden`
+            or `iterations` is below 1, or the samples or the weights of all layers and seeds would
+            hold more than 2^30 numbers.
+        InputError: `rate` is not a finite number of at least 0.
+        InputTypeError: One of these numbers is not whole, `activation` is not a function of one
+            argument, or `alike` is neither True nor False.
 
     Source:
         Marion, Wu, Sander & Biau, arXiv 2309.01213.
@@ -301,10 +339,19 @@ def descend(
         "seeds": seeds,
         "samples": samples,
         "dimension": dimension,
+        "hidden": hidden,
         "iterations": iterations,
     }.items():
         checks.whole(name, count)
-    checks.function("activation", activation)
+    checks.number("rate", rate, least=0.0)
+    checks.function("activation", activation, 1)
+    checks.flag("alike", alike)
+    depths = checked_depths(depths, least=2)
+    for what, count in {
+        "seeds, samples and dimension": seeds * samples * dimension,
+        "seeds, depths, hidden and dimension": seeds * max(depths) * hidden * dimension,
+    }.items():
+        checks.held(f"arrays of these {what}", int(count), "take fewer")
     init = tied if alike else independent
 
     def make(depth: int, seed: Array) -> nnx.Module:
@@ -353,7 +400,17 @@ def gaussian_pairs(seed: int, samples: int, dimension: int) -> tuple[Array, Arra
 
     Returns:
         Inputs and targets, (samples, dimension) each.
+
+    Raises:
+        InputError: `seed` is negative or 2^32 or more, `samples` or `dimension` is below 1, or the
+            arrays would hold more than 2^30 numbers.
+        InputTypeError: A number is not whole.
     """
+    if not isinstance(seed, core.Tracer):
+        checks.whole("seed", seed, least=0, most=2**32 - 1)
+    checks.whole("samples", samples)
+    checks.whole("dimension", dimension)
+    checks.held("samples of this dimension", 2 * int(samples) * int(dimension), "take fewer")
     x, y = jax.random.normal(
         jax.random.fold_in(jax.random.key(0), seed), (2, samples, dimension), float
     )
@@ -376,8 +433,23 @@ def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " 
 
     Raises:
         InputError: The depth of `reference` is less than the depth of `network`, or no multiple of
-            it.
+            it, or their weights, cases or outputs differ in names or shapes.
+        InputTypeError: An argument is no `Trained`.
     """
+    for name, one in {"network": network, "reference": reference}.items():
+        checks.instance(name, one, Trained, "a Trained such as descend(...) yields")
+    if (
+        network.weights.keys() != reference.weights.keys()
+        or np.shape(network.outputs) != np.shape(reference.outputs)
+        or any(
+            np.shape(w)[2:] != np.shape(reference.weights[n])[2:]
+            for n, w in network.weights.items()
+        )
+    ):
+        raise InputError(
+            "network and reference must be the same networks at two depths, got other weights or "
+            "outputs"
+        )
     if reference.depth < network.depth:
         raise InputError(
             f"the reference is the deeper network: gaps(depth {reference.depth}, depth "
@@ -453,12 +525,21 @@ def scaling(networks: Iterable[Trained]) -> Scaling:
         The exponents. An exponent is NaN where no exponent can be fitted.
 
     Raises:
-        InputError: There are fewer than three networks, or two networks of the same depth.
+        InputError: There are fewer than three networks, or two networks of the same depth, or the
+            networks differ in their weights, cases or outputs.
+        InputTypeError: `networks` holds anything but `Trained`.
     """
+    if isinstance(networks, str | Mapping) or not isinstance(networks, Iterable):
+        raise InputTypeError(
+            f"networks must be Trained such as descend(...) yields, got {type(networks).__name__}"
+        )
+    networks = list(networks)
+    for network in networks:
+        checks.instance("each of networks", network, Trained, "a Trained such as descend yields")
     everyone = sorted(networks, key=lambda network: network.depth)
     if len({network.depth for network in everyone}) < max(3, len(everyone)):
         raise InputError(
-            "exponents need three different depths or more, got "
+            "networks must have three different depths or more for an exponent, got "
             f"{[network.depth for network in everyone]}"
         )
     *shallow, reference = everyone

@@ -65,8 +65,10 @@ class DifferentialOperator(nnx.Module):
     Raises:
         InputError: `dimension` is not 1 or 2, `boundary` is unknown, or `spacing` is not a positive
             number.
-        InputError: `inputs` or `outputs` is below one, or `coefficients` have another shape.
-        InputTypeError: `inputs` or `outputs` is not a whole number.
+        InputError: `inputs` or `outputs` is below one or too large, or `coefficients` have another
+            shape or are not finite.
+        InputTypeError: `inputs` or `outputs` is not a whole number, `coefficients` are not real
+            numbers, or a dtype is not one of floating-point numbers.
         InputTypeError: Both `coefficients` and `rngs` are missing.
 
     Source:
@@ -91,13 +93,17 @@ class DifferentialOperator(nnx.Module):
         checks.whole("outputs", outputs)
         checks.choice("dimension", dimension, (1, 2))
         checks.choice("boundary", boundary, tuple(_PADS))
-        checks.positive("spacing", spacing, "the distance of neighbouring points")
-        shape = (len(TERMS[dimension]), inputs, outputs)
+        checks.number("spacing", spacing, above=0.0)
+        if dtype is not None:
+            checks.floating("dtype", dtype)
+        checks.floating("param_dtype", param_dtype)
+        shape = (len(TERMS[dimension]), int(inputs), int(outputs))
+        _check_weights("inputs and outputs", shape)
         if coefficients is None:
             if not isinstance(rngs, nnx.Rngs):
                 raise InputTypeError(
                     "a DifferentialOperator takes its coefficients, or rngs=nnx.Rngs(seed) to draw "
-                    f"them, got rngs={rngs!r}"
+                    f"them, got rngs={None if rngs is None else type(rngs).__name__}"
                 )
             sizes = np.sqrt(
                 (_stencils(dimension, spacing) ** 2).sum(axis=tuple(range(1, dimension + 1)))
@@ -107,11 +113,13 @@ class DifferentialOperator(nnx.Module):
                 jax.random.normal(rngs.params(), shape, param_dtype)
                 * jnp.asarray(scale, param_dtype)[:, None, None]
             )
-        elif np.shape(coefficients) != shape:
-            raise InputError(
-                f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} out "
-                f"have shape {shape}, got {np.shape(coefficients)}"
-            )
+        else:
+            coefficients = checks.numbers("coefficients", coefficients)
+            if coefficients.shape != shape:
+                raise InputError(
+                    f"coefficients of {shape[0]} derivatives, {inputs} channels in and {outputs} "
+                    f"out have shape {shape}, got {coefficients.shape}"
+                )
         self.coefficients = nnx.Param(jnp.asarray(coefficients, param_dtype))
         self.dimension, self.spacing, self.boundary, self.dtype = (
             dimension,
@@ -142,18 +150,9 @@ class DifferentialOperator(nnx.Module):
 
         Raises:
             InputError: `x` has another number of channels or axes, is empty, or is not floating.
+            InputTypeError: `x` is not an array.
         """
-        inputs = self.coefficients[...].shape[1]
-        if (
-            x.ndim < self.dimension + 1
-            or x.shape[-1] != inputs
-            or not x.size
-            or not jnp.issubdtype(x.dtype, jnp.floating)
-        ):
-            raise InputError(
-                f"this operator takes floating arrays with {self.dimension} axes of space and "
-                f"{inputs} channels behind them, got {x.dtype} of shape {x.shape}"
-            )
+        _check_images("x", x, self.dimension, self.coefficients[...].shape[1])
         kernel = self.kernel.astype(self.dtype or x.dtype)
         space = x.shape[-1 - self.dimension :]
         y = x.reshape(-1, *space).astype(kernel.dtype)
@@ -175,12 +174,39 @@ class DifferentialOperator(nnx.Module):
 
         Returns:
             The formula, such as "0.1 ∂xx + 0.1 ∂yy".
+
+        Raises:
+            InputError: `source` or `target` is no channel of the operator.
+            InputTypeError: `source` or `target` is not a whole number.
         """
+        _, inputs, outputs = self.coefficients[...].shape
+        checks.whole("source", source, least=0, most=inputs - 1)
+        checks.whole("target", target, least=0, most=outputs - 1)
         values = np.asarray(self.coefficients[...], float)[:, source, target]
         written = np.zeros((3,) * self.dimension)
         for place, value in zip(TERMS[self.dimension], values, strict=True):
             written[place] = value
         return formula(written)
+
+
+def _check_images(name: str, x: Any, dimension: int, channels: int | None = None) -> None:
+    """Refuse anything but a floating array with axes of space and channels behind them."""
+    checks.instance(name, x, jax.Array | np.ndarray, "a floating array")
+    if (
+        x.ndim < dimension + 1
+        or (channels is not None and x.shape[-1] != channels)
+        or not x.size
+        or not jnp.issubdtype(x.dtype, jnp.floating)
+    ):
+        behind = "channels" if channels is None else f"{channels} channels"
+        raise InputError(
+            f"{name} must be a floating array with {dimension} axes of space and {behind} behind "
+            f"them, got {x.dtype} of shape {x.shape}"
+        )
+
+
+def _check_weights(name: str, shape: tuple[int, ...]) -> None:
+    checks.held(f"{name}: weights of shape {shape}", math.prod(shape), "take fewer channels")
 
 
 def _stencils(dimension: int, spacing: float) -> np.ndarray:
@@ -230,9 +256,11 @@ class ConvolutionEnergy(nnx.Module):
         rngs: The random streams for the weights.
 
     Raises:
-        InputError: `channels`, `hidden` or `kernel` is below one, or `dimension` is not 1 or 2.
-        InputTypeError: A number is not whole, `potential` cannot be called, or `rngs` is not an
-            nnx.Rngs.
+        InputError: `channels`, `hidden` or `kernel` is below one or too large, or `dimension` is
+            not 1 or 2.
+        InputTypeError: A number is not whole, `potential` is not a function of one argument,
+            `periodic` is neither True nor False, `param_dtype` is no floating-point dtype, or
+            `rngs` is not an nnx.Rngs.
     """
 
     def __init__(
@@ -254,7 +282,13 @@ class ConvolutionEnergy(nnx.Module):
         if hidden is not None:
             checks.whole("hidden", hidden)
         if potential is not None:
-            checks.function("potential", potential)
+            checks.function("potential", potential, 1)
+        checks.flag("periodic", periodic)
+        checks.floating("param_dtype", param_dtype)
+        _check_weights(
+            "channels, hidden and kernel",
+            (*(int(kernel),) * dimension, int(channels), int(hidden or channels)),
+        )
         self.convolution = nnx.Conv(
             channels,
             channels if hidden is None else hidden,
@@ -274,8 +308,22 @@ class ConvolutionEnergy(nnx.Module):
 
         Returns:
             The energies, `(batch,)`.
+
+        Raises:
+            InputError: `x` has another number of channels or axes, is empty, or is not floating.
+            InputTypeError: `x` is not an array, or the potential does not return real numbers.
         """
-        values = self.potential(self.convolution(x))
+        inputs = self.convolution
+        _check_images("x", x, len(inputs.kernel_size) + 1, inputs.in_features)
+        if x.ndim != len(inputs.kernel_size) + 2:
+            raise InputError(f"x must be images with samples on axis 0, got shape {x.shape}")
+        convolved = self.convolution(x)
+        values = checks.numbers("what potential returns", self.potential(convolved), finite=False)
+        if values.shape != convolved.shape:
+            raise InputError(
+                f"what potential returns must have the shape {convolved.shape} of its argument, "
+                f"got {values.shape}"
+            )
         return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
@@ -293,7 +341,12 @@ class KineticEnergy(nnx.Module):
 
         Returns:
             The energies, `(batch,)`.
+
+        Raises:
+            InputError: `p` has no axis but that of the samples, is empty, or is not floating.
+            InputTypeError: `p` is not an array.
         """
+        _check_images("p", p, 1)
         return jnp.sum(p**2, axis=tuple(range(1, p.ndim))) / 2
 
 
@@ -302,7 +355,11 @@ def log_cosh(x: Array) -> Array:
 
     Args:
         x: The values, of any shape.
+
+    Raises:
+        InputTypeError: `x` is not made of real numbers.
     """
+    x = jnp.asarray(checks.numbers("x", x, finite=False))
     return jnp.logaddexp(x, -x) - math.log(2)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from neuralflow import plots
-from neuralflow.checks import InputError
+from neuralflow import checks, plots
 from neuralflow.labs.operators.kernels import Shares, formula, to_operator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
+def operator(kernel: ArrayLike, spacing: Any = 1.0) -> Figure:
     """Draw a convolution kernel beside the differential operator that the kernel stands for.
 
     The left panel shows the entries of the kernel. The right panel shows the coefficients by
@@ -23,7 +23,7 @@ def operator(kernel: np.ndarray, spacing: float = 1.0) -> Figure:
 
     Args:
         kernel: The kernel, `(k,)` or `(k, k)`.
-        spacing: The distance of neighbouring points.
+        spacing: The distance of neighbouring points, one number or one for each axis.
 
     Returns:
         The figure.
@@ -77,15 +77,12 @@ def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
         The figure.
 
     Raises:
-        InputError: `networks` is empty, or a value is not a `Shares`.
+        InputTypeError: `networks` or one of its values is no mapping, is empty, or holds anything
+            but a `Shares`.
     """
-    if not networks or not all(
-        isinstance(s, Shares) for layers in networks.values() for s in layers.values()
-    ):
-        raise InputError(
-            "shares are given by network and place: "
-            "{'net': {place: nf.labs.operators.shares(coefficients)}}"
-        )
+    checks.named("networks", networks, Mapping, "{'net': {place: shares(coefficients)}}")
+    for name, layers in networks.items():
+        checks.named(f"networks[{name!r}]", layers, Shares, "{place: shares(coefficients)}")
     picture, axes = plots.figure(1, len(networks), width=4.8 * len(networks), height=3.4)
     for axis, (name, layers) in zip(axes.ravel(), networks.items(), strict=True):
         parts = np.asarray(list(layers.values()))

@@ -25,7 +25,7 @@ from neuralflow.labs.operators.equations import (
     DifferentialOperator,
     KineticEnergy,
 )
-from neuralflow.labs.operators.kernels import symbol
+from neuralflow.labs.operators.kernels import check_frequencies, symbol
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 
@@ -57,9 +57,10 @@ def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
     Raises:
         InputTypeError: The field is of another kind, or the operator has other channels out than
             in.
-        InputError: The second derivative of the potential has no bound, or `frequencies` is odd or
-            below 2.
+        InputError: The second derivative of the potential has no bound, or `frequencies` is odd,
+            below 2 or too large.
     """
+    check_frequencies(frequencies)
     if type(field) is DifferentialOperator:
         waves = symbol(field.kernel, frequencies)
         if waves.shape[1] != waves.shape[2]:
@@ -76,8 +77,8 @@ def spectrum(field: nnx.Module, frequencies: int = 32) -> np.ndarray:
             fastest = math.prod(_curvature(part, frequencies) for part in parts) ** 0.5
             return 1j * fastest * np.linspace(0, 1, 65)
     raise InputTypeError(
-        f"the waves of a {type(field).__name__} are not known; they are of a DifferentialOperator, "
-        "and of nf.labs.operators.parabolic, hyperbolic and hamiltonian"
+        "field must be a DifferentialOperator, or of nf.labs.operators.parabolic, hyperbolic or "
+        f"hamiltonian; the waves of a {type(field).__name__} are not known"
     )
 
 
@@ -125,6 +126,7 @@ def stable_step(field: nnx.Module, scheme: AbstractSolver, frequencies: int = 32
         InputTypeError: The waves of the field are not known, or `scheme` is no scheme.
         InputError: The potential has no bound, or `frequencies` is odd or below 2.
     """
+    checks.instance("scheme", scheme, AbstractSolver, "a scheme such as nf.Euler()")
     return _stable_step(spectrum(field, frequencies), scheme)
 
 
@@ -257,10 +259,11 @@ def stability(layer: NeuralODE, frequencies: int = 32) -> Stability:
         Stable: the step nearest to its limit is 0.25 long, and Euler allows 0.5.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    check_frequencies(frequencies)
     scheme = layer.discretisation.scheme
     if not layer.discretisation.planned:
         raise InputTypeError(
-            "an adaptive layer chooses stable steps by itself; ask a fixed grid: "
+            "layer must walk a fixed grid, an adaptive one chooses stable steps by itself: "
             "layer.with_solve(nf.FixedGrid(...))"
         )
     plan = layer.plan()

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import core, lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from neuralflow import checks
-from neuralflow.checks import InputError, InputTypeError
+from neuralflow.checks import InputError
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import flat, samples
 
@@ -30,11 +31,13 @@ from neuralflow.transport import flat, samples
 _MOST = 2**22
 
 
-def _floating(value: Any) -> Array:
-    """Return the value as an array of real floating-point numbers."""
-    array = jnp.asarray(value)
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise InputTypeError("networks and states are real here, got complex numbers")
+# C(1030, 515) is above the largest number of float64.
+_DEEPEST = 1029
+
+
+def _floating(name: str, value: Any) -> Array:
+    """Return the value as an array of finite floating-point numbers."""
+    array = jnp.asarray(checks.numbers(name, value))
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
@@ -66,11 +69,11 @@ class Branches(NamedTuple):
             The network. Its two arrays have one common dtype.
 
         Raises:
-            InputError: The matrices are not square, are empty or lack the axis of depth, or the
-                shape of the offsets does not fit.
-            InputTypeError: The matrices or the offsets are complex.
+            InputError: The matrices are not square, are empty or lack the axis of depth, the
+                shape of the offsets does not fit, or a number is not finite.
+            InputTypeError: The matrices or the offsets are not real numbers.
         """
-        matrices = _floating(matrices)
+        matrices = _floating("matrices", matrices)
         if matrices.ndim < 3 or matrices.shape[-1] != matrices.shape[-2] or not matrices.size:
             raise InputError(
                 "the branches of a network are square matrices (depth, ..., d, d), got shape "
@@ -79,7 +82,7 @@ class Branches(NamedTuple):
         offsets = (
             jnp.zeros(matrices.shape[:-1], matrices.dtype)
             if offsets is None
-            else _floating(offsets)
+            else _floating("offsets", offsets)
         )
         if offsets.shape != matrices.shape[:-1]:
             raise InputError(
@@ -105,14 +108,16 @@ class Branches(NamedTuple):
             The states u_N, of the shape to which x broadcasts.
 
         Raises:
-            InputError: The last axis of x does not have d entries.
-            InputTypeError: x is complex.
+            InputError: The last axis of x does not have d entries, its other axes do not
+                broadcast against the samples of the network, or a number is not finite.
+            InputTypeError: x is not made of real numbers.
         """
 
         def step(x, branch):
             return (x + _apply(branch[0], x) + branch[1], None)
 
-        return lax.scan(step, self._state(x), (self.matrices, self.offsets))[0]
+        branches, x = _checked(self, "x", x)
+        return lax.scan(step, x, (branches.matrices, branches.offsets))[0]
 
     def kernels(self) -> Array:
         """Return the matrices K_n that act on a state with a constant 1 behind it.
@@ -123,31 +128,31 @@ class Branches(NamedTuple):
         Returns:
             The matrices K_n, `(N, ..., d + 1, d + 1)`.
         """
-        d = self.matrices.shape[-1]
-        block = jnp.concatenate([self.matrices, self.offsets[..., None]], axis=-1)
+        matrices, offsets = Branches.of(*self)
+        d = matrices.shape[-1]
+        block = jnp.concatenate([matrices, offsets[..., None]], axis=-1)
         block = jnp.concatenate([block, jnp.zeros_like(block[..., :1, :])], axis=-2)
         return jnp.eye(d + 1, dtype=block.dtype) + block
 
-    def _state(self, x: PyTree) -> Array:
-        """Check a state, and broadcast the state against the sample axes of the network."""
-        x = _floating(x)
-        shape = self.offsets.shape[1:]
-        if x.shape[-1:] != shape[-1:]:
-            raise InputError(f"this network takes states (..., {shape[-1]}), got shape {x.shape}")
-        return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, shape)).astype(
-            jnp.result_type(x, self.matrices)
-        )
 
-
-def _checked(branches: Any, x: PyTree) -> Array:
-    """Check that `branches` is a network, and return x as a state of the network."""
+def _checked(branches: Any, name: str, x: Any) -> tuple[Branches, Array]:
+    """Return a network, and a state that is broadcast against the network's sample axes."""
     checks.instance(
         "branches",
         branches,
         Branches,
         "nf.labs.paths.Branches, such as nf.labs.paths.linearised(layer, x)",
     )
-    return branches._state(x)
+    branches, x = Branches.of(*branches), _floating(name, x)
+    own = branches.offsets.shape[1:]
+    pairs = zip(x.shape[-2::-1], own[-2::-1], strict=False)
+    if x.shape[-1:] != own[-1:] or not x.size or any(m != n and 1 not in (m, n) for m, n in pairs):
+        raise InputError(
+            f"{name} must be states (..., {own[-1]}) that broadcast against the network's samples "
+            f"{own[:-1]}, at least one, got shape {x.shape}"
+        )
+    shape = jnp.broadcast_shapes(x.shape, own)
+    return branches, jnp.broadcast_to(x, shape).astype(jnp.result_type(x, branches.matrices))
 
 
 def linearised(layer: NeuralODE, x: PyTree) -> Branches:
@@ -170,6 +175,7 @@ def linearised(layer: NeuralODE, x: PyTree) -> Branches:
         network takes states `(batch, d)`.
 
     Raises:
+        InputError: x holds no sample.
         InputTypeError: The layer is adaptive, its scheme carries more than the state, or x is not
             made of real arrays with one common axis of samples.
 
@@ -186,7 +192,11 @@ def linearised(layer: NeuralODE, x: PyTree) -> Branches:
         [[0.5, 0.0], [0.0, 0.0]]
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-    return layer.per_step(samples(x), _affine)
+    checks.arrays("x", x)
+    x = samples(x)
+    if not all(leaf.size for leaf in jax.tree.leaves(x)):
+        raise InputError("x must hold one sample at least, got an empty array")
+    return layer.per_step(x, _affine)
 
 
 def _affine(block: Callable[[Any], Any], x: PyTree) -> Branches:
@@ -213,16 +223,25 @@ def counts(depth: int) -> list[int]:
     """Return how many of the 2^depth sub-paths go through 0, 1, ..., depth residual branches.
 
     Args:
-        depth: The number of layers, at least one.
+        depth: The number of layers, from 1 to 1029. In deeper networks the largest count exceeds
+            every number of float64, so that no arithmetic but that of whole numbers takes the
+            counts. The shares C(depth, k) / 2^depth are a binomial distribution at any depth:
+            `scipy.stats.binom.pmf(k, depth, 0.5)`.
 
     Returns:
         The binomial coefficients C(depth, k) for k = 0, ..., depth.
 
     Raises:
-        InputError: The depth is below one.
+        InputError: The depth is below 1 or above 1029.
         InputTypeError: The depth is not a whole number.
     """
     checks.whole("depth", depth)
+    if depth > _DEEPEST:
+        raise InputError(
+            f"depth must be at most {_DEEPEST}, beyond which float64 does not hold the counts, got "
+            f"{depth}; their shares are scipy.stats.binom.pmf(k, depth, 0.5)"
+        )
+    depth = int(depth)
     return [math.comb(depth, k) for k in range(depth + 1)]
 
 
@@ -243,8 +262,9 @@ def contributions(
         The contributions, `(N + 1, ..., d)`. Axis 0 counts the residual branches k = 0, ..., N.
 
     Raises:
-        InputError: The last axis of x does not have d entries.
-        InputTypeError: `branches` is not a `Branches`, or x is complex.
+        InputError: The last axis of x does not have d entries, its other axes do not broadcast
+            against the samples of the network, or a number is not finite.
+        InputTypeError: `branches` is not a `Branches`, or x is not made of real numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -256,7 +276,7 @@ def contributions(
         >>> branches(jnp.ones(1)).tolist()
         [8.0]
     """
-    x = _checked(branches, x)
+    branches, x = _checked(branches, "x", x)
     start = jnp.zeros((branches.depth + 1, *x.shape), x.dtype).at[0].set(x)
 
     def step(parts: Array, branch: Any) -> tuple[Array, None]:
@@ -283,10 +303,12 @@ def gradients(
         The parts of the gradient, `(N + 1, ..., d)`. Axis 0 counts the branches, k = 0, ..., N.
 
     Raises:
-        InputError: The last axis of the cotangent does not have d entries.
-        InputTypeError: `branches` is not a `Branches`, or the cotangent is complex.
+        InputError: The last axis of the cotangent does not have d entries, its other axes do not
+            broadcast against the samples of the network, or a number is not finite.
+        InputTypeError: `branches` is not a `Branches`, or the cotangent is not made of real
+            numbers.
     """
-    cotangent = _checked(branches, cotangent)
+    branches, cotangent = _checked(branches, "cotangent", cotangent)
     start = jnp.zeros((branches.depth + 1, *cotangent.shape), cotangent.dtype).at[0].set(cotangent)
 
     def step(parts, matrix):
@@ -311,10 +333,13 @@ def adjoints(
         The gradients, `(N + 1, ..., d)`. Axis 0 counts the states k = 0, ..., N.
 
     Raises:
-        InputError: The last axis of the cotangent does not have d entries.
-        InputTypeError: `branches` is not a `Branches`, or the cotangent is complex.
+        InputError: The last axis of the cotangent does not have d entries, its other axes do not
+            broadcast against the samples of the network, or a number is not finite.
+        InputTypeError: `branches` is not a `Branches`, the cotangent is not made of real numbers,
+            or `skip` is neither True nor False.
     """
-    cotangent = _checked(branches, cotangent)
+    branches, cotangent = _checked(branches, "cotangent", cotangent)
+    checks.flag("skip", skip)
 
     def step(a: Array, matrix: Array) -> tuple[Array, Array]:
         before = _apply(matrix.mT, a)
@@ -337,7 +362,16 @@ def length_shares(parts: Float[Array, "lengths *batch d"]) -> Float[Array, " len
 
     Returns:
         The shares, `(lengths,)`. The shares sum to one.
+
+    Raises:
+        InputError: `parts` has fewer than two axes, is empty, is not finite, or is zero throughout.
+        InputTypeError: `parts` is not made of real numbers.
     """
+    parts = _floating("parts", parts)
+    if parts.ndim < 2 or not parts.size:
+        raise InputError(f"parts must be vectors by length (lengths, ..., d), got {parts.shape}")
+    if not isinstance(parts, core.Tracer) and not np.any(np.asarray(parts)):
+        raise InputError("parts must not all be zero, or no length has a share")
     sizes = jnp.linalg.norm(parts, axis=-1).reshape(len(parts), -1).sum(axis=1)
     return sizes / sizes.sum()
 
@@ -360,10 +394,11 @@ def subpaths(
 
     Raises:
         InputError: The sub-paths have more than 2^22 numbers in all, or the last axis of x does not
-            have d entries.
-        InputTypeError: `branches` is not a `Branches`, or x is complex.
+            have d entries, its other axes do not broadcast against the samples of the network, or
+            a number is not finite.
+        InputTypeError: `branches` is not a `Branches`, or x is not made of real numbers.
     """
-    x = _checked(branches, x)
+    branches, x = _checked(branches, "x", x)
     _check_count(2**branches.depth * x.size, f"2^{branches.depth} sub-paths of {x.size} numbers")
     return _expanded(branches, x)
 
@@ -396,8 +431,9 @@ def amplitudes(kernels: Float[Array, "n d d"], x: Float[Array, " d"]) -> Float[A
         The products, an array with N + 1 axes of length d, one axis for each of x_0, ..., x_N.
 
     Raises:
-        InputError: The paths are more than 2^22, or the shapes of `kernels` and `x` do not fit.
-        InputTypeError: The matrices or the state are complex.
+        InputError: The paths are more than 2^22, the shapes of `kernels` and `x` do not fit, or a
+            number is not finite.
+        InputTypeError: The matrices or the state are not made of real numbers.
     """
     kernels, x = _kernels(kernels, x)
     n, d = kernels.shape[:2]
@@ -437,18 +473,27 @@ def sample(
         x: The state u_0, `(d,)`. For matrices of `Branches.kernels`, its last coordinate is the
             constant 1.
         key: The random key of the draws.
-        count: The number of paths that end in each coordinate, at least one.
+        count: The number of paths that end in each coordinate, at least one. All paths together
+            pass at most 2^30 places.
 
     Returns:
         The paths and their weights.
 
     Raises:
-        InputError: The shapes of `kernels` and `x` do not fit, or `count` is below one.
-        InputTypeError: The matrices or the state are complex, or `count` is not a whole number.
+        InputError: The shapes of `kernels` and `x` do not fit, a number is not finite, or `count`
+            is below one or too large.
+        InputTypeError: The matrices or the state are not made of real numbers, `key` is not one
+            random key, or `count` is not a whole number.
     """
     kernels, x = _kernels(kernels, x)
+    checks.key(key)
     checks.whole("count", count)
     d = len(x)
+    checks.held(
+        f"count = {count} paths to each of {d} coordinates",
+        int(count) * d * (len(kernels) + 1),
+        "draw fewer at a time, each time with another key",
+    )
     rows = jnp.abs(kernels).sum(axis=-1)
     # Every path through a row of zeros gets the weight zero, so any probabilities serve there.
     logits = jnp.where(rows[..., None] > 0, jnp.log(jnp.abs(kernels)), 0.0)
@@ -469,11 +514,11 @@ def sample(
 
 def _kernels(kernels: Any, x: PyTree) -> tuple[Array, Array]:
     """Return matrices and a state of one common dtype, with checked shapes."""
-    kernels, x = _floating(kernels), _floating(x)
+    kernels, x = _floating("kernels", kernels), _floating("x", x)
     if kernels.ndim != 3 or kernels.shape[1:] != (*x.shape, *x.shape) or not kernels.size:
         raise InputError(
             "paths over coordinates are those of one network, kernels (n, d, d) and a state "
-            f"(d,), got shapes {kernels.shape} and {x.shape}; "
+            f"x (d,), got shapes {kernels.shape} and {x.shape}; "
             "a state with offsets has a 1 behind it"
         )
     dtype = jnp.result_type(kernels, x)

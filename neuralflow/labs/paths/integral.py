@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import equinox as eqx
 import jax
@@ -39,6 +39,8 @@ from neuralflow.statistics import Estimate, estimate
 Convention = Literal["new", "midpoint", "old"]
 _CHUNK = 2**15
 _MOST_NODES = 4096
+_MOST_IMAGES = 2**14
+_MOST_STEPS = 2**36
 
 
 class Equation(eqx.Module):
@@ -56,8 +58,9 @@ class Equation(eqx.Module):
 
     Raises:
         InputError: The diffusion is not finite, symmetric and positive definite, a constant is not
-            finite, or the shapes do not fit one dimension.
-        InputTypeError: The dimension is not a whole number.
+            finite, the shapes do not fit one dimension, or the dimension is above 4096.
+        InputTypeError: The dimension is not a whole number, a term is neither numbers nor a
+            function of one argument, or the diffusion is a function.
 
     Attributes:
         drift: The drift v, numbers `(d,)` or the function.
@@ -79,18 +82,26 @@ class Equation(eqx.Module):
     ):
         traced = any(isinstance(value, core.Tracer) for value in (diffusion, drift, potential))
 
-        def numbers(value):
-            return (
-                jnp.asarray(value) if isinstance(value, core.Tracer) else np.asarray(value, float)
-            )
+        def constant(name: str, value: Any) -> Any:
+            """Return the numbers of a term that is constant, and None for a function."""
+            if not callable(value) or isinstance(value, nnx.Variable):
+                array = checks.numbers(name, value)
+                return array if isinstance(array, core.Tracer) else np.asarray(array, float)
+            checks.function(name, value, 1)
+            return None
 
-        matrix, known = numbers(diffusion), None if callable(drift) else numbers(drift)
+        if dimension is not None:
+            checks.whole("dimension", dimension, most=_MOST_NODES)
+        matrix, known = constant("diffusion", diffusion), constant("drift", drift)
+        killed = constant("potential", potential)
+        if matrix is None:
+            raise InputTypeError("diffusion must be a number or a matrix (d, d), got a function")
         sizes = {
             *matrix.shape,
             *(() if known is None else known.shape),
             *(() if dimension is None else (dimension,)),
         }
-        if len(sizes) > 1 or matrix.ndim not in (0, 2):
+        if len(sizes) > 1 or matrix.ndim not in (0, 2) or (known is not None and known.ndim > 1):
             raise InputError(
                 "diffusion is a number or (d, d), a constant drift (d,), in dimension d: got "
                 f"shapes {matrix.shape} and "
@@ -101,19 +112,13 @@ class Equation(eqx.Module):
         matrix = matrix * np.eye(d) if matrix.ndim == 0 else matrix
         if not traced:
             _check_diffusion(np.asarray(matrix))
-        constants = [
-            value
-            for value in (known, None if callable(potential) else numbers(potential))
-            if value is not None
-        ]
-        if not traced and not all(np.isfinite(value).all() for value in constants):
+        if killed is not None and killed.ndim:
             raise InputError(
-                f"drift and potential are finite numbers or functions of points, got {drift!r} "
-                f"and {potential!r}"
+                f"potential is one number or a function of points, got shape {killed.shape}"
             )
         self.drift = drift if known is None else jnp.broadcast_to(jnp.asarray(known), (d,))
         self.diffusion = jnp.asarray(matrix)
-        self.potential = potential if callable(potential) else jnp.asarray(numbers(potential))
+        self.potential = potential if killed is None else jnp.asarray(killed)
 
     @classmethod
     def of(cls, coefficients: Any) -> Equation:
@@ -134,27 +139,24 @@ class Equation(eqx.Module):
         Raises:
             InputError: There are neither 3 nor 6 coefficients, the operator has several channels,
                 or its diffusion is not positive definite.
-            InputTypeError: `coefficients` is a module and not its numbers.
+            InputTypeError: `coefficients` is a module, or is not made of real numbers.
         """
         if isinstance(coefficients, nnx.Module):
             raise InputTypeError(
                 f"an equation is made of numbers, got a {type(coefficients).__name__}; give "
                 "operator.coefficients[...]"
             )
-        values = (
-            coefficients
-            if isinstance(coefficients, core.Tracer)
-            else np.asarray(coefficients, float)
-        )
+        values = checks.numbers("coefficients", coefficients)
+        values = values if isinstance(values, core.Tracer) else np.asarray(values, float)
         if values.shape[:1] not in ((3,), (6,)) or values.ndim not in (1, 3):
             raise InputError(
-                "an operator of second order has 3 coefficients (1, x, xx) or 6 (1, x, y, xx, "
+                "coefficients of an operator of second order are 3 (1, x, xx) or 6 (1, x, y, xx, "
                 f"xy, yy), (terms,) or (terms, 1, 1), got shape {values.shape}; "
                 "give operator.coefficients[...]"
             )
         if values.shape[1:] not in ((), (1, 1)):
             raise InputError(
-                "a path integral in numbers is that of one channel, got an operator from "
+                "coefficients of a path integral are those of one channel, got an operator from "
                 f"{values.shape[1]} to {values.shape[2]}; "
                 "with several, paths have matrices for weights"
             )
@@ -164,13 +166,13 @@ class Equation(eqx.Module):
         matrix = c[np.asarray([[5, 4], [4, 3]])] * np.asarray([[1, 0.5], [0.5, 1]])
         return cls(matrix, -c[np.asarray([2, 1])], -c[0])
 
-    def _points(self, x: PyTree) -> Array:
+    def _points(self, x: Any, name: str = "x") -> Array:
         """Return x as floating-point points of this equation, with checked shape."""
-        x = jnp.asarray(x)
-        if x.shape[-1:] != self.diffusion.shape[:1] or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.asarray(checks.numbers(name, x, finite=False))
+        if x.shape[-1:] != self.diffusion.shape[:1] or not x.size:
             raise InputError(
-                f"points of this equation have {self.dimension} coordinates on the last axis, "
-                f"real numbers; got {x.dtype} of shape {x.shape}"
+                f"{name} must be points of {self.dimension} coordinates on the last axis, one "
+                f"point at least, got shape {x.shape}"
             )
         return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
@@ -189,8 +191,9 @@ class Equation(eqx.Module):
             The drift, `(..., d)`.
 
         Raises:
-            InputError: The points are complex or do not have d coordinates, or the drift's function
-                returns another shape.
+            InputError: The points do not have d coordinates, or the drift's function returns
+                another shape.
+            InputTypeError: The points, or the values of the function, are not real numbers.
         """
         x = self._points(x)
         return _at("drift", self.drift, x, x.shape)
@@ -205,8 +208,9 @@ class Equation(eqx.Module):
             The potential, `(...,)`.
 
         Raises:
-            InputError: The points are complex or do not have d coordinates, or the potential's
-                function returns another shape.
+            InputError: The points do not have d coordinates, or the potential's function returns
+                another shape.
+            InputTypeError: The points, or the values of the function, are not real numbers.
         """
         x = self._points(x)
         return _at("potential", self.potential, x, x.shape[:-1])
@@ -224,9 +228,12 @@ class Equation(eqx.Module):
             The Lagrangian, `(...,)`.
 
         Raises:
-            InputError: The points or the rates are complex or do not have d coordinates.
+            InputError: The points or the rates do not have d coordinates, or their other axes do
+                not broadcast.
+            InputTypeError: The points or the rates are not real numbers.
         """
-        gap = self._points(rate) - self.velocity(x)
+        rate, x = _alike(rate=self._points(rate, "rate"), x=self._points(x))
+        gap = rate - self.velocity(x)
         return jnp.einsum(
             "...i,ij,...j->...", gap, jnp.linalg.inv(self.diffusion), gap
         ) / 4 + self.killing(x)
@@ -249,13 +256,15 @@ class Equation(eqx.Module):
             The actions, `(...,)`.
 
         Raises:
-            InputError: A path has fewer than two points, its points are complex or do not have d
-                coordinates, or `at` is none of the three names.
+            InputError: A path has fewer than two points, its points do not have d coordinates, the
+                time is not positive, or `at` is none of the three names.
+            InputTypeError: The points or the time are not real numbers.
         """
-        path = self._points(path)
+        path = self._points(path, "path")
+        checks.number("time", time, above=0.0)
         if path.ndim < 2 or path.shape[-2] < 2:
             raise InputError(
-                f"a path has at least two points, (..., n, {self.dimension}), got shape "
+                f"a path must have at least two points, (..., n, {self.dimension}), got shape "
                 f"{path.shape}"
             )
         old, new = path[..., :-1, :], path[..., 1:, :]
@@ -281,10 +290,12 @@ class Equation(eqx.Module):
             The weights, `(...,)`.
 
         Raises:
-            InputError: The points are complex or do not have d coordinates, or `at` is none of the
-                three names.
+            InputError: The points do not have d coordinates, or their other axes do not broadcast.
+                The step is not positive, or `at` is none of the three names.
+            InputTypeError: The points or the step are not real numbers.
         """
-        new, old = self._points(new), self._points(old)
+        new, old = _alike(new=self._points(new, "new"), old=self._points(old, "old"))
+        checks.number("dt", dt, above=0.0)
         scale = jnp.sqrt((4 * jnp.pi * dt) ** self.dimension * jnp.linalg.det(self.diffusion))
         return jnp.exp(-dt * self.lagrangian(_place(old, new, at), (new - old) / dt)) / scale
 
@@ -304,9 +315,23 @@ def _check_diffusion(matrix: np.ndarray) -> None:
         )
 
 
+def _alike(**points: Array) -> tuple[Array, ...]:
+    """Return points as they are, and refuse points that do not broadcast."""
+    shapes = [p.shape for p in points.values()]
+    try:
+        jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(f"{' and '.join(points)} must broadcast, got shapes {shapes}") from None
+    return tuple(points.values())
+
+
 def _at(name: str, term: Any, x: Array, shape: tuple[int, ...]) -> Array:
     """Return a term at the points x: a function's values, or the constant, in the given shape."""
-    value = jnp.asarray(cast(Any, term)(x)) if callable(term) else term
+    value = (
+        jnp.asarray(checks.numbers(f"what the {name} returns", cast(Any, term)(x), finite=False))
+        if callable(term)
+        else term
+    )
     if callable(term) and value.ndim and value.shape != shape:
         raise InputError(f"the {name} maps points of shape {x.shape} to {shape}, got {value.shape}")
     return jnp.broadcast_to(value, shape).astype(x.dtype)
@@ -314,7 +339,7 @@ def _at(name: str, term: Any, x: Array, shape: tuple[int, ...]) -> Array:
 
 def _place(old: Array, new: Array, at: Convention) -> Array:
     """Return the point of a step where the drift and the potential are evaluated."""
-    checks.choice("at", at, ("new", "midpoint", "old"))
+    checks.choice("at", at, get_args(Convention))
     return new if at == "new" else old if at == "old" else (old + new) / 2
 
 
@@ -349,19 +374,16 @@ def composed(
     Raises:
         InputError: The grid does not resolve the kernel, because sqrt(2 D dt) is below the spacing
             of the grid, with dt = time / steps. The same error refuses values of another shape or
-            more than 4096 values, a period or a time that is not positive, and an `at` that is none
-            of the three names.
-        InputTypeError: The equation is no `Equation` or is traced, the values are complex, or
-            `steps` is not a whole number.
+            more than 4096 values, a period or a time that is not positive, more than 2^20 steps,
+            a step that reaches round the grid thousands of times, and an `at` that is none of the
+            three names.
+        InputTypeError: The equation is no `Equation` or is traced, the values are not real numbers,
+            or `steps` is not a whole number.
     """
     values, d = _grid(equation, values, period), equation.dimension
-    checks.whole("steps", steps)
-    checks.positive("time", time, "the time that passes")
-    if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(equation)):
-        raise InputTypeError(
-            "composed() plans its kernel on the host and takes an equation of numbers; "
-            "feynman_kac takes traced ones"
-        )
+    checks.whole("steps", steps, most=2**20)
+    checks.number("time", time, above=0.0)
+    checks.choice("at", at, get_args(Convention))
     if values.size > _MOST_NODES:
         raise InputError(
             f"values stand on a grid of at most {_MOST_NODES} points, got shape {values.shape}"
@@ -387,6 +409,11 @@ def composed(
     with jax.ensure_compile_time_eval():
         moved = float(jnp.abs(equation.velocity(points)).max()) * dt
     reach = 1 + math.ceil((9 * spreads[-1] + moved) / period)
+    if (2 * reach + 1) ** d > _MOST_IMAGES:
+        raise InputError(
+            f"a step of time / steps = {dt:.3g} reaches {reach} times round the period "
+            f"{period:.3g}; take more steps"
+        )
     images = period * jnp.asarray(
         list(itertools.product(range(-reach, reach + 1), repeat=d)), float
     )
@@ -396,17 +423,18 @@ def composed(
 
 
 def _grid(equation: Any, values: PyTree, period: Any) -> Array:
-    """Check an equation, a period and a grid of values, and return the values in floating point."""
+    """Return values on the grid of an equation of numbers as a floating array."""
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
-    checks.positive("period", period, "the length after which all repeats")
-    values = jnp.asarray(values)
-    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+    if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(equation)):
         raise InputTypeError(
-            "values are real numbers, got complex ones; take real and imaginary parts one by one"
+            "equation must be an equation of numbers, since a grid is planned on the host; "
+            "feynman_kac takes traced ones"
         )
+    checks.number("period", period, above=0.0)
+    values = jnp.asarray(checks.numbers("values", values))
     if values.ndim != equation.dimension or not values.size:
         raise InputError(
-            f"values stand on a grid of {equation.dimension} axes, got shape {values.shape}"
+            f"values must stand on a grid of {equation.dimension} axes, got shape {values.shape}"
         )
     return values.astype(float)
 
@@ -434,21 +462,24 @@ def spectral(equation: Equation, values: PyTree, period: float, time: Real) -> A
             array has as many axes as the equation has coordinates. The point at `period` itself is
             left out.
         period: The length of the grid along every axis.
-        time: The time that passes.
+        time: The time that passes, zero or more.
 
     Returns:
         The values of u(., time), in the shape of `values`.
 
     Raises:
-        InputError: The period is not positive, or the values have another number of axes.
-        InputTypeError: The drift or the potential is a function, or the values are complex.
+        InputError: The period is not positive, the time is negative, or the values have another
+            number of axes or are not finite.
+        InputTypeError: The equation is no `Equation` or is traced, its drift or its potential is a
+            function, or the values or the time are not real numbers.
     """
+    values = _grid(equation, values, period)
+    checks.number("time", time, least=0.0)
     if callable(equation.drift) or callable(equation.potential):
         raise InputTypeError(
-            "the Fourier series of the solution is known for constant drift and potential; "
-            "composed() takes functions"
+            "equation must have constant drift and potential, for which the Fourier series of the "
+            "solution is known; composed() takes functions"
         )
-    values = _grid(equation, values, period)
     waves = [2j * np.pi / period * np.fft.fftfreq(n, 1 / n) for n in values.shape]
     k = np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1)
     rate = -k @ np.asarray(equation.drift) + np.einsum(
@@ -482,27 +513,44 @@ def feynman_kac(
         time: The time that passes, zero or more.
         steps: The number of steps of the Euler-Maruyama scheme on each path. The steps cause a bias
             of O(time / steps) where v or V vary, and no bias where both are constant.
-        count: The number of paths from each point, at least two.
+        count: The number of paths from each point, at least two. All paths together take at most
+            2^36 steps.
         key: The random key of the paths.
 
     Returns:
         The mean and its standard error, `(...,)` each.
 
     Raises:
-        InputError: The points are complex or do not have d coordinates, the time is negative or not
-            finite, `initial` does not return one number for each point, `steps` is below one or
-            `count` is below two.
-        InputTypeError: The equation is no `Equation`, `initial` is not a function, or `steps` or
-            `count` is not a whole number.
+        InputError: The points do not have d coordinates, the time is negative or not finite,
+            `initial` does not return one number for each point, `steps` is below one, `count` is
+            below two, or there are too many paths or steps.
+        InputTypeError: The equation is no `Equation`, `initial` is not a function of one argument
+            that returns real numbers, the points or the time are not real numbers, `key` is not
+            one random key, or `steps` or `count` is not a whole number.
     """
     checks.instance("equation", equation, Equation, "a nf.labs.paths.Equation")
-    checks.function("initial", initial)
+    checks.function("initial", initial, 1)
     checks.whole("steps", steps)
     checks.whole("count", count, least=2)
+    checks.key(key)
     x = equation._points(x)
-    if not isinstance(time, core.Tracer) and not 0 <= float(time) < math.inf:
-        raise InputError(f"time is what passes, a number from zero on, got {time!r}")
-    values = jax.eval_shape(initial, jax.ShapeDtypeStruct((2, equation.dimension), x.dtype))
+    checks.number("time", time, least=0.0)
+    paths = int(count) * (x.size // equation.dimension)
+    checks.held(
+        f"the noise of steps = {steps} on {min(count, _CHUNK)} paths at a time",
+        min(int(count), _CHUNK) * int(steps) * equation.dimension,
+        "take fewer steps",
+    )
+    if paths * int(steps) > _MOST_STEPS:
+        raise InputError(
+            f"{paths} paths (count at every point) of steps = {steps} take more than 2^36 steps; "
+            "take fewer, and average over several calls with other keys"
+        )
+
+    def valued(points: Array) -> Any:
+        return checks.numbers("what initial returns", initial(points), finite=False)
+
+    values = jax.eval_shape(valued, jax.ShapeDtypeStruct((2, equation.dimension), x.dtype))
     if np.shape(values) != (2,):
         raise InputError(
             f"initial maps points (..., {equation.dimension}) to one number each, (...,); of two "
@@ -593,9 +641,10 @@ def classical(
     Raises:
         SolveError: The solver finds no path.
         RuntimeError: jax_enable_x64 is off.
-        InputError: An end or the guess has another shape, the guess is not finite, the time is not
-            positive, or `points` is below two.
-        InputTypeError: The equation is no `Equation`, or `points` is not a whole number.
+        InputError: An end or the guess has another shape or is not finite, the time is not
+            positive, or `points` is below two or above 2^20.
+        InputTypeError: The equation is no `Equation`, an end or the guess is not made of real
+            numbers, or `points` is not a whole number.
     """
     from scipy.integrate import solve_bvp
 
@@ -606,13 +655,17 @@ def classical(
             'call jax.config.update("jax_enable_x64", True) first'
         )
     d = equation.dimension
-    ends = np.asarray(start, float).reshape(-1), np.asarray(end, float).reshape(-1)
+    checks.number("time", time, above=0.0)
+    checks.whole("points", points, least=2, most=2**20)
+    ends = [
+        np.asarray(checks.numbers(name, value), float).reshape(-1)
+        for name, value in {"start": start, "end": end}.items()
+    ]
     if any(e.shape != (d,) for e in ends):
         raise InputError(
-            f"a path of this equation joins two points ({d},), got {start!r} and {end!r}"
+            f"start and end must be two points ({d},) of this equation, got shapes "
+            f"{ends[0].shape} and {ends[1].shape}"
         )
-    checks.positive("time", time, "the time that passes")
-    checks.whole("points", points, least=2)
 
     def energy(x, p):
         """Compute the Hamiltonian at the point x with the momentum p."""
@@ -626,10 +679,14 @@ def classical(
         dx, dp = jax.grad(energy, argnums=1)(x, p), -jax.grad(energy)(x, p)
         return jnp.concatenate([dx, dp, equation.lagrangian(x, dx)[None]])
 
-    line = _rough(equation, ends, time) if guess is None else np.asarray(guess, float)
-    if line.ndim != 2 or line.shape[1] != d or len(line) < 2 or not np.isfinite(line).all():
+    line = (
+        _rough(equation, ends, time)
+        if guess is None
+        else np.asarray(checks.numbers("guess", guess), float)
+    )
+    if line.ndim != 2 or line.shape[1] != d or len(line) < 2:
         raise InputError(
-            f"a guess is a path of finite points (m, {d}), at least two, got shape {line.shape}"
+            f"guess must be a path of points (m, {d}), at least two, got shape {line.shape}"
         )
     times = np.linspace(0, time, len(line))
     rates = np.gradient(line, times, axis=0)
@@ -659,7 +716,7 @@ def classical(
 
 
 def _rough(
-    equation: Equation, ends: tuple[np.ndarray, np.ndarray], time: float, points: int = 65
+    equation: Equation, ends: Sequence[np.ndarray], time: float, points: int = 65
 ) -> np.ndarray:
     """Return the path of least action near the straight line, through `points` points.
 
@@ -667,7 +724,7 @@ def _rough(
     """
     from scipy.optimize import minimize
 
-    line = np.linspace(*ends, points)
+    line = np.linspace(ends[0], ends[1], points)
 
     def inside(flat):
         return jnp.concatenate([line[:1], flat.reshape(points - 2, -1), line[-1:]])

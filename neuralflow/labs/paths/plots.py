@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from neuralflow import plots
-from neuralflow.checks import InputError
-from neuralflow.labs.paths.discrete import Branches, adjoints, counts, gradients, length_shares
+from neuralflow import checks, plots
+from neuralflow.checks import InputError, InputTypeError
+from neuralflow.labs.paths.discrete import Branches, adjoints, gradients, length_shares
 
 
 def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = None) -> Any:
@@ -29,16 +29,31 @@ def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = Non
         The new figure, or None where `axes` is given.
 
     Raises:
-        InputError: The networks have different depths, or there are none.
+        InputError: The networks have different depths, or a gradient is zero or does not fit its
+            network.
+        InputTypeError: `networks` is no mapping from names to pairs of branches and an array, or is
+            empty.
+        InputTypeError: `axes` are not two axes of matplotlib.
     """
+    from scipy.stats import binom
+
+    checks.named("networks", networks, tuple, "{'net': (branches, cotangent)}")
+    if not all(len(pair) == 2 and isinstance(pair[0], Branches) for pair in networks.values()):
+        raise InputTypeError(
+            "networks must be pairs by name, such as {'net': (branches, cotangent)}, got other "
+            "values"
+        )
     depths = {branches.depth for branches, _ in networks.values()}
     if len(depths) != 1:
         raise InputError(
-            f"one picture is that of networks of one depth, by name; got depths {sorted(depths)}"
+            f"networks in one picture must have one depth, got depths {sorted(depths)}; draw one "
+            "picture for each"
         )
     depth, picture = depths.pop(), None
     if axes is None:
         picture, axes = plots.figure(1, 2, width=9.6, height=3.4)
+    elif np.size(axes) != 2 or not all(hasattr(axis, "semilogy") for axis in np.ravel(axes)):
+        raise InputTypeError("axes must be two axes of matplotlib, such as plots.figure(1, 2)[1]")
     lengths, through = np.ravel(axes)
     ends = []
     for k, (name, (branches, cotangent)) in enumerate(networks.items()):
@@ -55,7 +70,7 @@ def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = Non
             through.semilogy(
                 np.linspace(0, 1, len(sizes)), shown, color=colour, linestyle=style, linewidth=1.2
             )
-    number = np.asarray([c / 2**depth for c in counts(depth)])
+    number = binom.pmf(range(depth + 1), depth, 0.5)
     lengths.plot(number, color="0.5", linestyle=":", linewidth=1.2, label="of all paths")
     lengths.set_xlim(
         -0.5, max(4, min(depth, max(*ends, int(np.flatnonzero(number > 2e-3).max())))) + 0.5

@@ -188,7 +188,7 @@ def test_hoelder_exponents_of_known_curves(steps, want):
 def test_bad_calls_are_refused():
     with pytest.raises(
         ValueError,
-        match="no NeuralODE in this Linear; "
+        match="no NeuralODE in this model, a Linear; "
         "the branches of a ResNet become one by nf.from_branches",
     ):
         D.certify(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), points())

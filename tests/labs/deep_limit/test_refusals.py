@@ -1,13 +1,11 @@
 """What the deep limit refuses."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support.deep_limit import SCHEMES, anchor, small
+from support.deep_limit import anchor
 from support.wrong import wrong
 
 import neuralflow as nf
@@ -16,14 +14,6 @@ from neuralflow.labs import deep_limit as D
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match="shapes"):
-        D.thorpe_van_gennip(np.ones((3, 2)), np.ones(4))
-    with pytest.raises(ValueError, match="must be positive"):
-        D.thorpe_van_gennip(np.ones((3, 2)), np.asarray([0, 1, 1]), tau=0.0)
-    with pytest.raises(ValueError, match="layer has parameters"):
-        D.discrete(replace(small(0), weights={"K": 1.0}), nf.Euler(), 4)
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        next(D.descend((1, 2)))
     arguments = {**dict.fromkeys(("loss", "batch", "optimiser"), print), "steps": 1}
     with pytest.raises(ValueError, match="one leading axis of one length"):
         next(
@@ -45,29 +35,6 @@ def test_bad_input(tmp_path):
                 **arguments,
             )
         )
-    with pytest.raises(ValueError, match="three different depths or more"):
-        D.scaling([])
-    with pytest.raises(ValueError, match="tau must be positive"):
-        D.Sobolev(0.0)
-    with pytest.raises(ValueError, match="whole numbers >= 2"):
-        next(D.study(small(0), SCHEMES, (1, 4)))
-    with pytest.raises(ValueError, match="two depths of 32"):
-        next(D.falsify(small(0), wrong(None), (8, 32)))
-    with pytest.raises(TypeError, match="a study's .limit"):
-        next(D.falsify(small(0), wrong(None), (32, 64)))
-    with pytest.raises(ValueError, match="names and schemes, such as"):
-        next(D.study(small(0), {}, (2, 4)))
-    shallow, deep = (
-        D.Trained(n, {"V": np.zeros((1, n, 2))}, np.zeros((1, 3)), np.zeros(1)) for n in (4, 8)
-    )
-    with pytest.raises(ValueError, match="the reference is the deeper network"):
-        D.gaps(deep, shallow)
-    with pytest.raises(ValueError, match="three different depths"):
-        D.scaling([shallow, shallow, deep])
-    with pytest.raises(ValueError, match="those of the penalty Sobolev"):
-        D.residuals(replace(small(0), penalty=D.square), wrong(None))
-    with pytest.raises(ValueError, match="finite"):
-        D.thorpe_van_gennip(np.full((3, 2), np.nan), np.ones(3))
     with pytest.raises(ValueError, match="no file"):
         data.from_file(tmp_path / "none.npz")
     np.save(tmp_path / "one.npy", np.ones(3))

@@ -26,6 +26,6 @@ def test_pictures():
         .axes[0]
         .patches
     )
-    with pytest.raises(ValueError, match="by network and place"):
+    with pytest.raises(ValueError, match="must be given by name"):
         op.plots.shares({"net": {"a": wrong(np.ones(3))}})
     assert [bar.get_height() for bar in bars] == [0.5, 0, 0.5, 0, 0, 0.25, 0, 0.75]

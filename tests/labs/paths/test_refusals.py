@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from refusals import refuses
-from support.paths import CONSTANT, KEY, PERIOD, START, VARYING, X, flat, network, start
-from support.wrong import wrong
+from support.paths import CONSTANT, KEY, PERIOD, START, VARYING, X, flat, network
 
 import neuralflow as nf
 from neuralflow.labs import paths
@@ -38,22 +37,9 @@ REFUSED = {
         lambda: paths.Equation.of(nf.labs.operators.DifferentialOperator(1, 1, rngs=nnx.Rngs(0))),
         r"give operator\.coefficients",
     ),
-    "coefficients of another order": (
-        lambda: paths.Equation.of(np.ones(4)),
-        "3 coefficients .* or 6",
-    ),
     "diffusion that is not symmetric": (
         lambda: paths.Equation([[1.0, 0.5], [0.0, 1.0]]),
         "finite symmetric matrix",
-    ),
-    "no drift": (lambda: paths.Equation(1.0, None), "finite numbers or functions"),
-    "points of another dimension": (
-        lambda: paths.feynman_kac(CONSTANT, start, jnp.zeros(2), 1.0, steps=1, count=2, key=KEY),
-        "have 1 coordinates",
-    ),
-    "time backward": (
-        lambda: paths.feynman_kac(CONSTANT, start, jnp.zeros(1), -1.0, steps=1, count=2, key=KEY),
-        "a number from zero on",
     ),
     "a start of many numbers": (
         lambda: paths.feynman_kac(CONSTANT, jnp.sin, jnp.zeros(1), 1.0, steps=1, count=2, key=KEY),
@@ -64,27 +50,7 @@ REFUSED = {
         r"the potential maps points of shape \(2, 1\) to \(2,\), got \(2, 1\)",
     ),
     "a path of one point": (lambda: CONSTANT.action(jnp.zeros((1, 1)), 1.0), "at least two points"),
-    "complex values": (
-        lambda: paths.spectral(CONSTANT, 1j * START, PERIOD, 1.0),
-        "real numbers, got complex",
-    ),
-    "no equation": (
-        lambda: paths.composed(wrong(0.3), START, PERIOD, 1.0, 5),
-        "equation must be a nf.labs.paths.Equation",
-    ),
-    "no branches": (
-        lambda: paths.contributions(wrong(np.ones((3, 2, 2))), X),
-        "branches must be nf.labs.paths.Branches",
-    ),
-    "a guess of one point": (
-        lambda: paths.classical(CONSTANT, [0.0], [1.0], 1.0, guess=np.zeros((1, 1))),
-        "at least two",
-    ),
     "one value": (lambda: paths.estimate(jnp.ones(1)), "two values or more"),
-    "a grid of other axes": (
-        lambda: paths.composed(CONSTANT, np.ones((4, 4)), 1.0, 1.0, 1),
-        "grid of 1 axes",
-    ),
     "a grid far too coarse": (
         lambda: paths.composed(paths.Equation(1e-4, dimension=2), np.ones((8, 8)), 6.3, 0.1, 1),
         "take both fewer steps and more points",
@@ -93,21 +59,9 @@ REFUSED = {
         lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 1000),
         "does not resolve a step.*take 62 steps or fewer or 257 points",
     ),
-    "a time of zero": (
-        lambda: paths.composed(CONSTANT, START, PERIOD, 0.0, 5),
-        "time is a positive number",
-    ),
-    "another convention": (
-        lambda: paths.composed(CONSTANT, START, PERIOD, 1.0, 5, wrong("left")),
-        "at must be one of",
-    ),
     "a series of varying coefficients": (
         lambda: paths.spectral(VARYING, START, PERIOD, 1.0),
         "constant drift",
-    ),
-    "ends of another dimension": (
-        lambda: paths.classical(CONSTANT, [0.0, 1.0], [1.0], 1.0),
-        "joins two points",
     ),
     "branches that are not square": (
         lambda: paths.Branches.of(np.ones((3, 2, 4))),
@@ -116,10 +70,6 @@ REFUSED = {
     "offsets of another shape": (
         lambda: paths.Branches.of(np.ones((3, 2, 2)), np.ones(2)),
         "take offsets of shape",
-    ),
-    "a state of another width": (
-        lambda: paths.contributions(NET, jnp.ones(3)),
-        r"takes states \(\.\.\., 4\)",
     ),
     "too many sub-paths": (
         lambda: paths.subpaths(network(30), X),
