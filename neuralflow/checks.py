@@ -5,12 +5,17 @@ The message of a refusal is one sentence that says what was given and what was e
 
 from __future__ import annotations
 
+import inspect
+import math
+import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import core
+from jaxtyping import PyTree
 
 
 class InputError(ValueError):
@@ -31,22 +36,25 @@ class ExtraMissing(ImportError):
     """
 
 
-def whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse anything but a whole number of at least a given size.
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but a whole number in a range.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check. A bool is not a whole number.
         least: The smallest value that is allowed.
+        most: The largest value that is allowed. None stands for no limit.
 
     Raises:
-        InputError: `value` is less than `least`.
+        InputError: `value` is less than `least` or greater than `most`.
         InputTypeError: `value` is not a whole number.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise InputTypeError(f"{name} must be a whole number, got {value!r}")
+        raise InputTypeError(f"{name} must be a whole number, got {_shown(value)}")
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise InputError(f"{name} must be at most {most}, got {value}")
 
 
 def positive(name: str, value: Any, remedy: str) -> None:
@@ -159,18 +167,305 @@ def forward(what: str, t0: Any, t1: Any) -> None:
         )
 
 
-def function(name: str, value: Any) -> None:
+def function(name: str, value: Any, arguments: int | None = None) -> None:
     """Refuse a value that cannot be called.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+        arguments: The number of arguments with which the value is called. None is for any number.
+
+    Raises:
+        InputTypeError: `value` is not callable, or does not take so many arguments.
+    """
+    if not callable(value):
+        raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
+    if arguments is None:
+        return
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # Some functions of C do not tell theirs.
+        return
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        raise InputTypeError(
+            f"{name} must be a function of {arguments} argument{'s' * (arguments > 1)}, got "
+            f"{_shown(value)}"
+        ) from None
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Refuse anything but one finite number in a range. A traced number is not compared.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. Numbers of NumPy and arrays without axes are numbers. A bool is
+            not a number.
+        least: The smallest value that is allowed.
+        above: A number that the value exceeds.
+        most: The largest value that is allowed.
+
+    Raises:
+        InputError: `value` is not finite, or lies outside the range.
+        InputTypeError: `value` is not one real number.
+    """
+    given = known(value)
+    limits = (
+        (f" above {above:g}", above > -math.inf),
+        (f" of at least {least:g}", least > -math.inf),
+        (f" of at most {most:g}", most < math.inf),
+    )
+    wanted = "a finite number" + " and".join(text for text, limited in limits if limited)
+    single = isinstance(given, int | float | np.number | np.ndarray | jax.Array)
+    real = type(given) is int or (single and _is_real(jnp.result_type(given)))
+    if not single or np.ndim(given) or not real:
+        raise InputTypeError(f"{name} must be {wanted}, got {_shown(value)}")
+    if isinstance(given, core.Tracer):
+        return
+    given = given if isinstance(given, int) else float(given)
+    if not (-_LARGEST <= given <= _LARGEST and above < given and least <= given <= most):
+        raise InputError(f"{name} must be {wanted}, got {_shown(value)}")
+
+
+def array(name: str, value: Any, *axes: int | str, kind: Any = jnp.floating) -> None:
+    """Refuse anything but an array of numbers with the given axes.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, traced or not.
+        axes: The axes in order: a number for the length of an axis, and a word for an axis of any
+            length but zero. "..." in front stands for any axes before.
+        kind: The abstract dtype of the numbers: `jnp.floating`, `jnp.inexact` or `jnp.number`.
+
+    Raises:
+        InputTypeError: `value` is no array, or holds no numbers of this kind.
+        InputError: `value` has other axes.
+    """
+    wanted = f"{name} must be an array {_form(axes)} of {_KINDS[kind]}"
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise InputTypeError(f"{wanted}, got {_shown(value)}; write jnp.asarray(...)")
+    if not jnp.issubdtype(value.dtype, kind):
+        raise InputTypeError(f"{wanted}, got {value.dtype}; write {name}.astype(float)")
+    _axes(name, value.shape, axes)
+
+
+def numbers(name: str, value: Any, *axes: int | str, finite: bool = True) -> np.ndarray:
+    """Return real numbers as an array of float64, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: A number, an array or nested sequences of numbers. It is not traced.
+        axes: The axes, as for `array`.
+        finite: Whether NaN and infinite numbers are refused.
+
+    Returns:
+        The numbers on the host.
+
+    Raises:
+        InputTypeError: `value` does not consist of real numbers, or is traced.
+        InputError: `value` has other axes, or a number is not finite.
+    """
+    try:
+        array = np.asarray(known(value))
+    except (TypeError, ValueError):  # rows of different lengths, or a tracer
+        array = np.asarray(None)
+    if array.size and not _is_real(array.dtype):
+        raise InputTypeError(
+            f"{name} must be real numbers {_form(axes)}, an array or a list, got {_shown(value)}"
+        )
+    _axes(name, array.shape, axes)
+    array = array.astype(float)
+    if finite and not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(f"{name} must be finite, got {bad} numbers that are not; mend them first")
+    return array
+
+
+def labels(name: str, value: Any, count: int) -> np.ndarray:
+    """Return labels in a row as an array, and refuse anything else.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The labels, numbers or words.
+        count: The number of labels.
+
+    Returns:
+        The labels `(count,)` on the host.
+
+    Raises:
+        InputTypeError: `value` does not consist of numbers or words.
+        InputError: `value` has another shape.
+    """
+    try:
+        array = np.asarray(known(value))
+    except (TypeError, ValueError):  # rows of different lengths, or a tracer
+        array = np.asarray(None)
+    if isinstance(value, str) or array.dtype.kind not in "biufU":
+        raise InputTypeError(f"{name} must be {count} numbers or words, got {_shown(value)}")
+    _axes(name, array.shape, (count,))
+    return array
+
+
+def states(name: str, value: PyTree) -> None:
+    """Refuse anything but an array of numbers, or a pytree of at least one such array.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, traced or not.
+
+    Raises:
+        InputTypeError: A leaf is no array of numbers, or there is none.
+    """
+    leaves = jax.tree.leaves(value)
+    if not leaves or not all(map(holds_numbers, leaves)):
+        raise InputTypeError(
+            f"{name} must be an array of numbers or a pytree of such arrays, got {_shown(value)}; "
+            f"write jnp.asarray({name})"
+        )
+
+
+def holds_numbers(value: Any) -> bool:
+    """Tell whether a value is an array of numbers, traced or not.
+
+    Args:
+        value: The value. An array of booleans holds no numbers.
+    """
+    dtype = getattr(value, "dtype", None)
+    return isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jnp.number)
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuse anything but True or False.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check.
 
     Raises:
-        InputTypeError: `value` is not callable.
+        InputTypeError: `value` is neither True nor False.
     """
-    if not callable(value):
-        raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
+    if not isinstance(value, bool | np.bool_):
+        raise InputTypeError(f"{name} must be True or False, got {_shown(value)}")
+
+
+def seed(name: str, value: Any) -> None:
+    """Refuse anything but a whole number of at least 0 that 63 bits hold.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check.
+
+    Raises:
+        InputError: `value` is negative, or is 2^63 or more.
+        InputTypeError: `value` is not a whole number.
+    """
+    whole(name, value, least=0, most=2**63 - 1)
+
+
+def held(what: str, count: int, remedy: str) -> None:
+    """Refuse an array of more than 2^30 numbers, which are 8 GB in float64.
+
+    Args:
+        what: What holds the numbers, for the message.
+        count: How many numbers there would be.
+        remedy: What to do instead, for the message.
+
+    Raises:
+        InputError: There are more numbers.
+    """
+    if count > 2**30:
+        raise InputError(f"{what} would hold more than 2^30 numbers; {remedy}")
+
+
+def dtype(name: str, value: Any) -> None:
+    """Refuse anything but the dtype of floating or complex numbers.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check. None is not a dtype.
+
+    Raises:
+        InputTypeError: `value` is not such a dtype.
+    """
+    try:
+        right = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.inexact)
+    except TypeError:
+        right = False
+    if not right:
+        raise InputTypeError(
+            f"{name} must be a floating-point dtype such as jnp.float32, got {_shown(value)}"
+        )
+
+
+def path(name: str, value: Any) -> None:
+    """Refuse anything but the path of a file or a folder.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, a text or a `Path`.
+
+    Raises:
+        InputError: The path has the character NUL, which no system allows.
+        InputTypeError: `value` is not a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputTypeError(f"{name} must be a path, a text or a Path, got {_shown(value)}")
+    if "\0" in os.fsdecode(value):
+        raise InputError(f"{name} must be a path without the character NUL, got {value!r}")
+
+
+def rngs(value: Any, stream: str) -> None:
+    """Refuse anything but `nnx.Rngs` with a given stream, or with a default.
+
+    Args:
+        value: The value to check.
+        stream: The name of the stream.
+
+    Raises:
+        InputTypeError: `value` is not an `nnx.Rngs`.
+        InputError: `value` has no such stream.
+    """
+    instance("rngs", value, nnx.Rngs, "nnx.Rngs(seed)")
+    if not hasattr(value, stream):
+        raise InputError(f"rngs has no stream {stream!r} and no default; give nnx.Rngs(seed)")
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+_KINDS = {
+    jnp.floating: "real floating-point numbers",
+    jnp.inexact: "floating-point numbers",
+    jnp.number: "numbers",
+}
+
+
+def _is_real(dtype: Any) -> bool:
+    """Tell whether a dtype is one of real numbers."""
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+
+
+def _form(axes: tuple[int | str, ...]) -> str:
+    """Return a shape in words."""
+    words = ", ".join(map(str, axes))
+    return f"({words},)" if len(axes) == 1 and axes != ("...",) else f"({words})"
+
+
+def _axes(name: str, shape: tuple[int, ...], axes: tuple[int | str, ...]) -> None:
+    """Refuse a shape that does not consist of the given axes."""
+    behind = axes[1:] if axes[:1] == ("...",) else axes
+    own = shape[len(shape) - len(behind) :] if len(shape) >= len(behind) else ()
+    fits = len(own) == len(behind) and (behind is not axes or len(shape) == len(axes))
+    if not fits or any(
+        n != axis if isinstance(axis, int) else not n for n, axis in zip(own, behind, strict=True)
+    ):
+        raise InputError(f"{name} must have shape {_form(axes)}, got {shape}")
 
 
 def _shown(value: Any) -> str:
