@@ -416,7 +416,8 @@ def _check_named(name: str, value: Any, example: str) -> None:
         or not all(isinstance(key, str) for key in value)
     ):
         raise InputTypeError(
-            f"{name} must be given by name, at least one, such as {example}, got a {type(value).__name__}"
+            f"{name} must be given by name, at least one, such as {example}, got a "
+            f"{type(value).__name__}"
         )
 
 

@@ -110,20 +110,20 @@ def fitted_order(
     Source:
         The model with a reference is our formulation.
     """
-    depths, errors = _depths("depths", depths), checks.numbers("errors", errors, "n", finite=False)
+    places, sizes = _depths("depths", depths), checks.numbers("errors", errors, "n", finite=False)
     checks.whole("least", least, least=0)
     if reference is not None:
         checks.whole("reference", reference)
-    if len(depths) != len(errors):
+    if len(places) != len(sizes):
         raise InputError(
-            f"an order is fitted to one error a depth, got {len(depths)} depths and "
-            f"{len(errors)} errors"
+            f"an order is fitted to one error a depth, got {len(places)} depths and "
+            f"{len(sizes)} errors"
         )
-    if (errors < 0).any() or np.isinf(errors).any():
-        raise InputError(f"errors are finite numbers from zero on, got {errors.tolist()}")
+    if (sizes < 0).any() or np.isinf(sizes).any():
+        raise InputError(f"errors are finite numbers from zero on, got {sizes.tolist()}")
     pairs = [
         (n, e)
-        for n, e in zip(depths, errors, strict=True)
+        for n, e in zip(places, sizes, strict=True)
         if n >= least and e > 0 and n != reference
     ]
     if len({n for n, _ in pairs}) < 2:
@@ -161,10 +161,10 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
             or a value is not finite. Or there are fewer than two different numbers of steps.
         InputTypeError: `steps` or `values` are no numbers.
     """
-    steps = _depths("steps", steps)
-    if len(np.unique(steps)) < 2:
-        raise InputError(f"steps must be two different numbers or more, got {steps.tolist()}")
-    values = checks.numbers("values", values, "samples", len(steps))
+    counts = _depths("steps", steps)
+    if len(np.unique(counts)) < 2:
+        raise InputError(f"steps must be two different numbers or more, got {counts.tolist()}")
+    values = checks.numbers("values", values, "samples", len(counts))
     if len(values) < 2:
         raise InputError(f"values must be those of two samples or more, got {len(values)}")
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
@@ -173,7 +173,7 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
     )  # where nothing is random, all is known alike
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = mean**2 / np.diag(covariance)
-        log = np.log(steps) - (weights @ np.log(steps)) / weights.sum()
+        log = np.log(counts) - (weights @ np.log(counts)) / weights.sum()
         slope = weights * log / (weights @ log**2)
         spread = slope / mean
         return float(-slope @ np.log(np.abs(mean))), float(

@@ -294,7 +294,8 @@ class Motion:
             checks.array("probes", probes, "probes", *points.shape)
         self._function, self.points = velocity, points
         self._time = jnp.asarray(time, points.dtype)
-        self._estimator, self._probes = estimator, probes
+        self._estimator = estimator
+        self._probes: Any = probes
 
     @functools.cached_property
     def velocity(self) -> Array:
@@ -537,7 +538,6 @@ class _Carried(nnx.Module, abc.ABC):
         The result is None if the function is known at t itself.
         """
         layer, (start, stop), t = self.layer, self.layer.ends, checks.known(t)
-        checks.number("t", t)
         edge = stop if self.given == "end" else start
         if not any(isinstance(time, core.Tracer) for time in (t, start, stop)):
             if not layer.covers(t):

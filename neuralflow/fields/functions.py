@@ -85,7 +85,7 @@ def evaluate(
     """
     time = _parameters(field).time
     check_context(field, context)
-    checks.states("x", x)
+    _check_state(x)
     given = {} if context is None else {"context": context}
     if time is None or (t is None and time.default is not time.empty):
         return field(x, **given)
@@ -140,6 +140,17 @@ def check_context(field: Any, context: PyTree) -> None:
     if parameter is not None and context is None and parameter.default is parameter.empty:
         raise InputTypeError(
             f"{name} needs a context, and none is given; call the layer as layer(x, context=...)"
+        )
+
+
+def _check_state(x: PyTree) -> None:
+    """Refuse what is not made of numbers and arrays of numbers."""
+    leaves = jax.tree.leaves(x)
+    known = [leaf for leaf in leaves if isinstance(leaf, int | float | complex)]
+    if not leaves or len(known) + sum(map(checks.holds_numbers, leaves)) < len(leaves):
+        raise InputTypeError(
+            "x must be an array of numbers or a pytree of such arrays, got a "
+            f"{type(x).__name__}; write jnp.asarray(x)"
         )
 
 

@@ -243,7 +243,8 @@ class ConvBlock(nnx.Module):
                 not finite.
             InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
         """
-        channels = self.norms[0].scale.shape[-1]
+        scale: Any = self.norms[0].scale
+        channels = scale.shape[-1]
         checks.array("x", x, "...", "height", "width", channels, kind=jnp.inexact)
         y = x
         for norm, conv in zip(self.norms, self.convs, strict=True):

@@ -1,6 +1,7 @@
 """Data sets refuse counts, noise, names and folders of a wrong kind."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from support.calls import (
 )
 
 from neuralflow import data
+from neuralflow.checks import InputError
 
 SIZE = {**COUNT, "huge": 2**62}
 ANY = without(SIZE, "zero")
@@ -226,34 +228,38 @@ def file(tmp_path):
     ids=lambda case: case[0],
 )
 def test_a_file_of_other_arrays_is_refused(file, arrays):
-    with pytest.raises(data.arrays.InputError, match=r"set\.npz") as caught:
+    with pytest.raises(InputError, match=r"set\.npz") as caught:
         data.from_file(file(**arrays[1]))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", PLACE)
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(data.arrays.InputError, match="path"):
-        data.from_file(PLACE[path])
+    read: Any = data.from_file
+    with pytest.raises(InputError, match="path"):
+        read(PLACE[path])
 
 
 def test_what_is_no_file_of_arrays_is_refused(tmp_path):
     (tmp_path / "torn").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "empty").touch()
+    read: Any = data.from_file
     for place in (tmp_path, tmp_path / "torn", tmp_path / "empty", str(tmp_path / "none")):
-        with pytest.raises(data.arrays.InputError, match=str(place)) as caught:
-            data.from_file(place)
+        with pytest.raises(InputError, match=str(place)) as caught:
+            read(place)
         assert "\n" not in str(caught.value)
 
 
 def test_what_is_right_is_taken(file):
-    arrays = data.from_file(str(file(x=np.ones((2, 1), int), y=np.array([True, False]))))
+    # Signatures do not name all that is right, such as numbers of NumPy.
+    loose: Any = data
+    arrays = loose.from_file(str(file(x=np.ones((2, 1), int), y=np.array([True, False]))))
     assert arrays["x"].dtype == arrays["y"].dtype == np.float64
     for noise in (0, np.float32(0.5), np.int64(1), jnp.asarray(0.1), np.asarray(1.0)):
-        assert data.moons(np.int64(2), noise=noise, seed=np.uint32(3))["x"].shape == (2, 2)
-    assert data.spirals(2, turns=-1)["x"].shape == (2, 2)
-    assert data.digits_pair(np.int64(0), 1, np.int32(1))["x"].shape[1] == 1
-    stream = data.Stream(np.arange(4), transform=lambda i: {"x": np.asarray(i)})
+        assert loose.moons(np.int64(2), noise=noise, seed=np.uint32(3))["x"].shape == (2, 2)
+    assert loose.spirals(2, turns=-1)["x"].shape == (2, 2)
+    assert loose.digits_pair(np.int64(0), 1, np.int32(1))["x"].shape[1] == 1
+    stream = loose.Stream(np.arange(4), transform=lambda i: {"x": np.asarray(i)})
     assert stream.example(np.int64(-1))["x"] == 3
     (batch,) = stream.batches(4, 0, 0, share=[1, 2])
     assert batch["x"].shape == (2,)

@@ -1,6 +1,7 @@
 """Classifiers and `Augment` refuse sizes, shapes and inputs of a wrong kind."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,9 +138,12 @@ test_wrong, test_good = refuse(CALLS)
 
 
 def test_what_is_right_is_taken():
+    # Signatures do not name all that is right, such as numbers of NumPy.
+    loose: Any = models
     pixels = np.ones((2, 2, 1), np.uint8)
-    assert points()(pixels).shape == (2, 3)
-    model = models.ImageClassifier(
+    classifier: Any = points()
+    assert classifier(pixels).shape == (2, 3)
+    model = loose.ImageClassifier(
         (np.int64(8), 8, 1), 3, GRID, width=np.int32(4), cells=1, rngs=nnx.Rngs(0)
     )
     assert model(np.ones((1, 8, 8, 1), np.uint8)).shape == (1, 3)

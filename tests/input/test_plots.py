@@ -1,6 +1,7 @@
 """Pictures refuse what cannot be drawn."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -210,9 +211,11 @@ test_wrong, test_good = refuse(CALLS)
 
 
 def test_what_is_right_is_taken():
+    # Signatures do not name all that is right, such as numbers of NumPy.
+    loose: Any = plots
     lines = axis()
-    plots.depth_line(lines, np.int64(7), np.arange(1, 3), jnp.array([np.nan, 1.0]), "a", "--")
-    plots.depth_axis(lines, "a", (2, 4))
-    plots.points_in_plane(lines, [[0.0, 1.0]], ["a class"])
-    plots.coefficients({"a": jnp.ones(2), "b": (1, np.nan)}, name="")
-    assert len(plots.densities(one_set(), [0, 1]).axes) == 3
+    loose.depth_line(lines, np.int64(7), np.arange(1, 3), jnp.array([np.nan, 1.0]), "a", "--")
+    loose.depth_axis(lines, "a", (2, 4))
+    loose.points_in_plane(lines, [[0.0, 1.0]], ["a class"])
+    loose.coefficients({"a": jnp.ones(2), "b": (1, np.nan)}, name="")
+    assert len(loose.densities(one_set(), [0, 1]).axes) == 3
