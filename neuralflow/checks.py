@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -216,38 +217,36 @@ def wholes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     return tuple(map(int, value))
 
 
-def floats(name: str, value: Any, *axes: int | str) -> None:
-    """Refuse anything but an array of real floating-point numbers with the given axes.
+def array(name: str, value: Any, *axes: int | str, kind: Any = jnp.floating) -> None:
+    """Refuse anything but an array of numbers with the given axes.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check, traced or not.
         axes: The axes in order: a number for the length of an axis, and a word for an axis of any
             length but zero. "..." in front stands for any axes before.
+        kind: The abstract dtype of the numbers: `jnp.floating`, `jnp.inexact` or `jnp.number`.
 
     Raises:
-        InputTypeError: `value` is no array, or no array of real floating-point numbers.
+        InputTypeError: `value` is no array, or holds no numbers of this kind.
         InputError: `value` has other axes.
     """
+    wanted = f"{name} must be an array {_form(axes)} of {_KINDS[kind]}"
     if not isinstance(value, jax.Array | np.ndarray):
-        raise InputTypeError(
-            f"{name} must be an array {_form(axes)}, got {_shown(value)}; write jnp.asarray(...)"
-        )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise InputTypeError(
-            f"{name} must hold real floating-point numbers, got {value.dtype}; write "
-            f"{name}.astype(float)"
-        )
+        raise InputTypeError(f"{wanted}, got {_shown(value)}; write jnp.asarray(...)")
+    if not jnp.issubdtype(value.dtype, kind):
+        raise InputTypeError(f"{wanted}, got {value.dtype}; write {name}.astype(float)")
     _axes(name, value.shape, axes)
 
 
-def known_array(name: str, value: Any, *axes: int | str) -> np.ndarray:
-    """Return finite real numbers as an array of float64, and refuse anything else.
+def known_numbers(name: str, value: Any, *axes: int | str, finite: bool = True) -> np.ndarray:
+    """Return real numbers as an array of float64, and refuse anything else.
 
     Args:
         name: The name of the argument, for the message.
         value: A number, an array or nested sequences of numbers. It is not traced.
-        axes: The axes, as for `floats`.
+        axes: The axes, as for `array`.
+        finite: Whether NaN and infinite numbers are refused.
 
     Returns:
         The numbers on the host.
@@ -260,16 +259,15 @@ def known_array(name: str, value: Any, *axes: int | str) -> np.ndarray:
         array = np.asarray(known(value))
     except (TypeError, ValueError):  # rows of different lengths, or a tracer
         array = np.asarray(None)
-    if not _is_real(array):
-        given = _shown(value) if array.dtype == object else array.dtype
-        raise InputTypeError(f"{name} must be known real numbers {_form(axes)}, got {given}")
+    if array.size and not _is_real(array):
+        raise InputTypeError(
+            f"{name} must be real numbers {_form(axes)}, an array or a list, got {_shown(value)}"
+        )
     _axes(name, array.shape, axes)
     array = array.astype(float)
-    if not np.isfinite(array).all():
+    if finite and not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
-        raise InputError(
-            f"{name} must be finite, got {bad} values that are not finite; mend them first"
-        )
+        raise InputError(f"{name} must be finite, got {bad} numbers that are not; mend them first")
     return array
 
 
@@ -334,7 +332,7 @@ def number(
     above: float = -np.inf,
     most: float = np.inf,
 ) -> None:
-    """Refuse anything but one finite real number in a range. A traced value is not checked.
+    """Refuse anything but one finite real number in a range. A traced number is not compared.
 
     Args:
         name: The name of the argument, for the message.
@@ -347,8 +345,6 @@ def number(
         InputError: `value` is not finite, or lies outside of the range.
         InputTypeError: `value` is not one real number.
     """
-    if isinstance(value, core.Tracer):
-        return
     given = known(value)
     bounds = [
         f"{sign} {bound:g}"
@@ -356,6 +352,8 @@ def number(
         if np.isfinite(bound)
     ]
     wanted = " ".join(["one finite number", " and ".join(bounds)]).strip()
+    if isinstance(given, core.Tracer) and _is_real(given) and not given.ndim:
+        return
     if not is_number(value, finite=False):
         raise InputTypeError(f"{name} must be {wanted}, got {_shown(value)}")
     if not is_number(value) or not (least <= given <= most and given > above):
@@ -579,24 +577,58 @@ def seed(name: str, value: Any) -> None:
     whole(name, value, least=0, most=2**32 - 1)
 
 
-def floating(name: str, value: Any) -> None:
-    """Refuse anything but a dtype of floating-point numbers.
+def dtype(name: str, value: Any, kind: Any = jnp.inexact) -> None:
+    """Refuse anything but the dtype of floating-point numbers.
 
     Args:
         name: The name of the argument, for the message.
         value: The value to check. None is not a dtype.
+        kind: The abstract dtype: `jnp.inexact`, or `jnp.floating` for real numbers.
 
     Raises:
         InputTypeError: `value` is not such a dtype.
     """
     try:
-        right = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        right = value is not None and jnp.issubdtype(jnp.dtype(value), kind)
     except TypeError:
         right = False
     if not right:
         raise InputTypeError(
             f"{name} must be a floating-point dtype such as jnp.float32, got {_shown(value)}"
         )
+
+
+def path(name: str, value: Any) -> None:
+    """Refuse anything but the path of a file or a folder.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value to check, a text or a `Path`.
+
+    Raises:
+        InputError: The path has the character NUL, which no system allows.
+        InputTypeError: `value` is not a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputTypeError(f"{name} must be a path, a text or a Path, got {_shown(value)}")
+    if "\0" in os.fsdecode(value):
+        raise InputError(f"{name} must be a path without the character NUL, got {value!r}")
+
+
+def rngs(value: Any, stream: str) -> None:
+    """Refuse anything but `nnx.Rngs` with a given stream, or with a default.
+
+    Args:
+        value: The value to check.
+        stream: The name of the stream.
+
+    Raises:
+        InputTypeError: `value` is not an `nnx.Rngs`.
+        InputError: `value` has no such stream.
+    """
+    instance("rngs", value, nnx.Rngs, "nnx.Rngs(seed)")
+    if not hasattr(value, stream):
+        raise InputError(f"rngs has no stream {stream!r} and no default; give nnx.Rngs(seed)")
 
 
 def held(what: str, count: int, remedy: str) -> None:
@@ -615,6 +647,11 @@ def held(what: str, count: int, remedy: str) -> None:
 
 
 _LARGEST = float(np.finfo(np.float64).max)
+_KINDS = {
+    jnp.floating: "real floating-point numbers",
+    jnp.inexact: "floating-point numbers",
+    jnp.number: "numbers",
+}
 
 
 def _is_real(value: Any) -> bool:

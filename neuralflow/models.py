@@ -44,8 +44,8 @@ class Augment(nnx.Module):
             flow.
 
     Raises:
-        InputError: `entries` is a number below 1.
-        InputTypeError: `entries` is neither a whole number nor an `nnx.Module`.
+        InputError: `entries` is a number below 1, or above 2^30.
+        InputTypeError: `entries` is neither a whole number nor an `nnx.Module` that can be called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,8 +65,12 @@ class Augment(nnx.Module):
 
     def __init__(self, entries: int | nnx.Module):
         if not isinstance(entries, nnx.Module):
-            checks.whole("the entries to append, a number of zeros or an nnx.Module,", entries)
+            checks.whole(
+                "entries, a number of zeros to append or an nnx.Module,", entries, most=2**30
+            )
             entries = int(entries)
+        else:
+            checks.function("entries", entries)
         self.entries = entries
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch more"]:
@@ -79,16 +83,19 @@ class Augment(nnx.Module):
             The samples of shape `(*batch, d + p)`, in the dtype of x.
 
         Raises:
-            InputError: The module does not keep the leading axes of x.
+            InputError: x has no axis, or the module does not keep the leading axes of x.
+            InputTypeError: x is not an array of floating-point numbers.
         """
+        checks.array("x", x, "...", "entries", kind=jnp.inexact)
         module: Any = self.entries
         if isinstance(module, int):
             return jnp.concatenate([x, jnp.zeros((*x.shape[:-1], module), x.dtype)], axis=-1)
         new = module(x)
-        if new.shape[:-1] != x.shape[:-1]:
+        if jnp.shape(new)[:-1] != x.shape[:-1]:
             raise InputError(
                 f"the entries to append have the leading axes of x, {x.shape[:-1]}, got "
-                f"{new.shape[:-1]}; give a module that acts on the last axis, such as nnx.Linear"
+                f"{jnp.shape(new)[:-1]}; give a module that acts on the last axis, "
+                "such as nnx.Linear"
             )
         return jnp.concatenate([x, new.astype(x.dtype)], axis=-1)
 
@@ -105,6 +112,12 @@ class PointClassifier(nnx.Module):
         width: The dimension of the state of the flow. The MLP has twice as many hidden units.
         cells: The number of cells of depth, equally long.
         rngs: The random streams for the initial weights.
+
+    Raises:
+        InputError: A size is below 1, the weights would hold more than 2^30 numbers, or `rngs` has
+            no stream for them.
+        InputTypeError: A size is not a whole number, `solve` is not a discretisation, or `rngs` is
+            not an `nnx.Rngs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,6 +139,11 @@ class PointClassifier(nnx.Module):
         cells: int = 4,
         rngs: nnx.Rngs,
     ):
+        _check_sizes(solve, rngs, inputs=inputs, classes=classes, width=width, cells=cells)
+        weights = width * (int(inputs) + classes) + 4 * int(cells) * width * width
+        checks.held(
+            "a classifier of these inputs, classes, width and cells", weights, "take smaller ones"
+        )
         self.stem = nnx.Linear(inputs, width, rngs=rngs)
         field = DepthVarying(
             lambda rngs: MLP(width, hidden=2 * width, rngs=rngs),
@@ -144,8 +162,16 @@ class PointClassifier(nnx.Module):
 
         Returns:
             The logits `(batch, classes)`.
+
+        Raises:
+            InputError: x has another shape, or holds no sample.
+            InputTypeError: x is not an array of real numbers.
         """
-        return self.head(self.flow(self.stem(_scaled(x).reshape(len(x), -1))))
+        x = _scaled(x)
+        checks.array("x", x, "batch", *["coordinates"] * (x.ndim - 1))
+        rows = x.reshape(len(x), -1)
+        checks.array("x, flattened,", rows, "batch", self.stem.in_features)
+        return self.head(self.flow(self.stem(rows)))
 
 
 class ImageClassifier(nnx.Module):
@@ -164,6 +190,12 @@ class ImageClassifier(nnx.Module):
         dtype: The dtype in which convolutions compute, such as jnp.bfloat16. The default is the
             dtype of the weights. The state of the flow is float32 for any `dtype`.
         rngs: The random streams for the initial weights.
+
+    Raises:
+        InputError: A size is below 1, `shape` has not three sizes, `width` is not a multiple of 4,
+            the weights would hold more than 2^30 numbers, or `rngs` has no stream for them.
+        InputTypeError: A size is not a whole number, `solve` is not a discretisation, `dtype` is
+            not a dtype of floating-point numbers, or `rngs` is not an `nnx.Rngs`.
     """
 
     def __init__(
@@ -177,6 +209,25 @@ class ImageClassifier(nnx.Module):
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
+        if not isinstance(shape, list | tuple | np.ndarray) or np.shape(shape) != (3,):
+            raise InputTypeError(
+                f"shape must be (height, width, channels), such as (28, 28, 1), got {shape!r}"
+            )
+        for size in shape:
+            checks.whole("each of shape", size)
+        _check_sizes(solve, rngs, classes=classes, width=width, cells=cells)
+        if dtype is not None:
+            checks.dtype("dtype", dtype)
+        shape = int(shape[0]), int(shape[1]), int(shape[2])
+        weights = width * (9 * shape[2] + classes) + 18 * int(cells) * width * width
+        checks.held(
+            "a classifier of this shape, classes, width and cells",
+            max(weights, math.prod(shape)),
+            "take smaller ones",
+        )
+        if width % 4:
+            raise InputError(f"width must be a multiple of 4, got {width}")
+        self.shape = shape
         halvings = max(0, math.ceil(math.log2(shape[0] / 8)))
         widths = [shape[2]] + [width] * max(1, halvings)
         step = 2 if halvings else 1
@@ -204,17 +255,32 @@ class ImageClassifier(nnx.Module):
 
         Returns:
             The logits `(batch, classes)`.
+
+        Raises:
+            InputError: x has another shape, or holds no image.
+            InputTypeError: x is not an array of real numbers.
         """
-        x = self.stem[0](_scaled(x))
+        x = _scaled(x)
+        checks.array("x", x, "batch", *self.shape)
+        x = self.stem[0](x)
         for conv in self.stem[1:]:
             x = conv(jax.nn.relu(x))
         x = jax.nn.relu(self.norm(self.flow(x.astype(jnp.float32))))
         return self.head(jnp.mean(x, axis=(1, 2)))
 
 
+def _check_sizes(solve: Any, rngs: Any, **sizes: Any) -> None:
+    """Refuse a wrong discretisation, wrong streams, and what is no size."""
+    for name, size in sizes.items():
+        checks.whole(name, size)
+    checks.instance("solve", solve, Discretisation, "a FixedGrid or an Adaptive")
+    checks.rngs(rngs, "params")
+
+
 def _scaled(x: Array) -> Array:
     """Return floating point numbers as they are, and whole numbers divided by 255."""
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) / 255
+    checks.array("x", x, "...", "coordinates", kind=jnp.number)
+    return x if not jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32) / 255
 
 
 def classification(model: nnx.Module, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:

@@ -15,7 +15,7 @@ from diffrax import AbstractSolver
 
 from neuralflow import checks
 from neuralflow.annotations import Reals
-from neuralflow.checks import ExtraMissing, InputError
+from neuralflow.checks import ExtraMissing, InputError, InputTypeError
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 from neuralflow.transport import Transport
@@ -30,6 +30,10 @@ COLOURS = ("#20639b", "#d1495b", "#2e8b57", "#8d6a9f", "#c98b2b")
 
 MARKS = ("o", "s", "^", "D", "v")
 """The markers of series, in turn."""
+
+
+_PANELS = 1000
+"""The largest number of panels of a figure. Matplotlib needs seconds for so many."""
 
 
 def figure(
@@ -48,8 +52,15 @@ def figure(
         for a single row or column.
 
     Raises:
+        InputError: There are no panels or more than 1000, or `width` or `height` is not positive
+            and finite.
+        InputTypeError: `rows` or `columns` is no whole number, or `width` or `height` is no number.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
+    checks.whole("rows", rows, most=_PANELS)
+    checks.whole("columns", columns, most=_PANELS // int(rows))
+    for name, inches in (("width", width), ("height", height)):
+        checks.number(name, inches, above=0)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -79,16 +90,16 @@ def stability(schemes: Mapping[str, AbstractSolver], columns: int = 4) -> Figure
         The figure, one panel for each scheme.
 
     Raises:
-        InputError: `schemes` is no dict with at least one scheme, `columns` is less than 1, or
+        InputError: There are more than 1000 panels, `columns` is less than 1, or
             `schemes.analysis.region` refuses a scheme.
-        InputTypeError: `columns` is no whole number, or `schemes.analysis.region` refuses a scheme.
+        InputTypeError: `schemes` is no dict with at least one scheme, `columns` is no whole number,
+            or `schemes.analysis.region` refuses a scheme.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
-    if not isinstance(schemes, Mapping) or not schemes:
-        raise InputError(
-            f"schemes are given by name, at least one: {{'Euler': nf.Euler()}}, got {schemes!r}"
-        )
-    checks.whole("columns", columns)
+    _check_named("schemes", schemes, "{'Euler': nf.Euler()}")
+    for scheme in schemes.values():
+        checks.instance("each of schemes", scheme, AbstractSolver, "a scheme such as nf.Euler()")
+    checks.whole("columns", columns, most=_PANELS)
     rows = -(-len(schemes) // columns)
     picture, axes = figure(rows, columns, width=2.9 * columns, height=2.9 * rows)
     for axis, (name, scheme) in zip(axes.ravel(), schemes.items(), strict=False):
@@ -131,10 +142,16 @@ def coefficients(series: Mapping[str, Sequence[float]], name: str = "k") -> Figu
         The figure.
 
     Raises:
+        InputError: A coefficient is infinite.
+        InputTypeError: `series` is no dict with at least one series, a series is no row of numbers,
+            or `name` is no text.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
+    _check_named("series", series, "{'stage 1': [-0.1, -0.2]}")
+    checks.instance("name", name, str, "a text")
+    rows = {label: _row("each of series", values) for label, values in series.items()}
     picture, (axis,) = figure(1, 1, width=5.6, height=3.4)
-    for k, (label, values) in enumerate(series.items()):
+    for k, (label, values) in enumerate(rows.items()):
         places = np.arange(1, len(values) + 1)
         axis.plot(
             places,
@@ -165,17 +182,25 @@ def transported(
         x: The points at the start of the flow, `(n, 2)`. The grid lies around their paths.
         y: The classes of the points, `(n,)`.
         depths: The depth times of the panels, in the order in which the flow reaches them.
-        size: The number of grid points along a side.
+        size: The number of grid points along a side, from 2 to 4096.
 
     Returns:
         The figure, one panel for each depth.
 
     Raises:
-        InputError: `depths` lie outside the interval of the layer, or in the wrong order.
+        InputError: `depths` lie outside the interval of the layer, in the wrong order, or are more
+            than 1000. Or `x` and `y` are no points in the plane with one class each, `u` has more
+            than one number as value, or `size` lies outside of 2 to 4096.
+        InputTypeError: `u` is no `Transport`, or another argument has the wrong type.
         SolveError: A solve of the layer fails.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
-    starts = np.asarray(depths, float)
+    checks.instance("u", u, Transport, "a Transport")
+    x, y = _classed(x, y)
+    starts = checks.known_numbers("depths", depths, "n")
+    if len(starts) > _PANELS:
+        raise InputError(f"depths must be at most {_PANELS}, one a panel, got {len(starts)}")
+    checks.whole("size", size, least=2, most=4096)
     columns = -(-len(starts) // (1 if len(starts) < 5 else 2))
     picture, axes = figure(
         -(-len(starts) // columns),
@@ -189,9 +214,13 @@ def transported(
     lines = [np.linspace(a, b, size) for a, b in zip(low - edge, high + edge, strict=True)]
     grid = np.stack(np.meshgrid(*lines), axis=-1)
     for axis, t, here in zip(axes.ravel(), starts, paths, strict=False):
-        values = np.asarray(u(jnp.asarray(grid.reshape(-1, 2), x.dtype), float(t))).reshape(
-            size, size
-        )
+        values = u(jnp.asarray(grid.reshape(-1, 2), x.dtype), float(t))
+        if np.shape(values) != (size**2,):
+            raise InputError(
+                f"u must have one number as value, ({size**2},) at {size**2} points, got "
+                f"{np.shape(values)}"
+            )
+        values = np.asarray(values).reshape(size, size)
         bound = np.abs(values).max()
         axis.contourf(
             *lines, values, levels=np.linspace(-bound, bound, 25), cmap="RdBu_r", alpha=0.75
@@ -221,9 +250,15 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
         The figure.
 
     Raises:
+        InputError: `x` and `y` are no points in the plane with one class each, or `steps` is less
+            than 2 or greater than 2^16.
+        InputTypeError: `layer` is no `NeuralODE`, or another argument has the wrong type.
         SolveError: The solve of the layer fails.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
+    checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    x, y = _classed(x, y)
+    checks.whole("steps", steps, least=2, most=2**16)
     depths = np.linspace(float(layer.t0), float(layer.t1), steps)
     paths = np.asarray(layer.trajectory(jnp.asarray(x), jnp.asarray(depths)))
     picture, (plane, along) = figure(1, 2, width=9.5, height=4.2)
@@ -256,8 +291,29 @@ def densities(
         The figure.
 
     Raises:
+        InputError: An array of a set has another shape or is not finite, there are more than 333
+            sets, or `limits` do not run from one finite number to a greater one.
+        InputTypeError: `sets` is no dict with at least one set, a set is no triple of arrays of
+            numbers, or `limits` is no pair.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
+    _check_named("sets", sets, "{'moons': (points, density, samples)}")
+    for each in sets.values():
+        if not isinstance(each, list | tuple) or len(each) != 3:
+            raise InputTypeError(
+                f"each of sets must be (points, density, samples), got a {type(each).__name__}"
+            )
+    sets = {
+        name: (
+            checks.known_numbers("points in sets", points, "n", 2),
+            checks.known_numbers("density in sets", density, "size", len(np.atleast_1d(density))),
+            checks.known_numbers("samples in sets", samples, "m", 2),
+        )
+        for name, (points, density, samples) in sets.items()
+    }
+    low, high = checks.known_numbers("limits", limits, 2)
+    limits = float(low), float(high)
+    checks.forward("limits: a range", *limits)
     picture, axes = figure(len(sets), 3, width=9.6, height=3.2 * len(sets))
     for row, (name, (points, density, samples)) in zip(
         axes.reshape(-1, 3), sets.items(), strict=True
@@ -279,7 +335,14 @@ def points_in_plane(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
         axis: The axes to draw on.
         x: The points, `(n, 2)`.
         y: The classes of the points, `(n,)`.
+
+    Raises:
+        InputError: `x` and `y` are no points in the plane with one class each.
+        InputTypeError: `axis` is no axes of matplotlib, `x` holds no numbers, or `y` neither
+            numbers nor words.
     """
+    _check_axis(axis)
+    x, y = _classed(x, y)
     for k, label in enumerate(np.unique(y)):
         axis.scatter(
             *x[y == label].T,
@@ -303,7 +366,22 @@ def depth_line(
         error: The values, `(m,)`.
         label: The name of the series in the legend.
         linestyle: The line style of matplotlib.
+
+    Raises:
+        InputError: A depth is not positive and finite, a value is infinite, there are not as many
+            values as depths, or matplotlib has no such line style.
+        InputTypeError: An argument has the wrong type.
     """
+    _check_axis(axis)
+    checks.whole("k", k, least=0)
+    depth = _places(depth)
+    error = _row("error", error)
+    if len(error) != len(depth):
+        raise InputError(
+            f"error must have one value for each depth, got {len(error)} values at {len(depth)}"
+        )
+    checks.instance("label", label, str, "a text")
+    checks.choice("linestyle", linestyle, ("-", "--", "-.", ":", "None", " ", ""))
     style = {"color": COLOURS[k % 5], "marker": MARKS[k % 5], "markersize": 4, "linewidth": 1.2}
     axis.loglog(depth, error, linestyle=linestyle, label=label, **style)
 
@@ -315,9 +393,60 @@ def depth_axis(axis: Axes, title: str, depth: Reals) -> None:
         axis: The axes of the panel.
         title: The title.
         depth: The numbers of layers at which ticks stand, `(m,)`.
+
+    Raises:
+        InputError: A depth is not positive and finite.
+        InputTypeError: An argument has the wrong type.
     """
+    _check_axis(axis)
+    checks.instance("title", title, str, "a text")
+    ticks = _places(depth)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("depth n (layers)")
-    axis.set_xticks(depth, [str(n) for n in depth], minor=False)
+    axis.set_xticks(ticks, [str(n) for n in depth], minor=False)
     axis.minorticks_off()
     axis.legend(fontsize=8, frameon=False)
+
+
+def _check_named(name: str, value: Any, example: str) -> None:
+    """Refuse anything but a dict with texts for names, and at least one entry."""
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(key, str) for key in value)
+    ):
+        raise InputTypeError(
+            f"{name} must be given by name, at least one, such as {example}, got a "
+            f"{type(value).__name__}"
+        )
+
+
+def _check_axis(axis: Any) -> None:
+    """Refuse anything but axes of matplotlib."""
+    from matplotlib.axes import Axes
+
+    checks.instance("axis", axis, Axes, "axes of matplotlib")
+
+
+def _row(name: str, values: Any) -> np.ndarray:
+    """Return numbers in a row, of which some may be NaN, and refuse anything else."""
+    row = checks.known_numbers(name, values, "n", finite=False)
+    if np.isinf(row).any():
+        raise InputError(f"{name} must be finite, or NaN for a gap, got infinite numbers")
+    return row
+
+
+def _places(depth: Any) -> np.ndarray:
+    """Return depths on a logarithmic axis, and refuse anything else."""
+    places = checks.known_numbers("depth", depth, "m")
+    if (places <= 0).any():
+        raise InputError(f"depth must be positive on a logarithmic axis, got {places.min():g}")
+    return places
+
+
+def _classed(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return points in the plane and their classes as arrays, and refuse anything else."""
+    points = checks.known_numbers("x", x, "n", 2)
+    dtype = getattr(x, "dtype", float)
+    kept = points if np.issubdtype(dtype, np.integer) else points.astype(dtype)
+    return kept, checks.labels("y", y, len(points))

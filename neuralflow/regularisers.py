@@ -16,11 +16,12 @@ import numpy as np
 import optax
 from diffrax import AbstractERK
 from flax import nnx
+from jax import core
 from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, depth_bases
 from neuralflow.depth.basis import sobolev_gram
 from neuralflow.fields import evaluate
@@ -30,7 +31,7 @@ from neuralflow.schemes.network import prepared
 from neuralflow.schemes.watched import Watch, Watched, sees_stiffness
 from neuralflow.solve import Adaptive
 from neuralflow.solve.system import time_dtype
-from neuralflow.transport import Motion, Rate, flat, log_determinant, samples
+from neuralflow.transport import MOST_DERIVATIVES, Motion, Rate, flat, log_determinant, samples
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
@@ -52,9 +53,8 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
         The energy, a scalar.
 
     Raises:
-        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
-            number.
-        InputTypeError: `model` is no `nnx.Module`.
+        InputError: No weight of the model varies with depth, or `tau` is not positive and finite.
+        InputTypeError: `model` is no `nnx.Module`, or `tau` is no known number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -100,10 +100,9 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
         The transformation. It belongs to models with the parameters of `model`.
 
     Raises:
-        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
-            number. The update of the transformation raises this error for gradients of another
-            model.
-        InputTypeError: `model` is no `nnx.Module`.
+        InputError: No weight of the model varies with depth, or `tau` is not positive and finite.
+            The update of the transformation raises this error for gradients of another model.
+        InputTypeError: `model` is no `nnx.Module`, or `tau` is no known number.
 
     Source:
         Our formulation: descent in the whitened increments of the penalty.
@@ -132,9 +131,9 @@ def whitened(model: nnx.Module, gradient: PyTree, tau: float = 1.0) -> Any:
         do not vary with depth stays as it is.
 
     Raises:
-        InputError: No weight of the model varies with depth, or `tau` is not a positive Python
-            number, or the gradient belongs to another model.
-        InputTypeError: `model` is no `nnx.Module`.
+        InputError: No weight of the model varies with depth, or `tau` is not positive and finite,
+            or the gradient belongs to another model.
+        InputTypeError: `model` is no `nnx.Module`, or `tau` is no known number.
     """
     return _mapped(_chosen(model, tau), lambda product, g: product.whitened(g), gradient)
 
@@ -152,9 +151,13 @@ def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
     Returns:
         The squared speed, shape `(batch,)`.
 
+    Raises:
+        InputTypeError: `motion` is no `Motion`.
+
     Source:
         Finlay et al., arXiv 2002.02798, stated there.
     """
+    checks.instance("motion", motion, Motion, "a Motion, which nf.transport.along hands over")
     return jnp.sum(motion.velocity**2, axis=1)
 
 
@@ -170,9 +173,13 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
     Returns:
         The squared norm, shape `(batch,)`.
 
+    Raises:
+        InputTypeError: `motion` is no `Motion`.
+
     Source:
         Finlay et al., arXiv 2002.02798, stated there.
     """
+    checks.instance("motion", motion, Motion, "a Motion, which nf.transport.along hands over")
     return motion.frobenius
 
 
@@ -192,13 +199,13 @@ def total_derivative(order: int) -> Rate:
     differentiates in forward mode may stand in the field, so `jax.custom_vjp` may not.
 
     Args:
-        order: The order K of the derivative, at least one.
+        order: The order K of the derivative, from 1 to 12.
 
     Returns:
         The rate, a function from a `Motion` to `(batch,)`.
 
     Raises:
-        InputError: `order` is less than one.
+        InputError: `order` is less than 1 or greater than 12.
         InputTypeError: `order` is not a whole number.
 
     Example:
@@ -216,9 +223,10 @@ def total_derivative(order: int) -> Rate:
         divide by the number of entries of x, as recalled; this rate does not. Nested products in
         place of Taylor arithmetic are our formulation.
     """
-    checks.whole("order", order)
+    checks.whole("order", order, most=MOST_DERIVATIVES)
 
     def rate(motion: Motion) -> Array:
+        checks.instance("motion", motion, Motion, "a Motion, which nf.transport.along hands over")
         return jnp.sum(motion.derivative(order) ** 2, axis=1)
 
     return rate
@@ -334,8 +342,9 @@ def inverse_consistency(
         Our formulation of the inverse consistency of Rousseau & Fablet, arXiv 1805.09585.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+    x = samples(x)
     back = layer.reverse()(layer(x, context=context), context=context)
-    return jnp.sum(flat(jax.tree.map(jnp.subtract, back, samples(x)))[0] ** 2, axis=1)
+    return jnp.sum(flat(jax.tree.map(jnp.subtract, back, x))[0] ** 2, axis=1)
 
 
 def volume_change(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> Float[Array, "batch"]:
@@ -379,14 +388,16 @@ def _mapped(
     """Apply a function of product and gradient to the gradient of every weight with a product."""
     leaves, treedef = jax.tree.flatten(gradient)
     wrong = len(leaves) != len(chosen) or any(
-        p and p.basis.size != len(g) for p, g in zip(chosen, leaves, strict=True)
+        not checks.holds_numbers(g) or (p and jnp.shape(g)[:1] != (p.basis.size,))
+        for p, g in zip(chosen, leaves, strict=True)
     )
     if wrong:
         sizes = [p.basis.size for p in chosen if p]
         raise InputError(
             f"this was made for a model of {len(chosen)} parameters, with {sorted(set(sizes))} "
             "coefficients in depth, and is given gradients of shapes "
-            f"{[jnp.shape(g) for g in leaves]}; make it anew for the new model"
+            f"{[getattr(g, 'shape', type(g).__name__) for g in leaves]}; make it anew for the new "
+            "model"
         )
     turned = [
         g if product is None else function(product, g)
@@ -446,10 +457,9 @@ class _Product:
 def _products(model: nnx.Module, tau: float) -> dict[tuple[Any, ...], _Product]:
     """Return the inner product of every weight that varies with depth, by its path."""
     checks.instance("model", model, nnx.Module, "an nnx.Module")
-    if not isinstance(tau, int | float) or not tau > 0:
-        raise InputError(
-            f"tau must be a positive Python number, or constant weights cost nothing; got {tau!r}"
-        )
+    if isinstance(tau, core.Tracer):
+        raise InputTypeError(f"tau must be a known number, got {tau!r}; hold it as a constant")
+    checks.number("tau", tau, above=0)  # With zero, constant weights would cost nothing.
     bases = depth_bases(model)
     if not bases:
         raise InputError(

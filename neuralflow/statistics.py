@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 
 # A fitted order leaves out depths below this number: a wrong limit can look right there.
@@ -39,16 +41,26 @@ def estimate(values: Float[Array | np.ndarray, "count *values"]) -> Estimate:
 
     Raises:
         InputError: There are fewer than two values.
-        InputTypeError: The values are complex.
+        InputTypeError: The values are complex, or no numbers.
     """
+    if not isinstance(values, jax.Array):
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError):  # rows of different lengths
+            values = np.asarray(None)
+        if values.dtype.kind not in "biufc":
+            raise InputTypeError(
+                "values must be an array of numbers, two or more along axis 0, got one of "
+                f"{values.dtype}"
+            )
     if np.ndim(values) < 1 or len(values) < 2:
         raise InputError(
-            f"an estimate takes two values or more along axis 0, got shape {np.shape(values)}"
+            f"values must be two values or more along axis 0, got shape {np.shape(values)}"
         )
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise InputTypeError(
-            "an estimate is that of real numbers, got complex ones; "
+            "values must be real numbers, got complex ones; "
             "take real and imaginary parts one by one"
         )
     array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
@@ -84,7 +96,10 @@ def fitted_order(
         is sought between 0.001 and 6.
 
     Raises:
-        InputError: There are not as many errors as depths, or an error is negative or infinite.
+        InputError: There are not as many errors as depths, a depth is below 1, or an error is
+            negative or infinite.
+        InputTypeError: `depths` or `errors` are no numbers in a row, or `least` or `reference` is
+            no whole number.
 
     Example:
         >>> from neuralflow.statistics import fitted_order
@@ -95,16 +110,23 @@ def fitted_order(
     Source:
         The model with a reference is our formulation.
     """
-    if len(depths) != len(errors):
+    places, sizes = (
+        _depths("depths", depths),
+        checks.known_numbers("errors", errors, "n", finite=False),
+    )
+    checks.whole("least", least, least=0)
+    if reference is not None:
+        checks.whole("reference", reference)
+    if len(places) != len(sizes):
         raise InputError(
-            f"an order is fitted to one error a depth, got {len(depths)} depths and "
-            f"{len(errors)} errors"
+            f"an order is fitted to one error a depth, got {len(places)} depths and "
+            f"{len(sizes)} errors"
         )
-    if any(e < 0 or np.isinf(e) for e in errors):
-        raise InputError(f"errors are finite numbers from zero on, got {list(errors)}")
+    if (sizes < 0).any() or np.isinf(sizes).any():
+        raise InputError(f"errors are finite numbers from zero on, got {sizes.tolist()}")
     pairs = [
         (n, e)
-        for n, e in zip(depths, errors, strict=True)
+        for n, e in zip(places, sizes, strict=True)
         if n >= least and e > 0 and n != reference
     ]
     if len({n for n, _ in pairs}) < 2:
@@ -138,20 +160,23 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
         The order p, and half of the width of the interval. Both are NaN where a mean is zero.
 
     Raises:
-        InputError: `values` has not two rows or more, each with one value for each number of steps.
+        InputError: `values` has not two rows or more, each with one value for each number of steps,
+            or a value is not finite. Or there are fewer than two different numbers of steps.
+        InputTypeError: `steps` or `values` are no numbers.
     """
-    values = np.asarray(values, float)
-    if values.ndim != 2 or len(values) < 2 or values.shape[1] != len(steps):
-        raise InputError(
-            f"values are (samples, {len(steps)}), at least two samples, got shape {values.shape}"
-        )
+    counts = _depths("steps", steps)
+    if len(np.unique(counts)) < 2:
+        raise InputError(f"steps must be two different numbers or more, got {counts.tolist()}")
+    values = checks.known_numbers("values", values, "samples", len(counts))
+    if len(values) < 2:
+        raise InputError(f"values must be those of two samples or more, got {len(values)}")
     mean, covariance = values.mean(0), np.atleast_2d(np.cov(values.T)) / len(values)
     covariance = covariance + np.diag(
         (1e-12 * mean) ** 2
     )  # where nothing is random, all is known alike
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = mean**2 / np.diag(covariance)
-        log = np.log(steps) - (weights @ np.log(steps)) / weights.sum()
+        log = np.log(counts) - (weights @ np.log(counts)) / weights.sum()
         slope = weights * log / (weights @ log**2)
         spread = slope / mean
         return float(-slope @ np.log(np.abs(mean))), float(
@@ -173,20 +198,23 @@ def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tup
         The lower and the upper limit. Both are the order itself where all orders are equal.
 
     Raises:
-        InputError: There are fewer than three orders, an order is not finite, or `level` does not
-            lie between 0 and 1.
+        InputError: There are fewer than three orders, an order is not finite, `level` does not lie
+            between 0 and 1, or `seed` is negative.
+        InputTypeError: `orders` are no numbers in a row, or `level` or `seed` is no such number.
     """
+    values = checks.known_numbers("orders", orders, "n")
+    if len(values) < 3:
+        raise InputError(f"orders must be those of at least three data sets, got {len(values)}")
+    checks.number("level", level, above=0)
+    if level >= 1:
+        raise InputError(f"level is a probability between 0 and 1, got {level}; for example 0.95")
+    checks.seed("seed", seed)
     from scipy.stats import bootstrap
 
-    values = _row(orders)
-    if len(values) < 3:
-        raise InputError(f"an interval needs at least three data sets, got {len(values)}")
-    if not 0 < level < 1:
-        raise InputError(f"level is a probability between 0 and 1, got {level}; for example 0.95")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     limits = bootstrap(
-        (values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)
+        (values,), np.mean, confidence_level=float(level), rng=np.random.default_rng(seed)
     ).confidence_interval
     return float(limits.low), float(limits.high)
 
@@ -204,21 +232,20 @@ def over_seeds(values: PyTree) -> dict[str, Any]:
 
     Raises:
         InputError: There is no value, or a value is not finite.
+        InputTypeError: `values` are no numbers in a row.
     """
+    values = checks.known_numbers("values", values, "n")
     from scipy import stats
 
-    values = _row(values)
-    if not len(values):
-        raise InputError("a mean over seeds needs at least one value, got none")
     low = high = values[0] if len(values) > 1 else np.nan
     if np.ptp(values):
         low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
 
 
-def _row(values: PyTree) -> np.ndarray:
-    """Return numbers as a row (n,), float64. Refuse anything else."""
-    row = np.asarray(values, float)
-    if row.ndim != 1 or not np.isfinite(row).all():
-        raise InputError(f"expected a row of finite numbers, got {row.tolist()}")
+def _depths(name: str, values: Any) -> np.ndarray:
+    """Return whole numbers from 1 on as a row `(n,)`, float64, and refuse anything else."""
+    row = checks.known_numbers(name, values, "n")
+    if (row < 1).any() or (row % 1).any():
+        raise InputError(f"{name} must be whole numbers from 1 on, got {row.tolist()}")
     return row

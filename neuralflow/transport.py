@@ -36,6 +36,8 @@ from neuralflow.solve.system import time_dtype
 
 KnownAt = Literal["start", "end"]
 """The end of a layer's interval at which a function is known."""
+MOST_DERIVATIVES = 12
+"""The highest order of a derivative along a path. The work of tracing doubles with every order."""
 Push = Callable[[Array], Array]
 """The type of a function from directions (directions, batch, d) to the products of J with them."""
 
@@ -85,7 +87,13 @@ class Exact:
 
         Returns:
             The exact sums.
+
+        Raises:
+            InputError: `points` has another shape.
+            InputTypeError: `push` is no function, or `points` is no array of real numbers.
         """
+        checks.function("push", push, 1)
+        _check_points(points)
         units = jnp.eye(points.shape[1], dtype=points.dtype)[:, None, :]
         return _sums(jnp.broadcast_to(units, (points.shape[1], *points.shape)), push, 1)
 
@@ -104,7 +112,7 @@ class Hutchinson:
         probes: The number of random sign vectors for each sample.
 
     Raises:
-        InputError: `probes` is less than one.
+        InputError: `probes` is less than 1 or greater than 2^20.
         InputTypeError: `probes` is not a whole number.
 
     Source:
@@ -114,7 +122,7 @@ class Hutchinson:
     probes: int = 1
 
     def __post_init__(self):
-        checks.whole("probes", self.probes)
+        checks.whole("probes", self.probes, most=2**20)
 
     def draw(self, key: Array, points: Array) -> Array:
         """Draw the random signs of a solve.
@@ -125,7 +133,13 @@ class Hutchinson:
 
         Returns:
             Signs of shape `(probes, batch, d)`.
+
+        Raises:
+            InputError: `points` has another shape.
+            InputTypeError: `key` is not one random key, or `points` is no array of real numbers.
         """
+        checks.key(key)
+        _check_points(points)
         return jax.random.rademacher(key, (self.probes, *points.shape), points.dtype)
 
     def jacobian(self, push: Push, points: Array, probes: Array) -> Jacobian:
@@ -139,7 +153,13 @@ class Hutchinson:
 
         Returns:
             The estimates of the sums.
+
+        Raises:
+            InputError: `probes` has another shape.
+            InputTypeError: `push` is no function, or `probes` is no array of real numbers.
         """
+        checks.function("push", push, 1)
+        checks.array("probes", probes, self.probes, "batch", "coordinates")
         return _sums(probes, push, self.probes)
 
 
@@ -159,7 +179,7 @@ class HutchPlusPlus:
         probes: The number of dimensions of the subspace, and of random sign vectors for the rest.
 
     Raises:
-        InputError: `probes` is less than one.
+        InputError: `probes` is less than 1 or greater than 2^20.
         InputTypeError: `probes` is not a whole number.
 
     Source:
@@ -170,7 +190,7 @@ class HutchPlusPlus:
     probes: int = 1
 
     def __post_init__(self):
-        checks.whole("probes", self.probes)
+        checks.whole("probes", self.probes, most=2**20)
 
     def draw(self, key: Array, points: Array) -> Array:
         """Draw the random signs of a solve.
@@ -182,7 +202,13 @@ class HutchPlusPlus:
         Returns:
             Signs of shape `(2 probes, batch, d)`. The first half is for the span, the second half
             for the rest of the space.
+
+        Raises:
+            InputError: `points` has another shape.
+            InputTypeError: `key` is not one random key, or `points` is no array of real numbers.
         """
+        checks.key(key)
+        _check_points(points)
         return jax.random.rademacher(key, (2 * self.probes, *points.shape), points.dtype)
 
     def jacobian(self, push: Push, points: Array, probes: Array) -> Jacobian:
@@ -196,7 +222,13 @@ class HutchPlusPlus:
 
         Returns:
             The estimates of the sums.
+
+        Raises:
+            InputError: `probes` has another shape.
+            InputTypeError: `push` is no function, or `probes` is no array of real numbers.
         """
+        checks.function("push", push, 1)
+        checks.array("probes", probes, 2 * self.probes, "batch", "coordinates")
         seen, rest = probes[: self.probes], probes[self.probes :]
         sketch = jnp.moveaxis(jax.lax.stop_gradient(push(seen)), 0, -1)
         span = jnp.moveaxis(jnp.linalg.qr(sketch)[0], -1, 0)
@@ -204,6 +236,11 @@ class HutchPlusPlus:
         known = _sums(span, push, 1)
         noisy = _sums(rest - jnp.einsum("pkb,kbd->pbd", inside, span), push, self.probes)
         return Jacobian(known.trace + noisy.trace, known.square + noisy.square)
+
+
+def _check_points(points: Any) -> None:
+    """Refuse anything but points `(batch, d)`."""
+    checks.array("points", points, "batch", "d")
 
 
 def _sums(directions: Array, push: Push, count: int) -> Jacobian:
@@ -234,6 +271,11 @@ class Motion:
 
     Attributes:
         points: The samples, shape `(batch, d)`.
+
+    Raises:
+        InputError: `points` has another shape, or `time` is not finite.
+        InputTypeError: `velocity` is no function, `points` or `probes` is no array of real numbers,
+            `time` is no number, or `estimator` is none of the three.
     """
 
     def __init__(
@@ -244,9 +286,16 @@ class Motion:
         estimator: Divergence,
         probes: Any,
     ):
+        checks.function("velocity", velocity, 2)
+        _check_points(points)
+        checks.number("time", time)
+        _check_divergence(estimator, "estimator")
+        if probes is not None:
+            checks.array("probes", probes, "probes", *points.shape)
         self._function, self.points = velocity, points
         self._time = jnp.asarray(time, points.dtype)
-        self._estimator, self._probes = estimator, probes
+        self._estimator = estimator
+        self._probes: Any = probes
 
     @functools.cached_property
     def velocity(self) -> Array:
@@ -260,11 +309,16 @@ class Motion:
         is (grad g) v + dg/dt. Weights that vary with depth are held at their values at this depth.
 
         Args:
-            order: The order of the derivative, at least one.
+            order: The order of the derivative, from 1 to 12.
 
         Returns:
             The derivatives, shape `(batch, d)`.
+
+        Raises:
+            InputError: `order` is less than 1 or greater than 12.
+            InputTypeError: `order` is not a whole number.
         """
+        checks.whole("order", order, most=MOST_DERIVATIVES)
 
         def along_path(g):
             def moved(p, t):
@@ -325,9 +379,7 @@ class _Accompanied(nnx.Module):
 
         motion = Motion(velocity, points, t, self.estimator, probes)
         try:
-            moved = tuple(
-                rate(motion).astype(q.dtype) for rate, q in zip(self.rates, sums, strict=True)
-            )
+            moved = tuple(_rated(rate(motion), q) for rate, q in zip(self.rates, sums, strict=True))
         except TraceContextError:
             raise InputError(
                 f"{type(self.field).__name__} changes its state where its Jacobian is taken, and "
@@ -335,6 +387,12 @@ class _Accompanied(nnx.Module):
                 "statistics and Dropout"
             ) from None
         return back(motion.velocity), moved
+
+
+def _rated(value: Any, like: Array) -> Array:
+    """Return the value of a rate in the dtype of its integral, and refuse other values."""
+    checks.array("the value of a rate", value, *like.shape)
+    return value.astype(like.dtype)
 
 
 def along(
@@ -368,7 +426,8 @@ def along(
 
     Raises:
         InputError: `divergence` is random and has no key. Or the field changes its state where its
-            Jacobian is taken. Or random probes meet an adaptive solve with `per_sample=True`.
+            Jacobian is taken. Or random probes meet an adaptive solve with `per_sample=True`. Or a
+            rate does not give one number for each sample.
         InputTypeError: Axis 0 of x does not count samples, x is not an array of real numbers, or an
             argument has the wrong type.
 
@@ -385,8 +444,10 @@ def along(
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     _check_divergence(divergence)
     for rate in rates:
-        checks.function("a rate", rate)
+        checks.function("a rate", rate, 1)
     check_context(layer.field, context)
+    if key is not None:
+        checks.key(key)
     points, _ = flat(samples(x))
     if key is None and not isinstance(divergence, Exact):
         raise InputError(
@@ -410,27 +471,29 @@ def samples(x: PyTree) -> Any:
         The same pytree, with JAX arrays.
 
     Raises:
-        InputTypeError: A leaf is no array, or is complex. Or an array has fewer than two axes. Or
-            the arrays have different numbers of samples.
+        InputTypeError: A leaf is no array of floating-point numbers, or there is none. Or an array
+            has fewer than two axes. Or the arrays have different numbers of samples.
     """
-    checks.states("x", x)
+    _check_samples(x)
     x = jax.tree.map(jnp.asarray, x)
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(x)):
+        raise InputTypeError(
+            "x holds complex points, and densities and integrals are those of real points; give "
+            "real and imaginary parts as a pair"
+        )
+    time_dtype(x)  # This call refuses whole numbers.
+    return x
+
+
+def _check_samples(x: PyTree) -> None:
+    """Refuse what is not made of arrays of samples."""
+    checks.states("x", x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
-    if (
-        not shapes
-        or any(len(shape) < 2 for shape in shapes)
-        or len({shape[0] for shape in shapes}) != 1
-    ):
+    if any(len(shape) < 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise InputTypeError(
             "x has one leading axis of samples and at least one axis of coordinates, got shapes "
             f"{shapes}; try x[None]"
         )
-    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(x)):
-        raise InputTypeError(
-            "densities and integrals are those of real points, got complex ones; give real and "
-            "imaginary parts as a pair"
-        )
-    return x
 
 
 def flat(x: PyTree) -> tuple[Array, Callable[[Array], Any]]:
@@ -441,7 +504,11 @@ def flat(x: PyTree) -> tuple[Array, Callable[[Array], Any]]:
 
     Returns:
         The rows, shape `(batch, d)`, and the function that turns rows back into the form of x.
+
+    Raises:
+        InputTypeError: x is not made of arrays of numbers with axis 0 for the samples.
     """
+    _check_samples(x)
     if isinstance(x, jax.Array) and x.ndim == 2:
         return x, lambda rows: rows
     back = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], x))[1]
@@ -453,7 +520,7 @@ class _Carried(nnx.Module, abc.ABC):
 
     def __init__(self, layer: NeuralODE, function: Any, given: KnownAt):
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-        checks.function("the function that is carried", function)
+        checks.function("the function that is carried", function, 1)
         checks.choice("given", given, ("start", "end"))
         if layer.backward:
             raise InputTypeError(
@@ -519,11 +586,9 @@ class _Carried(nnx.Module, abc.ABC):
 
         Differences of fourth order give w_t. Their points lie in the cell of depth that holds t.
         """
-        if not isinstance(step, int | float) or not 0 < step <= 0.25:
-            raise InputError(
-                f"step is a share of the interval in (0, 1/4], got {step!r}; for example 0.002"
-            )
-        x = samples(x)
+        checks.number("step", step, above=0, most=0.25)
+        self._walk(t)  # This call refuses a depth time outside of the interval.
+        x, step = samples(x), float(step)
         times, weights = _stencil(self.layer, t, step)
         total = sum(
             (
@@ -597,6 +662,8 @@ class Transport(_Carried):
         Raises:
             InputError: t is known and lies outside the interval.
         """
+        x = samples(x)
+        check_context(self.layer.field, context)
         walk, values = self._walk(t), self.function
         return values(x if walk is None else walk(x, context=context))
 
@@ -723,6 +790,11 @@ class Continuity(_Carried):
             InputTypeError: Axis 0 of x does not count samples.
         """
         walk = self._walk(t)
+        for rate in rates:
+            checks.function("a rate", rate, 1)
+        if key is not None:
+            checks.key(key)
+        check_context(self.layer.field, context)
         if walk is None:
             count = len(jax.tree.leaves(samples(x))[0])
             return _each(self.function(x), count), tuple(
@@ -760,6 +832,7 @@ class Continuity(_Carried):
                 "the residual of the equation needs the divergence without noise, got "
                 f"{self.divergence}; take Exact()"
             )
+        material = self._material(x, t, step, context)
         points, back = flat(samples(x))
 
         # The layer gets t as it was given: rounded, t could lie outside of the interval.
@@ -767,7 +840,7 @@ class Continuity(_Carried):
             return flat(self.layer.velocity(back(p), t, context=context))[0]
 
         motion = Motion(velocity, points, t, Exact(), None)
-        return self._material(x, t, step, context) + motion.divergence
+        return material + motion.divergence
 
 
 def _each(value: Any, count: int) -> Array:
@@ -781,10 +854,10 @@ def _each(value: Any, count: int) -> Array:
     return value
 
 
-def _check_divergence(divergence: Any) -> None:
+def _check_divergence(divergence: Any, name: str = "divergence") -> None:
     """Refuse anything but one of the three ways to compute a divergence."""
     checks.instance(
-        "divergence",
+        name,
         divergence,
         Exact | Hutchinson | HutchPlusPlus,
         "Exact(), Hutchinson() or HutchPlusPlus()",
@@ -801,7 +874,11 @@ def divergence(motion: Motion) -> Float[Array, "batch"]:
 
     Returns:
         The divergence, shape `(batch,)`, per unit of depth time.
+
+    Raises:
+        InputTypeError: `motion` is no `Motion`.
     """
+    checks.instance("motion", motion, Motion, "a Motion, which along hands over")
     return motion.divergence
 
 
@@ -976,14 +1053,18 @@ class NormalisingFlow(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ):
+        checks.instance("layer", layer, NeuralODE, "a NeuralODE")
+        if isinstance(base, type):
+            raise InputTypeError(f"base must be a distribution, got the class {base.__name__}")
         for name in ("log_prob", "sample"):
-            checks.function(f"the base distribution's {name}", getattr(base, name, None))
+            checks.function(f"{name} of the base distribution", getattr(base, name, None))
+        _check_divergence(divergence)
         if not isinstance(divergence, Exact):
             checks.instance(
                 "rngs", rngs, nnx.Rngs, f"nnx.Rngs(seed), from which {divergence} draws its probes"
             )
-        checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-        _check_divergence(divergence)
+        if rngs is not None:
+            checks.rngs(rngs, "probes")
         if layer.backward:
             raise InputTypeError(
                 "a normalising flow takes the layer that walks forward, from data to base; give "
@@ -1054,11 +1135,28 @@ class NormalisingFlow(nnx.Module):
             The points, shape `(count, ...)`.
 
         Raises:
-            InputError: `count` is less than one.
-            InputTypeError: `count` is not a whole number.
+            InputError: `count` is less than 1 or greater than 2^30, or the base distribution does
+                not give `count` points.
+            InputTypeError: `key` is not one random key, or `count` is not a whole number.
         """
-        checks.whole("count", count)
-        return self.layer.reverse()(self.base.sample(key, (count,)), context=context)
+        return self.layer.reverse()(self._drawn(key, count), context=context)
+
+    def _drawn(self, key: Array, count: int) -> Any:
+        """Draw points of the base distribution, and refuse what is no such row of points."""
+        checks.key(key)
+        checks.whole("count", count, most=2**30)
+        y = self.base.sample(key, (count,))
+        leaves = jax.tree.leaves(y) or [None]
+        if not all(
+            checks.holds_numbers(leaf) and leaf.ndim > 1 and len(leaf) == count for leaf in leaves
+        ):
+            shown = [np.shape(leaf) for leaf in leaves]
+            raise InputError(
+                f"sample of the base distribution gives points ({count}, ...), got shapes {shown}; "
+                "a distribution over single coordinates becomes one over points by numpyro's "
+                ".expand([d]).to_event(1)"
+            )
+        return y
 
     def sample_and_log_prob(
         self, key: Array, count: int, *, context: PyTree = None
@@ -1077,12 +1175,11 @@ class NormalisingFlow(nnx.Module):
             The points, shape `(count, ...)`, and their log-densities, shape `(count,)`.
 
         Raises:
-            InputError: `count` is less than one, or the base distribution does not give one number
-                per point.
-            InputTypeError: `count` is not a whole number.
+            InputError: `count` is less than 1 or greater than 2^30, or the base distribution does
+                not give `count` points, and one number per point.
+            InputTypeError: `key` is not one random key, or `count` is not a whole number.
         """
-        checks.whole("count", count)
-        y = self.base.sample(key, (count,))
+        y = self._drawn(key, count)
         x, (lost,) = along(self.layer.reverse(), y, divergence, context=context)
         return x, _each(self.base.log_prob(y), count) - lost
 

@@ -65,9 +65,9 @@ def test_orders_against_a_finite_reference_are_corrected(order, size):
 
 test_bad_input_is_refused_in_one_sentence = refuses(
     {
-        "no seeds": (lambda: over_seeds([]), "at least one value"),
-        "a seed that failed": (lambda: over_seeds([1.0, np.nan]), "a row of finite numbers"),
-        "orders in rows": (lambda: interval(wrong(np.ones((3, 3)))), "a row of finite numbers"),
+        "no seeds": (lambda: over_seeds([]), "values must have shape"),
+        "a seed that failed": (lambda: over_seeds([1.0, np.nan]), "values must be finite"),
+        "orders in rows": (lambda: interval(wrong(np.ones((3, 3)))), "orders must have shape"),
         "a level in percent": (lambda: interval([1.0, 2.0, 3.0], level=95), "between 0 and 1"),
         "unequal lengths": (lambda: fitted_order([32, 64], [1.0]), "2 depths and 1 errors"),
         "a negative error": (lambda: fitted_order([32, 64], [1.0, -1.0]), "from zero on"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuralflow import schemes
+from neuralflow import checks, schemes
 from neuralflow.checks import InputError
 
 SCHEMES = {
@@ -29,13 +29,14 @@ def writable(folder: Path) -> Path:
     Raises:
         InputError: The folder cannot be written.
     """
+    checks.path("--out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.write_text("")
         probe.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # a path with NUL is a ValueError
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror
         raise InputError(
             f"--out {folder} cannot be written ({reason}); give another folder"
         ) from None

@@ -5,11 +5,13 @@ The type `Data`, the conversion of examples to arrays and the order of an epoch 
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from neuralflow import checks
 from neuralflow.checks import ExtraMissing, InputError
 
 Data = dict[str, np.ndarray]
@@ -64,11 +66,10 @@ def digits(split: str = "train") -> Data:
         InputError: `split` is neither "train" nor "test".
         ExtraMissing: scikit-learn is not installed.
     """
+    checks.choice("split", split, ("train", "test"))
     images, labels = _digits()
     order = np.random.default_rng(0).permutation(len(labels))
     edge = len(labels) * 4 // 5
-    if split not in ("train", "test"):
-        raise InputError(f"the digits have the splits 'train' and 'test', got {split!r}")
     chosen = order[:edge] if split == "train" else order[edge:]
     x = (images[chosen] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     return {"x": x, "y": labels[chosen].astype(np.int32)}
@@ -101,18 +102,21 @@ def digits_pair(first: int = 3, second: int = 8, components: int = 4) -> Data:
         the classes y `(samples,)`, the numbers 0.0 and 1.0.
 
     Raises:
-        InputError: `components` is less than 1, or more than the samples have.
+        InputError: `first` or `second` lies outside of 0 to 9, both are the same digit, or
+            `components` is less than 1 or more than the samples have.
+        InputTypeError: An argument is no whole number.
         ExtraMissing: scikit-learn is not installed.
     """
+    checks.whole("first", first, least=0, most=9)
+    checks.whole("second", second, least=0, most=9)
+    if first == second:
+        raise InputError(f"first and second must be two different digits, got {first} twice")
+    checks.whole("components", components)
     images, labels = _digits()
     chosen = np.isin(labels, (first, second))
     x = images[chosen] - images[chosen].mean(axis=0)
     _, scale, axes = np.linalg.svd(x, full_matrices=False)
-    if not 1 <= components <= int((scale > 1e-10 * scale[0]).sum()):
-        raise InputError(
-            f"components must lie between 1 and {int((scale > 1e-10 * scale[0]).sum())}, "
-            f"got {components}"
-        )
+    checks.whole("components", components, most=int((scale > 1e-10 * scale[0]).sum()))
     # The sign of a component is arbitrary. A fixed sign gives the same data on every platform.
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     scores = x @ axes[:components].T
@@ -130,19 +134,21 @@ def from_file(path: Path) -> Data:
 
     Raises:
         InputError: There is no such file, the file is no .npz file of numbers, or it does not hold
-            x and y. The message says what is wrong.
+            finite x and y of these shapes. The message says what is wrong.
+        InputTypeError: `path` is no path.
     """
+    checks.path("path", path)
     try:
         with Path(path).open("rb") as file:  # numpy closes no file that it cannot read.
             held = np.load(file, allow_pickle=False)
             if isinstance(held, np.ndarray):
                 raise InputError("one array without names")
-            arrays = {name: np.asarray(held[name], float) for name in ("x", "y") if name in held}
+            arrays = {name: held[name] for name in ("x", "y") if name in held}
     except FileNotFoundError:
         raise InputError(
             f"there is no file {path}; give 'digits' or an .npz file with arrays x and y"
         ) from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise InputError(
             f"{path} is not an .npz file of numbers{reason}; "
@@ -153,4 +159,6 @@ def from_file(path: Path) -> Data:
             f"{path} must hold arrays x (samples, features) and y (samples,), "
             f"it holds {sorted(arrays)} of them"
         )
-    return arrays
+    x, y = (array.astype(float) if array.dtype == bool else array for array in arrays.values())
+    x = checks.known_numbers(f"x in {path}", x, "samples", "features")
+    return {"x": x, "y": checks.known_numbers(f"y in {path}", y, len(x))}

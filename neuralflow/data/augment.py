@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -31,19 +32,29 @@ def images(
 
     Raises:
         InputError: `shift` is negative. The returned function raises InputError for a batch without
-            such images.
-        InputTypeError: `shift` is no whole number.
+            such images, and for images that are not larger than `shift`.
+        InputTypeError: `shift` is no whole number, `flip` is neither True nor False, or `name` is
+            no text. The returned function raises InputTypeError for what is no batch or no key.
     """
-    checks.whole("shift", shift, least=0)
+    checks.whole("shift", shift, least=0, most=2**30)
+    checks.flag("flip", flip)
+    checks.instance("name", name, str, "the name of the images in a batch, such as 'x'")
 
     def augment(batch: dict[str, Any], key: Array) -> dict[str, Any]:
         """Return the batch with moved and mirrored images."""
+        checks.instance("batch", batch, dict, f"a dict with images under {name!r}")
         x: Any = batch.get(name)
-        if jnp.ndim(x) != 4:
+        if not checks.holds_numbers(x) or x.ndim != 4:
             raise InputError(
                 f"images are {name!r} (batch, height, width, channels) in a batch, "
-                f"got {', '.join(f'{k} {jnp.shape(v)}' for k, v in batch.items())}"
+                f"got {', '.join(f'{k} {np.shape(v)}' for k, v in batch.items())}"
             )
+        if shift >= min(x.shape[1:3]):
+            raise InputError(
+                f"images in a batch must be larger than shift, got {x.shape[1:3]} pixels and a "
+                f"shift of {shift}"
+            )
+        checks.key(key)
         where, mirrored = jax.random.split(key)
         padded = jnp.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
         corners = jax.random.randint(where, (len(x), 2), 0, 2 * shift + 1)

@@ -26,8 +26,9 @@ def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
-        InputTypeError: `count` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, `noise` is negative or
+            not finite, or `seed` is negative or above 2^63 - 1.
+        InputTypeError: `count` or `seed` is no whole number, or `noise` is no number.
 
     Example:
         >>> import neuralflow as nf
@@ -35,7 +36,7 @@ def moons(count: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
         >>> points["x"].shape, points["y"].shape, int(points["y"].sum())
         ((100, 2), (100,), 50)
     """
-    rng, y = _start(count, 2, seed)
+    rng, y = _start(count, 2, noise, seed)
     angle = np.pi * rng.uniform(size=count)
     x = np.where(
         y == 0,
@@ -51,17 +52,22 @@ def circles(count: int = 1000, *, noise: float = 0.05, ratio: float = 0.5, seed:
     Args:
         count: The number of points.
         noise: The standard deviation of the normal noise that is added to the points.
-        ratio: The radius of the inner circle.
+        ratio: The radius of the inner circle, between 0 and 1.
         seed: The seed of everything that is random.
 
     Returns:
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
-        InputTypeError: `count` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, `noise` is negative or
+            not finite, `ratio` does not lie between 0 and 1, or `seed` is negative or above
+            2^63 - 1.
+        InputTypeError: `count` or `seed` is no whole number, or `noise` or `ratio` is no number.
     """
-    rng, y = _start(count, 2, seed)
+    rng, y = _start(count, 2, noise, seed)
+    checks.number("ratio", ratio, above=0)
+    if ratio >= 1:
+        raise InputError(f"ratio must lie below 1, the radius of the outer circle, got {ratio}")
     angle = 2 * np.pi * rng.uniform(size=count)
     return _noisy(_polar(np.where(y == 0, 1.0, ratio), angle), y, noise, rng)
 
@@ -84,11 +90,14 @@ def spirals(
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, there are less than two arms, or
-            `noise` or `seed` is negative.
-        InputTypeError: `count`, `arms` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, there are less than
+            two arms, `noise` is negative, `noise` or `turns` is not finite, or `seed` is negative
+            or above 2^63 - 1.
+        InputTypeError: `count`, `arms` or `seed` is no whole number, or `noise` or `turns` is no
+            number.
     """
-    rng, y = _start(count, arms, seed)
+    checks.number("turns", turns)
+    rng, y = _start(count, arms, noise, seed, "arms")
     radius = np.sqrt(rng.uniform(0.01, 1, size=count))
     return _noisy(_polar(radius, 2 * np.pi * (turns * radius + y / arms)), y, noise, rng)
 
@@ -108,13 +117,14 @@ def annuli(count: int = 1000, *, noise: float = 0.0, seed: int = 0) -> Data:
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, or `noise` or `seed` is negative.
-        InputTypeError: `count` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, `noise` is negative or
+            not finite, or `seed` is negative or above 2^63 - 1.
+        InputTypeError: `count` or `seed` is no whole number, or `noise` is no number.
 
     Source:
         Dupont, Doucet & Teh, arXiv 1904.01681.
     """
-    rng, y = _start(count, 2, seed)
+    rng, y = _start(count, 2, noise, seed)
     share = rng.uniform(size=count)
     radius = np.sqrt(np.where(y == 1, share / 4, 1 + share * (9 / 4 - 1)))
     return _noisy(_polar(radius, 2 * np.pi * rng.uniform(size=count)), y, noise, rng)
@@ -136,11 +146,14 @@ def gaussians(
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, there are less than two modes, or
-            `noise` or `seed` is negative.
-        InputTypeError: `count`, `modes` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, there are less than
+            two modes, `noise` is negative or not finite, `radius` is not positive or not finite, or
+            `seed` is negative or above 2^63 - 1.
+        InputTypeError: `count`, `modes` or `seed` is no whole number, or `noise` or `radius` is no
+            number.
     """
-    rng, y = _start(count, modes, seed)
+    checks.number("radius", radius, above=0)
+    rng, y = _start(count, modes, noise, seed, "modes")
     return _noisy(_polar(np.full(count, radius), 2 * np.pi * y / modes), y, noise, rng)
 
 
@@ -157,28 +170,32 @@ def checkerboard(count: int = 1000, *, noise: float = 0.0, squares: int = 4, see
         The points x `(count, 2)`, float32, and the classes y `(count,)`, int32.
 
     Raises:
-        InputError: `count` is less than the number of classes, `squares` is no even number from 2
-            on, or `noise` or `seed` is negative.
-        InputTypeError: `count` or `seed` is no whole number.
+        InputError: `count` is less than the number of classes or above 2^30, `squares` is no even
+            number from 2 on, `noise` is negative or not finite, or `seed` is negative or above
+            2^63 - 1.
+        InputTypeError: `count`, `squares` or `seed` is no whole number, or `noise` is no number.
     """
-    if squares < 2 or squares % 2:
+    checks.whole("squares", squares, least=2, most=2**30)
+    if squares % 2:
         raise InputError(f"squares is the even number of squares along a side, got {squares}")
-    rng, y = _start(count, 2, seed)
+    rng, y = _start(count, 2, noise, seed)
     column = rng.integers(squares, size=count)
     row = 2 * rng.integers(squares // 2, size=count) + (column + y) % 2
     corner = np.stack([column, row], axis=1)
     return _noisy(2 * (corner + rng.uniform(size=(count, 2))) / squares - 1, y, noise, rng)
 
 
-def _start(count: int, classes: int, seed: int) -> tuple[np.random.Generator, np.ndarray]:
+def _start(
+    count: int, classes: int, noise: float, seed: int, name: str = "classes"
+) -> tuple[np.random.Generator, np.ndarray]:
     """Check the arguments of a set, and return its random generator and its shuffled classes."""
-    checks.whole("count", count, least=0)
-    checks.whole("the number of classes", classes, least=0)
-    checks.whole("seed", seed, least=0)
-    if count < classes or classes < 2:
+    checks.whole("count", count, most=2**30)
+    checks.number("noise", noise, least=0)
+    checks.seed("seed", seed)
+    checks.whole(name, classes, least=2)
+    if count < classes:
         raise InputError(
-            "a set needs at least two classes and a sample of each, "
-            f"got {count} samples of {classes} classes"
+            f"count must be at least {classes}, a sample of each of the {name}, got {count}"
         )
     rng = np.random.default_rng(seed)
     return rng, rng.permutation(np.arange(count) % classes)
@@ -191,7 +208,5 @@ def _polar(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _noisy(x: np.ndarray, y: np.ndarray, noise: float, rng: np.random.Generator) -> Data:
     """Return the set of points x and classes y, with normal noise added to the points."""
-    if not noise >= 0:
-        raise InputError(f"noise is a standard deviation >= 0, got {noise}")
-    moved = x + noise * rng.standard_normal(x.shape)
+    moved = x + float(noise) * rng.standard_normal(x.shape)
     return {"x": moved.astype(np.float32), "y": y.astype(np.int32)}

@@ -30,7 +30,8 @@ class Stream:
         ahead: The number of batches that are read ahead.
 
     Raises:
-        InputError: `examples` is empty, or `threads` or `ahead` is less than 1.
+        InputError: `examples` is empty, `threads` does not lie between 1 and 1024, or `ahead` does
+            not lie between 1 and 2^20.
         InputTypeError: `examples` is no such sequence, `transform` is no function, or `threads` or
             `ahead` is no whole number.
 
@@ -49,19 +50,21 @@ class Stream:
     ahead: int = 8
 
     def __post_init__(self):
-        if isinstance(self.examples, (dict, str)) or not (
-            hasattr(self.examples, "__len__") and hasattr(self.examples, "__getitem__")
+        if isinstance(self.examples, (dict, str, type)) or not (
+            hasattr(self.examples, "__len__")
+            and hasattr(self.examples, "__getitem__")
+            and np.shape(getattr(self.examples, "shape", (1,))) != (0,)
         ):
             raise InputTypeError(
-                "a stream reads a sequence of examples, with len and [i], "
+                "examples must be a sequence, with len and [i], "
                 f"got a {type(self.examples).__name__}; a dict of arrays goes to fit as it is"
             )
         if not len(self.examples):
             raise InputError("a stream needs at least one example, got an empty sequence")
         if self.transform is not None:
             checks.function("transform", self.transform)
-        checks.whole("threads", self.threads)
-        checks.whole("ahead", self.ahead)
+        checks.whole("threads", self.threads, most=1024)
+        checks.whole("ahead", self.ahead, most=2**20)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -71,15 +74,17 @@ class Stream:
         """Read one example and transform it.
 
         Args:
-            i: The number of the example, counted from zero.
+            i: The number of the example, counted from zero. Negative numbers count from the end.
 
         Returns:
             The example, a dict of arrays without a leading axis of samples.
 
         Raises:
-            InputTypeError: Without a transform the example is no dict, or the transform returns no
-                dict of arrays.
+            InputError: There is no such example.
+            InputTypeError: `i` is no whole number. Without a transform the example is no dict, or
+                the transform returns no dict of arrays.
         """
+        checks.whole("i", i, least=-len(self), most=len(self) - 1)
         return self._transformed(self.examples[i])
 
     def _transformed(self, row: PyTree) -> Data:
@@ -101,7 +106,7 @@ class Stream:
     def batches(
         self, size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Data]:
-        """Yield the batches of an epoch from a given one on.
+        """Return the batches of an epoch from a given one on.
 
         The last batch of an epoch is left out if it is smaller.
 
@@ -117,11 +122,31 @@ class Stream:
             An iterator over batches, arrays of shape `(size / n, ...)`.
 
         Raises:
-            InputError: The examples of a batch have different shapes.
-            InputTypeError: Without a transform an example is no dict, or the transform returns no
-                dict of arrays.
+            InputError: The examples of a batch have different shapes, there are fewer than `size`
+                examples, `seed`, `epoch` or `start` is negative, or `share` is no part of a batch.
+            InputTypeError: An argument is no whole number, or `share` is no pair. Or without a
+                transform an example is no dict, or the transform returns no dict of arrays.
             ExtraMissing: grain is not installed; it comes with the extra `data`.
         """
+        checks.whole("size", size, most=len(self))
+        checks.seed("seed", seed)
+        checks.whole("epoch", epoch, least=0, most=2**31 - 1)
+        checks.whole("start", start, least=0, most=2**31 - 1)
+        if not isinstance(share, list | tuple) or len(share) != 2:
+            raise InputTypeError(
+                f"share must be a pair (k, n), for part k of n equal parts, got {share!r}"
+            )
+        part, parts = share
+        checks.whole("n in share", parts, most=size)
+        checks.whole("k in share", part, least=0, most=parts - 1)
+        if size % parts:
+            raise InputError(f"share must cut a batch of {size} into equal parts, got {share}")
+        return self._batches(size, seed, epoch, start, share)
+
+    def _batches(
+        self, size: int, seed: int, epoch: int, start: int, share: tuple[int, int]
+    ) -> Iterator[Data]:
+        """Yield the batches that `batches` describes."""
         try:
             import grain
         except ImportError as error:

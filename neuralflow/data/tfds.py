@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -54,11 +55,14 @@ def load(
 
     Raises:
         DataMissing: The set is not prepared, or is prepared in a format that only TensorFlow reads.
-        InputError: The split is unknown or empty, the examples have unequal shapes, or no feature
-            is numeric.
-        InputTypeError: `name` or `split` is no text.
+        InputError: `name` is not written as in TFDS, the split is unknown or empty, the examples
+            have unequal shapes, or no feature is numeric.
+        InputTypeError: `name` or `split` is no text, or `data_dir` or `cache` is no path.
         ExtraMissing: The packages that read TFDS are not installed.
     """
+    _check_request(name, split, data_dir)
+    if cache is not None and cache is not False:
+        checks.path("cache", cache)
     examples = source(name, split, data_dir=data_dir)
     place = None if cache is False else _cache_folder(cache) / _fingerprint(examples, name, split)
     kept = None if place is None else _from_cache(place, len(examples))
@@ -86,12 +90,12 @@ def source(name: str, split: str = "train", *, data_dir: str | Path | None = Non
 
     Raises:
         DataMissing: The set is not prepared, or is prepared in a format that only TensorFlow reads.
-        InputError: The split is unknown or empty, or names several splits at once.
-        InputTypeError: `name` or `split` is no text.
+        InputError: `name` is not written as in TFDS, or the split is unknown or empty, or names
+            several splits at once.
+        InputTypeError: `name` or `split` is no text, or `data_dir` is no path.
         ExtraMissing: The packages that read TFDS are not installed.
     """
-    checks.instance("name", name, str, "the name of a TFDS set such as 'mnist'")
-    checks.instance("split", split, str, "one TFDS split such as 'train[:90%]'")
+    _check_request(name, split, data_dir)
     folder = _data_dir(data_dir)
     _check_prepared(name, folder)
     with _quiet():
@@ -134,10 +138,12 @@ def prepare(name: str, *, data_dir: str | Path | None = None) -> Path:
         The folder of the prepared set.
 
     Raises:
-        InputError: TFDS knows no set of this name.
+        InputError: `name` is not written as in TFDS, or TFDS knows no set of this name.
+        InputTypeError: `name` is no text, or `data_dir` is no path.
         ConnectionError: The set cannot be downloaded.
         ExtraMissing: TensorFlow, or a package that reads TFDS, is not installed.
     """
+    _check_request(name, "train", data_dir)
     folder = _data_dir(data_dir)
     logging.getLogger("urllib3").setLevel(
         logging.ERROR
@@ -175,6 +181,22 @@ def prepare(name: str, *, data_dir: str | Path | None = None) -> Path:
                 f"connect to the network, or copy a prepared set into {folder}"
             ) from None
     return folder / name.split(":")[0]
+
+
+def _check_request(name: Any, split: Any, data_dir: Any) -> None:
+    """Refuse what is no name of a set, no split or no folder.
+
+    A name stands for a folder inside `data_dir`: a name such as "../x" would leave that folder.
+    """
+    checks.instance("name", name, str, "the name of a TFDS set such as 'mnist'")
+    if not re.fullmatch(r"\w+(/\w[\w.+=-]*)*(:[\w.*]+)?", name):
+        raise InputError(
+            f"name must be written as in TFDS, such as 'mnist', 'glue/cola' or 'mnist:3.0.1', got "
+            f"{name!r}"
+        )
+    checks.instance("split", split, str, "one TFDS split such as 'train[:90%]'")
+    if data_dir is not None:
+        checks.path("data_dir", data_dir)
 
 
 def _data_dir(folder: Any) -> Path:

@@ -17,6 +17,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
+from neuralflow import checks
+from neuralflow.checks import InputError
+
 
 def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """Convolve channels-last arrays, with derivatives that stay fast inside a loop over depth.
@@ -49,7 +52,13 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
 
     Returns:
         The convolution, of shape `(batch, *space, out)`.
+
+    Raises:
+        InputError: The shapes of `x` and `kernel` do not belong together, or `strides` or `padding`
+            are not those of the axes of space.
+        InputTypeError: `x` or `kernel` is not an array of numbers.
     """
+    _check(x, kernel, strides, padding, options.get("feature_group_count") or 1)
     extras = {
         name: value
         for name, value in options.items()
@@ -77,6 +86,32 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
         kernel,
         (tuple(strides), fixed, tuple(sorted((k, _frozen(v)) for k, v in extras.items()))),
     )
+
+
+def _check(x: Any, kernel: Any, strides: Any, padding: Any, groups: Any) -> None:
+    """Refuse arrays and options that do not belong together."""
+    checks.array("x", x, "...", "space", "channels", kind=jnp.number)
+    checks.array("kernel", kernel, "...", "window", "in", "out", kind=jnp.number)
+    checks.whole("feature_group_count", groups)
+    window = kernel.ndim - 2
+    if x.ndim != kernel.ndim or x.shape[-1] != kernel.shape[-2] * groups:
+        raise InputError(
+            "x is (batch, *space, in) and kernel (*window, in / groups, out), got shapes "
+            f"{x.shape} and {kernel.shape} for {groups} groups"
+        )
+    if not isinstance(strides, list | tuple | np.ndarray) or len(strides) != window:
+        raise InputError(f"strides are {window} whole numbers, one an axis, got {strides!r}")
+    for stride in strides:
+        checks.whole("each of strides", stride)
+    if isinstance(padding, str):
+        checks.choice("padding", padding, ("SAME", "SAME_LOWER", "VALID"))
+    elif not isinstance(padding, list | tuple | np.ndarray) or np.shape(padding) != (window, 2):
+        raise InputError(
+            f'padding is "SAME", "VALID" or {window} pairs (low, high), got {padding!r}'
+        )
+    else:
+        for edge in np.asarray(padding).ravel().tolist():
+            checks.whole("each entry of padding", edge, least=-(2**31))
 
 
 def with_fast_derivatives(module: nnx.Module) -> nnx.Module:

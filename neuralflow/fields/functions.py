@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
+from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputTypeError
 from neuralflow.depth import DepthVarying
@@ -77,16 +78,20 @@ def evaluate(
         The velocity of the field, called with what the field takes.
 
     Raises:
+        InputError: `t` is needed and not finite.
         InputTypeError: `field` is not callable as `takes_time` says, or takes no context and is
-            given one, or needs a context or depth time and gets none.
+            given one, or needs a context or depth time and gets none. Or `x` is not made of arrays
+            of numbers, or `t` is needed and not one number.
     """
     time = _parameters(field).time
     check_context(field, context)
+    _check_state(x)
     given = {} if context is None else {"context": context}
     if time is None or (t is None and time.default is not time.empty):
         return field(x, **given)
     if t is None:
         raise InputTypeError(f"{_name(field)} needs depth time; call it as f(x, t)")
+    checks.number("t", t)
     return field(x, t, **given) if time.kind in _POSITIONAL else field(x, **{time.name: t}, **given)
 
 
@@ -138,6 +143,17 @@ def check_context(field: Any, context: PyTree) -> None:
         )
 
 
+def _check_state(x: PyTree) -> None:
+    """Refuse what is not made of numbers and arrays of numbers."""
+    leaves = [x] if isinstance(x, Iterator) else jax.tree.leaves(x)
+    known = [leaf for leaf in leaves if isinstance(leaf, int | float | complex)]
+    if not leaves or len(known) + sum(map(checks.holds_numbers, leaves)) < len(leaves):
+        raise InputTypeError(
+            "x must be an array of numbers or a pytree of such arrays, got a "
+            f"{type(x).__name__}; write jnp.asarray(x)"
+        )
+
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TIME = ("t", "time")
 
@@ -176,10 +192,15 @@ def _parameters(field: Any) -> _Parameters:
         raise InputTypeError(
             f"a field must be callable as f(x) or f(x, t), got {name}; define __call__(self, x)"
         )
-    parameters = list(inspect.signature(field).parameters.values())
+    try:
+        parameters = list(inspect.signature(field).parameters.values())
+    except ValueError:
+        raise InputTypeError(
+            f"a field must tell what it takes, but {name} has no signature; wrap it: lambda x: ..."
+        ) from None
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise InputTypeError(
-            f"{name} takes *args, so whether it uses time cannot be told; "
+            f"the field {name} takes *args, so whether it uses time cannot be told; "
             "wrap it: nf.from_function(lambda net, x: net(x), net)"
         )
     wanted = f"a field is called as f(x) or f(x, t), but {name} takes {inspect.signature(field)}"
@@ -225,11 +246,13 @@ class _Function(nnx.Module):
 def _check_function(function: Callable[..., Any]) -> None:
     """Refuse what is not f(params, x) or f(params, x, t), by the rule of `takes_time`."""
     name = getattr(function, "__name__", type(function).__name__)
-    wanted = (
-        "from_function takes f(params, x) or f(params, x, t), "
-        f"got {name}{inspect.signature(function)}"
-    )
-    if next(iter(inspect.signature(function).parameters), None) in ("x", "context", *_TIME):
+    wanted = f"function must be called as f(params, x) or f(params, x, t), got {name}"
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        raise InputTypeError(f"{wanted}, which has no signature; wrap it in a lambda") from None
+    wanted = f"{wanted}{signature}"
+    if next(iter(signature.parameters), None) in ("x", "context", *_TIME):
         raise InputTypeError(
             f"{wanted}; its first parameter holds the parameters: write lambda params, x: ..."
         )
@@ -305,7 +328,7 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Functio
     """
     if not callable(function):
         raise InputTypeError(
-            "from_function takes a function f(params, x) or f(params, x, t), "
+            "function must be called as f(params, x) or f(params, x, t), "
             f"got {type(function).__name__}"
         )
     _check_function(function)

@@ -27,11 +27,24 @@ _KERNEL = nnx.initializers.lecun_normal()
 
 def _with_time(x: Array, t: Real | None) -> Array:
     """Append the depth time t to x as one more feature."""
-    if t is None:
-        raise InputError("this field was built with time=True, so it needs f(x, t)")
+    _check_time(t)
     return jnp.concatenate(
         [x, jnp.broadcast_to(jnp.asarray(t, x.dtype), (*x.shape[:-1], 1))], axis=-1
     )
+
+
+def _check_time(t: Real | None) -> None:
+    """Refuse what is no depth time, for a field that takes time."""
+    if t is None:
+        raise InputError("this field was built with time=True, so it needs f(x, t)")
+    checks.number("t", t)
+
+
+def _check_types(dtype: Any, param_dtype: Any) -> None:
+    """Refuse dtypes that are not those of floating-point numbers."""
+    checks.dtype("param_dtype", param_dtype)
+    if dtype is not None:
+        checks.dtype("dtype", dtype)
 
 
 class MLP(nnx.Module):
@@ -54,9 +67,11 @@ class MLP(nnx.Module):
         rngs: The random streams that draw the weights.
 
     Raises:
-        InputError: A size is below 1.
+        InputError: A size is below 1, the weights would hold more than 2^30 numbers, or `rngs` has
+            no stream for them.
         InputTypeError: A size is not a whole number, `activation` or `out_kernel_init` is not a
-            function, or `rngs` is not an `nnx.Rngs`.
+            function, `time` is not True or False, a dtype is not one of floating-point numbers, or
+            `rngs` is not an `nnx.Rngs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,8 +104,15 @@ class MLP(nnx.Module):
         for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
             checks.whole(name, size)
         checks.function("activation", activation)
+        checks.flag("time", time)
+        _check_types(dtype, param_dtype)
         checks.function("out_kernel_init", out_kernel_init)
-        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        checks.rngs(rngs, "params")
+        checks.held(
+            "an MLP of this dimension, hidden and layers",
+            int(hidden) * (2 * int(dimension) + (int(layers) - 1) * int(hidden)),
+            "take smaller ones",
+        )
         widths = [dimension + time, *([hidden] * layers), dimension]
         inits = [_KERNEL] * layers + [out_kernel_init]
         self.dense = nnx.List(
@@ -113,8 +135,11 @@ class MLP(nnx.Module):
             The velocity, of the shape and dtype of x.
 
         Raises:
-            InputError: The field has `time=True`, and `t` is missing.
+            InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
+                not finite.
+            InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
         """
+        checks.array("x", x, "...", self.dense[-1].out_features, kind=jnp.inexact)
         y = _with_time(x, t) if self.time else x
         for dense in self.dense[:-1]:
             y = self.activation(dense(y))
@@ -143,9 +168,11 @@ class ConvBlock(nnx.Module):
         rngs: The random streams that draw the weights.
 
     Raises:
-        InputError: A size is below 1, or `channels` is not a multiple of `groups`.
-        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
-            not an `nnx.Rngs`.
+        InputError: A size is below 1, `channels` is not a multiple of `groups`, the convolutions
+            would hold more than 2^30 numbers, or `rngs` has no stream for them.
+        InputTypeError: A size is not a whole number, `activation` is not a function, `time` is not
+            True or False, a dtype is not one of floating-point numbers, or `rngs` is not an
+            `nnx.Rngs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -171,10 +198,12 @@ class ConvBlock(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        checks.whole("channels", channels)
+        checks.whole("channels", channels, most=2**30)
         checks.whole("groups", groups)
         checks.function("activation", activation)
-        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        checks.flag("time", time)
+        _check_types(dtype, param_dtype)
+        checks.rngs(rngs, "params")
         if channels % groups:
             raise InputError(
                 f"channels must be a multiple of groups, got {channels} channels in {groups} groups"
@@ -183,6 +212,11 @@ class ConvBlock(nnx.Module):
         self.norms = nnx.List(nnx.GroupNorm(channels, groups, rngs=rngs, **types) for _ in range(2))
         if not callable(kernel):
             checks.whole("kernel", kernel)
+            checks.held(
+                "convolutions of these channels and this kernel",
+                2 * int(channels) ** 2 * int(kernel) ** 2,
+                "take smaller ones",
+            )
             kernel = functools.partial(
                 nnx.Conv, kernel_size=(kernel, kernel), conv_general_dilated=convolution
             )
@@ -205,8 +239,13 @@ class ConvBlock(nnx.Module):
             The velocity, of the shape and dtype of x.
 
         Raises:
-            InputError: The field has `time=True`, and `t` is missing.
+            InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
+                not finite.
+            InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
         """
+        scale: Any = self.norms[0].scale
+        channels = scale.shape[-1]
+        checks.array("x", x, "...", "height", "width", channels, kind=jnp.inexact)
         y = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             y = self.activation(norm(y))
@@ -231,9 +270,11 @@ class Antisymmetric(nnx.Module):
         rngs: The random streams that draw the weights.
 
     Raises:
-        InputError: `dimension` is below 1, or `damping` is negative.
-        InputTypeError: `dimension` is not a whole number, `activation` is not a function, or `rngs`
-            is not an `nnx.Rngs`.
+        InputError: `dimension` is below 1, `damping` is negative or not finite, the weights would
+            hold more than 2^30 numbers, or `rngs` has no stream for them.
+        InputTypeError: `dimension` is not a whole number, `damping` is not a number, `activation`
+            is not a function, `time` is not True or False, `param_dtype` is not a dtype of
+            floating-point numbers, or `rngs` is not an `nnx.Rngs`.
 
     Source:
         Haber & Ruthotto 2017.
@@ -250,12 +291,12 @@ class Antisymmetric(nnx.Module):
         rngs: nnx.Rngs,
     ):
         checks.whole("dimension", dimension)
+        checks.number("damping", damping, least=0)  # a negative one lets states grow
         checks.function("activation", activation)
-        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
-        if not damping >= 0:
-            raise InputError(
-                f"damping must be >= 0, got {damping}: a negative one lets states grow"
-            )
+        checks.flag("time", time)
+        checks.dtype("param_dtype", param_dtype)
+        checks.rngs(rngs, "params")
+        checks.held("weights of this dimension", int(dimension) ** 2, "take a smaller one")
         scale = dimension**-0.5
         self.weight = nnx.Param(
             scale * jax.random.normal(rngs.params(), (dimension, dimension), param_dtype)
@@ -282,12 +323,14 @@ class Antisymmetric(nnx.Module):
             The velocity, of the shape and dtype of x.
 
         Raises:
-            InputError: The field has `time=True`, and `t` is missing.
+            InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
+                not finite.
+            InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
         """
         weight = self.weight[...]
+        checks.array("x", x, "...", len(weight), kind=jnp.inexact)
         y = x @ (weight - weight.T).T - self.damping * x + self.bias[...]
         if self.drift is not None:
-            if t is None:
-                raise InputError("this field was built with time=True, so it needs f(x, t)")
+            _check_time(t)
             y = y + jnp.asarray(t, x.dtype) * self.drift[...]
         return self.activation(y).astype(x.dtype)

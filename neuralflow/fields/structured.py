@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields.activations import softplus
 from neuralflow.fields.functions import evaluate, evaluate_parts, takes_time
 from neuralflow.fields.networks import Activation
@@ -38,9 +38,10 @@ class Energy(nnx.Module):
         rngs: The random streams that draw the weights.
 
     Raises:
-        InputError: A size is below 1.
-        InputTypeError: A size is not a whole number, `activation` is not a function, or `rngs` is
-            not an `nnx.Rngs`.
+        InputError: A size is below 1, the weights would hold more than 2^30 numbers, or `rngs` has
+            no stream for them.
+        InputTypeError: A size is not a whole number, `activation` is not a function, `param_dtype`
+            is not a dtype of floating-point numbers, or `rngs` is not an `nnx.Rngs`.
     """
 
     def __init__(
@@ -55,7 +56,13 @@ class Energy(nnx.Module):
         checks.whole("dimension", dimension)
         checks.whole("hidden", hidden)
         checks.function("activation", activation)
-        checks.instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(seed)")
+        checks.dtype("param_dtype", param_dtype)
+        checks.rngs(rngs, "params")
+        checks.held(
+            "weights of this dimension and hidden",
+            int(dimension) * int(hidden),
+            "take smaller ones",
+        )
         self.inner = nnx.Linear(dimension, hidden, param_dtype=param_dtype, rngs=rngs)
         self.outer = nnx.Linear(hidden, 1, use_bias=False, param_dtype=param_dtype, rngs=rngs)
         self.activation = activation
@@ -68,7 +75,12 @@ class Energy(nnx.Module):
 
         Returns:
             One number a sample, of shape `(*batch,)`.
+
+        Raises:
+            InputError: x has another shape.
+            InputTypeError: x is not an array of floating-point numbers.
         """
+        checks.array("x", x, "...", self.inner.in_features, kind=jnp.inexact)
         return self.outer(self.activation(self.inner(x)))[..., 0]
 
 
@@ -82,11 +94,11 @@ class Gradient(nnx.Module):
             as `Energy`. A module that sums over several trailing axes of x serves too.
 
     Raises:
-        InputTypeError: `energy` is not an `nnx.Module`.
+        InputTypeError: `energy` is not an `nnx.Module`, or cannot be called as a field.
     """
 
     def __init__(self, energy: nnx.Module):
-        checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
+        _check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -118,7 +130,7 @@ class Hamiltonian(nnx.Module):
         energy: A module H from the state to one number a sample.
 
     Raises:
-        InputTypeError: `energy` is not an `nnx.Module`.
+        InputTypeError: `energy` is not an `nnx.Module`, or cannot be called as a field.
 
     Example:
         >>> import jax.numpy as jnp
@@ -132,7 +144,7 @@ class Hamiltonian(nnx.Module):
     """
 
     def __init__(self, energy: nnx.Module):
-        checks.instance("energy", energy, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
+        _check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -164,12 +176,13 @@ class Separable(nnx.Module):
         potential: The module V, from q to one number a sample, such as `Energy`.
 
     Raises:
-        InputTypeError: `kinetic` or `potential` is not an `nnx.Module`.
+        InputTypeError: `kinetic` or `potential` is not an `nnx.Module`, or cannot be called as a
+            field.
     """
 
     def __init__(self, kinetic: nnx.Module, potential: nnx.Module):
         for name, part in (("kinetic", kinetic), ("potential", potential)):
-            checks.instance(name, part, nnx.Module, "an nnx.Module such as nf.fields.Energy(...)")
+            _check_part(name, part, "an nnx.Module such as nf.fields.Energy(...)")
         self.kinetic, self.potential = kinetic, potential
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -191,11 +204,21 @@ class Separable(nnx.Module):
         return kinetic + potential
 
 
+def _check_part(name: str, part: Any, example: str) -> None:
+    """Refuse anything but a module that is called as a field."""
+    checks.instance(name, part, nnx.Module, example)
+    try:
+        takes_time(part)
+    except InputTypeError as error:
+        raise InputTypeError(f"{name} cannot be called so: {error}") from None
+
+
 def _slope(energy: Any, x: PyTree, context: PyTree) -> Any:
     """Return the gradient of every sample's energy.
 
     The function raises InputError for an energy that does not give one number a sample.
     """
+    checks.states("x", x)
     value, pull = jax.vjp(lambda x: evaluate(energy, x, None, context), x)
     leading = jax.tree.leaves(x)[0].shape
     if (
@@ -238,10 +261,7 @@ class Coupled(nnx.Module):
 
     def __init__(self, first: nnx.Module, second: nnx.Module):
         for name, part in (("first", first), ("second", second)):
-            checks.instance(
-                name, part, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
-            )
-            takes_time(part)  # takes_time refuses other calls.
+            _check_part(name, part, "an nnx.Module; wrap functions with nf.from_function")
         self.first, self.second = first, second
 
     def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
@@ -297,13 +317,9 @@ class SecondOrder(nnx.Module):
     """
 
     def __init__(self, acceleration: nnx.Module):
-        checks.instance(
-            "acceleration",
-            acceleration,
-            nnx.Module,
-            "an nnx.Module; wrap functions with nf.from_function",
+        _check_part(
+            "acceleration", acceleration, "an nnx.Module; wrap functions with nf.from_function"
         )
-        takes_time(acceleration)  # takes_time refuses other calls.
         self.acceleration = acceleration
 
     def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
@@ -318,10 +334,15 @@ class SecondOrder(nnx.Module):
             The velocity of the state, in the form of the state: a pair (v, a) or one array.
 
         Raises:
-            InputError: The state has no two halves, or the acceleration does not have the form of
-                v.
+            InputError: The state has no two halves, its halves differ in form, or the acceleration
+                does not have the form of v.
         """
-        _, v = halves(x)
+        position, v = halves(x)
+        if jax.tree.map(jnp.shape, position) != jax.tree.map(jnp.shape, v):
+            raise InputError(
+                "x holds positions and velocities of one form, got shapes "
+                f"{jax.tree.map(jnp.shape, position)} and {jax.tree.map(jnp.shape, v)}"
+            )
         a = evaluate(self.acceleration, x, t, context)
         if jax.tree.map(jnp.shape, a) != jax.tree.map(jnp.shape, v):
             raise InputError(

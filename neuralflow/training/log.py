@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -83,9 +82,7 @@ def place(folder: str | Path) -> Path:
     Raises:
         InputTypeError: `folder` is no path.
     """
-    checks.instance("folder", folder, (str, os.PathLike), "a path")
-    if "\0" in os.fspath(folder):
-        raise InputError(f"folder must be a path without NUL, got {os.fspath(folder)!r}")
+    checks.path("folder", folder)
     return Path(folder).expanduser().absolute()
 
 

@@ -184,7 +184,7 @@ def fit(
     for name, count in {"patience": patience, "save_every": save_every}.items():
         if count is not None:
             checks.whole(name, count)
-    checks.whole("seed", seed, least=0)
+    checks.seed("seed", seed)
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.function("loss", loss)
     checks.instance(

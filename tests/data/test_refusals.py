@@ -11,16 +11,8 @@ from neuralflow import data
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: data.moons(1), "a sample of each"),
-        (lambda: data.moons(10, noise=-1.0), "standard deviation >= 0"),
-        (lambda: data.checkerboard(10, squares=3), "even number"),
-        (lambda: data.digits("validation"), "'train' and 'test'"),
-        (lambda: data.moons(10, seed=-1), "seed must be at least 0"),
-        (lambda: data.moons(wrong("a")), "count must be a whole number"),
         (lambda: data.Stream({"x": np.ones(3)}), "a dict of arrays goes to fit as it is"),
         (lambda: data.Stream(x for x in ()), "with len and .i., got a generator"),
-        (lambda: data.Stream([]), "at least one example"),
-        (lambda: data.Stream([{}], threads=0), "threads must be at least 1"),
         (lambda: data.Stream([(1, 2)]).example(0), "an example is a dict of arrays, got a tuple"),
         (
             lambda: data.Stream([{"x": 1}], transform=wrong(lambda row: None)).example(0),
@@ -30,7 +22,6 @@ from neuralflow import data
             lambda: list(data.Stream([{"x": np.ones(k)} for k in (1, 2)]).batches(2, 0, 0)),
             "must be alike: example",
         ),
-        (lambda: data.augment_images(shift=-1), "shift must be at least 0"),
         (
             lambda: data.augment_images()({"x": np.ones((2, 3))}, jax.random.key(0)),
             r"got x \(2, 3\)",

@@ -175,7 +175,7 @@ class TestDensities:
             along(each, x, jacobian_frobenius, divergence=Hutchinson(), key=jax.random.key(0))
         with pytest.raises(TypeError, match=r"rngs must be nnx.Rngs\(seed\)"):
             NormalisingFlow(layer, Normal(2), Hutchinson())
-        with pytest.raises(TypeError, match="log_prob must be a function"):
+        with pytest.raises(TypeError, match="log_prob of the base distribution must be a function"):
             NormalisingFlow(layer, wrong(3))
         with pytest.raises(ValueError, match="without noise"):
             Continuity(layer, gauss, divergence=Hutchinson()).residual(x, 0.5)

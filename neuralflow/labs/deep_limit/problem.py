@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth.basis import Basis, mass, sobolev_gram
 
 Penalty = Callable[[Basis], np.ndarray]
@@ -169,6 +169,10 @@ class Problem:
         checks.function("predict", self.predict, 2)
         checks.function("loss", self.loss, 2)
         checks.function("penalty", self.penalty, 1)
+        if isinstance(self.penalty, type):
+            raise InputTypeError(
+                f"penalty must be a function, got the class {self.penalty.__name__}; build one"
+            )
         if isinstance(self.weights, Mapping):
             for name, value in self.weights.items():
                 checks.number(f"weights[{name!r}]", value, least=0.0)

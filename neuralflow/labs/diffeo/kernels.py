@@ -58,8 +58,8 @@ def gaussian(
         InputError: `x` and `y` are not points in rows with equally many coordinates, or `width` is
             not a positive number.
     """
-    checks.floats("x", x, "...", "m", "d")
-    checks.floats("y", y, "...", "n", x.shape[-1])
+    checks.array("x", x, "...", "m", "d")
+    checks.array("y", y, "...", "n", x.shape[-1])
     width = raw(width)
     if not isinstance(width, core.Tracer):
         checks.positive("width", width, _UNITS)
@@ -123,7 +123,7 @@ class KernelField(nnx.Module):
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: The points and the centres differ in their number of coordinates.
         """
-        checks.floats("x", x, "...", self.centres.shape[-1])
+        checks.array("x", x, "...", self.centres.shape[-1])
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
         weights = jnp.exp(-jnp.sum(gaps**2, axis=-1) / (2 * self.width**2))
         return weights @ self.momenta[...].astype(x.dtype)
@@ -245,7 +245,7 @@ class Geodesic(nnx.Module):
 
     def _own(self, name: str, x: PyTree) -> Array:
         """Return points in the precision of the landmarks."""
-        checks.floats(name, x, "m", self.landmarks.shape[1])
+        checks.array(name, x, "m", self.landmarks.shape[1])
         return jnp.asarray(x, self.landmarks.dtype)
 
     def path(
@@ -264,7 +264,7 @@ class Geodesic(nnx.Module):
             InputError: `depths` are no depth times in increasing order between 0 and 1.
         """
         if depths is not None and not isinstance(depths, core.Tracer):
-            depths = checks.known_array("depths", depths, "times")
+            depths = checks.known_numbers("depths", depths, "times")
         q, p, _ = self.layer.trajectory((*self._start, self.landmarks[:1]), depths)
         return q, p
 
@@ -284,8 +284,8 @@ class Geodesic(nnx.Module):
             InputTypeError: `q` or `p` is not an array of real floating-point numbers.
             InputError: `q` and `p` differ in shape, or in their coordinates from the landmarks.
         """
-        checks.floats("q", q, "...", "n", self.landmarks.shape[1])
-        checks.floats("p", p, *q.shape)
+        checks.array("q", q, "...", "n", self.landmarks.shape[1])
+        checks.array("p", p, *q.shape)
         return _Kinetic(self.width)((q, p))
 
     @property
@@ -481,9 +481,9 @@ def _points(name: str, value: Any) -> Array:
     """Return points in rows, (n, d), as floating-point numbers, and refuse anything else."""
     value = raw(value)
     if isinstance(value, core.Tracer):
-        checks.floats(name, value, "n", "d")
+        checks.array(name, value, "n", "d")
     else:
-        checks.known_array(name, value, "n", "d")
+        checks.known_numbers(name, value, "n", "d")
     value = jnp.asarray(value)
     whole = not jnp.issubdtype(value.dtype, jnp.floating)
     return value.astype(jnp.result_type(float)) if whole else value

@@ -73,7 +73,7 @@ def spectral_norm(weight: Float[Array, "m n"], squarings: int = 8) -> Float[Arra
     Source:
         Delattre et al., arXiv 2305.16173, as recalled.
     """
-    checks.floats("weight", weight, "m", "n")
+    checks.array("weight", weight, "m", "n")
     checks.whole("squarings", squarings, least=0, most=64)
     return _spectral_norm(weight, int(squarings))
 
@@ -305,7 +305,7 @@ class SpectralNorm(nnx.Module):
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width than the layer.
         """
-        checks.floats("x", x, "...", self.dense.kernel.shape[0])
+        checks.array("x", x, "...", self.dense.kernel.shape[0])
         vector = self.vector[...]
         if not self.use_running_average:
             kernel = lax.stop_gradient(self.dense.kernel[...])
@@ -328,7 +328,7 @@ class SpectralNorm(nnx.Module):
             InputError: `vector` does not have the shape `(k,)`.
         """
         kernel = self.dense.kernel[...]
-        checks.floats("vector", vector, kernel.shape[1])
+        checks.array("vector", vector, kernel.shape[1])
         left = lax.stop_gradient(_unit(kernel @ vector))
         return kernel * (self.bound / jnp.maximum(left @ kernel @ vector, self.bound))
 

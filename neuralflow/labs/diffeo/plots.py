@@ -57,7 +57,7 @@ def deformed_grid(
     checks.whole("lines", lines, least=2, most=500)
     corners = sampled.box(low, high, 2)
     if x is not None:
-        checks.floats("x", x, "n", 2)
+        checks.array("x", x, "n", 2)
     if y is not None:
         y = checks.labels("y", y, 0 if x is None else len(x))
     picture = None
@@ -73,7 +73,7 @@ def deformed_grid(
     points = jnp.asarray(
         np.stack(np.meshgrid(*box, indexing="ij"), axis=-1).reshape(-1, 2), jnp.result_type(float)
     )
-    places = checks.known_array("what the map gives", mapping(points), *points.shape)
+    places = checks.known_numbers("what the map gives", mapping(points), *points.shape)
     places = places.reshape(count, count, 2)
     for k in range(0, count, each):
         for line in (places[k], places[:, k]):

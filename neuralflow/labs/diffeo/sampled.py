@@ -81,7 +81,7 @@ def interpolate(values: Float[Array, "..."], points: Float[Array, "... d"]) -> A
         InputTypeError: `points` is not an array of real floating-point numbers, or `values` is not
             an array.
     """
-    checks.floats("points", points, "...", "d")
+    checks.array("points", points, "...", "d")
     _check_values(values)
     dimension = points.shape[-1]
     shape = np.asarray(values.shape[:dimension])
@@ -398,7 +398,7 @@ def sample(
     index = nodes(shape)
     width = jnp.asarray((high - low) / (np.asarray(shape) - 1), index.dtype)
     y = mapping((jnp.asarray(low, index.dtype) + index * width).reshape(-1, len(shape)))
-    checks.floats("what the map gives", y, index.size // len(shape), len(shape))
+    checks.array("what the map gives", y, index.size // len(shape), len(shape))
     return ((y - jnp.asarray(low, index.dtype)) / width).reshape(index.shape) - index
 
 
@@ -417,7 +417,7 @@ def box(low: Real | Reals, high: Real | Reals, dimension: int) -> tuple[np.ndarr
         InputError: The ends are not finite, not one number or `(d,)`, or `low` is not below `high`.
         InputTypeError: `low` or `high` does not consist of real numbers.
     """
-    ends = [checks.known_array(name, end, "...") for name, end in (("low", low), ("high", high))]
+    ends = [checks.known_numbers(name, end, "...") for name, end in (("low", low), ("high", high))]
     for name, end in zip(("low", "high"), ends, strict=True):
         if end.shape not in ((), (dimension,)):
             raise InputError(

@@ -95,8 +95,8 @@ class DifferentialOperator(nnx.Module):
         checks.choice("boundary", boundary, tuple(_PADS))
         checks.number("spacing", spacing, above=0.0)
         if dtype is not None:
-            checks.floating("dtype", dtype)
-        checks.floating("param_dtype", param_dtype)
+            checks.dtype("dtype", dtype, jnp.floating)
+        checks.dtype("param_dtype", param_dtype, jnp.floating)
         shape = (len(TERMS[dimension]), int(inputs), int(outputs))
         _check_weights("inputs and outputs", shape)
         if coefficients is None:
@@ -284,7 +284,7 @@ class ConvolutionEnergy(nnx.Module):
         if potential is not None:
             checks.function("potential", potential, 1)
         checks.flag("periodic", periodic)
-        checks.floating("param_dtype", param_dtype)
+        checks.dtype("param_dtype", param_dtype, jnp.floating)
         _check_weights(
             "channels, hidden and kernel",
             (*(int(kernel),) * dimension, int(channels), int(hidden or channels)),

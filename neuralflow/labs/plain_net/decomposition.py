@@ -30,7 +30,7 @@ def rotation_logarithm(rotation: np.ndarray) -> np.ndarray:
         InputError: `rotation` is not a square orthogonal matrix.
         InputError: `rotation` is a reflection, which has no real logarithm.
     """
-    rotation = checks.known_array("rotation", rotation, "d", "d")
+    rotation = checks.known_numbers("rotation", rotation, "d", "d")
     if len(set(rotation.shape)) > 1 or not np.allclose(
         rotation @ rotation.T, np.eye(len(rotation)), rtol=0, atol=1e-8
     ):
@@ -113,7 +113,7 @@ def dimension(layers: Sequence[Dense]) -> int:
             f"{type(layers).__name__}; read(model) returns them"
         )
     weights = [
-        checks.known_array(f"the weight of layers[{k}]", layer.weight, "out", "in")
+        checks.known_numbers(f"the weight of layers[{k}]", layer.weight, "out", "in")
         for k, layer in enumerate(layers)
     ]
     most = max(max(weight.shape) for weight in weights)
@@ -149,7 +149,7 @@ def decompose(weight: np.ndarray, size: int) -> Decomposition:
         InputError: The weight has full rank and a determinant below zero, so that one dimension
             more is needed.
     """
-    weight = checks.known_array("weight", weight, "out", "in")
+    weight = checks.known_numbers("weight", weight, "out", "in")
     checks.whole("size", size, most=8192)
     out, inputs = weight.shape
     if size < max(out, inputs):

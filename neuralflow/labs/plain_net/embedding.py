@@ -94,7 +94,7 @@ class Embedded(nnx.Module):
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have `inputs` numbers a sample.
         """
-        checks.floats("x", x, "...", self.inputs)
+        checks.array("x", x, "...", self.inputs)
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.size - self.inputs)])
 
     def with_solve(self, solve: Discretisation) -> Embedded:
@@ -165,7 +165,7 @@ def pulled_back(
         InputError: `s` is not a number from 0 on and below 1.
     """
     checks.function("activation", activation, 1)
-    checks.floats("x", x, "...")
+    checks.array("x", x, "...")
     checks.number("s", s)
     if not isinstance(s, core.Tracer) and not 0 <= s < 1:
         raise InputError(f"s is a time from 0 on and below 1, got {s}")

@@ -45,10 +45,10 @@ def motions(
     field = flow.layer.field
     if not isinstance(field, DepthVarying) or not isinstance(field.stack, Motion):
         raise InputTypeError("flow must be a flow of as_flow, got one of another function")
-    x = checks.known_array("x", x, "n", flow.inputs)
+    x = checks.known_numbers("x", x, "n", flow.inputs)
     checks.whole("layer", layer, least=0, most=len(flow.report) - 1)
     if colours is not None:
-        colours = checks.known_array("colours", colours, len(x))
+        colours = checks.known_numbers("colours", colours, len(x))
     count = len(MOTIONS)
     depths = np.arange(layer * count, layer * count + count + 1.0)
     frames = np.asarray(flow.layer.trajectory(flow.embed(jnp.asarray(x)), jnp.asarray(depths)))[

@@ -94,8 +94,8 @@ def read(model: nnx.Module | Sequence[Any]) -> list[Dense]:
 
 
 def _dense(k: int, weight: Any, bias: Any) -> Dense:
-    weight = checks.known_array(f"W of layer {k}", weight, "out", "in")
-    bias = checks.known_array(f"b of layer {k}", bias, "out")
+    weight = checks.known_numbers(f"W of layer {k}", weight, "out", "in")
+    bias = checks.known_numbers(f"b of layer {k}", bias, "out")
     if len(bias) != len(weight):
         raise InputError(f"b of layer {k} holds {len(bias)} numbers, but W gives {len(weight)}")
     return Dense(weight, bias)

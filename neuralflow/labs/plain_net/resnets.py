@@ -84,7 +84,7 @@ class Block(nnx.Module):
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width.
         """
-        checks.floats("x", x, "...", self.shift.shape[-1])
+        checks.array("x", x, "...", self.shift.shape[-1])
         z = x
         if self.table is not None:
             places, values, slopes = self.table[...]
@@ -169,7 +169,7 @@ def as_resnet(
     checks.choice("linear", linear, ("kept", "euler", "cayley"))
     checks.choice("activation", activation, ("exact", "relaxed", "linearised"))
     checks.whole("steps", steps, most=2**16)
-    points = np.unique(checks.known_array("about", about, "points"))
+    points = np.unique(checks.known_numbers("about", about, "points"))
     checks.positive("horizon", horizon, "the length of a relaxation in units of depth time")
     if activation == "relaxed" and steps < horizon:
         raise InputError(

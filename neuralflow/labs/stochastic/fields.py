@@ -238,7 +238,7 @@ def _check_draw(x: PyTree, t: Any, normal: PyTree, step: Any) -> None:
             f"normal must have the structure of x, as of normals(key, x), got {type(normal)}"
         )
     for part, leaf in zip(*map(jax.tree.leaves, (normal, x)), strict=True):
-        checks.floats("normal", part, "...")
+        checks.array("normal", part, "...")
         if part.ndim != leaf.ndim or any(
             n not in (1, m) for n, m in zip(part.shape, leaf.shape, strict=True)
         ):
@@ -367,7 +367,7 @@ class _Thinned(RandomField):
             InputTypeError: `times` does not consist of numbers.
         """
         survival: Any = self.survival
-        times = checks.known_array("times", times, "steps")
+        times = checks.known_numbers("times", times, "steps")
         for t in times if callable(survival) else ():
             p: Any = survival(float(t))
             if isinstance(p, core.Tracer):  # a learned probability
@@ -422,7 +422,7 @@ class _Thinned(RandomField):
             InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
                 number.
         """
-        checks.floats("normal", normal, "...")
+        checks.array("normal", normal, "...")
         p = jnp.asarray(self.probability(t), normal.dtype)
         # The draw rises with the normal number.
         alive = (norm.cdf(-normal) < p).astype(normal.dtype)
@@ -681,7 +681,7 @@ class ShakeShake(RandomField):
             InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
                 number.
         """
-        checks.floats("normal", normal, "...")
+        checks.array("normal", normal, "...")
         checks.number("t", t)
         return (norm.cdf(normal) - 0.5) * 12**0.5
 
@@ -716,7 +716,7 @@ class _Normal(RandomField):
             InputTypeError: `normal` is not an array of floating-point numbers, or `t` is not a
                 number.
         """
-        checks.floats("normal", normal, "...")
+        checks.array("normal", normal, "...")
         checks.number("t", t)
         return normal
 

@@ -210,7 +210,7 @@ def _start(field: RandomField, x: PyTree, time: Real, steps: Any) -> np.ndarray:
     checks.positive("time", time, "the length of the interval in depth time")
     checks.whole("steps", steps, most=MOST_STEPS)
     field.check(np.linspace(0, time, steps + 1)[:-1])
-    x = checks.known_array("x", x, "d")
+    x = checks.known_numbers("x", x, "d")
     if len(x) > _MOST_COORDINATES:
         raise InputError(
             "the third moments take matrices of d^6 numbers, so x has at most "

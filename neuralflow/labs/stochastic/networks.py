@@ -404,7 +404,7 @@ class NeuralSDE(nnx.Module):
 
     def _depths(self, depths: Reals) -> tuple[float, ...]:
         """Check depth times, and snap each to an edge of the grid that is within 1e-4 of a step."""
-        times = checks.known_array("depths", depths, "m")
+        times = checks.known_numbers("depths", depths, "m")
         edges = self._times(None)
         nearest = edges[np.abs(times[:, None] - edges).argmin(axis=1)]
         times = np.where(

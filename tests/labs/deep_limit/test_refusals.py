@@ -46,7 +46,7 @@ def test_bad_input(tmp_path):
     np.savez(tmp_path / "half.npz", x=np.ones((2, 2)))
     with pytest.raises(ValueError, match="must hold arrays x"):
         data.from_file(tmp_path / "half.npz")
-    with pytest.raises(ValueError, match="components must lie"):
+    with pytest.raises(ValueError, match="components must be at most"):
         data.digits_pair(components=100)
     with jax.enable_x64(False), pytest.raises(RuntimeError, match="float64"):
         D.discrete(anchor(), nf.Euler(), 4)
