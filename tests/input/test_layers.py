@@ -10,6 +10,7 @@ from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.checks import InputError
+from neuralflow.solve import Discretisation
 
 X = jnp.ones((2, 3))
 EULER = nf.FixedGrid(nf.Euler(), steps=2)
@@ -24,11 +25,11 @@ def conditioned():
     return nf.from_function(lambda a, x, context=None: 2.0 * x)
 
 
-def layer(solve=EULER):
+def layer(solve: Discretisation = EULER):
     return nf.NeuralODE(field(), solve)
 
 
-def narrow(solve=EULER):
+def narrow(solve: Discretisation = EULER):
     return nf.NeuralODE(nnx.Linear(3, 3, rngs=nnx.Rngs(0), param_dtype=jnp.float64), solve)
 
 
