@@ -315,13 +315,15 @@ def states(name: str, value: PyTree) -> None:
 
 
 def holds_numbers(value: Any) -> bool:
-    """Tell whether a value is an array of numbers, traced or not.
+    """Tell whether a value is an array of numbers or of booleans, traced or not.
 
     Args:
-        value: The value. An array of booleans holds no numbers.
+        value: The value.
     """
     dtype = getattr(value, "dtype", None)
-    return isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jnp.number)
+    return isinstance(dtype, np.dtype) and any(
+        jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool_)
+    )
 
 
 def number(

@@ -338,7 +338,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 f"t must be one depth time between {float(t0):g} and {float(t1):g}, got {t!r}"
             )
         x, context = jax.tree.map(jnp.asarray, (x, as_arrays(context)))
-        time = jnp.asarray(t, time_dtype(x)) if takes_time(self.field) else None
+        dtype = time_dtype(x)
+        time = jnp.asarray(t, dtype) if takes_time(self.field) else None
         name = type(self.field).__name__
         return velocity_of(name, field_at(self.field, share), x, time, context)
 

@@ -396,7 +396,7 @@ def check_coefficients(**coefficients: Any) -> None:
                 )
             if not checks.is_number(raw):
                 raise InputError(f"the coefficient {name} must be finite, got {raw!r}")
-        elif jnp.iscomplexobj(raw):
+        elif jnp.iscomplexobj(raw) or jnp.issubdtype(raw.dtype, jnp.bool_):
             raise InputTypeError(f"the coefficient {name} must be real, got {raw.dtype}")
         elif not isinstance(raw, core.Tracer) and not np.isfinite(np.asarray(raw)).all():
             raise InputError(f"the coefficient {name} must be finite, got numbers that are not")

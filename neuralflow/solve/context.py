@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import keystr
 from jaxtyping import PyTree
 
@@ -28,9 +27,7 @@ def as_arrays(context: PyTree) -> Any:
 
 def _as_array(path: Any, leaf: Any) -> Any:
     """Return a leaf of a context as an array, and refuse what is no array and no number."""
-    if isinstance(leaf, jax.Array | np.generic | np.ndarray) and (
-        isinstance(leaf, jax.Array) or leaf.dtype == bool or checks.holds_numbers(leaf)
-    ):
+    if isinstance(leaf, jax.Array) or checks.holds_numbers(leaf):
         return leaf
     if isinstance(leaf, bool | int | float | complex):
         return jnp.asarray(leaf)

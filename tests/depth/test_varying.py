@@ -134,7 +134,7 @@ def test_bad_construction(mlp):
             "correlation length",
         ),
         (lambda: field.project(8), "target must be a depth basis"),
-        (lambda: field.refine(8), "finer basis must be a depth basis"),
+        (lambda: field.refine(8), "finer must be a depth basis"),
         (lambda: field.at(0.5, side="up"), "'left', 'right', got 'up'"),
     ):
         with pytest.raises((TypeError, ValueError), match=said):

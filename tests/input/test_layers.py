@@ -177,7 +177,7 @@ CALLS = {
     "velocity": Call(
         lambda: narrow().velocity,
         lambda: {"x": X, "t": np.float32(0.3)},
-        {"x": without(WIDTH, "whole numbers", "two precisions"), "t": INSIDE},
+        {"x": WIDTH, "t": INSIDE},
         made=True,
     ),
     "velocity in time": Call(

@@ -90,6 +90,7 @@ COEFFICIENT: Wrong = {
     "learned words": schemes.PerStep(np.array(["a", "b"])),
     "complex": 1j,
     "complex array": jnp.array(1j),
+    "boolean array": np.array(True),
     "true": True,
     "object": object(),
 }
