@@ -354,7 +354,7 @@ def number(
         if np.isfinite(bound)
     ]
     wanted = " ".join(["one finite number", " and ".join(bounds)]).strip()
-    if isinstance(given, core.Tracer) and _is_real(given) and not given.ndim:
+    if isinstance(given, core.Tracer):
         return
     if not is_number(value, finite=False):
         raise InputTypeError(f"{name} must be {wanted}, got {_shown(value)}")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import files
+from neuralflow import checks, files
 from neuralflow.checks import InputError
 from neuralflow.cli.common import SCHEMES, writable
 from neuralflow.console import progress, screen
@@ -81,8 +81,7 @@ def run(options: DeepLimit) -> int:
             "--depths must be whole numbers from 2 to 4096, "
             f"got {' '.join(map(str, options.depths)) or 'none'}"
         )
-    if options.seed < 0:
-        raise InputError(f"--seed must not be negative, got {options.seed}")
+    checks.seed("--seed", options.seed)
     out = writable(options.out)
     import jax
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuralflow import data, files
+from neuralflow import checks, data, files
 from neuralflow.checks import InputError
 from neuralflow.cli.common import SCHEMES, writable
 
@@ -146,6 +146,7 @@ def run(options: Train) -> int:
             f"--tolerance is that of adaptive steps; {options.scheme} takes "
             f"--steps {options.steps} whatever the error"
         )
+    checks.seed("--seed", options.seed)
     _join(options)
     from neuralflow import training
 
@@ -379,10 +380,8 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
                 f"{options.data} is generated, with one training and one test set; "
                 f"leave the split {split!r} out"
             )
-        make = GENERATED[options.data]
-        return (
-            make(2000, seed=options.seed) if part == "train" else make(1000, seed=options.seed + 1)
-        )
+        make, other = GENERATED[options.data], (options.seed + 1) % 2**32
+        return make(2000, seed=options.seed) if part == "train" else make(1000, seed=other)
     features = data.load(options.data, split, data_dir=options.data_dir)
     if not {"image", "label"} <= set(features):
         raise InputError(
@@ -465,6 +464,7 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
     A file that is not as `neuralflow train` wrote it is refused.
     """
+    checks.path("--folder", folder)
     try:
         record = files.unseal(json.loads((folder / "options.json").read_text()))
         known = {field.name for field in dataclasses.fields(Train)} | {"classes"}
@@ -534,8 +534,10 @@ def _optimiser(options: Train, steps: int) -> Any:
     """Return Adam with clipped gradients, a warm-up and a cosine schedule over so many steps."""
     import optax
 
-    if not options.learning_rate > 0:
-        raise InputError(f"--learning-rate must be positive, got {options.learning_rate}")
+    if not 0 < options.learning_rate < float("inf"):
+        raise InputError(
+            f"--learning-rate must be positive and finite, got {options.learning_rate}"
+        )
     rate = optax.warmup_cosine_decay_schedule(
         0.0, options.learning_rate, max(1, steps // 10), max(2, steps)
     )

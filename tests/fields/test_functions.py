@@ -95,9 +95,11 @@ def test_what_is_not_a_field_is_refused(field, said):
 
 
 def test_an_error_inside_a_field_names_it_and_the_shape_it_saw():
-    layer = nf.NeuralODE(
-        nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), nf.FixedGrid(nf.Euler(), steps=2)
-    )
-    with pytest.raises(InputError, match=r"MLP cannot be evaluated on x of shape \(5, 3\)") as told:
+    solve = nf.FixedGrid(nf.Euler(), steps=2)
+    layer = nf.NeuralODE(nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0)), solve)
+    with pytest.raises(InputError, match=r"x must have shape \(..., 2\), got \(5, 3\)"):
         layer(jnp.ones((5, 3)))
+    plain = nf.NeuralODE(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), solve)
+    with pytest.raises(InputError, match=r"Linear cannot be evaluated on x of shape") as told:
+        plain(jnp.ones((5, 3)))
     assert isinstance(told.value.__cause__, TypeError)

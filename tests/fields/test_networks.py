@@ -94,7 +94,7 @@ def test_bad_construction():
         (lambda: nf.fields.MLP(2, hidden=4, rngs=wrong(0)), "rngs must be nnx.Rngs"),
         (
             lambda: nf.fields.Antisymmetric(2, damping=-1.0, rngs=nnx.Rngs(0)),
-            "damping must be a finite number of at least 0",
+            "damping must be one finite number >= 0",
         ),
     ):
         with pytest.raises((TypeError, ValueError), match=said):

@@ -88,7 +88,7 @@ class TestTransport:
             Transport(flow, 3)
         with pytest.raises(TypeError, match="forward layer"):
             Transport(flow.reverse(), wave)
-        with pytest.raises(ValueError, match="step must be a finite number above 0"):
+        with pytest.raises(ValueError, match="step must be one finite number > 0"):
             Transport(flow, wave).residual(x, 0.3, step=0)
         with pytest.raises(ValueError, match="a row a sample"):
             Transport(flow, jnp.sum).gradient(x, 1.0)

@@ -16,9 +16,9 @@ from neuralflow.labs import plain_net
         ([(np.eye(2), np.zeros(2), jnp.sin)], "falls near"),
         ([(np.eye(2), np.zeros(2), jax.nn.softmax)], "no function of single numbers"),
         ([(np.eye(2), np.zeros(2), "relu")], "must be a function"),
-        ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be known real numbers .* got complex128"),
-        ([(np.full((2, 2), np.nan), np.zeros(2), relu)], "4 values that are not finite"),
-        ([(np.eye(2), np.array([0, np.inf]), relu)], "1 values that are not finite"),
+        ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be real numbers .*, got a ndarray"),
+        ([(np.full((2, 2), np.nan), np.zeros(2), relu)], "4 numbers that are not"),
+        ([(np.eye(2), np.array([0, np.inf]), relu)], "1 numbers that are not"),
         (
             [(np.eye(2), np.zeros(2), relu), (np.eye(3), np.zeros(3), relu)],
             "gives 2 numbers, but the next one takes 3",
