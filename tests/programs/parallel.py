@@ -5,6 +5,7 @@ It is called as `parallel.py FOLDER [ADDRESS COUNT INDEX]`.
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import neuralflow as nf
 from neuralflow import data, training
+from neuralflow.training.checkpoints import Checkpoints
 
 jax.config.update("jax_enable_x64", True)
 folder, *cluster = sys.argv[1:]
@@ -49,6 +51,18 @@ def train(dtype, epochs, by_depth=False, **options):
     return history["loss"].tolist()
 
 
+def pieces(place):
+    """The largest number of pieces with a digest of their own, of an array in the last checkpoint.
+
+    A record that lacks a digest is refused.
+    """
+    store = Checkpoints(place / "checkpoints")
+    assert store.last is not None
+    held = store.read_record(store.last)["arrays"].values()
+    assert all(len(mark) == 64 and int(mark, 16) for of in held for _, mark in of["pieces"])
+    return max(len(of["pieces"]) for of in held)
+
+
 def drawn_alike():
     """Whether samples on many devices are given the same bits as samples on one device.
 
@@ -69,7 +83,11 @@ def drawn_alike():
 
 results = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
 train(jnp.float64, 2, folder=folder)
-results["by depth"] = train(jnp.float64, 10, by_depth=True)
+train(jnp.float64, 5, by_depth=True, folder=f"{folder}-by-depth")
+results["pieces"] = pieces(Path(f"{folder}-by-depth"))
+results["by depth"] = train(
+    jnp.float64, 10, by_depth=True, folder=f"{folder}-by-depth", resume=True
+)
 results["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
 if jax.device_count() == 8:
     results["drawn alike"] = drawn_alike()

@@ -39,6 +39,8 @@ def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address, mo
             process.communicate()
     assert (one["devices"], eight["devices"], two["devices"]) == (1, 8, 2)
     assert eight["drawn alike"]
+    # Arrays that no process sees whole have a digest for every shard.
+    assert (one["pieces"], eight["pieces"], two["pieces"]) == (1, 1, 2)
     for dtype, tolerance in (("float32", 1e-6), ("float64", 1e-12)):
         assert len(one[dtype]) == 50 and one[dtype][-1] < one[dtype][0]
         for other in (eight, two):
