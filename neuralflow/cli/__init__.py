@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import make_dataclass
 from typing import Annotated, Any
 
@@ -26,9 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words behind `neuralflow`; those of the process by default.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)
+    with _ended_in_one_line():
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
+    """Read the words, run the command, and end the process with its status."""
     try:
         import tyro
     except ImportError:
@@ -74,6 +78,20 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"neuralflow: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _ended_in_one_line() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the process in one line meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, _end) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int, frame: Any) -> None:

@@ -11,6 +11,14 @@ from neuralflow.training import loop
 from neuralflow.training.interrupts import HeldBack
 
 
+@pytest.fixture(autouse=True)
+def interrupting():
+    """SIGINT raises KeyboardInterrupt, whatever the process that started the tests has set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def signalled(monkeypatch):
     """Makes trainings receive a signal after so many looks at their state."""
