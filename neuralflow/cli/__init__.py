@@ -91,7 +91,7 @@ def _ended_in_one_line() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _end(number: int, frame: Any) -> None:
