@@ -1054,10 +1054,9 @@ class NormalisingFlow(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         checks.instance("layer", layer, NeuralODE, "a NeuralODE")
-        if isinstance(base, type):
-            raise InputTypeError(f"base must be a distribution, got the class {base.__name__}")
-        for name in ("log_prob", "sample"):
-            checks.function(f"{name} of the base distribution", getattr(base, name, None))
+        for name, arguments in (("log_prob", 1), ("sample", 2)):
+            method = getattr(base, name, None)
+            checks.function(f"{name} of the base distribution", method, arguments)
         _check_divergence(divergence)
         if not isinstance(divergence, Exact):
             checks.instance(
