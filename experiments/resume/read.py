@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=60, help="22 steps each")
+    parser.add_argument("--epochs", type=int, default=110, help="22 steps each")
     parser.add_argument("--pause", type=float, default=0.1)
     parser.add_argument("--out", type=Path, default=HERE / "read.json")
     options = parser.parse_args()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,9 +189,11 @@ class Checkpoints:
         }
         reader = self._ocp.Checkpointer(self._ocp.StandardCheckpointHandler())
         try:
-            arrays = reader.restore(
-                self.folder / str(step) / "arrays", args=self._ocp.args.StandardRestore(template)
-            )
+            with _without_echoes():
+                arrays = reader.restore(
+                    self.folder / str(step) / "arrays",
+                    args=self._ocp.args.StandardRestore(template),
+                )
         except Exception as error:
             raise self._damaged(step, error) from None
         finally:
@@ -362,6 +365,20 @@ class Writer:
         return CheckpointError(
             f"{what} could not be written to {self._kept.folder} ({_reason(error)}); {kept}"
         )
+
+
+@contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Silence what the other reads of a checkpoint say where one of them has failed.
+
+    The error itself is raised, and told in one sentence.
+    """
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda raised: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _orbax() -> Any:
