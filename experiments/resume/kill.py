@@ -221,7 +221,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=20, help="of fit and of train")
     parser.add_argument("--sweeps", type=int, default=10, help="kills of deep-limit")
-    parser.add_argument("--signals", type=int, default=10, help="of each kind and command")
+    parser.add_argument("--signals", type=int, default=5, help="of each kind and command")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     counts = {"fit": options.kills, "train": options.kills, "deep-limit": options.sweeps}
