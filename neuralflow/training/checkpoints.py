@@ -120,19 +120,13 @@ class Checkpoints:
             CheckpointError: The checkpoint is damaged, another program wrote it, or another
                 version of this package wrote it.
         """
-        place = self.folder / str(step) / "record"
         foreign = CheckpointError(
             f"step {step} in {self.folder} was not written by neuralflow; give another folder"
         )
-        if not place.is_dir():
+        if not (self.folder / str(step) / "record").is_dir():
             raise foreign
-        reader = self._ocp.Checkpointer(self._ocp.JsonCheckpointHandler())
-        try:
-            held = reader.restore(place, args=self._ocp.args.JsonRestore())
-        except Exception as error:
-            raise self._damaged(step, error) from None
-        finally:
-            reader.close()
+        args = self._ocp.args.JsonRestore()
+        held = self._read(step, "record", self._ocp.JsonCheckpointHandler(), args)
         if not isinstance(held, dict) or not {"format", "digest"} <= set(held):
             raise foreign
         if held["format"] != _FORMAT and isinstance(held["format"], int):
@@ -187,21 +181,23 @@ class Checkpoints:
             name: jax.ShapeDtypeStruct(*spec, sharding=sharding(name))
             for name, spec in held.items()
         }
-        reader = self._ocp.Checkpointer(self._ocp.StandardCheckpointHandler())
-        try:
-            with _without_echoes():
-                arrays = reader.restore(
-                    self.folder / str(step) / "arrays",
-                    args=self._ocp.args.StandardRestore(template),
-                )
-        except Exception as error:
-            raise self._damaged(step, error) from None
-        finally:
-            reader.close()
+        args = self._ocp.args.StandardRestore(template)
+        arrays = self._read(step, "arrays", self._ocp.StandardCheckpointHandler(), args)
         if not all(_agrees(arrays[name], of["pieces"]) for name, of in digests.items()):
             raise self._damaged(step, ValueError("the arrays do not match their digest"))
         leaves = [_as_key(arrays[name], leaf) for name, leaf in named(like).items()]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def _read(self, step: int, item: str, handler: Any, args: Any) -> Any:
+        """Read one item of a checkpoint through orbax; a failure is a damaged checkpoint."""
+        reader = self._ocp.Checkpointer(handler)
+        try:
+            with _without_echoes():
+                return reader.restore(self.folder / str(step) / item, args=args)
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        finally:
+            reader.close()
 
     def check_scores(self) -> None:
         """Refuse a folder with a score that is not the one of its record.

@@ -3,12 +3,12 @@
 import functools
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from support.calls import (
+    ARRAY,
     CHOICE,
     COUNT,
     FLAG,
@@ -16,6 +16,7 @@ from support.calls import (
     MODULE,
     NOT_NEGATIVE,
     NOT_WHOLE,
+    NUMBERS,
     POSITIVE,
     SEED,
     STATE,
@@ -29,18 +30,6 @@ from support.deep_limit import Drift, anchor, small, states
 import neuralflow as nf
 from neuralflow.labs import deep_limit as D
 
-ARRAY: Wrong = {
-    **without(STATE, "list"),
-    "complex": np.ones(3) * 1j,
-    "flags": np.ones(3, bool),
-    "ragged": [[1.0], [1.0, 2.0]],
-    "generator": (x for x in [1.0, 2.0]),
-    "function": jnp.tanh,
-    "dict": {"a": 1.0},
-    "words in a list": ["a", "b", "c"],
-    "key": jax.random.key(0),
-}
-NUMBERS: Wrong = {**ARRAY, "nan": np.full(3, np.nan), "infinite": np.full(3, np.inf)}
 ROWS: Wrong = {
     **NUMBERS,
     "number": 1.0,

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from support.calls import (
+    ARRAY,
     CHOICE,
     COUNT,
     FLAG,
     FUNCTION,
     MODULE,
+    NUMBERS,
     POSITIVE,
     STATE,
     Call,
@@ -24,18 +26,6 @@ from neuralflow.labs import operators as op
 RNGS = nnx.Rngs(0)
 HEAT = op.DifferentialOperator(1, 1, dimension=1, coefficients=[[[0]], [[0]], [[1]]])
 LAYER = nf.NeuralODE(HEAT, nf.FixedGrid(nf.Euler(), steps=4))
-ARRAY: Wrong = {
-    **without(STATE, "list"),
-    "complex": np.ones(3) * 1j,
-    "flags": np.ones(3, bool),
-    "ragged": [[1.0], [1.0, 2.0]],
-    "generator": (x for x in [1.0, 2.0]),
-    "function": jnp.tanh,
-    "dict": {"a": 1.0},
-    "words in a list": ["a", "b", "c"],
-    "key": jax.random.key(0),
-}
-NUMBERS: Wrong = {**ARRAY, "nan": np.full(3, np.nan), "infinite": np.full(3, np.inf)}
 KERNEL: Wrong = {
     **NUMBERS,
     "number": 1.0,

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from support.calls import (
+    ARRAY,
     CHOICE,
     COUNT,
     FLAG,
     FUNCTION,
     KEY,
     NOT_NEGATIVE,
+    NUMBERS,
     POSITIVE,
-    STATE,
     Call,
     Wrong,
     refuse,
@@ -24,18 +25,6 @@ import neuralflow as nf
 from neuralflow import plots
 from neuralflow.labs import paths
 
-ARRAY: Wrong = {
-    **without(STATE, "list"),
-    "complex": np.ones(2) * 1j,
-    "flags": np.ones(2, bool),
-    "ragged": [[1.0], [1.0, 2.0]],
-    "generator": (x for x in [1.0, 2.0]),
-    "function": jnp.tanh,
-    "dict": {"a": 1.0},
-    "words in a list": ["a", "b"],
-    "key": jax.random.key(0),
-}
-NUMBERS: Wrong = {**ARRAY, "nan": np.full(2, np.nan), "infinite": np.full(2, np.inf)}
 VECTOR: Wrong = {**NUMBERS, "number": 1.0, "longer": np.ones(3), "empty": np.ones((0, 2))}
 NETWORK = paths.Branches.of(0.1 * jnp.ones((2, 2, 2)))
 EACH = paths.Branches.of(0.1 * jnp.ones((2, 3, 2, 2)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jaxtyping
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -63,6 +63,22 @@ def without(wrong: Wrong, *names: str) -> Wrong:
     return {name: value for name, value in wrong.items() if name not in names}
 
 
+ARRAY: Wrong = {
+    **without(STATE, "list"),
+    "complex": np.ones(3) * 1j,
+    "flags": np.ones(3, bool),
+    "ragged": [[1.0], [1.0, 2.0]],
+    "generator": (x for x in [1.0, 2.0]),
+    "function": jnp.tanh,
+    "dict": {"a": 1.0},
+    "words in a list": ["a", "b", "c"],
+    "key": jax.random.key(0),
+}
+"""For real numbers in an array, a number or sequences."""
+NUMBERS: Wrong = {**ARRAY, "nan": np.full(3, np.nan), "infinite": np.full(3, np.inf)}
+"""For finite ones."""
+
+
 class Call(NamedTuple):
     """A call of the public surface.
 
@@ -84,13 +100,7 @@ class Call(NamedTuple):
     def __call__(self, **changes: Any) -> Any:
         """Make the call with its good arguments and these changes."""
         called = self.function() if self.made else self.function
-        arguments = {**self.good(), **changes}
-        # The check of shapes that tests put on functions would speak before the function does.
-        jaxtyping.config.update("jaxtyping_disable", True)
-        try:
-            return called(**arguments)
-        finally:
-            jaxtyping.config.update("jaxtyping_disable", False)
+        return called(**{**self.good(), **changes})
 
 
 def refuse(calls: Mapping[str, Call]) -> tuple[Callable[..., None], Callable[..., None]]:
