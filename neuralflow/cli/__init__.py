@@ -6,7 +6,6 @@ A mistake that a person can mend ends in one sentence and status 2; a bug keeps 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import signal
@@ -114,14 +113,10 @@ def _only_its_own_words() -> None:
 
     The command itself raises the error, and tells it in one sentence.
     """
+    from neuralflow.training.checkpoints import is_echo
+
     before = sys.unraisablehook
-
-    def hook(raised: Any) -> None:
-        closed = str(raised.exc_value) == "Event loop is closed"
-        if not closed and not inspect.iscoroutine(raised.object):
-            before(raised)
-
-    sys.unraisablehook = hook
+    sys.unraisablehook = lambda raised: None if is_echo(raised) else before(raised)
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("asyncio").addFilter(
         lambda entry: "was never retrieved" not in entry.getMessage()

@@ -6,6 +6,7 @@ A checkpoint holds the arrays of a training and a record of how far the training
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import shutil
@@ -363,6 +364,16 @@ class Writer:
         )
 
 
+def is_echo(raised: Any) -> bool:
+    """Tell whether an error that Python cannot raise comes from an asynchronous read or write.
+
+    Args:
+        raised: The argument of `sys.unraisablehook`.
+    """
+    closed = str(raised.exc_value) == "Event loop is closed"
+    return closed or inspect.iscoroutine(raised.object)
+
+
 @contextmanager
 def _without_echoes() -> Iterator[None]:
     """Silence what the other reads of a checkpoint say where one of them has failed.
@@ -370,7 +381,7 @@ def _without_echoes() -> Iterator[None]:
     The error itself is raised, and told in one sentence.
     """
     before = sys.unraisablehook
-    sys.unraisablehook = lambda raised: None
+    sys.unraisablehook = lambda raised: None if is_echo(raised) else before(raised)
     try:
         yield
     finally:
