@@ -1,5 +1,6 @@
 """What discretisations and schemes refuse."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -300,6 +301,20 @@ CALLS = {
         analysis.order_conditions,
         lambda: {"scheme": nf.Heun(), "order": 2},
         {"scheme": SCHEME, "order": {**COUNT, "huge": 10**9}},
+    ),
+    "derived_order": Call(
+        analysis.derived_order,
+        lambda: {"scheme": schemes.Reversible(nf.Euler())},
+        {
+            "scheme": {
+                **SCHEME,
+                "rows": schemes.FractalNet.learned(2),
+                "continued": schemes.LMResNet(0.0).after(X),
+                "two terms": diffrax.SemiImplicitEuler(),
+                "noise": diffrax.EulerHeun(),
+            }
+        },
+        said={"scheme": "scheme|FractalNet|LMResNet"},
     ),
     "observed_order": Call(
         analysis.observed_order,
