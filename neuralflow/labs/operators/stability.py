@@ -37,8 +37,8 @@ _ROUNDING = 1e-12
 # A wave of so many radians a point stands for the limit of ever longer waves.
 _LONG = 2.0**-12
 # The search for the wave that limits the step begins with so many waves a half turn, follows so
-# many of them, looks so far to each side, and ends at so fine a distance.
-_BEGIN, _FOLLOWED, _REACH, _FINEST = 16, 6, 4, 1e-7
+# many of them, looks so far to each side, and ends at so fine a distance or after so many rounds.
+_BEGIN, _FOLLOWED, _REACH, _FINEST, _ROUNDS = 16, 6, 4, 1e-7, 60
 
 
 def spectrum(field: nnx.Module, points: int = 32) -> np.ndarray:
@@ -284,7 +284,7 @@ def _shortest(
     best = _limits(rates[chosen], steps, 64.0, 512, edge)
     row, patch = np.arange(len(chosen)), _patch(_REACH, dimension)
     inner = np.abs(patch).max(axis=-1, initial=0) < _REACH
-    while dimension and (cells > _FINEST).any():
+    for _ in range(_ROUNDS if dimension else 0):
         waves = centres[:, None] + cells[:, None, None] * patch
         rates = rates_at(waves)
         crossing = _crossing(rates_at, waves, rates, steps)
@@ -295,8 +295,11 @@ def _shortest(
         gain = 1 - limits[row, worst] / best
         centres = np.where(gain[:, None] > 0, waves[row, worst], centres)
         best = np.fmin(best, limits[row, worst])
-        # A candidate at the rim of what was looked at goes on as far as it gains.
-        cells = np.where(inner[worst] | (gain < 1e-6), cells / _REACH, cells)
+        # A candidate at the rim goes on in longer strides, as far as it gains.
+        near = inner[worst] | (gain < 1e-6)
+        cells = np.where(near, cells / _REACH, np.minimum(2 * cells, cell))
+        if (cells < _FINEST).all():
+            break
     return float(best.min()), rates_at(centres[best.argmin()])
 
 
