@@ -48,6 +48,7 @@ FIRST = [
     "labs.diffeo.exponential",
     "labs.operators.to_operator",
     "labs.operators.stability",
+    "labs.operators.stable_step",
     "labs.paths.contributions",
     "labs.plain_net.as_resnet",
     "labs.stochastic.StochasticDepth",

@@ -2,9 +2,8 @@
 
 `derived_order`, `order_conditions` and `observed_order` tell the order. `stability_function`,
 `amplification`, `growth` and `region` describe a step on u' = g u. `modified_equation` tells which
-equation a scheme really follows. `longest` finds the longest stable step for any notion of
-stability. `stability_limit` says what is stable for a scheme, and `labs/operators/stability.py`
-says it for equations.
+equation a scheme really follows. `StableSteps` finds the longest stable step for any wave.
+`stability_limit` does so for decays, and `labs/operators/stability.py` for equations.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from diffrax import AbstractSolver
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Complex, Float, PyTree, Shaped
+from numpy.polynomial.polynomial import polyval
 
 from neuralflow import checks
 from neuralflow.annotations import Real
@@ -598,15 +598,8 @@ def stability_function(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[n
     """
     _check(scheme)
     z = _complex(z)
-    stages = _stages(scheme)
-    if stages is not None:
-        # R is a quotient of determinants. Its poles are infinite, which is no error.
-        a, b = stages
-        flat = np.ravel(np.asarray(z, complex))[:, None, None]
-        below = np.linalg.det(np.eye(len(b)) - flat * a)
-        above = np.linalg.det(np.eye(len(b)) - flat * a + flat * np.outer(np.ones(len(b)), b))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(below == 0, np.inf, above / below).reshape(np.shape(z))
+    if _stages(scheme) is not None:
+        return _rooter(scheme)(z)[..., 0]
     matrix = amplification(scheme, z)
     if matrix.shape[-1] != 1:
         raise InputTypeError(
@@ -643,8 +636,9 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
     return _amplifier(scheme)(_complex(z))
 
 
-def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
-    """Compile `amplification` of one scheme once, as a function of z."""
+@jax.enable_x64(True)
+def _amplifier(scheme: Scheme) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile `amplification` of one scheme once, in float64, as a function of z."""
     _check(scheme)
     if not is_explicit(scheme):
         raise InputTypeError(
@@ -687,9 +681,12 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
 
         return jax.vmap(column)(jnp.eye(count, dtype=complex)).T
 
-    def matrices_at(z: PyTree) -> np.ndarray:
-        flat = jnp.ravel(jnp.asarray(z, complex))
-        return np.asarray(matrix(flat)).reshape(*np.shape(z), count, count)
+    def matrices_at(z: np.ndarray) -> np.ndarray:
+        # Few sizes mean few compilations.
+        size = 2 ** max(8, math.ceil(math.log2(max(z.size, 1))))
+        with jax.enable_x64(True):
+            matrices = np.asarray(matrix(jnp.asarray(np.resize(z, size), complex)))
+        return matrices[: z.size].reshape(*z.shape, count, count)
 
     return matrices_at
 
@@ -713,15 +710,46 @@ def growth(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z
             from a state before.
     """
     _check(scheme)
-    return _grower(scheme)(_complex(z))
+    return np.abs(_rooter(scheme)(_complex(z))).max(axis=-1)
 
 
-def _grower(scheme: Scheme) -> Callable[[Any], np.ndarray]:
-    """Compile `growth` of one scheme once, as a function of z."""
-    if _stages(scheme) is not None:
-        return lambda z: np.abs(stability_function(scheme, z))
+def _rooter(scheme: Scheme) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the eigenvalues of `amplification`, `(*z, m)`, as a function of z."""
+    stages = _stages(scheme)
+    if stages is not None:
+        above, below = _polynomials(*stages)
+
+        def quotient(z: np.ndarray) -> np.ndarray:
+            # R is a quotient of polynomials. Its poles are infinite, which is no error.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                bottom = polyval(z, below)
+                return np.where(bottom == 0, np.inf, polyval(z, above) / bottom)[..., None]
+
+        return quotient
+    if isinstance(scheme, LinearMultistep) and not traits(scheme).continued:
+        alpha, beta = _coefficients(scheme)
+        count = max(len(alpha), len(beta))
+        alpha, beta = (np.pad(row, (0, count - len(row))) for row in (alpha, beta))
+
+        def companion(z: np.ndarray) -> np.ndarray:
+            # The roots of zeta^m = sum_j (alpha_j + z beta_j) zeta^(m - 1 - j).
+            matrices = np.zeros((*z.shape, count, count), complex) + np.eye(count, k=-1)
+            matrices[..., 0, :] = alpha + z[..., None] * beta
+            return np.linalg.eigvals(matrices)
+
+        return companion
     matrices_at = _amplifier(scheme)
-    return lambda z: np.abs(np.linalg.eigvals(matrices_at(z))).max(axis=-1)
+    return lambda z: np.linalg.eigvals(matrices_at(z))
+
+
+def _polynomials(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return numerator and denominator of R(z) for a Runge-Kutta scheme, in rising powers."""
+    below = np.poly(a).real
+    moments, weights = [1.0], b
+    for _ in b:
+        moments.append(float(weights.sum()))
+        weights = weights @ a
+    return np.convolve(below, moments)[: len(moments)], below
 
 
 def region(
@@ -762,9 +790,9 @@ def region(
 def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     """Find the largest z such that every step with 0 < h g <= z is stable on u' = -g u.
 
-    Here h is the length of a step and g > 0 the rate of the decay. The search scans (0, largest]
-    first. The search then cuts the part in which stability ends into ever smaller parts, down to a
-    length of 1e-9. The limit of `LMResNet` is 2 (1 - k) for |k| < 1 (our derivation).
+    Here h is the length of a step and g > 0 the rate of the decay. `StableSteps` makes the search,
+    so that the limit of a scheme without stable steps is exactly zero. The limit of `LMResNet` is
+    2 (1 - k) for |k| < 1 (our derivation).
 
     Args:
         scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.
@@ -788,52 +816,177 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     _check(scheme)
     if not checks.is_number(largest) or not largest > 0:
         raise InputError(f"largest must be a positive number, got {largest!r}")
-    grows = _grower(scheme)
-
-    def stable(z):
-        return grows(-np.asarray(z, complex)) <= 1 + 1e-9
-
-    return longest(stable, largest, scan=4096, cuts=64, enough=lambda low, high: high - low <= 1e-9)
+    return float(StableSteps(scheme).longest(np.asarray(-1.0), float(largest)))
 
 
-def longest(
-    stable: Callable[[np.ndarray], np.ndarray],
-    largest: float,
-    *,
-    scan: int,
-    cuts: int,
-    enough: Callable[[float, float], bool],
-) -> float:
-    """Find the largest z such that all lengths in (0, z] are stable.
+# Beyond the circle of the expansion, rounding may add this to the logarithm of a growth.
+_SLACK = 1e-12
+# The points on the circle, and the powers of z that are kept. A quarter of the radius bounds the
+# use of the expansion, and 4^-32 is below rounding.
+_CIRCLE, _POWERS = 128, 32
+# The shares of an interval in which a limit is looked for.
+_CUTS = np.arange(1, 17) / 16
 
-    The interval (0, largest] is scanned in equal parts. The part in which stability ends is cut
-    again and again.
+
+class StableSteps:
+    """The steps of a scheme that are stable on u' = g u, down to steps of length zero.
+
+    A step of length h is stable if `growth` at z = h g is at most the allowed growth. The allowed
+    growth is one for a rate g with Re g <= 0. For Re g > 0 the allowed growth is the growth
+    1 / (1 - h Re g) of implicit Euler, and from h Re g = 1 on anything is allowed.
+
+    Near z = 0, growth and allowed growth differ by less than rounding. There the logarithm of the
+    growth comes from its power series at z = 0. A coefficient of the series that the order of the
+    scheme makes zero is exactly zero here. The sign of log |R(iy)| = y^4 / 8 + ... of Heun is
+    therefore known for all small y.
 
     Args:
-        stable: A function from lengths of shape `(m,)` to booleans of shape `(m,)`.
-        largest: The end of the scan.
-        scan: The number of equal parts of the scan.
-        cuts: The number of parts into which each further search cuts.
-        enough: A function of the two ends low and high of the current part. The search ends when it
-            returns True.
+        scheme: A scheme of `growth`.
+
+    Raises:
+        InputTypeError: `growth` refuses the scheme.
+        InputError: `growth` refuses the scheme.
+
+    Source:
+        Our formulation.
+    """
+
+    def __init__(self, scheme: Scheme):
+        _check(scheme)
+        self._roots = _rooter(scheme)
+        self.radius, self._series = _expansion(self._roots)
+
+    def excess(self, z: Shaped[np.ndarray, "*z"]) -> Float[np.ndarray, "*z"]:
+        """Compute the logarithm of the growth of a step over the allowed growth.
+
+        Args:
+            z: The values z = h g, of any shape `(*z)`.
+
+        Returns:
+            The logarithms, of the shape of `z`. A step is stable where its value is at most zero.
+            The value is -inf where anything is allowed.
+        """
+        z = _complex(z)
+        x, values = np.real(z), np.empty(z.shape)
+        near = np.abs(z) <= self.radius
+        values[near] = np.minimum(x[near], 0) + self._near(z[near])
+        # A growth that equals the allowed one, as of implicit Euler, is told apart by rounding.
+        values[near] -= _SLACK * np.clip(x[near], 0, None) ** 2
+        rise = np.clip(x[~near], 0, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grown = np.log(np.abs(self._roots(z[~near])).max(axis=-1)) + np.log1p(-rise)
+        values[~near] = np.where(rise < 1, grown - _SLACK, -np.inf)
+        return values
+
+    def _near(self, z: Any) -> np.ndarray:
+        """Return the excess less min(Re z, 0) by the power series."""
+        rise = np.clip(z.real, 0, None)
+        allowed = rise**2 * polyval(rise, 1 / np.arange(2, _POWERS))
+        return polyval(z, self._series.T).real.max(axis=0) - allowed
+
+    def longest(
+        self,
+        rates: Shaped[np.ndarray, "*g"],
+        largest: Any = 64.0,
+        scan: int = 512,
+        exact: bool = True,
+    ) -> Float[np.ndarray, "*g"]:
+        """Find for every rate g the largest h such that all steps up to h are stable.
+
+        Args:
+            rates: The rates g, of any shape `(*g)`.
+            largest: The end of the search, as a value of h |g|, for all rates or for each.
+            scan: The number of lengths among which the search looks for the first unstable one.
+            exact: Whether the search goes on until rounding ends it. Otherwise the result is the
+                last stable length of the scan.
+
+        Returns:
+            The lengths h, of the shape of `rates`. Zero where arbitrarily short steps are unstable.
+            Infinite where no unstable step was found, and for g = 0.
+
+        Raises:
+            InputTypeError: `rates` are not numbers, or another argument is of the wrong kind.
+            InputError: `largest` is not positive or not finite, or `scan` is below 16 or above
+                65536.
+        """
+        rates = _complex(rates)
+        ends = np.asarray(checks.numbers("largest", largest), float)
+        if not (ends >= 0).all() or (not ends.any() and ends.ndim == 0):
+            raise InputError(f"largest must be positive, got {largest!r}")
+        checks.whole("scan", scan, least=16, most=2**16)
+        checks.flag("exact", exact)
+        sizes = np.abs(rates).ravel()
+        moved = np.flatnonzero(sizes)
+        ways, sizes = rates.ravel()[moved] / sizes[moved], sizes[moved]
+        ends = np.broadcast_to(ends, rates.shape).ravel()[moved]
+        shares = [np.geomspace(1e-24, 1e-3, scan // 8), np.geomspace(1e-3, 1, scan - scan // 8)]
+        low, high = self._narrowed(ways, 0 * ends, ends, np.concatenate(shares))
+        inside = np.flatnonzero((low > 0) & (low < high))
+        for _ in range(13 if exact and len(inside) else 0):
+            low[inside], high[inside] = self._narrowed(
+                ways[inside], low[inside], high[inside], _CUTS
+            )
+        limits = np.full(rates.size, np.inf)
+        limits[moved] = np.where(low < ends, low, np.inf) / sizes
+        return limits.reshape(rates.shape)
+
+    def _narrowed(
+        self, ways: np.ndarray, low: np.ndarray, high: np.ndarray, shares: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of every interval in which stability ends, among parts by their shares.
+
+        Both ends are the upper end where no length is unstable.
+        """
+        lengths = np.column_stack([low, low[:, None] + (high - low)[:, None] * shares])
+        unstable = self.excess(ways[:, None] * lengths[:, 1:]) > 0
+        row, first = np.arange(len(ways)), unstable.argmax(axis=1)
+        some = unstable[row, first]
+        return (
+            np.where(some, lengths[row, first], high),
+            np.where(some, lengths[row, first + 1], high),
+        )
+
+
+def _expansion(roots: Callable[[np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
+    """Expand the logarithms of the roots of a step in powers of z.
+
+    The coefficients are Cauchy's integrals over a circle in which the roots are analytic. Roots
+    that stay below one inside are left out.
 
     Returns:
-        The limit z, in the unit of the lengths. Infinite where the scan finds no unstable length.
+        The radius up to which to use the expansion, and its coefficients less those of log e^z,
+        `(roots, powers)`. A single infinite coefficient stands for a scheme that is unstable for
+        z -> 0 in all directions, as one with a double root on the unit circle.
     """
-    lengths = np.linspace(0, largest, scan + 1)[1:]
-    unstable = np.flatnonzero(~stable(lengths))
-    if not len(unstable):
-        return math.inf
-    low, high = (float(end) for end in ((0.0, *lengths)[unstable[0]], lengths[unstable[0]]))
-    while not enough(low, high):
-        between = np.linspace(low, high, cuts + 1)
-        unstable = np.flatnonzero(~stable(between))
-        first = int(unstable[0]) if len(unstable) else cuts
-        low, high = (float(between[first - 1]), float(between[first])) if first else (low, low)
-    return low
+    turns = np.exp(2j * np.pi * np.arange(_CIRCLE) / _CIRCLE)
+    for radius in 2.0 ** np.arange(0, -14, -1):
+        with np.errstate(all="ignore"):
+            paths = _followed(roots(radius * turns))
+            paths = paths[:, np.abs(paths).max(axis=0) > 1]
+            middle = paths.mean(axis=0)
+            logarithms = np.log(paths / middle) + np.log(middle)
+            terms = np.fft.fft(logarithms, axis=0) / _CIRCLE
+        size = np.abs(logarithms).max(initial=0)
+        if not 0 < size < np.inf or np.abs(terms[_CIRCLE // 2 :]).max() > 1e-12 * size:
+            continue
+        terms = terms[:_POWERS].T
+        terms[:, 1] -= radius
+        exact = np.where(np.abs(terms.real) > 1e-12 * size, terms.real, 0) + 1j * np.where(
+            np.abs(terms.imag) > 1e-12 * size, terms.imag, 0
+        )
+        return radius / 4, exact / radius ** np.arange(_POWERS)
+    return 2.0**-15, np.asarray([[np.inf]])
 
 
-def _complex(z: Any) -> np.ndarray:
+def _followed(roots: np.ndarray) -> np.ndarray:
+    """Order the roots at the points of a circle, `(points, roots)`, as continuous paths."""
+    paths = [roots[0]]
+    for row in roots[1:]:
+        paths.append(row[np.abs(row - paths[-1][:, None]).argmin(axis=1)])
+    return np.stack(paths)
+
+
+def _complex(z: Any) -> Any:
     """Return values of z as complex numbers, and refuse anything else."""
     try:
         given = np.asarray(checks.known(z))

@@ -43,7 +43,11 @@ SPACING: Wrong = {
     "one negative": [-1.0],
     "empty": [],
 }
-FREQUENCIES: Wrong = {**COUNT, "one": 1, "odd": 3, "huge": 10**9}
+POINTS: Wrong = {**COUNT, "huge": 10**9}
+RING = op.DifferentialOperator(
+    1, 1, dimension=1, boundary="periodic", coefficients=[[[0]], [[0]], [[1]]]
+)
+RINGED = LAYER.with_field(RING)
 CHANNELS: Wrong = {**COUNT, "huge": 10**10}
 STREAMS: Wrong = {
     "none": None,
@@ -78,7 +82,7 @@ FIELD: Wrong = {
     "layer": LAYER,
     "a corner": op.parabolic(1, potential=jax.nn.relu, rngs=RNGS),
 }
-FIELD_SAID = "field|waves|operator from|potential"
+FIELD_SAID = "field|waves|operator from|potential|boundary"
 SCHEME: Wrong = {"none": None, "text": "euler", "number": 1, "class": nf.Euler, "grid": LAYER.solve}
 LAYERS: Wrong = {
     **MODULE,
@@ -143,7 +147,7 @@ CALLS = {
     ),
     "symbol": Call(
         op.symbol,
-        lambda: {"kernel": np.ones((1, 1, 1)).tolist(), "frequencies": 2},
+        lambda: {"kernel": np.ones((1, 1, 1)).tolist(), "points": 3},
         {
             "kernel": {
                 **NUMBERS,
@@ -152,13 +156,13 @@ CALLS = {
                 "matrix": np.ones((3, 3)),
                 "empty": np.ones((0, 1, 1)),
             },
-            "frequencies": FREQUENCIES,
+            "points": POINTS,
         },
     ),
     "symbol of an image": Call(
         op.symbol,
-        lambda: {"kernel": np.ones((1, 1, 1, 1)), "frequencies": 2},
-        {"frequencies": {"large": 2**16}},
+        lambda: {"kernel": np.ones((1, 1, 1, 1)), "points": 2},
+        {"points": {"large": 2**16}},
     ),
     "DifferentialOperator": Call(
         op.DifferentialOperator,
@@ -246,21 +250,21 @@ CALLS = {
     ),
     "spectrum": Call(
         op.spectrum,
-        lambda: {"field": HEAT, "frequencies": 2},
-        {"field": FIELD, "frequencies": FREQUENCIES},
+        lambda: {"field": HEAT, "points": 1},
+        {"field": FIELD, "points": POINTS},
         said={"field": FIELD_SAID},
     ),
     "stable_step": Call(
         op.stable_step,
-        lambda: {"field": HEAT, "scheme": nf.Euler(), "frequencies": 2},
-        {"field": FIELD, "scheme": SCHEME, "frequencies": FREQUENCIES},
+        lambda: {"field": RING, "scheme": nf.Euler(), "points": 1},
+        {"field": {**FIELD, "edges": HEAT}, "scheme": SCHEME, "points": without(POINTS, "none")},
         said={"field": FIELD_SAID},
     ),
     "stability": Call(
         op.stability,
-        lambda: {"layer": LAYER, "frequencies": 2},
-        {"layer": LAYERS, "frequencies": FREQUENCIES},
-        said={"layer": "layer|field"},
+        lambda: {"layer": RINGED, "points": 3},
+        {"layer": {**LAYERS, "edges": LAYER}, "points": without(POINTS, "none")},
+        said={"layer": "layer|field|boundary"},
     ),
     "check": Call(
         op.check, lambda: {"layer": LAYER}, {"layer": LAYERS}, said={"layer": "layer|field"}

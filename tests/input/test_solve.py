@@ -380,6 +380,25 @@ CALLS = {
         lambda: {"scheme": nf.Heun(), "largest": np.float32(8)},
         {"scheme": SCHEME, "largest": POSITIVE},
     ),
+    "StableSteps": Call(analysis.StableSteps, lambda: {"scheme": nf.Heun()}, {"scheme": SCHEME}),
+    "StableSteps.excess": Call(
+        lambda: analysis.StableSteps(nf.Euler()).excess,
+        lambda: {"z": [-1.0, 1j]},
+        {"z": {"none": None, "text": "1", "object": object(), "ragged": [[1], [1, 2]]}},
+        made=True,
+    ),
+    "StableSteps.longest": Call(
+        lambda: analysis.StableSteps(nf.Euler()).longest,
+        lambda: {"rates": [-1.0, 1j]},
+        {
+            "rates": {"none": None, "text": "1", "object": object()},
+            "largest": without(POSITIVE, "list"),
+            "scan": {**COUNT, "few": 15, "huge": 10**9},
+            "exact": FLAG,
+        },
+        said={"rates": "z must be"},
+        made=True,
+    ),
 }
 
 test_wrong, test_good = refuse(CALLS)

@@ -201,16 +201,23 @@ def test_a_scheme_without_a_known_order_is_refused():
             analysis.derived_order(scheme)
 
 
-def test_the_longest_length_up_to_which_all_is_stable():
-    def close(low, high):
-        return high - low <= 1e-9
+def test_the_longest_stable_step_of_a_wave():
+    def longest(scheme, *rates):
+        return analysis.StableSteps(scheme).longest(np.asarray(rates))
 
-    def longest(stable, largest=10.0):
-        return nf.schemes.analysis.longest(stable, largest, scan=100, cuts=8, enough=close)
-
-    assert longest(lambda z: z <= 3.3) == pytest.approx(3.3, abs=1e-8)
-    # Lengths beyond that are stable again do not count.
-    assert longest(lambda z: (z <= 2.05) | (z > 4)) == pytest.approx(2.05, abs=1e-8)
-    assert longest(lambda z: z > 0) == np.inf and longest(lambda z: z < 0) == pytest.approx(
-        0, abs=1e-8
-    )
+    # |R(z)|^2 = 1 + 2 Re z + |z|^2 for Euler.
+    rates = np.asarray([-1.0, -0.1 + 1j, -1e-9 + 1j, -3 + 4j])
+    known = -2 * np.real(rates) / np.abs(rates) ** 2
+    np.testing.assert_allclose(longest(nf.Euler(), *rates), known, rtol=1e-9)
+    # |R(iy)|^2 = 1 + y^4 / 4 for Heun, and 1 - y^6 / 72 + y^8 / 576 for RK4.
+    np.testing.assert_allclose(longest(nf.RK4(), 1j, -2j), np.sqrt(8) / np.asarray([1, 2]))
+    np.testing.assert_allclose(longest(nf.Heun(), -1e-12 + 1j), 2e-4, rtol=1e-6)
+    np.testing.assert_allclose(longest(S.adams_bashforth(3), 1j), 0.7236272, rtol=1e-6)
+    for scheme in (nf.Euler(), nf.Heun(), S.adams_bashforth(2), S.adams_bashforth(5)):
+        assert longest(scheme, 1j) == 0
+    # Leapfrog keeps waves and lets decays grow. Waves of no rate are always stable.
+    np.testing.assert_allclose(longest(S.leapfrog(), 1j, -1.0, 0.0), [1, 0, np.inf], rtol=1e-7)
+    # The allowed growth of growing waves is that of implicit Euler. Euler bends spirals outwards.
+    for scheme in (nf.ImplicitEuler(), nf.Euler(), nf.RK4()):
+        assert longest(scheme, 1.0) == np.inf
+    assert longest(nf.Euler(), 1 + 2j) == 0 < longest(nf.Heun(), 1 + 2j)

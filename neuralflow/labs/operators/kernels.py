@@ -227,25 +227,24 @@ def shares(coefficients: ArrayLike) -> Shares:
     return Shares(reaction, convection, diffusion, float(sums[order > 2].sum() / total))
 
 
-def symbol(kernel: ArrayLike, frequencies: int = 32) -> np.ndarray:
-    """Compute what a kernel does to waves, its symbol.
+def symbol(kernel: ArrayLike, points: int = 32) -> np.ndarray:
+    """Compute what a kernel does to the waves of a periodic grid, its symbol.
 
-    The kernel multiplies the wave exp(i w x) on a periodic grid by a complex matrix over the
-    channels. The grid of waves has `frequencies` equally spaced values an axis. The first axis has
-    only frequencies // 2 + 1 values, because the other values give the complex conjugates.
+    The kernel multiplies the wave exp(i w x) by a complex matrix over the channels. A grid of n
+    points an axis has the n waves w = 2 pi j / n an axis. The first axis has only n // 2 + 1
+    waves here, because the others give the complex conjugates.
 
     Args:
         kernel: The kernel, `(k, in, out)` or `(k, k', in, out)`.
-        frequencies: The number of waves an axis. The number is even, so that the shortest wave is
-            among them.
+        points: The number n of points an axis.
 
     Returns:
         The matrices of all waves, `(waves, out, in)`, complex.
 
     Raises:
-        InputError: `kernel` has another shape or is not finite, or `frequencies` is odd, below 2 or
-            above 65536, or the matrices have more than 2^30 entries.
-        InputTypeError: `kernel` is not made of real numbers, or `frequencies` is no whole number.
+        InputError: `kernel` has another shape or is not finite, or `points` is below 1 or above
+            65536, or the matrices have more than 2^30 entries.
+        InputTypeError: `kernel` is not made of real numbers, or `points` is no whole number.
     """
     values = np.asarray(checks.numbers("kernel", kernel))
     if values.ndim not in (3, 4) or not values.size:
@@ -253,36 +252,31 @@ def symbol(kernel: ArrayLike, frequencies: int = 32) -> np.ndarray:
             "the symbol is that of a kernel (k, in, out) or (k, k, in, out), got shape "
             f"{values.shape}"
         )
-    check_frequencies(frequencies)
+    check_points(points)
     checks.held(
-        f"the symbol at frequencies = {frequencies}",
-        int(frequencies) ** (values.ndim - 2) * math.prod(values.shape[-2:]),
+        f"the symbol at points = {points}",
+        int(points) ** (values.ndim - 2) * math.prod(values.shape[-2:]),
         "take fewer",
     )
-    turns = 2 * np.pi * np.arange(frequencies) / frequencies
+    turns = 2 * np.pi * np.arange(points) / points
     for axis, size in enumerate(values.shape[:-2]):
-        waves = turns[: frequencies // 2 + 1] if axis == 0 else turns
+        waves = turns[: points // 2 + 1] if axis == 0 else turns
         phases = np.exp(1j * np.outer(waves, np.arange(size) - size // 2))
         values = np.moveaxis(np.tensordot(phases, values, (1, axis)), 0, axis)
     return np.swapaxes(values.reshape(-1, *values.shape[-2:]), 1, 2)
 
 
-def check_frequencies(frequencies: Any) -> None:
-    """Refuse a number of waves that is odd or out of range.
+def check_points(points: Any) -> None:
+    """Refuse a number of points an axis that is out of range.
 
     Args:
-        frequencies: The number of waves an axis.
+        points: The number of points an axis.
 
     Raises:
-        InputError: The number is odd, below 2 or above 65536.
+        InputError: The number is below 1 or above 65536.
         InputTypeError: The number is not whole.
     """
-    checks.whole("frequencies", frequencies, least=2, most=2**16)
-    if frequencies % 2:
-        raise InputError(
-            "frequencies is an even number, so that the shortest wave is among them, got "
-            f"{frequencies}"
-        )
+    checks.whole("points", points, most=2**16)
 
 
 def _derivative(p: int, q: int) -> str:
