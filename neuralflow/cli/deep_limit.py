@@ -281,7 +281,7 @@ def _table(study: Any, chosen: dict[str, Any]) -> Any:
             cells = (f"{row.distances[d]:.3e}" for d in shown)
             table.add_row(scheme, str(row.depth), *cells, str(row.iterations))
         cells = [_order(orders[scheme][d]) for d in shown]
-        wanted = [str(expected_order(chosen[scheme], d)) for d in shown]
+        wanted = [_expected(expected_order(chosen[scheme], d)) for d in shown]
         table.add_row(f"{scheme}", "order", *cells, "", style="bold")
         table.add_row("", "expected", *wanted, "", style="dim", end_section=True)
     return table
@@ -290,6 +290,11 @@ def _table(study: Any, chosen: dict[str, Any]) -> Any:
 def _order(order: float | None) -> str:
     """Return an order as text, a dash for an order that could not be fitted."""
     return "-" if order is None else f"{order:.3f}"
+
+
+def _expected(order: int | None) -> str:
+    """Return an expected order as text, "none" where the limit is another equation."""
+    return "none" if order is None else str(order)
 
 
 def _further(study: Any, chosen: dict[str, Any]) -> Any:
@@ -314,14 +319,13 @@ def _further(study: Any, chosen: dict[str, Any]) -> Any:
         table.add_column(name, justify="left" if name == "scheme" else "right")
     for scheme, orders in study.orders().items():
         order = expected_order(chosen[scheme], "sup")
-        pairs, collapse = study.extrapolated(scheme, order), study.collapse(scheme, order)
-        last = (
-            (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{collapse[-1][1]:.1%}")
-            if pairs
-            else ("-", "-", "-")
-        )
+        last = ("-", "-", "-")
+        pairs = [] if order is None else study.extrapolated(scheme, order)
+        if pairs:
+            _, gap = study.collapse(scheme, order)[-1]
+            last = (f"{pairs[-1][2]:.1e}", f"{pairs[-1][1]:.1e}", f"{gap:.1%}")
         cells = [_order(orders[what]) for what in ("recovery", "forward", "residual", "prediction")]
-        table.add_row(scheme, *cells, *last, str(order))
+        table.add_row(scheme, *cells, *last, _expected(order))
     return table
 
 

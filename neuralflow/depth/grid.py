@@ -187,7 +187,8 @@ class Plan:
             interval. Lengths are negative in a walk backward.
         total: The length of the whole interval in the unit of `starts` and `lengths`.
         places: One `Place` for each basis.
-        jumps: Whether the weights jump where each step starts, `(steps,)`.
+        smoothness: The number of continuous derivatives that the weights have where each step
+            starts, `(steps,)`. -1 means that they jump. Infinite inside of cells.
         block: A number of steps. Each successive run of so many steps stays inside one cell of
             every basis.
     """
@@ -196,13 +197,29 @@ class Plan:
     lengths: np.ndarray
     total: float
     places: tuple[Place, ...]
-    jumps: np.ndarray
+    smoothness: np.ndarray
     block: int
 
     @property
     def steps(self) -> int:
         """The number of steps."""
         return len(self.starts)
+
+    @property
+    def jumps(self) -> np.ndarray:
+        """Whether the weights jump where each step starts, `(steps,)`."""
+        return self.smoothness < 0
+
+    def runs(self, smoothness: float) -> np.ndarray:
+        """Return how many steps lie between knots at which the weights are not smooth enough.
+
+        Args:
+            smoothness: The number of continuous derivatives that is enough.
+
+        Returns:
+            The numbers of steps `(runs,)`, in the order of the walk. They sum to `steps`.
+        """
+        return _runs(self.smoothness < smoothness)
 
     def local(self, share: float, k: int | None = None) -> list[tuple[Any, Any]]:
         """Return where the steps are after a share of their length.
@@ -220,11 +237,17 @@ class Plan:
 
     def reversed(self) -> Plan:
         """Return the plan that walks the same grid from its last edge to its first."""
-        # A jump at the start of step k is met, on the way back, at the start of step k - 1.
-        jumps = np.concatenate([[False], self.jumps[:0:-1]])
+        # A knot at the start of step k is met, on the way back, at the start of step k - 1.
+        smoothness = np.concatenate([[np.inf], self.smoothness[:0:-1]])
         places = tuple(place.reversed() for place in self.places)
         starts = (self.starts + self.lengths)[::-1]
-        return replace(self, starts=starts, lengths=-self.lengths[::-1], places=places, jumps=jumps)
+        return replace(
+            self,
+            starts=starts,
+            lengths=-self.lengths[::-1],
+            places=places,
+            smoothness=smoothness,
+        )
 
 
 def plan(grid: Grid, bases: Sequence[Basis]) -> Plan:
@@ -238,13 +261,15 @@ def plan(grid: Grid, bases: Sequence[Basis]) -> Plan:
         InputError: A step crosses a knot of a basis.
     """
     places = tuple(locate_steps(grid, basis.cells) for basis in bases)
-    changed = np.zeros(grid.steps, bool)
-    jumps = np.zeros(grid.steps, bool)
+    smoothness = np.full(grid.steps, np.inf)
     for basis, place in zip(bases, places, strict=True):
-        moved = np.concatenate([[False], np.diff(place.cell) != 0])
-        changed |= moved
-        if basis.smoothness < 0:
-            jumps |= moved
-    runs = np.diff(np.flatnonzero(np.concatenate([[True], changed[1:], [True]])))
+        knots = 1 + np.flatnonzero(np.diff(place.cell))
+        smoothness[knots] = np.minimum(smoothness[knots], basis.smoothness)
+    runs = _runs(smoothness < np.inf)
     block = int(runs[0]) if (runs == runs[0]).all() else 1
-    return Plan(grid.edges[:-1], np.diff(grid.edges), grid.total, places, jumps, block)
+    return Plan(grid.edges[:-1], np.diff(grid.edges), grid.total, places, smoothness, block)
+
+
+def _runs(marked: np.ndarray) -> np.ndarray:
+    """Return the lengths of the runs of steps of which each but the first starts at a mark."""
+    return np.diff(np.flatnonzero(np.concatenate([[True], marked[1:], [True]])))

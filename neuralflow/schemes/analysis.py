@@ -1,10 +1,10 @@
 """What a scheme does, told from the scheme: orders, modified equation, stability and its limits.
 
-`order_conditions` and `observed_order` tell the order. `stability_function`, `amplification`,
-`growth` and `region` describe a step on u' = g u. `modified_equation` tells which equation a scheme
-really follows. `longest` finds the longest stable step for any notion of stability.
-`stability_limit` says what is stable for a scheme, and `labs/operators/stability.py` says it for
-equations.
+`derived_order`, `order_conditions` and `observed_order` tell the order. `stability_function`,
+`amplification`, `growth` and `region` describe a step on u' = g u. `modified_equation` tells which
+equation a scheme really follows. `longest` finds the longest stable step for any notion of
+stability. `stability_limit` says what is stable for a scheme, and `labs/operators/stability.py`
+says it for equations.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,7 @@ from neuralflow.schemes.network import (
     traits,
 )
 from neuralflow.schemes.reversible import RevNet, halves
+from neuralflow.schemes.watched import Watched
 
 Scheme = diffrax.AbstractSolver
 """A scheme is any diffrax solver."""
@@ -72,7 +74,27 @@ def walk(
     checks.number("end", end)
     checks.whole("steps", steps, most=checks.MOST_STEPS)
     dtype = jnp.finfo(jax.tree.leaves(x)[0].dtype).dtype
-    scheme, h = prepared(scheme, dtype), jnp.asarray(end / steps, dtype)
+    step, start = _stepping(scheme, velocity, x, jnp.asarray(end / steps, dtype))
+    return lax.scan(step, start, jnp.arange(steps))[0][0]
+
+
+def _stepping(
+    scheme: Scheme, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Array
+) -> tuple[Callable[[PyTree, Any], Any], tuple[Any, Any]]:
+    """Return a step of length h as the body of a scan over the numbers of steps, and its start.
+
+    The scan carries the state and the memory of the scheme.
+    """
+
+    def is_prepared(part: Any) -> bool:
+        return isinstance(part, diffrax.AbstractRungeKutta | diffrax.AbstractImplicitSolver)
+
+    # A scheme may take its steps by a scheme that it holds.
+    scheme = jax.tree.map(
+        lambda part: prepared(part, h.dtype) if is_prepared(part) else part,
+        scheme,
+        is_leaf=is_prepared,
+    )
     terms = diffrax.ODETerm(lambda t, x, start: velocity(x, start + t))
 
     def step(carry: PyTree, k: Any) -> Any:
@@ -85,7 +107,134 @@ def walk(
     memory = (
         None if isinstance(scheme, diffrax.AbstractERK) else scheme.init(terms, 0 * h, h, x, 0 * h)
     )
-    return lax.scan(step, (x, memory), jnp.arange(steps))[0][0]
+    return step, (x, memory)
+
+
+# What is missing to a condition below this number is a rounding error of coefficients in float32.
+_ROUNDING = 1e-6
+# A scheme with a memory has forgotten its start after so many steps.
+_SETTLED = 2048
+
+
+def derived_order(scheme: Scheme) -> int:
+    """Derive the order, up to 2, at which a scheme converges to x' = f(x, t).
+
+    Runge-Kutta schemes and linear multi-step schemes have order conditions. Any starter of a
+    multi-step scheme is good enough for order 2. The order of any other scheme follows from the
+    derivatives of its own steps in their length, on a field with f(0) != 0. The field depends on
+    depth, so that the depths count at which a scheme takes its weights.
+
+    Values below 1e-6 count as rounding errors of the coefficients. `observed_order` measures the
+    order of convergence to whatever limit a scheme has.
+
+    Args:
+        scheme: A diffrax solver with constant coefficients.
+
+    Returns:
+        0, 1 or 2. 2 stands for two or more. 0 says that the limit is another equation than x' = f,
+        or that there is no limit.
+
+    Raises:
+        InputError: The coefficients of the scheme change from step to step, or the scheme goes on
+            from a state before.
+        InputTypeError: `scheme` is not a diffrax solver, or its steps on arrays cannot be taken or
+            differentiated.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> order = nf.schemes.analysis.derived_order
+        >>> order(nf.ImplicitEuler()), order(nf.schemes.leapfrog()), order(nf.RK4())
+        (1, 2, 2)
+        >>> order(nf.schemes.FixedPointEuler(2)), order(nf.schemes.PolyNet(2))
+        (1, 0)
+
+    Source:
+        Butcher 1963, for Runge-Kutta schemes, and Dahlquist 1956, for multi-step schemes. Hairer,
+        Lubich & Wanner, chapter IX, for other schemes without a memory. The same for schemes with a
+        memory is our formulation.
+    """
+    _check(scheme)
+    if isinstance(scheme, Watched | diffrax.AbstractWrappedSolver):
+        return derived_order(scheme.scheme if isinstance(scheme, Watched) else scheme.solver)
+    _check_alone(scheme)
+    if isinstance(scheme, _TwoStep):
+        # An array holds one coefficient, and so one scheme, for each channel.
+        raw = scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k
+        ks = np.ravel(np.asarray(checks.known(raw), float)).tolist()
+        return min(_fulfilled(type(scheme)(k)) if _is_zero_stable(k) else 0 for k in ks)
+    if isinstance(scheme, LinearMultistep) or _stages(scheme) is not None:
+        return _fulfilled(scheme)
+    return _order_of_steps(scheme)
+
+
+def _fulfilled(scheme: Scheme) -> int:
+    """Return the order, up to 2, of which a scheme fulfils all order conditions."""
+    missing = (order_conditions(scheme, order).values() for order in (1, 2))
+    return sum(max(map(abs, values)) <= _ROUNDING for values in missing)
+
+
+def _order_of_steps(scheme: Scheme) -> int:
+    """Return the order, up to 2, that the derivatives of steps in their length tell.
+
+    Let E_b(N) be what is missing to the coefficient of h^b of the exact solution after N steps of
+    length h. The error after 1/h steps is of order p where E_b(N) grows like N^(b - p) at most.
+    """
+    try:
+        with jax.enable_x64(True):
+            still, first, second, counts = map(np.asarray, _missing(scheme))
+    except Exception as error:
+        raise InputTypeError(
+            f"the order of the scheme {type(scheme).__name__} cannot be told, because its steps on "
+            "an array cannot be taken or differentiated; measure the order by "
+            "nf.statistics.fitted_order(depths, errors)"
+        ) from error
+
+    def is_zero(values: np.ndarray) -> bool:
+        return bool((np.abs(values) <= _ROUNDING).all())
+
+    def is_bounded(values: np.ndarray) -> bool:
+        with np.errstate(invalid="ignore"):  # An unstable scheme overflows.
+            return is_zero(np.diff(values, axis=0) / np.diff(counts))
+
+    if not (is_zero(still) and is_bounded(first)):
+        return 0
+    return 2 if is_zero(first) and is_bounded(second) else 1
+
+
+@eqx.filter_jit
+def _missing(scheme: Scheme) -> tuple[Array, Array, Array, Array]:
+    """Return E_0, E_1 and E_2 of `_order_of_steps` after two numbers of steps, and the numbers.
+
+    The numbers are 0 and 1 for a scheme without a memory. After one step, E_1 is then g0 - f of the
+    modified equation. E_2 is g1 where E_1 is zero.
+    """
+    channels = [np.shape(leaf)[-1] for leaf in jax.tree.leaves(scheme) if np.ndim(leaf)]
+    x: Any = jnp.linspace(0.3, 0.9, 2 * max(channels, default=2)).reshape(2, -1)
+    x = tuple(x) if isinstance(scheme, RevNet) else x
+    zero, one = jnp.zeros(()), jnp.ones(())
+
+    def velocity(x: PyTree, t: Real) -> Any:
+        moved = (1 + t / 2) * jnp.cos(x[1]), (1 - t / 3) * (1.5 - jnp.sin(x[0]))
+        return moved if isinstance(x, tuple) else jnp.stack(moved)
+
+    memory = _stepping(scheme, velocity, x, zero)[1][1]
+    counts = (_SETTLED, 2 * _SETTLED) if jax.tree.leaves(memory) else (0, 1)
+
+    def ends(h: Array) -> Array:
+        step, start = _stepping(scheme, velocity, x, h)
+        if counts == (0, 1):
+            return jnp.stack([jnp.stack(x), jnp.stack(step(start, 0)[0][0])])
+
+        def half(carry: PyTree, ks: Array) -> Any:
+            carry = lax.scan(step, carry, ks)[0]
+            return carry, jnp.stack(carry[0])
+
+        return lax.scan(half, start, jnp.arange(counts[1]).reshape(2, -1))[1]
+
+    (end, slope), (_, bend) = jax.jvp(lambda h: jax.jvp(ends, (h,), (one,)), (zero,), (one,))
+    v, rate = map(jnp.stack, jax.jvp(velocity, (x, zero), (velocity(x, zero), one)))
+    count = jnp.asarray(counts, float)[:, None, None]
+    return end - jnp.stack(x), slope - count * v, (bend - count**2 * rate) / 2, count.ravel()
 
 
 def observed_order(scheme: Scheme, steps: int = 64) -> float:
@@ -321,7 +470,7 @@ def modified_equation(
         )
     if isinstance(scheme, LinearMultistep | _TwoStep):
         alpha, beta = _coefficients(scheme)
-        if isinstance(scheme, _TwoStep) and not (-1 < alpha[1] <= 1):
+        if isinstance(scheme, _TwoStep) and not _is_zero_stable(alpha[1]):
             raise InputError(
                 f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no "
                 "equation; |k| < 1, or k = 1"
@@ -337,6 +486,11 @@ def modified_equation(
             )
         terms = _modified_one_step(advance)
     return jax.jit(lambda x: tuple(g(x) for g in terms))(x)
+
+
+def _is_zero_stable(k: float) -> bool:
+    """Return whether the two-step scheme with a coefficient k follows an equation."""
+    return -1 < k <= 1
 
 
 def _along(f: Callable[[Any], Any], v: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -496,11 +650,7 @@ def _amplifier(scheme: Scheme) -> Callable[[Any], np.ndarray]:
         raise InputTypeError(
             f"a step of {type(scheme).__name__} is implicit; look at stability_function(scheme, z)"
         )
-    if traits(scheme).continued:
-        raise InputError(
-            f"give the {type(scheme).__name__} without its state before: "
-            "the analysis is of its steps alone"
-        )
+    _check_alone(scheme)
     x = (jnp.zeros((), complex),) * 2 if isinstance(scheme, RevNet) else jnp.zeros((), complex)
     flip = (lambda x: x[::-1]) if isinstance(scheme, RevNet) else (lambda x: x)
 
@@ -706,4 +856,13 @@ def _check(scheme: AbstractSolver) -> None:
         raise InputError(
             f"the coefficients of this {type(scheme).__name__} change from step to step; "
             "build one with the numbers of one step"
+        )
+
+
+def _check_alone(scheme: AbstractSolver) -> None:
+    """Refuse a scheme that goes on from a state before."""
+    if traits(scheme).continued:
+        raise InputError(
+            f"give the {type(scheme).__name__} without its state before: "
+            "the analysis is of its steps alone"
         )

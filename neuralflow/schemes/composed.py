@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class PolyNet(OneStepScheme):
     the step.
 
     The step is a truncated backward Euler step. For a linear f it differs from (1 - h f)^{-1} u by
-    O(h^{K+1}). The order is 1 for every K.
+    O(h^{K+1}). The order is 1 for every K, where the scheme is consistent.
 
     For a nonlinear f with f(0) = 0 the step agrees with backward Euler to O(h^2). For a nonlinear f
     with f(0) != 0 the scheme is *inconsistent*, because f(h f(u)) is then not small. The limit is
@@ -118,8 +119,8 @@ class FractalNet(OneStepScheme):
     f2 = c2 h f. The default coefficients give Heun's scheme.
 
     The scheme is consistent if and only if k3 = 1, k1 + k2 = 1 and k2 c1 + c2 = 1. The scheme has
-    order 2 if also c1 c2 = 1/2 (our derivation). Other coefficients, given or learned, need not be
-    consistent. `ConsistentFractalNet` keeps the constraints.
+    order 2 if also c1 c2 = 1/2 and c1 is a number in [0, 1] (our derivation). Other coefficients,
+    given or learned, need not be consistent. `ConsistentFractalNet` keeps the constraints.
 
     Every coefficient is a number, an array, an `nnx.Variable`, or a `PerStep` with one row per
     step.
@@ -197,7 +198,7 @@ class FractalNet(OneStepScheme):
         k1, k2, k3, c1, c2 = coefficients
         if max(abs(k3 - 1), abs(k1 + k2 - 1), abs(k2 * c1 + c2 - 1)) > 1e-12:
             return 0
-        return 2 if abs(c1 * c2 - 0.5) <= 1e-12 else 1
+        return 2 if abs(c1 * c2 - 0.5) <= 1e-12 and 0 <= c1 <= 1 else 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the published formula."""
@@ -213,8 +214,9 @@ class ConsistentFractalNet(OneStepScheme):
     step, u1 the state after the step, h the length of the step and f the field. In the terms of
     `FractalNet`, k3 = 1, k1 = 1 - k2 and c2 = 1 - k2 c1 (our formulation).
 
-    Two coefficients stay free, learned or given. The order is 2 where c1 (1 - k2 c1) = 1/2, and 1
-    otherwise. The defaults give Heun's scheme. k2 = 0 and c1 = 1/2 give the midpoint rule.
+    Two coefficients stay free, learned or given. The order is 2 where c1 (1 - k2 c1) = 1/2 and c1
+    is a number in [0, 1], and 1 otherwise. The defaults give Heun's scheme. k2 = 0 and c1 = 1/2
+    give the midpoint rule.
 
     The second evaluation has the weights of the same depth as in `FractalNet`.
 
@@ -265,6 +267,7 @@ class ConsistentFractalNet(OneStepScheme):
             isinstance(k2, int | float)
             and isinstance(c1, int | float)
             and abs(c1 * (1 - k2 * c1) - 0.5) <= 1e-12
+            and 0 <= c1 <= 1
         )
         return 2 if second else 1
 
@@ -363,14 +366,12 @@ class FractalExpansion(OneStepScheme):
         return 2 ** len(self.joins) * steps
 
     def order(self, terms):
-        """Return 1, or 2 for the one join w = 2 of Richardson's extrapolation."""
-        return (
-            2
-            if len(self.joins) == 1
-            and isinstance(self.joins[0], int | float)
-            and self.joins[0] == 2
-            else 1
-        )
+        """Return 2 where the joins are numbers that give order 2, and 1 otherwise."""
+        if not all(isinstance(w, int | float) for w in self.joins):
+            return 1
+        # The factor of h^2 f'f, which is 1/2 in the exact solution and 0 in an Euler step.
+        bend = functools.reduce(lambda bend, w: w * (bend / 2 + 1 / 4), self.joins, 0.0)
+        return 2 if abs(bend - 1 / 2) <= 1e-12 else 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
         """Return the state after a step, as `OneStepScheme.advance` says: the whole fractal."""

@@ -2,6 +2,12 @@
 
 `LinearMultistep` has constant coefficients. The two-step schemes have one coefficient k, which can
 be learned.
+
+A step that uses the states and velocities of earlier steps is only as accurate as the field is
+smooth over all of these steps. On weights of a basis with inner knots, a scheme of order p has the
+order min(p, smoothness + 2). Here smoothness is the number of continuous derivatives of the weights
+at the knots, -1 where they jump and 0 where they kink. A `LinearMultistep` can restart at such
+knots, and then keeps its order.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from jaxtyping import PyTree
 from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
+from neuralflow.depth import Basis
 from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
@@ -47,7 +54,12 @@ class LinearMultistep(NetworkScheme):
     length.
 
     The velocity of an earlier step is the velocity that the earlier step had, with the weights of
-    that step.
+    that step. On weights that jump or kink at the knots of their basis, the scheme therefore loses
+    order, as `order` says. With `restart`, the scheme forgets the earlier steps at these knots, and
+    the starter takes the first steps after each of them. The scheme then keeps its order. Every
+    knot of the basis counts, whether or not the weights of today jump there, so that a restarting
+    scheme is another network on a refined basis. Knots at which the weights are smooth enough for
+    the order are passed without a restart.
 
     Args:
         alpha: The weights alpha_0, alpha_1, ... of the states, the latest first.
@@ -55,25 +67,32 @@ class LinearMultistep(NetworkScheme):
         starter: The explicit Runge-Kutta scheme of the first steps, until there are enough earlier
             steps. `RK4` by default. The order of the whole exceeds the order of the starter by at
             most one.
+        restart: Whether to start anew at knots where the weights have fewer than `order` - 2
+            continuous derivatives. A field with such knots needs one step more between them than
+            the scheme uses earlier steps. With fewer, the starter would take all steps.
 
     Raises:
         InputError: `alpha` or `beta` holds no number or one that is not finite, or the coefficients
             are not consistent or not zero-stable. Consistent means sum alpha = 1 and sum beta = 1 +
             sum j alpha_j. Zero-stable means Dahlquist's root condition.
         InputTypeError: `alpha` or `beta` is not a sequence of numbers, or `starter` is not an
-            explicit Runge-Kutta scheme.
+            explicit Runge-Kutta scheme, or `restart` is not True or False.
     """
 
     alpha: tuple[float, ...] = eqx.field(static=True)
     beta: tuple[float, ...] = eqx.field(static=True)
     starter: Euler | AbstractERK
+    restart: bool = eqx.field(static=True)
 
     def __init__(
         self,
         alpha: Sequence[float],
         beta: Sequence[float],
         starter: Euler | AbstractERK | None = None,
+        *,
+        restart: bool = False,
     ):
+        checks.flag("restart", restart)
         starter = RK4() if starter is None else starter
         checks.instance(
             "starter",
@@ -103,15 +122,17 @@ class LinearMultistep(NetworkScheme):
                 f"moduli {np.abs(roots)}, which must not exceed one, nor repeat there"
             )
         self.alpha, self.beta, self.starter = tuple(a.tolist()), tuple(b.tolist()), starter
+        self.restart = bool(restart)
 
     @property
     def traits(self) -> Traits:
         """The scheme uses as many earlier steps as its longer list of coefficients asks for."""
         past = max(len(self.alpha), len(self.beta)) - 1
-        return Traits(past=past, carries=past > 0)
+        restart = self.order(None) - 2 if self.restart else -1
+        return Traits(past=past, carries=past > 0, restart=restart)
 
     def evaluations(self, steps: int) -> int:
-        """Return the number of evaluations of the field in a number of steps.
+        """Return the number of evaluations of the field in a number of steps without a restart.
 
         The starter takes the first `past` steps with its own number of evaluations. Every later
         step takes one evaluation.
@@ -119,17 +140,28 @@ class LinearMultistep(NetworkScheme):
         first = min(steps, self.traits.past)
         return cost(self.starter, first) + steps - first
 
-    def order(self, terms):
+    def order(self, terms, basis: Basis | None = None) -> int:
         """Return the order of the scheme with its starter.
 
-        The order follows from the coefficients. The order is at most one more than the order of the
-        starter.
+        The order p on smooth weights follows from the coefficients. p is at most one more than the
+        order of the starter. On a basis with inner knots, the order is min(p, smoothness + 2).
+        Here smoothness is that of the basis: -1 where functions jump at the knots, 0 where they
+        kink. A scheme that restarts has the order p on every basis.
+
+        Args:
+            terms: The field, as diffrax's terms, or None. The order does not depend on it.
+            basis: The basis of the weights, the least smooth one if there are several. None stands
+                for weights that are smooth over the whole depth.
+
+        Returns:
+            The order.
+
+        Raises:
+            InputTypeError: `basis` is not a depth basis.
         """
-        return (
-            min(self._order(), (self.starter.order(terms) or 1) + 1)
-            if self.traits.past
-            else self._order()
-        )
+        order = min(self._order(), (self.starter.order(terms) or 1) + 1)
+        left = _order_on(basis, order)
+        return order if self.restart else left
 
     def _order(self) -> int:
         """Return the order that the coefficients give."""
@@ -163,6 +195,8 @@ class LinearMultistep(NetworkScheme):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take one step, in the form of `diffrax.AbstractSolver.step`."""
         states, velocities, count = solver_state
+        if self.traits.restart >= 0:
+            count = jnp.where(made_jump, 0, count)
         h, velocity = t1 - t0, velocity_of(terms, t0, t1, args)
         now = velocity(0.0, y0)
         us, fs = (y0, *states), (now, *velocities)
@@ -186,6 +220,14 @@ class LinearMultistep(NetworkScheme):
         return done(y0, y1, (us[: len(states)], fs[: len(velocities)], count + 1))
 
 
+def _order_on(basis: Basis | None, order: int) -> int:
+    """Return what is left of an order on weights of a basis, where steps use earlier steps."""
+    if basis is None:
+        return order
+    checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(4)")
+    return order if basis.count == 1 else min(order, basis.smoothness + 2)
+
+
 def _combined(weights: Sequence[float], trees: Sequence[Any]) -> Any:
     """Return the weighted sum of pytrees.
 
@@ -199,21 +241,30 @@ def _combined(weights: Sequence[float], trees: Sequence[Any]) -> Any:
     return total
 
 
-def adams_bashforth(order: int, starter: Euler | AbstractERK | None = None) -> LinearMultistep:
+def adams_bashforth(
+    order: int, starter: Euler | AbstractERK | None = None, *, restart: bool = False
+) -> LinearMultistep:
     """Make the explicit Adams scheme of an order from 1 to 5.
+
+    The scheme has this order on weights that are smooth in depth. On weights that jump at knots the
+    order is 1. On weights that kink the order is at most 2. With `restart` the scheme keeps its
+    order on both.
 
     Args:
         order: The order, from 1 to 5. A step uses the velocities of the last `order` steps.
         starter: The explicit Runge-Kutta scheme of the first steps. `RK4` by default, whose local
             error is O(h^5), with h the length of a step.
+        restart: Whether to start anew at knots where the weights are not smooth enough for the
+            order, as in `LinearMultistep`. A field with such knots needs at least `order` steps
+            from one knot to the next.
 
     Returns:
         The scheme. A step takes one evaluation of the field, once the first steps are taken.
 
     Raises:
         InputError: `order` is below 1 or above 5.
-        InputTypeError: `order` is not a whole number, or `starter` is not an explicit Runge-Kutta
-            scheme.
+        InputTypeError: `order` is not a whole number, `starter` is not an explicit Runge-Kutta
+            scheme, or `restart` is not True or False.
 
     Example:
         >>> import jax.numpy as jnp
@@ -224,6 +275,9 @@ def adams_bashforth(order: int, starter: Euler | AbstractERK | None = None) -> L
         >>> layer = nf.NeuralODE(nf.from_function(lambda p, x: -x), nf.FixedGrid(scheme, steps=32))
         >>> round(float(layer(jnp.ones(()))), 2)  # exp(-1)
         0.37
+        >>> jumps = nf.PiecewiseConstant(4)
+        >>> [nf.schemes.adams_bashforth(2, restart=r).order(None, jumps) for r in (False, True)]
+        [1, 2]
     """
     checks.whole("order", order)
     if order > 5:
@@ -235,7 +289,7 @@ def adams_bashforth(order: int, starter: Euler | AbstractERK | None = None) -> L
     past = -np.arange(order)
     powers = np.arange(order)
     beta = np.linalg.solve(past[None, :].astype(float) ** powers[:, None], 1 / (powers + 1))
-    return LinearMultistep((1.0,), beta.tolist(), starter)
+    return LinearMultistep((1.0,), beta.tolist(), starter, restart=restart)
 
 
 class _TwoStep(ReversibleScheme):
@@ -428,12 +482,22 @@ class LMResNet(_TwoStep):
         Lu et al., arXiv 1710.10121; stated there.
     """
 
-    def order(self, terms):
+    def order(self, terms, basis: Basis | None = None) -> int:
         """Return 1 for k = 0, which is the ResNet, and 0 otherwise.
 
-        0 says that the limit is another equation than u' = f.
+        0 says that the limit is another equation than u' = f. The order is the same on every basis.
+
+        Args:
+            terms: The field, as diffrax's terms, or None. The order does not depend on it.
+            basis: The basis of the weights, or None.
+
+        Returns:
+            The order.
+
+        Raises:
+            InputTypeError: `basis` is not a depth basis.
         """
-        return 1 if isinstance(self.k, int | float) and self.k == 0 else 0
+        return _order_on(basis, 1 if isinstance(self.k, int | float) and self.k == 0 else 0)
 
     def weight(self, k):
         """Return 1, the weight of h f(u_n), whatever k is."""
@@ -447,9 +511,9 @@ class ConsistentLM(_TwoStep):
     consistent with u' = f at every k. The scheme is our correction of `LMResNet`. The first step is
     Euler's.
 
-    The order is 1 for -1 < k < 1, and 2 at k = 1, which is the leapfrog scheme. k = -gamma is the
-    momentum ResNet. The scheme is stable on u' = -g u for 0 < h g < 2 (1 - k)/(1 + k) (our
-    derivation).
+    The order is 1 for -1 < k < 1, and 2 at k = 1, which is the leapfrog scheme. Where weights jump
+    at knots, the order is 1 at k = 1 too. k = -gamma is the momentum ResNet. The scheme is stable
+    on u' = -g u for 0 < h g < 2 (1 - k)/(1 + k) (our derivation).
 
     Args:
         k: The coefficient, of the same kinds as in `LMResNet`.
@@ -462,22 +526,50 @@ class ConsistentLM(_TwoStep):
             not made of arrays.
     """
 
-    def order(self, terms):
-        """Return 2 for k = 1, which is the leapfrog scheme, and 1 otherwise."""
-        return 2 if isinstance(self.k, int | float) and self.k == 1 else 1
+    def order(self, terms, basis: Basis | None = None) -> int:
+        """Return 2 for k = 1, which is the leapfrog scheme, and 1 otherwise.
+
+        On a basis with inner knots at which functions jump, the order is 1.
+
+        Args:
+            terms: The field, as diffrax's terms, or None. The order does not depend on it.
+            basis: The basis of the weights, the least smooth one if there are several. None stands
+                for weights that are smooth over the whole depth.
+
+        Returns:
+            The order.
+
+        Raises:
+            InputTypeError: `basis` is not a depth basis.
+        """
+        return _order_on(basis, 2 if isinstance(self.k, int | float) and self.k == 1 else 1)
 
     def weight(self, k):
         """Return 1 + k, the weight of h f(u_n)."""
         return 1.0 + k
 
 
-def leapfrog() -> ConsistentLM:
+def leapfrog(*, restart: bool = False) -> ConsistentLM | LinearMultistep:
     """Make the leapfrog scheme u_{n+1} = u_{n-1} + 2 h f(u_n), with Euler's first step.
 
     Here u_n is the state after n steps, h the length of a step and f the field. The scheme has
     order 2 and is exactly reversible. The scheme itself is weakly unstable: where the solution
-    decays, an oscillation from step to step grows.
+    decays, an oscillation from step to step grows. On weights that jump at knots the order is 1.
+
+    Args:
+        restart: Whether to start anew with a step of Euler's scheme at knots where the weights
+            jump, as in `LinearMultistep`. The scheme then keeps its order 2, but is not reversible,
+            because a restart forgets the state before.
+
+    Returns:
+        The scheme: `ConsistentLM(1.0)`, or the same scheme as a `LinearMultistep` that restarts.
+
+    Raises:
+        InputTypeError: `restart` is not True or False.
     """
+    checks.flag("restart", restart)
+    if restart:
+        return LinearMultistep((0.0, 1.0), (2.0,), Euler(), restart=True)
     return ConsistentLM(1.0)
 
 

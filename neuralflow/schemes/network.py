@@ -56,6 +56,8 @@ class Traits(NamedTuple):
         plain: The number of steps at the start that have no coefficients of their own.
         continued: Whether the scheme goes on from a state before x.
         statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
+        restart: The number of continuous derivatives that the weights need at a knot. Where they
+            have fewer, the scheme starts anew. -1 means that it never does.
     """
 
     past: int = 0
@@ -63,6 +65,7 @@ class Traits(NamedTuple):
     plain: int = 0
     continued: bool = False
     statistics: int = 0
+    restart: int = -1
 
 
 class NetworkScheme(AbstractSolver):

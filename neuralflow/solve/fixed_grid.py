@@ -150,13 +150,15 @@ class FixedGrid(Discretisation):
             The plan of the steps, in the order and direction of the walk.
 
         Raises:
-            InputError: A step crosses a knot of a basis.
+            InputError: A step crosses a knot of a basis, or the scheme restarts at knots with too
+                few steps between them.
             InputTypeError: `bases` is not a sequence of bases.
         """
         checks.instance("bases", bases, Sequence, "a sequence of depth bases")
         for basis in bases:
             checks.instance("each of bases", basis, Basis, "a depth basis")
         plan = grids.plan(self.grid, bases)
+        _check_restarts(self.scheme, plan)
         return plan.reversed() if backward else plan
 
     def refined(self, parts: int, scheme: AbstractSolver | None = None) -> FixedGrid:
@@ -219,8 +221,8 @@ class FixedGrid(Discretisation):
             field: The velocity field.
 
         Raises:
-            InputError: A step crosses a knot of the weights, or the field holds state that no solve
-                can carry.
+            InputError: A step crosses a knot of the weights, or the scheme restarts at knots with
+                too few steps between them. Or the field holds state that no solve can carry.
             InputTypeError: The field cannot be called as f(x) or f(x, t).
         """
         takes_time(field)
@@ -419,6 +421,17 @@ def _ends(scheme: AbstractSolver, ends: Any) -> tuple[float, float]:
             "steps such as nf.Euler()"
         )
     return start, stop
+
+
+def _check_restarts(scheme: AbstractSolver, plan: grids.Plan) -> None:
+    """Refuse a scheme that would take the steps between two restarts with its starter alone."""
+    least, runs = traits(scheme).past + 1, plan.runs(traits(scheme).restart)
+    if len(runs) > 1 and runs.min() < least:
+        raise InputError(
+            f"{type(scheme).__name__} restarts where the weights jump or kink, which needs at "
+            f"least {least} steps from one such knot to the next, got {runs.min()}; take more "
+            "steps, weights on fewer cells, or restart=False"
+        )
 
 
 def _check_fit(scheme: AbstractSolver, grid: grids.Grid, memory: str) -> None:

@@ -262,21 +262,26 @@ class Walk:
         """Count the evaluations of the field in a forward walk."""
         system, steps = self.system, self.plan.steps
         if is_explicit(system.scheme):
-            return cost(system.scheme, steps)
+            runs = self.plan.runs(traits(system.scheme).restart)
+            return sum(cost(system.scheme, int(run)) for run in runs)
         stages, reuses = system.stages()
         return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
 
     def jumps(self) -> Any:
-        """Say at which steps a scheme that hands a stage on must evaluate the stage again.
+        """Say at which steps a scheme must not use what earlier steps handed on.
+
+        A scheme that hands a stage on evaluates it again where the weights jump. A scheme that
+        restarts starts anew where the weights are not smooth enough for its order.
 
         Returns:
             One Python boolean if all steps after the first agree. Otherwise a boolean array of
             shape `(steps,)`.
         """
-        later = self.plan.jumps[1:]
+        jumps = self.plan.smoothness < max(0, traits(self.system.scheme).restart)
+        later = jumps[1:]
         if later.all() or not later.any():
             return bool(later.any())
-        return jnp.asarray(self.plan.jumps)
+        return jnp.asarray(jumps)
 
     def forward(self, every_step: bool) -> Walked:
         """Walk forward, and keep for the backward pass what the memory mode names.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from neuralflow.depth import grid as G
-from neuralflow.depth.basis import Legendre, PiecewiseConstant, PiecewiseLinear
+from neuralflow.depth.basis import CubicSpline, Legendre, PiecewiseConstant, PiecewiseLinear
 
 
 def test_uniform_plans_are_right_for_every_number_of_steps_to_1024():
@@ -63,9 +63,22 @@ def test_plan_finds_jumps_and_blocks():
     back = plan.reversed()
     assert back.places[0].cell.tolist() == plan.places[0].cell[::-1].tolist()
     assert np.flatnonzero(back.jumps).tolist() == [3, 6, 9]
+    assert np.flatnonzero(back.smoothness < np.inf).tolist() == [3, 6, 9]
     assert (back.starts == plan.starts[::-1] + 1).all() and (back.lengths == -1).all()
     assert (back.places[2].enter == plan.places[2].leave[::-1]).all()
     assert G.plan(G.uneven([0, 0.2, 0.5, 0.6, 0.7, 1]), [PiecewiseConstant(2)]).block == 1
+
+
+def test_the_least_smooth_basis_decides_at_a_knot_of_several():
+    bases = [PiecewiseLinear(4), PiecewiseConstant((0, 1 / 3, 0.5, 1)), CubicSpline(6)]
+    plan = G.plan(G.uniform(12), bases)
+    knots = {2: 2, 3: 0, 4: -1, 6: -1, 8: 2, 9: 0, 10: 2}
+    assert plan.smoothness.tolist() == [knots.get(k, np.inf) for k in range(12)]
+    back = {12 - k: smoothness for k, smoothness in knots.items()}
+    assert plan.reversed().smoothness.tolist() == [back.get(k, np.inf) for k in range(12)]
+    for smoothness, runs in ((-1, [12]), (0, [4, 2, 6]), (1, [3, 1, 2, 3, 3])):
+        assert plan.runs(smoothness).tolist() == runs
+    assert plan.reversed().runs(0).tolist() == [6, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What discretisations and schemes refuse."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -252,14 +253,27 @@ CALLS = {
     "LinearMultistep": Call(
         schemes.LinearMultistep,
         lambda: {"alpha": (1,), "beta": np.array([1.5, -0.5]), "starter": None},
-        {"alpha": WEIGHTS, "beta": WEIGHTS, "starter": STARTER},
+        {"alpha": WEIGHTS, "beta": WEIGHTS, "starter": STARTER, "restart": FLAG},
         said={"alpha": "alpha", "beta": "beta"},
     ),
+    **{
+        f"{type(scheme).__name__}.order": Call(
+            scheme.order,
+            lambda: {"terms": None, "basis": nf.PiecewiseLinear(3)},
+            {"basis": {"text": "linear", "cells": 3, "class": nf.PiecewiseLinear}},
+        )
+        for scheme in (
+            schemes.adams_bashforth(2, restart=True),
+            schemes.LMResNet(0.1),
+            schemes.leapfrog(),
+        )
+    },
     "adams_bashforth": Call(
         schemes.adams_bashforth,
         lambda: {"order": 2, "starter": nf.Heun()},
-        {"order": {**COUNT, "beyond": 6, "huge": 10**9}, "starter": STARTER},
+        {"order": {**COUNT, "beyond": 6, "huge": 10**9}, "starter": STARTER, "restart": FLAG},
     ),
+    "leapfrog": Call(schemes.leapfrog, lambda: {"restart": True}, {"restart": FLAG}),
     "momentum": Call(
         schemes.momentum, lambda: {"gamma": np.float32(0.5)}, {"gamma": {**RATE, "one": 1.0}}
     ),
@@ -287,6 +301,20 @@ CALLS = {
         analysis.order_conditions,
         lambda: {"scheme": nf.Heun(), "order": 2},
         {"scheme": SCHEME, "order": {**COUNT, "huge": 10**9}},
+    ),
+    "derived_order": Call(
+        analysis.derived_order,
+        lambda: {"scheme": schemes.Reversible(nf.Euler())},
+        {
+            "scheme": {
+                **SCHEME,
+                "rows": schemes.FractalNet.learned(2),
+                "continued": schemes.LMResNet(0.0).after(X),
+                "two terms": diffrax.SemiImplicitEuler(),
+                "noise": diffrax.EulerHeun(),
+            }
+        },
+        said={"scheme": "scheme|FractalNet|LMResNet"},
     ),
     "observed_order": Call(
         analysis.observed_order,

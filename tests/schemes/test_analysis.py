@@ -1,13 +1,20 @@
 """Order conditions, stability and observed orders."""
 
 import math
+from typing import Any, ClassVar
 
+import diffrax
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import neuralflow as nf
 from neuralflow import schemes as S
+from neuralflow.checks import InputError
 from neuralflow.schemes import analysis
+from neuralflow.schemes.watched import Watched
 
 
 def test_runge_kutta_order_conditions_and_stability_functions():
@@ -57,6 +64,141 @@ def test_observed_order_needs_no_reference():
         (nf.ImplicitEuler(), 1),
     ):
         assert abs(analysis.observed_order(scheme, 128) - order) < 0.1
+
+
+class Theta(diffrax.AbstractSolver):
+    """A user's scheme without a tableau: order 2 for theta = 1/2, and 1 otherwise."""
+
+    theta: float
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        """Say something wrong."""
+        return 7
+
+    def init(self, terms, t0, t1, y0, args) -> Any:
+        return None
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        h, k = t1 - t0, terms.vf(t0, y0, args)
+        late = terms.vf(t1, y0 + h * k, args)
+        y1 = y0 + h * ((1 - self.theta) * k + self.theta * late)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+
+class Heavy(Theta):
+    """A user's scheme with a memory: v <- theta v + (1 - theta) f, and v = 0 at the start."""
+
+    def init(self, terms, t0, t1, y0, args):
+        return jnp.zeros_like(y0)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        v = self.theta * solver_state + (1 - self.theta) * terms.vf(t0, y0, args)
+        y1 = y0 + (t1 - t0) * v
+        return y1, None, {"y0": y0, "y1": y1}, v, diffrax.RESULTS.successful
+
+
+class Borrowed(Theta):
+    """A user's scheme that takes its steps by another scheme, without saying so."""
+
+    inner: Any = nf.Heun()
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        memory = self.inner.init(terms, t0, t1, y0, args)
+        y1, *_, result = self.inner.step(terms, t0, t1, y0, args, memory, made_jump)
+        return y1, None, {"y0": y0, "y1": y1}, None, result
+
+
+ORDERS: dict[str, tuple[Any, int]] = {
+    "ImplicitEuler": (nf.ImplicitEuler(), 1),
+    "FixedPointEuler": (S.FixedPointEuler(2), 1),
+    "ConsistentLM": (S.ConsistentLM(-0.3), 1),
+    "FractalExpansion": (S.FractalExpansion([0.5]), 1),
+    "FractalExpansion of three columns": (S.FractalExpansion([2.0, 1.0]), 2),
+    "midpoint, weights at the end": (S.ConsistentFractalNet(0.0, jnp.asarray(0.5)), 1),
+    "FractalNet, c1 = 2": (S.FractalNet(0.625, 0.375, 1.0, 2.0, 0.25), 1),
+    "AB2": (S.adams_bashforth(2), 2),
+    "AB3 after Euler": (S.adams_bashforth(3, nf.Euler()), 2),
+    "leapfrog": (S.leapfrog(), 2),
+    "leapfrog in every channel": (S.ConsistentLM(nnx.Param(jnp.ones(1))), 2),
+    "Reversible": (S.Reversible(nf.Heun()), 2),
+    "ReversibleHeun": (diffrax.ReversibleHeun(), 2),
+    "a user's, order 2": (Theta(0.5), 2),
+    "a user's, order 1": (Theta(0.3), 1),
+    "a user's with a memory": (Heavy(0.3), 1),
+    "a user's by Heun's steps": (Borrowed(0.0), 2),
+    "LMResNet": (S.LMResNet(-0.3), 0),
+    "PolyNet": (S.PolyNet(2), 0),
+    "PolyNet, reversible": (S.Reversible(S.PolyNet(2)), 0),
+    "FractalNet": (S.FractalNet(c2=0.6), 0),
+    "no momentum at the start": (S.ConsistentLM(-1.0), 0),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_are_those_of_the_errors(name):
+    scheme, order = ORDERS[name]
+    assert analysis.derived_order(scheme) == order
+
+    def velocity(x, t):  # x = arctan(t + t^2/2)
+        return (1 + t) * jnp.cos(x) ** 2
+
+    @jax.jit
+    def errors():
+        ends = [analysis.walk(scheme, velocity, jnp.zeros(1), 1.0, n)[0] for n in (64, 128)]
+        return jnp.abs(jnp.stack(ends) - jnp.arctan(1.5))
+
+    coarse, fine = errors()
+    slope = float(jnp.log2(coarse / fine))
+    # An error falls by less than 7% where the limit is another equation.
+    assert abs(slope - order) < 0.1
+    # The order that a scheme says of itself, for those that derive it from their coefficients.
+    if isinstance(scheme, S.FractalNet | S.ConsistentFractalNet | S.FractalExpansion):
+        assert scheme.order(None) == order
+
+
+def test_orders_of_schemes_that_are_known_without_a_step():
+    for scheme, order in (
+        (nf.Euler(), 1),
+        (nf.Heun(), 2),
+        (nf.Dopri8(), 2),
+        (nf.Kvaerno3(), 2),
+        (S.ImplicitTrapezoid(), 2),
+        (S.adams_bashforth(1), 1),
+        (S.LMResNet(0.0), 1),
+        (S.LMResNet(1.5), 0),  # not zero-stable
+        (Heavy(1.5), 0),  # nor is this one
+        (S.LMResNet(jnp.asarray([0.0, 0.1])), 0),
+        (S.RevNet(), 1),
+        (Watched(nf.Tsit5()), 2),
+        (diffrax.HalfSolver(nf.ImplicitEuler()), 1),
+        (diffrax.HalfSolver(S.LMResNet(0.3)), 0),
+    ):
+        assert analysis.derived_order(scheme) == order
+    with jax.enable_x64(False):
+        joins = [jnp.float32(0.3), jnp.float32(0.7)]
+        assert analysis.derived_order(S.FractalExpansion(joins)) == 1
+        assert analysis.derived_order(S.Reversible(nf.Euler())) == 1
+
+
+def test_a_field_that_vanishes_at_zero_does_not_tell_the_order_of_polynet():
+    # `observed_order` sees the order of convergence to the scheme's own limit.
+    assert abs(analysis.observed_order(S.PolyNet(2), 128) - 1) < 0.1
+    assert analysis.derived_order(S.PolyNet(2)) == 0
+
+
+def test_a_scheme_without_a_known_order_is_refused():
+    for scheme, words in (
+        (diffrax.SemiImplicitEuler(), "order of the scheme SemiImplicitEuler cannot be told"),
+        (S.LMResNet.learned(4, rngs=nnx.Rngs(0)), "change from step to step"),
+        (S.LMResNet(0.0).after(jnp.ones(2)), "without its state before"),
+    ):
+        with pytest.raises(InputError, match=words):
+            analysis.derived_order(scheme)
 
 
 def test_the_longest_length_up_to_which_all_is_stable():

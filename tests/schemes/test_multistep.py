@@ -1,5 +1,9 @@
 """Schemes with a memory."""
 
+import copy
+import pickle
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ from support.schemes import grid, slope, stacked
 
 import neuralflow as nf
 from neuralflow import schemes as S
+from neuralflow.depth import field_at
 from neuralflow.schemes import analysis
 
 
@@ -137,3 +142,166 @@ def test_linear_multistep_coefficients_tell_their_order():
         )
         assert S.adams_bashforth(order).order(None) == order
     assert np.allclose(S.adams_bashforth(3).beta, [23 / 12, -16 / 12, 5 / 12])
+
+
+class Rate(nnx.Module):
+    """X' = k x."""
+
+    def __init__(self, rngs, k=None):
+        draw = jax.random.normal(rngs.params(), (), jnp.float64) if k is None else jnp.asarray(k)
+        self.k = nnx.Param(draw)
+
+    def __call__(self, x):
+        return self.k[...] * x
+
+
+class Beside(nnx.Module):
+    """Two fields, each on one number of the state."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def __call__(self, x):
+        return jnp.stack([self.first(x[..., 0]), self.second(x[..., 1])], axis=-1)
+
+
+def rates(basis, *values):
+    return nf.DepthVarying.from_modules([Rate(nnx.Rngs(0), k) for k in values], basis)
+
+
+MULTISTEP: dict[str, Any] = {
+    f"AB{p}": lambda p=p, **options: S.adams_bashforth(p, **options) for p in range(2, 6)
+}
+MULTISTEP["leapfrog"] = S.leapfrog
+JUMPS, KINKS = nf.PiecewiseConstant(4), nf.PiecewiseLinear(4)
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_order_on_weights_that_jump_and_on_weights_that_kink(name):
+    jumps, kinks = (1.1, -1.8, -3.7, -3.9), (1.8, -3.3, -1.2, 0.2, -0.6)
+    field = Beside(rates(JUMPS, *jumps), rates(KINKS, *kinks))
+    exact = np.exp([np.mean(jumps), np.trapezoid(kinks, dx=0.25)])
+    own = S.adams_bashforth(int(name[2])).order(None) if name[:2] == "AB" else 2
+    for restart, expected in ((False, (1, 2)), (True, (own, own))):
+        scheme = MULTISTEP[name](restart=restart)
+        assert tuple(scheme.order(None, basis) for basis in (JUMPS, KINKS)) == expected
+        assert scheme.order(None) == scheme.order(None, nf.PiecewiseConstant(1)) == own
+        coarse, fine = (
+            np.abs(nf.NeuralODE(field, grid(scheme, n))(jnp.ones(2)) - exact) for n in (160, 320)
+        )
+        assert (np.abs(np.log2(coarse / fine) - expected) < 0.1).all()
+
+
+def by_hand(scheme, anew, field, x, h, back=False):
+    """Walk over [0, 1] in twelve steps, and forget the earlier steps at some of their edges."""
+    before = [field_at(field, (k + 1) / 12, "left") for k in range(12)]
+    after = [field_at(field, k / 12) for k in range(12)]
+    steps = list(zip(range(12), after, before, strict=True))
+    if back:
+        steps = list(zip(range(12, 0, -1), before[::-1], after[::-1], strict=True))
+    states, velocities = [], []
+    for edge, start, end in steps:
+        if edge in anew:
+            states, velocities = [], []
+        states, velocities = [x, *states], [start(x), *velocities]
+        if len(states) > scheme.traits.past:
+            x = sum(a * u for a, u in zip(scheme.alpha, states, strict=False)) + h * sum(
+                b * v for b, v in zip(scheme.beta, velocities, strict=False)
+            )
+        else:
+            x = states[0] + h * velocities[0]
+            if not isinstance(scheme.starter, nf.Euler):
+                x = states[0] + h / 2 * (velocities[0] + end(x))
+    return x
+
+
+@pytest.mark.parametrize(
+    ("scheme", "anew", "memory"),
+    [
+        (S.adams_bashforth(3, nf.Heun(), restart=True), (3, 6), "remat"),
+        (S.leapfrog(restart=True), (6,), "two_level"),
+    ],
+    ids=["AB3", "leapfrog"],
+)
+def test_a_walk_that_restarts_is_its_formula(scheme, anew, memory):
+    """The weights kink at a quarter and jump in the middle."""
+    first = nf.DepthVarying(Rate, nf.PiecewiseConstant((0, 0.5, 1)), rngs=nnx.Rngs(1))
+    second = nf.DepthVarying(Rate, nf.PiecewiseLinear((0, 0.25, 1)), rngs=nnx.Rngs(2))
+    graphdef, params = nnx.split(Beside(first, second))
+    x, h = jax.random.normal(jax.random.key(0), (3, 2)), 1.5 / 12
+
+    def layer(field, memory="remat"):
+        return nf.NeuralODE(field, grid(scheme, 12, memory=memory), 0.5, 2.0)
+
+    def slopes(walk):
+        def loss(params, x):
+            y = walk(nnx.merge(graphdef, params), x)
+            return jnp.sum(y**2), y
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+    wanted = slopes(lambda field, x: by_hand(scheme, anew, field, x, h))
+    found = slopes(lambda field, x: jax.vmap(layer(field, memory))(x))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert jnp.allclose(a, b, rtol=1e-12, atol=1e-13)
+    field = nnx.merge(graphdef, params)
+    back = by_hand(scheme, anew, field, x, -h, back=True)
+    assert jnp.allclose(layer(field).reverse()(x), back, rtol=1e-13)
+    solution = layer(field).solve(x)
+    assert jnp.allclose(solution.states, wanted[0][1], rtol=1e-13)
+    runs = np.diff([0, *anew, 12]).tolist()
+    assert solution.evaluations == sum(map(scheme.evaluations, runs))
+
+
+@pytest.mark.parametrize(
+    ("order", "basis", "n"),
+    [
+        (1, nf.PiecewiseConstant(5), 5),
+        (2, nf.PiecewiseLinear(5), 5),
+        (4, nf.CubicSpline(5), 5),
+    ],
+)
+def test_where_no_order_is_lost_the_option_changes_no_bit(order, basis, n):
+    field = nf.DepthVarying(Rate, basis, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(field)
+
+    def values(params, scheme):
+        solution = nf.NeuralODE(nnx.merge(graphdef, params), grid(scheme, n)).solve(jnp.ones(3))
+        return jnp.sum(solution.states**2), solution
+
+    plain, anew = (
+        jax.value_and_grad(values, has_aux=True)(params, S.adams_bashforth(order, restart=restart))
+        for restart in (False, True)
+    )
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(anew), strict=True):
+        assert (a == b).all()
+
+
+def test_the_order_decides_which_knots_restart():
+    # A spline has two derivatives, and the fifth order needs three.
+    five = S.adams_bashforth(5, restart=True)
+    assert S.adams_bashforth(5).order(None, nf.CubicSpline(5)) == 4
+    assert grid(five, 25).plan([nf.CubicSpline(5)]).runs(five.traits.restart).tolist() == [5] * 5
+    # A start of order two leaves the order three, which needs one.
+    assert S.adams_bashforth(5, nf.Heun(), restart=True).traits.restart == 1
+    # Without inner knots there is no restart, even in a walk of the starter alone.
+    assert grid(five, 2).plan([nf.PiecewiseConstant(1), nf.Legendre(3)]).runs(3).tolist() == [2]
+    # With as many steps in a cell as the scheme needs, it walks; with fewer, it does not.
+    assert len(grid(five, 10).plan([nf.PiecewiseLinear(2)]).runs(five.traits.restart)) == 2
+    with pytest.raises(ValueError, match="got 4; take more steps"):
+        grid(five, 8).plan([nf.PiecewiseLinear(2)])
+
+
+def test_a_scheme_that_restarts_is_another_value():
+    plain, anew = S.adams_bashforth(2), S.adams_bashforth(2, restart=True)
+    assert anew != plain and hash(anew) != hash(plain)
+    assert "restart=True" in repr(grid(anew, 4))
+    assert jax.tree.structure(anew) != jax.tree.structure(plain)
+    assert pickle.loads(pickle.dumps(anew)) == copy.deepcopy(anew) == anew
+    assert grid(anew, 4).refined(2) == grid(anew, 8)
+    z = -np.linspace(0, 1, 5)
+    assert (analysis.growth(anew, z) == analysis.growth(plain, z)).all()
+    assert analysis.order_conditions(anew, 3) == analysis.order_conditions(plain, 3)
+    assert np.allclose(
+        analysis.growth(S.leapfrog(restart=True), 1j * z), analysis.growth(S.leapfrog(), 1j * z)
+    )

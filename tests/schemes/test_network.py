@@ -107,6 +107,20 @@ REFUSED = {
         ),
         "needs the first half",
     ),
+    "a restart with too few steps in a cell": (
+        lambda: nf.NeuralODE(stacked(4), grid(S.adams_bashforth(3, restart=True), 8)),
+        "needs at least 3 steps from one such knot to the next, got 2; take more steps",
+    ),
+    "one step a cell, which the starter would take": (
+        lambda: nf.NeuralODE(stacked(4), grid(nf.Euler(), 4)).with_solve(
+            grid(S.leapfrog(restart=True), 4)
+        ),
+        "at least 2 steps .* got 1",
+    ),
+    "a walk back over a restart": (
+        lambda: grid(S.leapfrog(restart=True), 8, memory="reversible"),
+        "walks back over the steps, which LinearMultistep cannot",
+    ),
     "the inverse of a multi-step scheme": (
         lambda: nf.NeuralODE(stacked(4), grid(S.leapfrog(), 4)).invert(jnp.ones((2, 4))),
         "final state alone",
@@ -145,8 +159,8 @@ def test_what_does_not_apply_is_refused_in_one_sentence(case):
 
 
 def test_declared_properties_of_schemes():
-    assert traits(nf.Heun()) == (0, False, 0, False, 0)
+    assert traits(nf.Heun()) == (0, False, 0, False, 0, -1)
     assert traits(nf.schemes.adams_bashforth(3))[:2] == (2, True)
-    assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0)
-    assert traits(nf.schemes.LMResNet(0.2).after(jnp.ones(2))) == (1, True, 0, True, 0)
+    assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0, -1)
+    assert traits(nf.schemes.LMResNet(0.2).after(jnp.ones(2))) == (1, True, 0, True, 0, -1)
     assert traits(nf.schemes.RevNet()).statistics == 1

@@ -4,8 +4,9 @@ E_n is the objective of a residual network with n layers. E_infinity is the obje
 Thorpe & van Gennip state that E_n Gamma-converges to E_infinity and that minimisers converge
 (stated there). The rates are our formulation: with the control u = theta', E_n is a Runge-Kutta
 discretisation of a Bolza problem. Order 1 is therefore expected of Euler, and order 2 of Heun and
-midpoint (Hager, Numer. Math. 87, 2000). Order 2 is not expected of a distance that its own
-interpolant limits to order 1.
+midpoint (Hager, Numer. Math. 87, 2000). `expected_order` derives the order of any scheme. Order 2
+is not expected of a distance that its own interpolant limits to order 1. No order is expected of a
+scheme whose limit is another equation.
 
 Problems, minima and studies are computed in float64 and need jax_enable_x64. `train`, `descend` and
 `certify` compute in the precision of the model.

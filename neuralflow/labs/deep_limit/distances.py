@@ -17,7 +17,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import basis as depth_basis
 from neuralflow.depth.basis import PiecewiseLinear
 from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum
-from neuralflow.schemes import Euler
+from neuralflow.schemes.analysis import derived_order
 
 DISTANCES = {
     "energy": "energy gap |E_n - E|",
@@ -120,26 +120,43 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     }
 
 
-def expected_order(scheme: AbstractSolver, distance: str) -> int:
+def expected_order(scheme: AbstractSolver, distance: str) -> int | None:
     """Return the order in 1/n at which a distance is expected to fall with n layers.
 
+    The weights are piecewise linear, so that no order above 2 is expected. The order of the scheme
+    is `schemes.analysis.derived_order`.
+
     Args:
-        scheme: The scheme of the networks.
+        scheme: The scheme of the networks, with coefficients that do not change from step to step.
         distance: A name of `DISTANCES` or `FURTHER`.
 
     Returns:
-        1 for Euler, and for every distance that its own interpolant limits to order 1. Otherwise 2.
+        The order of the scheme, 1 or 2. But 1 for every distance that its own interpolant limits to
+        order 1. None where the limit of the scheme is another equation than x' = f: no distance is
+        then expected to fall. Such a scheme may follow x' = f where f(0) = 0, as `PolyNet` does.
 
     Raises:
-        InputError: `distance` is no such name.
-        InputTypeError: `scheme` is no scheme.
+        InputError: `distance` is no such name, the coefficients of the scheme change from step to
+            step, or the scheme goes on from a state before.
+        InputTypeError: `scheme` is no scheme, or its steps cannot be taken or differentiated.
+
+    Example:
+        >>> import neuralflow as nf
+        >>> order = nf.labs.deep_limit.expected_order
+        >>> order(nf.ImplicitEuler(), "sup"), order(nf.Heun(), "sup"), order(nf.Heun(), "h1")
+        (1, 2, 1)
+        >>> order(nf.schemes.LMResNet(-0.3), "sup") is None
+        True
 
     Source:
         Hager, Numer. Math. 87, 2000, for the nodal distances; our reading for the others.
     """
     checks.instance("scheme", scheme, AbstractSolver, "a scheme such as nf.Euler()")
     checks.choice("distance", distance, (*DISTANCES, *FURTHER))
-    return 1 if isinstance(scheme, Euler) or distance in _FIRST_ORDER else 2
+    order = derived_order(scheme)
+    if order == 0:
+        return None
+    return 1 if distance in _FIRST_ORDER else order
 
 
 def richardson(

@@ -73,13 +73,18 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
     scaled errors n^p (theta_n - theta) of the first two schemes. The scaled errors fall on one
     curve where the order of convergence is the expected order p.
 
+    A scheme whose limit is another equation has no expected order. Its errors are not extrapolated,
+    and they are shown without a factor.
+
     Args:
         study: The study.
         schemes: The schemes by name, as `study` received them.
 
     Raises:
-        InputError: The study has no rows, or a scheme of the study is missing.
-        InputTypeError: `study` is no `Study`, or `schemes` is no mapping from names to schemes.
+        InputError: The study has no rows, or a scheme of the study is missing, or `expected_order`
+            refuses it.
+        InputTypeError: `study` is no `Study`, `schemes` is no mapping from names to schemes, or
+            `expected_order` refuses a scheme.
     """
     _check_study(study)
     check_schemes(schemes, study.schemes)
@@ -99,7 +104,8 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
             plots.depth_line(axis, k, [row.depth for row in study.of(name)], errors, label)
         plots.depth_axis(axis, title, [row.depth for row in study.of(next(iter(orders)))])
     for k, name in enumerate(orders):
-        pairs = study.extrapolated(name, expected_order(schemes[name], "sup"))
+        order = expected_order(schemes[name], "sup")
+        pairs = [] if order is None else study.extrapolated(name, order)
         if pairs:
             n, plain, better = np.asarray(pairs).T
             plots.depth_line(panels[3], k, 2 * n, plain, name)
@@ -108,9 +114,11 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
                 panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int)
             )
     for axis, name in zip(panels[4:], list(orders)[:2], strict=False):
-        order = expected_order(schemes[name], "sup")
+        order = expected_order(schemes[name], "sup") or 0
         minima = [m for (scheme, _), m in study.weights.items() if scheme == name][-4:]
-        curves = [scaled_error(m, study.limit, order) for m in minima]
+        curves = [
+            scaled_error(m, study.limit) * float(m.basis.count) ** (order - 1) for m in minima
+        ]
         entry = int(np.ptp(curves[-1], axis=0).argmax())
         for k, (m, curve) in enumerate(zip(minima, curves, strict=True)):
             shade = 0.25 + 0.75 * (k + 1) / len(minima)
@@ -123,8 +131,8 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
                 linewidth=1.2,
                 label=f"{n} layers",
             )
-        power = "" if order == 1 else f"^{order}"
-        axis.set_title(rf"$n{power}(\theta_n - \theta^*)$, {name}", fontsize=10)
+        power = ("", "n", "n^2")[order]
+        axis.set_title(rf"${power}(\theta_n - \theta^*)$, {name}", fontsize=10)
         axis.set_xlabel("depth t")
         axis.legend(fontsize=8, frameon=False)
     return picture

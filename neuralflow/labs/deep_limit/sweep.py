@@ -323,17 +323,20 @@ class Study:
     def record(self, schemes: Mapping[str, AbstractSolver]) -> dict[str, Any]:
         """Return all numbers of the study as plain data.
 
-        None stands in place of numbers that are not finite.
+        None stands in place of numbers that are not finite. A scheme whose limit is another
+        equation has no order, and no entries under "richardson" and "collapse".
 
         Args:
             schemes: The schemes by name, as `study` received them.
 
         Raises:
-            InputError: A scheme of the study is missing.
-            InputTypeError: `schemes` is no mapping from names to schemes.
+            InputError: A scheme of the study is missing, or `expected_order` refuses it.
+            InputTypeError: `schemes` is no mapping from names to schemes, or `expected_order`
+                refuses a scheme.
         """
         check_schemes(schemes, self.schemes)
-        orders = {name: expected_order(schemes[name], "sup") for name in self.schemes}
+        expected = {name: expected_order(schemes[name], "sup") for name in self.schemes}
+        orders = {name: order for name, order in expected.items() if order is not None}
         numbers = {
             "limit": {
                 "energy": self.limit.energy,
@@ -533,29 +536,35 @@ def _is_small(problem: Problem) -> bool:
 def verdict(
     study: Study,
     schemes: Mapping[str, AbstractSolver],
-    tolerance: Mapping[int, float] | None = None,
+    tolerance: Mapping[int | None, float] | None = None,
 ) -> tuple[bool | None, list[str]]:
     """Judge whether the fitted orders of a study are the expected orders.
+
+    No distance may fall under a scheme without an expected order, because the limit of the scheme
+    is another equation. A distance may then grow.
 
     Args:
         study: The study.
         schemes: The schemes by name, as `study` received them.
         tolerance: The accepted difference, by the expected order. The default accepts 0.05 for
-            order one and 0.1 for order two.
+            order one and 0.1 for order two. The entry None is the largest fitted order that is
+            accepted where no order is expected, 0.1 by default: a fall of 7% from n to 2n layers.
 
     Returns:
         Whether all orders are as expected, and one sentence for every scheme. None in place of a
         truth value says that there are too few depths.
 
     Raises:
-        InputError: A scheme of the study is missing, or a difference is negative or is missing.
-        InputTypeError: An argument is of another kind.
+        InputError: A scheme of the study is missing, or `expected_order` refuses it, or a
+            difference is negative or is missing.
+        InputTypeError: An argument is of another kind, or `expected_order` refuses a scheme.
     """
     checks.instance("study", study, Study, "a Study such as study(...) yields")
     check_schemes(schemes, study.schemes)
     tolerance = {1: 0.05, 2: 0.1} if tolerance is None else tolerance
     checks.instance("tolerance", tolerance, Mapping, "differences by order, {1: 0.05, 2: 0.1}")
-    for order in (1, 2):
+    tolerance = {None: 0.1, **tolerance}
+    for order in (1, 2, None):
         checks.number(f"tolerance[{order}]", tolerance.get(order), least=0.0)
     sentences, agreed, judged = [], True, False
     for name, orders in study.orders().items():
@@ -565,10 +574,13 @@ def verdict(
                 continue
             judged = True
             want = expected_order(schemes[name], distance)
-            if abs(order - want) > tolerance[want]:
-                wrong.append(f"{distance} {order:.2f} instead of {want}")
+            off = order if want is None else abs(order - want)
+            if off > tolerance[want]:
+                wrong.append(f"{distance} {order:.2f} instead of {want or 'none'}")
         agreed &= not wrong
         said = "not as expected: " + ", ".join(wrong) if wrong else "as expected in every distance"
+        if expected_order(schemes[name], "sup") is None:
+            said += "; none may fall, because the limit of the scheme is another equation"
         sentences.append(f"{name}: {said}.")
     if not judged:
         return None, [f"No order can be fitted: give at least two depths of {ASYMPTOTIC} or more."]

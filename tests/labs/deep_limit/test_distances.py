@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies
-from support.deep_limit import anchor
+from support.deep_limit import TAU, A, Y, anchor, closed_form
 
 import neuralflow as nf
+from neuralflow.depth.basis import evaluation
 from neuralflow.labs import deep_limit as D
 
 
@@ -16,6 +18,45 @@ def test_closed_form_errors_have_their_known_limits():
     gap = D.distances(minimum, limit)
     assert abs(256 * gap["sup"] - 0.20119) < 5e-5
     assert abs(256 * gap["energy"] - 0.311235) < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("scheme", "order"),
+    [
+        (nf.ImplicitEuler(), 1),
+        (nf.schemes.adams_bashforth(2), 2),
+        (nf.schemes.LMResNet(-0.3), None),
+    ],
+    ids=["ImplicitEuler", "AB2", "LMResNet"],
+)
+def test_minima_converge_at_the_expected_order_or_stay_apart(scheme, order):
+    """The minima of a problem whose limit has a closed form, which is a polynomial in depth."""
+    b, r = closed_form(np.linspace(0, 1, 3))
+    limit = D.Minimum(
+        energy=r**2 + A * (r**2 / A**2 / 3 + TAU * b[0] ** 2),
+        basis=nf.Legendre(3),
+        theta={"b": np.linalg.solve(evaluation(nf.Legendre(3), np.linspace(0, 1, 3)), b)[:, None]},
+        readout={},
+        prediction=np.asarray([[Y + r]]),
+        gradient=0.0,
+        iterations=0,
+    )
+    gaps = []
+    for n in (64, 128):
+        objective = D.discrete(anchor(), scheme, n)
+        gaps.append(D.distances(D.minimise(objective, [np.ones(n + 1)])[0], limit))
+    assert D.expected_order(scheme, "sup") == order
+    for name in ("energy", "prediction", "sup", "l2", "h1"):
+        fall = np.log2(gaps[0][name] / gaps[1][name])
+        assert abs(fall - (D.expected_order(scheme, name) or 0)) < 0.1, name
+
+
+def test_the_expected_order_is_that_of_scheme_and_distance():
+    assert D.expected_order(nf.ImplicitEuler(), "energy") == 1
+    assert D.expected_order(nf.RK4(), "recovery") == 2
+    assert D.expected_order(nf.RK4(), "tl2") == D.expected_order(nf.Euler(), "l2") == 1
+    # Even a distance with an interpolant of order one does not fall towards another limit.
+    assert D.expected_order(nf.schemes.PolyNet(2), "tl2") is None
 
 
 @given(seed=strategies.integers(0, 1000), odd=strategies.booleans())

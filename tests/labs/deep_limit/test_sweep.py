@@ -43,6 +43,24 @@ def test_a_wrong_limit_is_noticed(study):
     assert agreed is False and any("instead of" in s for s in sentences)
 
 
+def test_a_distance_may_not_fall_where_the_limit_is_another_equation(study):
+    other = {"euler": nf.schemes.LMResNet(-0.3), "heun": nf.Heun()}
+    agreed, sentences = D.verdict(study, other, {1: 0.1, 2: 0.1})
+    assert agreed is False
+    assert "sup 0.95 instead of none" in sentences[0]
+    assert "another equation" in sentences[0] and "another" not in sentences[1]
+    # The same study with distances that stay, as those of the LM-ResNet do.
+    first = study.of("euler")[0]
+    rows = [replace(first, depth=row.depth) for row in study.of("euler")]
+    stalled = replace(study, rows=rows)
+    assert D.verdict(stalled, other)[0] and D.verdict(stalled, SCHEMES)[0] is False
+    grown = [replace(row, forward=row.forward * row.depth) for row in rows]
+    assert D.verdict(replace(study, rows=grown), other)[0]
+    fallen = [replace(row, forward=row.forward / row.depth**0.3) for row in rows]
+    assert not D.verdict(replace(study, rows=fallen), other)[0]
+    assert D.verdict(replace(study, rows=fallen), other, {1: 0, 2: 0, None: 0.31})[0]
+
+
 def test_a_study_goes_on_from_what_is_on_disk(study, kept, tmp_path, monkeypatch):
     folder = D.Folder(tmp_path)
     folder.update(kept)
