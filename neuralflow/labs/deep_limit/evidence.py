@@ -46,7 +46,7 @@ _KNOTS, _PIECE = 3, 4  # most knots, and the least number of steps of a piece
 _JUMP = 4  # A jump is so many times as large as the changes of the rest.
 _MODES = 4  # polynomials in depth that are added to the velocity of an adaptive layer
 _MOST_NUMBERS = 2**26  # numbers that are held at once
-_MOST_ADJOINTS = 2**15  # derivatives of one output of one sample
+_MOST_ADJOINTS = 2**13  # derivatives of one output of one sample
 
 
 class Measure(NamedTuple):
