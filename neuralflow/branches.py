@@ -39,8 +39,10 @@ class _AtTime(nnx.Module):
 def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
     """Return the layer that computes a ResNet from its own residual branches.
 
-    The layer computes x + f_0(x), then x + f_1(x), and so on, to the last bit. It takes Euler steps
-    of length one over the interval [0, N], where N is the number of branches.
+    The layer computes x + f_0(x), then x + f_1(x), and so on. It takes Euler steps of length one
+    over the interval [0, N], where N is the number of branches. Its values are those of a compiled
+    scan over the branches, to the last bit. A loop in Python over the branches can round
+    differently.
 
     Args:
         branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,18 @@ def screen() -> Any:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 118, soft_wrap=not sys.stdout.isatty())
+
+
+def span(limits: Sequence[float], digits: int = 2) -> str:
+    """Return an interval as people read it, and "-" where there is none.
+
+    Args:
+        limits: The lower and the upper limit, NaN where there is no interval.
+        digits: The number of decimals.
+    """
+    if math.isnan(limits[0]):
+        return "-"
+    return " to ".join(f"{limit:.{digits}f}" for limit in limits)
 
 
 @contextmanager

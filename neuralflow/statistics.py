@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
@@ -152,12 +152,17 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
     inverse square of the relative error of its mean. The interval follows by linear propagation of
     the sampling error. The propagation uses the covariance of values that share their samples.
 
+    The interval covers the slope that the exact means have at these numbers of steps, if there are
+    hundreds of samples or more. The order as steps grow without end is another number: it differs
+    from this slope where means are no exact power of the number of steps.
+
     Args:
         steps: The numbers of steps.
         values: Random values `(samples, len(steps))`. Values in one row may share their sample.
 
     Returns:
-        The order p, and half of the width of the interval. Both are NaN where a mean is zero.
+        The order p, and half of the width of the interval of its slope. Both are NaN where a mean
+        is zero.
 
     Raises:
         InputError: `values` has not two rows or more, each with one value for each number of steps,
@@ -184,63 +189,61 @@ def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, floa
         )
 
 
-def interval(orders: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Return a bootstrap interval for the mean of orders, one order from each data set.
+def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's t interval for the mean of a few values.
 
-    The bootstrap is bias-corrected and accelerated.
+    The values come from independent data sets or seeds. The interval covers the mean of all such
+    data sets or seeds with probability `level` if the values are roughly normal, however few they
+    are. For other values it is an approximation.
 
     Args:
-        orders: The observed orders, at least three.
+        values: One number for each data set or seed, such as an observed order.
         level: The confidence level.
-        seed: The seed of the resampling.
 
     Returns:
-        The lower and the upper limit. Both are the order itself where all orders are equal.
+        The lower and the upper limit. Both are NaN where all values are equal, and where there is
+        one value: such values say nothing of their spread.
 
     Raises:
-        InputError: There are fewer than three orders, an order is not finite, `level` does not lie
-            between 0 and 1, or `seed` is negative.
-        InputTypeError: `orders` are no numbers in a row, or `level` or `seed` is no such number.
+        InputError: There is no value, a value is not finite, or `level` does not lie between 0 and
+            1.
+        InputTypeError: `values` are no numbers in a row, or `level` is no number.
+
+    Example:
+        >>> from neuralflow.statistics import interval
+        >>> low, high = interval([0.98, 1.0, 1.01, 0.99, 1.02])
+        >>> round(low, 2), round(high, 2)
+        (0.98, 1.02)
     """
-    values = checks.known_numbers("orders", orders, "n")
-    if len(values) < 3:
-        raise InputError(f"orders must be those of at least three data sets, got {len(values)}")
+    values = checks.known_numbers("values", values, "n")
     checks.number("level", level, above=0)
     if level >= 1:
         raise InputError(f"level is a probability between 0 and 1, got {level}; for example 0.95")
-    checks.seed("seed", seed)
-    from scipy.stats import bootstrap
+    from scipy import stats
 
     if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    limits = bootstrap(
-        (values,), np.mean, confidence_level=float(level), rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(limits.low), float(limits.high)
+        return np.nan, np.nan
+    low, high = stats.t.interval(float(level), len(values) - 1, values.mean(), stats.sem(values))
+    return float(low), float(high)
 
 
-def over_seeds(values: PyTree) -> dict[str, Any]:
-    """Return the mean and its 95% interval over a few seeds, by Student's t distribution.
+def over_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Return the mean over a few seeds, with its 95% interval as `interval` gives it.
 
     Args:
         values: One number for each seed.
 
     Returns:
-        A dictionary with the entries `mean` and `interval` (lower and upper limit). The interval is
-        a point where all values are equal. One value alone says nothing of its spread: its interval
-        is (NaN, NaN).
+        A dictionary with the entries `mean` and `interval` (lower and upper limit). The interval
+        covers 95% if the values are roughly normal. Both limits are NaN where all values are equal,
+        and where there is one value.
 
     Raises:
         InputError: There is no value, or a value is not finite.
         InputTypeError: `values` are no numbers in a row.
     """
     values = checks.known_numbers("values", values, "n")
-    from scipy import stats
-
-    low = high = values[0] if len(values) > 1 else np.nan
-    if np.ptp(values):
-        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    return {"mean": float(values.mean()), "interval": [float(low), float(high)]}
+    return {"mean": float(values.mean()), "interval": list(interval(values))}
 
 
 def _depths(name: str, values: Any) -> np.ndarray:

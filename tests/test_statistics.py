@@ -1,5 +1,7 @@
 """Estimates, intervals and observed orders, on numbers whose answers are known."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from scipy import stats
 from support.wrong import wrong
 
 import neuralflow as nf
+from neuralflow.console import span
+from neuralflow.files import as_json
 from neuralflow.statistics import estimate, fitted_order, interval, over_seeds, weighed_order
 
 
@@ -27,22 +31,33 @@ def test_an_estimate_is_the_mean_with_its_standard_error():
 
 
 def test_intervals():
-    low, high = interval([0.98, 1.0, 1.01, 0.99, 1.02])
-    assert 0.98 < low < 1.0 < high < 1.02
-    assert interval([1.5, 1.5, 1.5]) == (1.5, 1.5)
-    with pytest.raises(ValueError, match="at least three data sets"):
-        interval([1.0, 1.0])
-
-
-def test_a_mean_over_seeds_has_students_interval():
+    """An interval over seeds is the interval over data sets, and equal values have none."""
     values = [1.0, 2.0, 4.0]
-    low, high = over_seeds(values)["interval"]
+    low, high = interval(values)
     # Student's t of 97.5% with two degrees of freedom is 4.302653.
     # The standard deviation of the values is sqrt(7/3).
     half = 4.302653 * (7 / 3) ** 0.5 / 3**0.5
     np.testing.assert_allclose((low, high), (7 / 3 - half, 7 / 3 + half), rtol=1e-6)
-    assert over_seeds([2.0, 2.0])["interval"] == [2.0, 2.0]
-    assert np.isnan(over_seeds([0.93])["interval"]).all()  # one seed says nothing of its spread
+    assert over_seeds(values) == {"mean": 7 / 3, "interval": [low, high]}
+    # The quantile of 75% with one degree of freedom, a Cauchy distribution, is 1.
+    np.testing.assert_allclose(interval([1.0, 4.0], level=0.5), (1.0, 4.0), rtol=1e-12)
+    for equal in ([1.5, 1.5, 1.5], [0.93]):
+        assert np.isnan(interval(equal)).all()
+        assert json.loads(as_json(over_seeds(equal))) == {"mean": equal[0], "interval": [None] * 2}
+        assert span(over_seeds(equal)["interval"]) == "-"
+    assert span((0.5, 1.25), 1) == "0.5 to 1.2"
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10])
+def test_intervals_cover_what_they_say(count):
+    """The mean of normal draws lies inside in 95% of repetitions.
+
+    The margin of the number of hits is four binomial standard deviations.
+    """
+    repetitions, rng = 1000, np.random.default_rng(count)
+    limits = (interval(2 + 3 * rng.standard_normal(count)) for _ in range(repetitions))
+    hits = sum(low <= 2 <= high for low, high in limits)
+    assert abs(hits - 0.95 * repetitions) < 4 * (repetitions * 0.95 * 0.05) ** 0.5
 
 
 def test_fitted_orders():
@@ -67,7 +82,7 @@ test_bad_input_is_refused_in_one_sentence = refuses(
     {
         "no seeds": (lambda: over_seeds([]), "values must have shape"),
         "a seed that failed": (lambda: over_seeds([1.0, np.nan]), "values must be finite"),
-        "orders in rows": (lambda: interval(wrong(np.ones((3, 3)))), "orders must have shape"),
+        "orders in rows": (lambda: interval(wrong(np.ones((3, 3)))), "values must have shape"),
         "a level in percent": (lambda: interval([1.0, 2.0, 3.0], level=95), "between 0 and 1"),
         "unequal lengths": (lambda: fitted_order([32, 64], [1.0]), "2 depths and 1 errors"),
         "a negative error": (lambda: fitted_order([32, 64], [1.0, -1.0]), "from zero on"),

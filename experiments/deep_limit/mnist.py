@@ -31,8 +31,10 @@ from rich.table import Table
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
 from neuralflow import files, plots
+from neuralflow.console import span
 from neuralflow.labs import deep_limit
 from neuralflow.regularisers import depth_energy, sobolev
+from neuralflow.statistics import over_seeds
 
 WIDTH, BATCH, COARSE = 32, 128, 4
 
@@ -111,8 +113,7 @@ def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
     return {
         "distances": {name: [float(gap[name].mean()) for gap in every] for name in every[0]},
         "orders": {
-            name: {"mean": float(p.mean()), "interval": deep_limit.interval([float(v) for v in p])}
-            for name, p in orders.items()
+            name: {**over_seeds(p), "seeds": [float(v) for v in p]} for name, p in orders.items()
         },
         "test accuracy": [
             np.asarray(accuracy(network.outputs, labels)).tolist() for network in networks
@@ -131,10 +132,7 @@ def show(title: str, depths: list[int], metrics: dict[str, Any], console: Consol
             for values in metrics["distances"].values()
         ]
         table.add_row(str(depth), *gap, f"{np.mean(metrics['test accuracy'][k]):.2%}")
-    cells = (
-        f"{p['mean']:.2f} ({p['interval'][0]:.2f}-{p['interval'][1]:.2f})"
-        for p in metrics["orders"].values()
-    )
+    cells = (f"{p['mean']:.2f} ({span(p['interval'])})" for p in metrics["orders"].values())
     table.add_row("order", *cells, "", style="bold")
     console.print(table)
 
@@ -213,7 +211,7 @@ def main() -> None:
         default=[4, 8, 16, 32, 64],
         help="multiples of 4; the last is the reference",
     )
-    parser.add_argument("--seeds", type=int, default=4, help="at least three, for the intervals")
+    parser.add_argument("--seeds", type=int, default=4, help="at least two, for the intervals")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
     parser.add_argument(

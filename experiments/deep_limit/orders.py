@@ -1,4 +1,4 @@
-"""Orders of convergence on several data sets, with bootstrap intervals over the data sets.
+"""Orders of convergence on several data sets, with Student's intervals over the data sets.
 
 `plane` and `digits` share this module.
 """
@@ -16,7 +16,9 @@ from rich.table import Table
 
 import neuralflow as nf
 from neuralflow import files
+from neuralflow.console import span
 from neuralflow.labs import deep_limit
+from neuralflow.statistics import over_seeds
 
 SCHEMES = {"euler": nf.Euler(), "heun": nf.Heun(), "midpoint": nf.Midpoint()}
 SHOWN = ("energy", "sup", "l2", "tl2", "h1", "recovery", "forward", "residual")
@@ -78,22 +80,16 @@ def measure(
         for sentence in study["falsifiers"]:
             console.print("  " + sentence, highlight=False)
     table = Table(
-        title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% interval) over "
-        f"{len(draws)} data sets"
+        title=f"Orders between depths {depths[-2]} and {depths[-1]}, mean (95% if roughly normal) "
+        f"over {len(draws)} data sets"
     )
     for name in ("scheme", *SHOWN):
         table.add_column(name, justify="left" if name == "scheme" else "right")
     summary: dict[str, Any] = {}
     for scheme in SCHEMES:
         orders = {what: [d["orders"][scheme][what] for d in draws.values()] for what in SHOWN}
-        summary[scheme] = {
-            w: {"mean": float(np.mean(o)), "interval": deep_limit.interval(o)}
-            for w, o in orders.items()
-        }
-        cells = (
-            f"{s['mean']:.3f} ({s['interval'][0]:.3f}-{s['interval'][1]:.3f})"
-            for s in summary[scheme].values()
-        )
+        summary[scheme] = {what: over_seeds(values) for what, values in orders.items()}
+        cells = (f"{s['mean']:.3f} ({span(s['interval'], 3)})" for s in summary[scheme].values())
         table.add_row(scheme, *cells)
     console.print(table)
     return {"depths": depths, "starts": starts, "orders": summary, "draws": draws}

@@ -4,7 +4,7 @@
 
 The problem is nonlinear, with S = 10 standard normal points in d = 2 dimensions and y = 1 where
 x1 x2 + x1 / 2 > 0. It has tanh layers, a sigmoid readout and the squared loss. The orders are
-measured between the last two depths. Their intervals are bootstrapped over the draws. Several draws
+measured between the last two depths. Their intervals over the draws are Student's. Several draws
 have two basins. The study then follows one branch, and the table says how many basins were met.
 Writes plane.json.
 """

@@ -5,7 +5,7 @@
 The protocol is that of Marion et al. (arXiv 2309.01213): 100 points in 16 dimensions, 32 hidden
 units, and 500 iterations with the learning rate 0.01 L. There are three ways to begin: GELU with
 equal layers, GELU with layers drawn independently, and ReLU with equal layers. The table shows the
-exponents p of L^-p, with bootstrap intervals over seeds. The gaps are distances to the deepest
+exponents p of L^-p, with Student's intervals over seeds. The gaps are distances to the deepest
 network, corrected for its finite depth. Writes trained.json and trained.png.
 """
 
@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from neuralflow import files
+from neuralflow.console import span
 from neuralflow.labs import deep_limit
+from neuralflow.statistics import over_seeds
 
 
 def exponents(scaling: deep_limit.Scaling) -> dict[str, Any]:
@@ -32,13 +34,7 @@ def exponents(scaling: deep_limit.Scaling) -> dict[str, Any]:
     for what in ("gaps", "largest", "increment", "variation"):
         for name, values in getattr(scaling, what).items():
             known = [float(v) for v in values if np.isfinite(v)]
-            low, high = (
-                deep_limit.interval(known) if len(known) > 2 else (float("nan"), float("nan"))
-            )
-            summary[f"{what} {name}"] = {
-                "mean": float(np.mean(known)) if known else None,
-                "interval": [low, high],
-            }
+            summary[f"{what} {name}"] = {**over_seeds(known), "seeds": known} if known else None
     return summary
 
 
@@ -59,7 +55,9 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table(title=f"Exponents p of L^-p, mean (95% interval) over {options.seeds} seeds")
+    table = Table(
+        title=f"Exponents p of L^-p, mean (95% if roughly normal) over {options.seeds} seeds"
+    )
     series, record = {}, {}
     for name, protocol in deep_limit.PROTOCOLS.items():
         began = time.perf_counter()
@@ -76,11 +74,7 @@ def main() -> None:
                 table.add_column(head, justify="right")
 
         def show(s):
-            return (
-                "-"
-                if s["mean"] is None
-                else f"{s['mean']:.3f}\n({s['interval'][0]:.3f}, {s['interval'][1]:.3f})"
-            )
+            return "-" if s is None else f"{s['mean']:.3f}\n({span(s['interval'], 3)})"
 
         table.add_row(name, *map(show, summary.values()))
         console.print(f"{name}: {scaling.verdict()} ({seconds:.0f} s)", highlight=False)

@@ -32,7 +32,7 @@ from rich.table import Table
 import neuralflow as nf
 from experiments.deep_limit.images import CLASSES, cross_entropy, images
 from neuralflow import files, regularisers, training, transport
-from neuralflow.console import progress, screen
+from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
@@ -150,8 +150,7 @@ def compared(runs: dict[str, list[dict[str, Any]]], name: str, tolerance: str) -
 
 
 def shown(summary: dict[str, Any]) -> str:
-    low, high = summary["interval"]
-    return f"{summary['mean']:.2f} ({low:.2f} to {high:.2f})"
+    return f"{summary['mean']:.2f} ({span(summary['interval'])})"
 
 
 def main() -> None:
@@ -184,7 +183,10 @@ def main() -> None:
     }
     result["tolerances"] = {}
     for tolerance in map("{:g}".format, TOLERANCES):
-        table = Table(title=f"MNIST, {options.samples} images, test at tolerances {tolerance}")
+        table = Table(
+            title=f"MNIST, {options.samples} images, test at tolerances {tolerance}; "
+            "mean (95% over seeds, if roughly normal)"
+        )
         rows = {name: compared(runs, name, tolerance) for name in KINDS}
         for column in ("penalty", *rows["none"]):
             table.add_column(column, justify="left" if column == "penalty" else "right")

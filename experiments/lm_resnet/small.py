@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.lm_resnet.model import Model, Network, parameters
 from experiments.lm_resnet.study import Study, study
 from neuralflow import files, plots
-from neuralflow.console import progress, screen
+from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
@@ -104,14 +104,13 @@ def main() -> None:
         for model, of_model in runs.items()
     }
     table = Table(title=small.title)
-    for name in ("model", "parameters", "mean", "95% interval over seeds"):
+    for name in ("model", "parameters", "mean", "95% over seeds, if roughly normal"):
         table.add_column(name, justify="left" if name == "model" else "right")
     summaries = {}
     for model, errors in {**last, "lm - resnet": last["lm"] - last["resnet"]}.items():
         summaries[model] = over_seeds(errors)
-        low, high = summaries[model]["interval"]
         size = str(runs[model][0]["parameters"]) if model in runs else ""
-        table.add_row(model, size, f"{errors.mean():.2f}", f"{low:.2f} to {high:.2f}")
+        table.add_row(model, size, f"{errors.mean():.2f}", span(summaries[model]["interval"]))
     console.print(table)
     result = {
         name: getattr(small.options, name)

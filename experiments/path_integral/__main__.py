@@ -31,7 +31,7 @@ from rich.table import Table
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, side_by_side
 from neuralflow import files
-from neuralflow.console import progress, screen
+from neuralflow.console import progress, screen, span
 from neuralflow.labs import operators
 from neuralflow.statistics import over_seeds
 
@@ -186,7 +186,8 @@ def main() -> None:
             )
     for name, entry in result["sets"].items():
         table = Table(
-            title=f"{name}, {options.samples} images, {options.epochs} epochs: test error, percent"
+            title=f"{name}, {options.samples} images, {options.epochs} epochs: "
+            "test error, percent; intervals if roughly normal"
         )
         for column in (
             "blocks",
@@ -201,10 +202,7 @@ def main() -> None:
         for model in MODELS:
             row, step = entry[model], entry["step over the ResNet's"][model]
             cells = [f"{row[k]['mean']:.2f}" for k in ("error", "less the ResNet's")]
-            spans = [
-                "{:.2f} to {:.2f}".format(*row[k]["interval"])
-                for k in ("error", "less the ResNet's")
-            ]
+            spans = [span(row[k]["interval"]) for k in ("error", "less the ResNet's")]
             table.add_row(
                 model,
                 str(row["weights"]),

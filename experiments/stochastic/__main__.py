@@ -23,7 +23,7 @@ from rich.table import Table
 from experiments.lm_resnet.model import Model
 from experiments.lm_resnet.study import study
 from neuralflow import files, plots
-from neuralflow.console import progress, screen
+from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
@@ -80,7 +80,7 @@ def main() -> None:
     for column in (
         "network",
         "error",
-        "95% over seeds",
+        "95% over seeds, if roughly normal",
         "less that without",
         "95%",
         "time of an epoch over that without",
@@ -101,7 +101,7 @@ def main() -> None:
         )
         summaries = {"error": over_seeds(last), "less that without": over_seeds(last - plain)}
         result[name] = {**summaries, "time over that without": times.tolist(), "runs": runs[name]}
-        spans = ["{:.2f} to {:.2f}".format(*summary["interval"]) for summary in summaries.values()]
+        spans = [span(summary["interval"]) for summary in summaries.values()]
         cells = [name, f"{last.mean():.2f}", spans[0]]
         cells += (
             ["", "", ""]

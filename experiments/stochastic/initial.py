@@ -88,8 +88,8 @@ def picture(change: np.ndarray, edges: list[float]) -> Any:
     axis.plot(
         (0.5, 1.0), (0.5, 1.0), color="white", linestyle="--", linewidth=1.2, label=r"$\beta = H$"
     )
-    for h, b, text in ((0.5, 0.5, "SDE"), (1.0, 1.0, "ODE")):
-        axis.annotate(text, (h, b), xytext=(-26, -14), textcoords="offset points", fontsize=9)
+    for h, b, text, place in ((0.5, 0.5, "SDE", (-26, -14)), (1.0, 1.0, "ODE", (-28, 6))):
+        axis.annotate(text, (h, b), xytext=place, textcoords="offset points", fontsize=9)
     axis.text(0.6, 1.2, "identity", fontsize=10)
     axis.text(0.85, 0.3, "explosion", fontsize=10, color="white")
     axis.set(

@@ -4,8 +4,9 @@
 
 The field has 16 hidden units in the plane, with weights of its own in four parts of depth, in
 float64. The weak errors are errors in the mean of tanh(X_1 - X_2) from one point, by depth. They
-come from sampling a million paths for every row, and have intervals. The seconds are those of the
-second call, without compilation. Writes weak.json and weak.png beside this file.
+come from sampling a million paths for every row, and have intervals. The interval of an order is
+that of the slope at these depths, not of the order as depth grows without end. The seconds are
+those of the second call, without compilation. Writes weak.json and weak.png beside this file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.table import Table
 
 import neuralflow as nf
 from neuralflow import files
-from neuralflow.console import progress, screen
+from neuralflow.console import progress, screen, span
 from neuralflow.labs import stochastic
 
 HERE = Path(__file__).parent
@@ -91,7 +92,7 @@ def main() -> None:
             f"{1e3 * value:.2f}"
             for value in (*np.asarray(errors.errors.mean), 1.96 * float(errors.errors.error.max()))
         ]
-        order = "{:.2f} ({:.2f} to {:.2f})".format(errors.order, *errors.interval)
+        order = f"{errors.order:.2f} ({span(errors.interval)})"
         table.add_row(
             name,
             *cells,
@@ -100,8 +101,8 @@ def main() -> None:
         )
     console.print(table)
     console.print(
-        "errors in thousandths, intervals of 95%; seconds for all depths and the limit, and for "
-        "one network of 16"
+        "errors in thousandths, intervals of 95%, of an order that of the slope at these depths; "
+        "seconds for all depths and the limit, and for one network of 16"
     )
     rows = {
         name: {

@@ -1,4 +1,4 @@
-"""The fixed grid of Euler's steps is the residual network, to the last bit."""
+"""The fixed grid of Euler's steps is the residual network: the bits of the same compiled scan."""
 
 import jax
 import jax.numpy as jnp

@@ -109,9 +109,9 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
         if pairs:
             n, plain, better = np.asarray(pairs).T
             plots.depth_line(panels[3], k, 2 * n, plain, name)
-            plots.depth_line(panels[3], k, 2 * n, better, f"{name}, extrapolated", linestyle="--")
+            plots.depth_line(panels[3], k, 2 * n, better, "_dashed", linestyle="--")
             plots.depth_axis(
-                panels[3], "Richardson: nodal sup, plain and extrapolated", 2 * n.astype(int)
+                panels[3], "Richardson: nodal sup, dashed: extrapolated", 2 * n.astype(int)
             )
     for axis, name in zip(panels[4:], list(orders)[:2], strict=False):
         order = expected_order(schemes[name], "sup") or 0

@@ -385,8 +385,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 """Arguments of `descend`, by a name of the protocol.
 
-The first protocol has a limit (Marion et al., arXiv 2309.01213, stated there). The others show
-none.
+The first protocol has a limit (Marion et al., arXiv 2309.01213, stated there). With ReLU, weights
+and outputs come as close to those of the deepest network as with GELU, at order one within 0.05.
+But the largest increment of W between layers falls more slowly than 1 / L (measured). Layers of
+their own have no limit.
 """
 
 
@@ -495,12 +497,13 @@ class Scaling:
     variation: Mapping[str, np.ndarray]
 
     def verdict(self) -> str:
-        """Return one sentence on whether the trained weights have a limit ODE.
+        """Return one sentence on how the trained weights change from layer to layer.
 
         The verdict looks at the weight whose largest increment falls most slowly, with the exponent
         p as a mean over cases. "ODE-like" means that the increments fall like the step 1 / L: p is
         at least 0.9. "SDE-like" means that the increments fall like the root of the step: p is
-        between 0.4 and 0.6. For any other p the sentence says "no limit". The sentence states p.
+        between 0.4 and 0.6. For any other p the sentence says "neither ODE-like nor SDE-like", and
+        `gaps` says whether the weights converge. The sentence states p.
         Without increments above rounding, the sentence says "no verdict".
         """
         if not self.increment:
@@ -508,7 +511,13 @@ class Scaling:
         means = {name: float(np.mean(p)) for name, p in self.increment.items()}
         least = min(means, key=lambda name: means[name])
         p = means[least]
-        kind = "ODE-like" if p >= 0.9 else "SDE-like" if 0.4 <= p <= 0.6 else "no limit"
+        kind = (
+            "ODE-like"
+            if p >= 0.9
+            else "SDE-like"
+            if 0.4 <= p <= 0.6
+            else "neither ODE-like nor SDE-like"
+        )
         return f"{kind}: the largest increment of {least} between layers scales as L^{-p:.2f}"
 
 

@@ -76,7 +76,9 @@ class Motion(nnx.Module):
         stretch = self.stretch[...]
         v = x @ self.generator[...].T + self.shift[...] + stretch * x / (1 + s * stretch)
         for activation, active in zip(self.activations, self.active[...], strict=True):
-            y = pulled_back(activation, x, jnp.where(active.any(), s, 0))
+            # States of other motions and dimensions may lie where the activation overflows.
+            own = jnp.where(active > 0, x, 0)
+            y = pulled_back(activation, own, jnp.where(active.any(), s, 0))
             v = v + active * (activation(y) - y)
         return v.astype(x.dtype)
 

@@ -21,6 +21,7 @@ from neuralflow.labs.plain_net.embedding import (
     activation_gates,
     activation_kinds,
     active_dimensions,
+    by_precision,
     stacked_along_depth,
     straight_slopes,
     zero_padded,
@@ -241,16 +242,17 @@ def _activated(
 ) -> list[dict[str, Any]]:
     """Return the blocks of an activation, each as numbers for the arrays of a `Block`."""
     name, slopes = getattr(s, "__name__", type(s).__name__), straight_slopes(s)
+    exact = by_precision(1e-14, 1e-6)
     if kind == "linearised":
         return [_linearised(s, k / steps, 1 / steps, points) for k in range(steps)]
     if kind == "relaxed":
-        if slopes is None or not np.allclose(slopes, (0, 1)):
+        if slopes is None or not np.allclose(slopes, (0, 1), rtol=0, atol=exact):
             raise InputError(
                 f"relaxation comes to rest at s(x) for relu alone, got {name}; take "
                 'activation="linearised"'
             )
         return [{"inner": -1.0, "outer": horizon / steps} for _ in range(steps)]
-    if slopes is None or not np.isclose(slopes[1], 1) or not 0 <= slopes[0] < 1:
+    if slopes is None or abs(slopes[1] - 1) > exact or not 0 <= slopes[0] < 1:
         raise InputError(
             f'exact blocks are for relu and leaky_relu, got {name}; take activation="linearised"'
         )

@@ -51,14 +51,18 @@ def matrices(field: RandomField, d: int, t: float = 0.0) -> Matrices:
     _check_field(field)
     checks.whole("d", d, most=8192)
     checks.number("t", t)
-    points = jnp.concatenate(
-        [jnp.eye(d), jnp.zeros((1, d)), jax.random.normal(jax.random.key(0), (3, d))]
-    )
+    # The whole range of scales on both sides of zero shows limits and kinks of a field.
+    ways, scales = jax.random.normal(jax.random.key(0), (3, d)), jnp.geomspace(1e-8, 1e8, 33)
+    rays = (jnp.stack([-scales, scales])[..., None, None] * ways).reshape(-1, d)
+    points = jnp.concatenate([jnp.eye(d), jnp.zeros((1, d)), rays])
+    sizes = np.abs(np.asarray(points, float)).sum(axis=1, keepdims=True)
     drift, diffusion = (np.asarray(part, float) for part in field.parts(points, t))
     pair = []
     for name, values in (("drift", drift), ("diffusion", diffusion)):
         matrix = values[:d].T
-        if np.abs(values - np.asarray(points) @ matrix.T).max() > 1e-6 * (1 + np.abs(values).max()):
+        with np.errstate(invalid="ignore"):  # a field may overflow
+            away = np.abs(values - np.asarray(points, float) @ matrix.T)
+        if not (away <= 1e-6 * sizes * (1 + np.abs(matrix).max())).all():
             raise InputError(
                 f"moments are closed for linear fields, and the {name} of this "
                 f"{type(field).__name__} is not linear; use expectation()"

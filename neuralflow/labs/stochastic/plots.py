@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     """Draw the errors of random networks against their limit by the number of blocks.
 
-    Both axes are logarithmic. Every error has its interval of 95%.
+    Both axes are logarithmic. Every error has its interval of 95%, which covers the sampling error.
+    The slope in the legend has its interval at these numbers of blocks; see `WeakErrors.interval`.
 
     Args:
         networks: The errors by name, as `nf.labs.stochastic.weak_errors` returns them.
@@ -42,7 +43,7 @@ def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
         mean, margin = np.abs(errors.errors.mean), 1.96 * np.asarray(errors.errors.error)
         low = np.minimum(margin, 0.9 * mean)  # an interval with zero has no lower end
         label = (
-            f"{name}: order {errors.order:.2f} ± "
+            f"{name}: slope {errors.order:.2f} ± "
             f"{(errors.interval[1] - errors.interval[0]) / 2:.2f}"
         )
         axis.errorbar(

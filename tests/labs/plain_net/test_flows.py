@@ -25,14 +25,40 @@ class TestFlow:
 
     @pytest.mark.parametrize(
         "activation",
-        [tanh, jax.nn.sigmoid, jax.nn.softplus, lambda x: jax.nn.leaky_relu(x, 0.2), jnp.arcsinh],
+        [
+            tanh,
+            jax.nn.sigmoid,
+            jax.nn.softplus,
+            lambda x: jax.nn.leaky_relu(x, 0.2),
+            jnp.arcsinh,
+            jax.nn.relu6,
+            # Kinks at 100, 4 and -50, one of them of a thousandth of the slope.
+            lambda x: x + 2 * relu(x - 100),
+            lambda x: relu(x) - 0.5 * relu(x - 4),
+            lambda x: x + 1e-3 * jnp.minimum(x + 50, 0),
+        ],
     )
     def test_any_monotone_activation(self, activation):
         """Euler's steps are exact on the straight lines of an activation, whatever their number."""
         net = [(np.eye(2), np.zeros(2), activation)]
-        x = points(2)
+        x = jnp.concatenate([points(2), 100 * points(2)])
         flow = plain_net.as_flow(net, solve=nf.FixedGrid(nf.Euler(), steps=5 * 3))
-        np.testing.assert_allclose(flow(x), activation(x), rtol=0, atol=1e-13)
+        assert (np.abs(flow(x) - activation(x)) < 2e-15 * (1 + np.abs(x))).all()
+
+    def test_formulas_that_overflow_far_out(self):
+        """Points on the way to 1 and -1 start at a hundred times the end of tanh's formula."""
+
+        def formula(x):
+            return (jnp.exp(x) - jnp.exp(-x)) / (jnp.exp(x) + jnp.exp(-x))
+
+        s = 1 - 1e-6
+        y = jnp.asarray([-9.0, -2.0, 0.5, 9.0])
+        x = (1 - s) * y + s * jnp.tanh(y)
+        np.testing.assert_allclose(plain_net.pulled_back(formula, x, s), y, rtol=0, atol=1e-7)
+        # States of a thousand, on which exp overflows, belong to another motion.
+        net = [(1e-3 * np.eye(2), np.zeros(2), jnp.exp)]
+        flow = plain_net.as_flow(net, solve=nf.FixedGrid(nf.Euler(), steps=5))
+        np.testing.assert_allclose(flow(jnp.full((1, 2), 1e3)), np.full((1, 2), np.e), rtol=1e-14)
 
     def test_points_are_taken_back_to_their_start(self):
         y, s = np.meshgrid(np.linspace(-8, 8, 41), np.linspace(0, 0.999, 21))

@@ -39,6 +39,16 @@ REFUSED = {
         ),
         "drift of this StochasticDepth is not linear",
     ),
+    "moments of a field with a limit far out": (
+        lambda: st.limit_moments(
+            st.StochasticDepth(
+                nf.from_function(lambda a, x: jnp.clip(x @ a.T, -50, 50), jnp.asarray(A)),
+                rngs=nnx.Rngs(0),
+            ),
+            START,
+        ),
+        "drift of this StochasticDepth is not linear",
+    ),
     "moments of many motions": (
         lambda: st.network_moments(st.Dropout(linear(A), rngs=nnx.Rngs(0)), START, 4),
         "each has its own in Dropout",

@@ -1,0 +1,159 @@
+"""Numbers that the README quotes are those of the committed results."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuralflow.labs.deep_limit import Scaling
+
+ROOT = Path(__file__).parents[1]
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def record(path):
+    return json.loads((ROOT / "experiments" / path).read_text())
+
+
+def span(values, digits):
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def saved(summary):
+    low, high = summary["evaluations saved, %"]["interval"]
+    return f"{summary['evaluations saved, %']['mean']:.0f}% ({low:.0f} to {high:.0f})"
+
+
+def trained():
+    protocols = record("deep_limit/trained.json")["protocols"]
+    gelu, relu = (protocols[f"{name}, equal layers"]["exponents"] for name in ("GELU", "ReLU"))
+
+    def orders(exponents):
+        return span([p["mean"] for name, p in exponents.items() if name.startswith("gaps")], 2)
+
+    increment = relu["increment W"]
+    return (
+        f"at orders of {orders(gelu)} with GELU and {orders(relu)} with ReLU",
+        f"L^-{increment['mean']:.2f} ({span(increment['interval'], 2)})",
+    )
+
+
+def mnist():
+    runs = record("deep_limit/mnist.json")["by learning rate"].values()
+    accuracies = 100 * np.asarray([run["test accuracy"] for run in runs])  # (rates, depths, seeds)
+    means, single = np.ptp(accuracies.mean(axis=2), axis=1), np.ptp(accuracies, axis=1)
+    return (f"by {means.max():.2f} points between depths", f"by up to {single.max():.2f})")
+
+
+def convolutions():
+    loops = record("benchmarks/results/convolution.json")["rows"]
+    layers = record("benchmarks/results/convolution_in_layers.json")["rows"]
+    times = [row["slower"]["median"] for row in loops]
+    times += [row["lax in the layer"]["median"] for row in layers]
+    return (f"are {span(times, 0)} times slower",)
+
+
+def diffeomorphisms():
+    accuracy = {}
+    for row in record("diffeo/results.json")["rows"]:
+        network = (row["set"], row["weights"])
+        accuracy.setdefault((*network, row["control"]), []).append(row["accuracy, %"])
+    gained = [
+        np.mean(accuracy[*network, True]) - np.mean(values)
+        for (*network, control), values in accuracy.items()
+        if not control
+    ]
+    return (f"from {-min(gained):.1f} points less to {max(gained):.1f} more",)
+
+
+def gradients():
+    (row,) = (
+        row
+        for row in record("path_integral/gradients.json")["result"]["rows"]
+        if (row["depth"], row["kind"]) == (128, "h = 1/√N")
+    )
+    longer = sum(math.comb(128, k) for k in range(65, 129)) / 2**128
+    return (
+        f"at most four branches carry {row['after']['share up to']['4']:.0%} of the gradient",
+        f"({longer:.1%} are longer)",
+    )
+
+
+def weak_errors():
+    networks = record("stochastic/weak.json")["result"]["networks"]
+
+    def order(name):
+        return f"{networks[name]['order']:.2f} ({span(networks[name]['interval'], 2)})"
+
+    seconds = [network["seconds"]["one network"] for network in networks.values()]
+    skewed = " and ".join(f"{networks[f'{k}, p = 0.8']['order']:.2f}" for k in ("depth", "dropout"))
+    return (
+        f"order {order('depth, p = 0.5')} with stochastic depth",
+        f"{order('shake-shake')} with shake-shake",
+        f"{skewed} with stochastic depth and dropout",
+        f"take {span(seconds, 0)} seconds",
+    )
+
+
+def evaluations():
+    kinds = record("evaluations/results.json")["result"]["tolerances"]["1e-05"]
+    return (
+        f"saves an adaptive layer {saved(kinds['order 3'])}",
+        f"the learning rate alone saves {saved(kinds['none, half the rate'])}",
+        f"The second derivative saves {saved(kinds['order 2'])}",
+        f"the squared speed {saved(kinds['speed'])}",
+    )
+
+
+def training_noise():
+    result = record("stochastic/results.json")["result"]
+    resnet, lm = (result[f"{name}, p = 0.5"]["less that without"] for name in ("resnet", "lm"))
+    return (
+        f"costs {resnet['mean']:.1f} points of test error ({span(resnet['interval'], 1)} for the "
+        f"ResNet, {span(lm['interval'], 1)} for the LM-ResNet)",
+    )
+
+
+def initial():
+    result = record("stochastic/initial.json")["result"]
+    boundary = dict(zip(result["hursts"], result["boundary"], strict=True))
+    return (f"β = {boundary[0.5]:.2f} for weights drawn", f"at {boundary[1.0]:.2f} for tied ones")
+
+
+CLAIMS = (
+    trained,
+    mnist,
+    convolutions,
+    diffeomorphisms,
+    gradients,
+    weak_errors,
+    evaluations,
+    training_noise,
+    initial,
+)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_the_readme_quotes_the_committed_results(claim):
+    for words in claim():
+        assert words in README
+
+
+def test_two_optima_of_the_plane_agree_and_digits_have_one():
+    draws = record("deep_limit/plane.json")["result"]["draws"].values()
+    assert all(draw["optima_apart"] < 1e-8 for draw in draws)
+    for kind in record("deep_limit/digits.json")["result"].values():
+        assert all(draw["optima_apart"] is None for draw in kind["draws"].values())
+
+
+@pytest.mark.parametrize("name", record("deep_limit/trained.json")["protocols"])
+def test_the_verdict_is_that_of_the_exponents(name):
+    protocol = record("deep_limit/trained.json")["protocols"][name]
+    increment = {
+        key.removeprefix("increment "): np.asarray([p["mean"]])
+        for key, p in protocol["exponents"].items()
+        if key.startswith("increment ")
+    }
+    assert protocol["verdict"] == Scaling({}, {}, increment, {}).verdict()
