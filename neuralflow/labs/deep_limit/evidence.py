@@ -219,8 +219,8 @@ def _grid(layer: NeuralODE) -> FixedGrid:
         np.linspace(low, high, n, endpoint=False)
         for low, high, n in zip(knots[:-1], knots[1:], parts, strict=True)
     ]
-    ends = tuple(float(end) for end in solve.ends)
-    return FixedGrid(Euler(), times=np.append(np.concatenate(edges), 1.0), ends=ends)
+    start, stop = map(float, solve.ends)
+    return FixedGrid(Euler(), times=np.append(np.concatenate(edges), 1.0), ends=(start, stop))
 
 
 def measure(layer: NeuralODE, x: PyTree, context: PyTree = None) -> tuple[Resolution, Regularity]:
@@ -414,7 +414,8 @@ def _adjoint_errors(
         x = jax.tree.map(lambda a: a[chosen], x)
     solve = layer.discretisation
     if isinstance(solve, FixedGrid):
-        basis: Basis = PiecewiseConstant(solve.steps or solve.times)
+        # One of the two is given.
+        basis: Basis = PiecewiseConstant(solve.steps or solve.times or 1)
         norms = np.diff(basis.knots)
     else:
         # A velocity that jumps would make an adaptive solve stop at the jumps.

@@ -1,7 +1,7 @@
 """The certificate: networks of which it is known whether they are an ODE."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,11 @@ def modules(layer):
     return [layer.field.at((k + 0.5) / count) for k in range(count)]
 
 
+def shrink(dense: Any, share: float) -> None:
+    for weight in (dense.kernel, dense.bias):
+        weight.set_value(share * weight[...])
+
+
 def of_modules(layers):
     field = nf.DepthVarying.from_modules(layers, nf.PiecewiseConstant(len(layers)))
     return nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=len(layers)))
@@ -66,7 +71,7 @@ def test_the_certificate_belongs_to_the_network_and_not_to_how_it_is_written(ini
     layer, x = network(STEPS, init), points()
     # Hidden units in another order in every layer, and with other signs: tanh is odd.
     shuffled = nf.NeuralODE(nnx.clone(layer.field), layer.discretisation)
-    first, second = shuffled.field.stack.dense
+    first, second = cast(Any, shuffled.field.stack).dense
     rng = np.random.default_rng(0)
     order = np.stack([rng.permutation(6) for _ in range(STEPS)])
     sign = rng.choice([-1.0, 1.0], (STEPS, 6))
@@ -147,9 +152,7 @@ def test_tied_layers_get_one_verdict_on_every_draw_of_data():
 def test_the_size_of_a_branch_does_not_matter():
     for init, ode in ((nf.independent, False), (nf.smooth(0.5), True)):
         layer = network(STEPS, init)
-        last = layer.field.stack.dense[-1]
-        for weight in (last.kernel, last.bias):
-            weight.set_value(1e-6 * weight[...])
+        shrink(layer.field.stack.dense[-1], 1e-6)
         assert D.certify(layer, points()).is_ode == ode
 
 
@@ -171,8 +174,7 @@ def test_velocities_that_jump_are_an_ode_in_pieces(jumps):
 def test_a_dominant_jump_does_not_hide_layers_drawn_on_their_own():
     rough = modules(network(16, nf.independent, 1))
     for module in rough:
-        for weight in (module.dense[-1].kernel, module.dense[-1].bias):
-            weight.set_value(0.5 * weight[...])
+        shrink(module.dense[-1], 0.5)
     certificate = D.certify(of_modules([*modules(network(16, nf.tied, 2)), *rough]), points())
     assert certificate.verdict == "not an ODE"
     assert certificate.measures["nugget"].value > 0.2
@@ -334,8 +336,8 @@ def test_parts_reverses_and_uneven_steps():
     assert backward.is_ode
     depths = (forward.regularity["layer"].depths, backward.regularity["layer"].depths)
     assert np.array_equal(*depths)
-    closeness = np.corrcoef(*(c.regularity["layer"].changes for c in (forward, backward)))[0, 1]
-    assert closeness > 0.9
+    there, back = (c.regularity["layer"].changes for c in (forward, backward))
+    assert np.corrcoef(there, back)[0, 1] > 0.9
     assert D.certify(layer.between(0.1, 0.77), x).is_ode
     edges = np.union1d(np.arange(STEPS + 1) / STEPS, [0.03, 0.99])
     uneven = layer.with_solve(nf.FixedGrid(nf.Euler(), times=edges))
@@ -450,8 +452,8 @@ def test_the_evidence_as_table_record_and_picture():
     picture = D.plots.certificates({"smooth": certificate, "again": certificate})
     decisive, changes = picture.axes
     assert [label.get_text() for label in decisive.get_yticklabels()] == list(certificate.measures)
-    line = changes.get_lines()[0].get_xydata()
-    np.testing.assert_allclose(line[:, 1], certificate.regularity["layer"].changes)
+    drawn = np.asarray(changes.get_lines()[0].get_ydata())
+    np.testing.assert_allclose(drawn, certificate.regularity["layer"].changes)
 
 
 def test_bad_calls_are_refused():
