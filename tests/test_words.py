@@ -90,7 +90,7 @@ def weak_errors():
     seconds = [network["seconds"]["one network"] for network in networks.values()]
     skewed = " and ".join(f"{networks[f'{k}, p = 0.8']['order']:.2f}" for k in ("depth", "dropout"))
     return (
-        f"order {order('depth, p = 0.5')} with stochastic depth",
+        f"slope {order('depth, p = 0.5')} at 8 to 64 blocks with stochastic depth",
         f"{order('shake-shake')} with shake-shake",
         f"{skewed} with stochastic depth and dropout",
         f"take {span(seconds, 0)} seconds",

@@ -19,11 +19,12 @@ from neuralflow.console import screen
 class Certify:
     """Decide whether a network of `neuralflow train` is an ODE, and show the evidence.
 
-    The command runs the network with finer steps and with better schemes. The command replaces the
-    weights of neighbouring layers by their mean, compares gradients, and measures how smooth the
-    weights are in depth. The results are certificate.json and certificate.png in the same folder.
+    The command compares the network with the exact flow of the equation to which its scheme
+    converges: outputs, path and adjoint. The command also measures how much the velocity changes
+    from step to step. The results are certificate.json and certificate.png in the same folder.
 
-    The exit status is 0 for an ODE, 1 for a network that is no ODE, and 2 for bad input.
+    The exit status is 0 for an ODE, 1 for a network that is no ODE or is undecided, and 2 for bad
+    input.
     """
 
     folder: Path = Path("results/train")
@@ -41,7 +42,7 @@ def run(options: Certify) -> int:
         options: The options of the command.
 
     Returns:
-        The exit status: 0 for an ODE, 1 for a network that is no ODE.
+        The exit status: 0 for an ODE, 1 for a network that is no ODE or is undecided.
 
     Raises:
         InputError: An option is wrong, or the folder holds no training that can be read.

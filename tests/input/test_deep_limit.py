@@ -142,8 +142,12 @@ NETWORKS: Wrong = {
     "wider": replace(SERIES[1], weights={"V": np.ones((1, 8, 3))}),
     "other outputs": replace(SERIES[1], outputs=np.ones((1, 4))),
 }
+FINE = D.Measure(0.01, 0.001, 0.1)
 CERTIFICATE = D.Certificate(
-    {"finer": 0.01}, {}, (0.1, 0.05, 0.02), {}, {"as trained": {1: 0.1}}, 100
+    {"layer": D.Resolution(FINE, FINE, FINE, 1.0, 4, 2)},
+    {"layer": D.Regularity(FINE, FINE, (), 0.3, None, np.ones(1), np.ones(1))},
+    {},
+    100,
 )
 LAYER = nf.NeuralODE(
     nf.DepthVarying(lambda rngs: Drift(), BASIS, rngs=nnx.Rngs(0), init=nf.tied), GRID
@@ -625,21 +629,6 @@ CALLS = {
         lambda: {"scheme": "euler", "order": 1},
         {"scheme": CHOICE, "order": ORDER},
         made=True,
-    ),
-    "smoothness": Call(
-        D.smoothness,
-        lambda: {"stack": LAYER.field},
-        {
-            "stack": {
-                **MODULE,
-                "class": nf.DepthVarying,
-                "layer": LAYER,
-                "one set": nf.DepthVarying(
-                    lambda rngs: Drift(), nf.PiecewiseConstant(1), rngs=nnx.Rngs(0)
-                ),
-            }
-        },
-        said={"stack": "stack|one set of weights"},
     ),
     "train": Call(
         D.train,

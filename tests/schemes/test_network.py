@@ -68,13 +68,6 @@ REFUSED = {
         "cannot be called on the pair",
     ),
     "a k that is not a number": (lambda: S.LMResNet(math.nan), "must be finite"),
-    "a certificate of coefficients of steps": (
-        lambda: nf.labs.deep_limit.certify(
-            nf.NeuralODE(stacked(4), grid(S.LMResNet.learned(4, rngs=nnx.Rngs(0)), 4)),
-            jnp.ones((9, 4)),
-        ),
-        "belong to its steps",
-    ),
     "an equation of no flow": (
         lambda: analysis.modified_equation(S.FractalNet(0.3, 0.3), lambda x: -x, jnp.ones(2)),
         "length zero",

@@ -23,9 +23,7 @@ Source:
 from neuralflow.labs.deep_limit import plots as plots
 from neuralflow.labs.deep_limit.certificate import (
     Certificate as Certificate,
-    Smoothness as Smoothness,
     certify as certify,
-    smoothness as smoothness,
 )
 from neuralflow.labs.deep_limit.distances import (
     DISTANCES as DISTANCES,
@@ -34,6 +32,11 @@ from neuralflow.labs.deep_limit.distances import (
     expected_order as expected_order,
     richardson as richardson,
     scaled_error as scaled_error,
+)
+from neuralflow.labs.deep_limit.evidence import (
+    Measure as Measure,
+    Regularity as Regularity,
+    Resolution as Resolution,
 )
 from neuralflow.labs.deep_limit.falsifiers import (
     Panel as Panel,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_LEAST = 1e-4  # Smaller numbers of a certificate are drawn here.
+
 _TITLES = {
     "energy": r"energy gap $|E_n - E_\infty|$",
     "sup": "weights, nodal sup",
@@ -139,9 +141,10 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
 def certificates(networks: Mapping[str, Certificate]) -> Figure:
     """Plot the certificates of networks side by side.
 
-    Two panels show the change of the outputs and the error of the gradient as the steps are cut.
-    The third panel shows the change of the weights against their distance in depth. The slopes in
-    the third panel are the Hoelder exponents.
+    The first panel shows the numbers that decide, each over its bound, with two standard errors on
+    both sides: what lies left of the line passes. The second panel shows the change of the velocity
+    from step to step of every NeuralODE, relative to the size of the velocity. Dotted lines mark
+    knots. Numbers below 1e-4 are drawn at 1e-4.
 
     Args:
         networks: The certificates, by the name of the network.
@@ -150,43 +153,45 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
         InputTypeError: `networks` is no mapping from names to certificates, or is empty.
     """
     checks.named("networks", networks, Certificate, "{'net': certify(model, x)}")
-    picture, (steps, slopes, weights) = plots.figure(1, 3, height=3.9)
+    picture, (decisive, changes) = plots.figure(1, 2, height=3.9)
+    names = list(next(iter(networks.values())).measures)
     for k, (name, certificate) in enumerate(networks.items()):
-        if certificate.halving:
-            plots.depth_line(steps, k, (2, 4, 8), certificate.halving, name)
-        errors = certificate.gradients.get("Euler", certificate.gradients["as trained"])
-        plots.depth_line(slopes, k, list(errors), list(errors.values()), name)
-        for smoothness in certificate.smoothness.values():
-            spans = smoothness.spans
-            if spans:
-                plots.depth_line(weights, k, list(spans), list(spans.values()), name)
-                note = {
-                    "xytext": (4, 4),
-                    "textcoords": "offset points",
-                    "fontsize": 8,
-                    "color": plots.COLOURS[k % 5],
-                }
-                weights.annotate(
-                    f"H = {abs(smoothness.hoelder or 0):.2f}",
-                    (min(spans), spans[min(spans)]),
-                    **note,
-                )
-    steps.set_title("change of the outputs", fontsize=10)
-    slopes.set_title("error of the gradient, Euler", fontsize=10)
-    weights.set_title(r"$|\theta(s + r) - \theta(s)|$, relative", fontsize=10)
-    for axis, ticks in ((steps, (2, 4, 8)), (slopes, (1, 2, 4))):
-        axis.set_xlabel("steps cut in")
-        axis.set_xticks(ticks, [str(k) for k in ticks])
-        axis.xaxis.minorticks_off()
-    weights.set_xlabel("distance in depth r")
-    marks = sorted({r for c in networks.values() for s in c.smoothness.values() for r in s.spans})
-    if marks:
-        weights.set_xticks((marks[0], marks[-1]), [f"{r:.3g}" for r in (marks[0], marks[-1])])
-        weights.xaxis.minorticks_off()
+        colour, mark = plots.COLOURS[k % 5], plots.MARKS[k % 5]
+        measures = [certificate.measures[what] for what in names]
+        shift = 0.6 * ((k + 0.5) / len(networks) - 0.5)
+        decisive.errorbar(
+            [max(m.value / m.bound, _LEAST) for m in measures],
+            np.arange(len(names)) + shift,
+            xerr=[2 * m.error / m.bound for m in measures],
+            color=colour,
+            marker=mark,
+            markersize=4,
+            linestyle="none",
+            elinewidth=1.0,
+            label=f"{name}: {certificate.verdict}",
+        )
+        for layer in certificate.regularity.values():
+            changes.semilogy(
+                layer.depths,
+                np.maximum(layer.changes, _LEAST),
+                color=colour,
+                marker=mark,
+                markersize=3,
+                linewidth=0.9,
+            )
+            for knot in layer.knots:
+                changes.axvline(knot, color=colour, linestyle=":", linewidth=1.0)
+    decisive.axvline(1, color="black", linewidth=1.0)
+    decisive.set_xscale("log")
+    decisive.set_yticks(np.arange(len(names)), names)
+    decisive.set_ylim(len(names) - 0.5, -0.5)
+    decisive.set_title("measured / bound", fontsize=10)
+    changes.set_title("change of the velocity from step to step", fontsize=10)
+    changes.set_xlabel("normalised depth")
     picture.legend(
-        *slopes.get_legend_handles_labels(),
+        *decisive.get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=4,
+        ncols=2,
         fontsize=8,
         frameon=False,
     )
