@@ -31,6 +31,7 @@ from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
 from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
+    check_scheme,
     is_explicit,
     one_step,
     prepared,
@@ -1002,8 +1003,7 @@ def _check(scheme: AbstractSolver) -> None:
 
     Constant means the same from step to step.
     """
-    if not isinstance(scheme, diffrax.AbstractSolver):
-        raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+    check_scheme(scheme)
     leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
     if any(isinstance(leaf, PerStep) for leaf in leaves):
         raise InputError(

@@ -189,6 +189,30 @@ class ReversibleScheme(NetworkScheme):
         """
 
 
+def check_scheme(scheme: AbstractSolver) -> None:
+    """Refuse anything but an instance of a diffrax solver of one velocity field.
+
+    Args:
+        scheme: The value to check.
+
+    Raises:
+        InputTypeError: The value is a class of schemes, or no diffrax solver. Or the solver asks
+            for several terms, such as a drift and a noise.
+    """
+    if isinstance(scheme, type) and issubclass(scheme, AbstractSolver):
+        raise InputTypeError(
+            f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}"
+        )
+    if not isinstance(scheme, AbstractSolver):
+        raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
+    terms = scheme.term_structure
+    if not isinstance(terms, type) or not issubclass(ODETerm, terms):
+        raise InputTypeError(
+            f"the scheme {type(scheme).__name__} integrates several terms, such as a drift and a "
+            "noise, and a NeuralODE has one velocity field; take a scheme of such fields, as nf.Heun()"
+        )
+
+
 def velocity_of(terms: AbstractTerm, t0: Real, t1: Real, args: PyTree) -> Callable[[Any, Any], Any]:
     """Return the field as a function f(c, y) of the share c of a step and of the state y.
 

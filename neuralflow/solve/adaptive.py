@@ -27,14 +27,14 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
-from neuralflow.schemes.network import controlled
+from neuralflow.schemes.network import check_scheme, controlled
 from neuralflow.schemes.watched import Watched, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
 from neuralflow.solve.replay import Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
-from neuralflow.solve.system import System, check_scheme, check_single, time_dtype
+from neuralflow.solve.system import System, check_single, time_dtype
 
 GradientMethod = Literal["steps", "direct", "continuous"]
 """The names of the gradients of an adaptive solve; see `Adaptive`."""

@@ -24,10 +24,9 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
-from neuralflow.schemes.network import PerStep, ReversibleScheme, traits
+from neuralflow.schemes.network import PerStep, ReversibleScheme, check_scheme, traits
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing
-from neuralflow.solve.system import check_scheme
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
 
 
@@ -70,8 +69,9 @@ class FixedGrid(Discretisation):
             uses it. These are `steps` rows, or `steps - 1` rows for a two-step scheme whose first
             step is a plain one. With `memory="reversible"`, the scheme cannot step back, or would
             lose more than half of the digits.
-        InputTypeError: `scheme` is not an instance of a diffrax solver, `steps` is not a whole
-            number, or an end is a traced array.
+        InputTypeError: `scheme` is not an instance of a diffrax solver of one velocity field,
+            `steps` is not a whole number, or an end is a traced array. `scheme` is
+            `diffrax.LeapfrogMidpoint` or `diffrax.HalfSolver`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -100,6 +100,7 @@ class FixedGrid(Discretisation):
         ends: tuple[Real, Real] = (0.0, 1.0),
     ):
         check_scheme(scheme)
+        _check_steps(scheme)
         checks.choice("memory", memory, get_args(Memory))
         if (steps is None) == (times is None):
             raise InputError(
@@ -433,6 +434,21 @@ def _check_restarts(scheme: AbstractSolver, plan: grids.Plan) -> None:
             f"{type(scheme).__name__} restarts where the weights jump or kink, which needs at "
             f"least {least} steps from one such knot to the next, got {runs.min()}; take more "
             "steps, weights on fewer cells, or restart=False"
+        )
+
+
+def _check_steps(scheme: AbstractSolver) -> None:
+    """Refuse a scheme of diffrax whose steps are others on a fixed grid."""
+    name = type(scheme).__name__
+    if isinstance(scheme, diffrax.LeapfrogMidpoint):
+        raise InputTypeError(
+            f"the scheme {name} keeps the depth time of the step before, and every step of a "
+            "fixed grid starts at its own zero; take nf.schemes.leapfrog()"
+        )
+    if isinstance(scheme, diffrax.HalfSolver):
+        raise InputTypeError(
+            f"the scheme {name} takes half steps to estimate errors, which a fixed grid does not "
+            f"ask for; take twice the steps of {scheme.solver!r}"
         )
 
 

@@ -423,23 +423,6 @@ def loops_inside(scheme: AbstractSolver) -> str | None:
     )
 
 
-def check_scheme(scheme: AbstractSolver) -> None:
-    """Refuse anything but an instance of a diffrax solver.
-
-    Args:
-        scheme: The value to check.
-
-    Raises:
-        InputTypeError: The value is a class of schemes, or no diffrax solver.
-    """
-    if isinstance(scheme, type) and issubclass(scheme, diffrax.AbstractSolver):
-        raise InputTypeError(
-            f"a scheme is an instance: write {scheme.__name__}(), not {scheme.__name__}"
-        )
-    if not isinstance(scheme, diffrax.AbstractSolver):
-        raise InputTypeError(f"a scheme is a diffrax solver such as nf.Euler(), got {scheme!r}")
-
-
 # What a field raises where x has a wrong shape, structure or dtype.
 _MISFITS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

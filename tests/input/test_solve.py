@@ -40,6 +40,9 @@ SCHEME: Wrong = {
     "number": 1,
     "class": nf.Euler,
     "module": nnx.Module(),
+    "two halves": diffrax.SemiImplicitEuler(),
+    "noise": diffrax.ItoMilstein(),
+    "stiff and not": diffrax.KenCarp4(),
 }
 STEPS: Wrong = {**COUNT, "huge": 10**9}
 TIMES: Wrong = {
@@ -122,7 +125,11 @@ CALLS = {
         nf.FixedGrid,
         lambda: {"scheme": nf.Euler(), "steps": np.int64(2), "memory": "full", "ends": [0, 1]},
         {
-            "scheme": SCHEME,
+            "scheme": {
+                **SCHEME,
+                "time before": diffrax.LeapfrogMidpoint(),
+                "halves of steps": diffrax.HalfSolver(nf.Heun()),
+            },
             "steps": {**STEPS, "int32": 2**31},
             "memory": CHOICE,
             "ends": {**ENDS, "equal": (0.5, 0.5)},

@@ -113,6 +113,13 @@ class Borrowed(Theta):
         return y1, None, {"y0": y0, "y1": y1}, None, result
 
 
+class Picky(Theta):
+    """A user's scheme for states of two axes alone."""
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        raise TypeError("two axes, please")
+
+
 ORDERS: dict[str, tuple[Any, int]] = {
     "ImplicitEuler": (nf.ImplicitEuler(), 1),
     "FixedPointEuler": (S.FixedPointEuler(2), 1),
@@ -193,7 +200,8 @@ def test_a_field_that_vanishes_at_zero_does_not_tell_the_order_of_polynet():
 
 def test_a_scheme_without_a_known_order_is_refused():
     for scheme, words in (
-        (diffrax.SemiImplicitEuler(), "order of the scheme SemiImplicitEuler cannot be told"),
+        (diffrax.SemiImplicitEuler(), "integrates several terms"),
+        (Picky(0.5), "order of the scheme Picky cannot be told"),
         (S.LMResNet.learned(4, rngs=nnx.Rngs(0)), "change from step to step"),
         (S.LMResNet(0.0).after(jnp.ones(2)), "without its state before"),
     ):
