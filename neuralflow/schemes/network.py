@@ -209,7 +209,7 @@ def check_scheme(scheme: AbstractSolver) -> None:
     if not isinstance(terms, type) or not issubclass(ODETerm, terms):
         raise InputTypeError(
             f"the scheme {type(scheme).__name__} integrates several terms, such as a drift and a "
-            "noise, and a NeuralODE has one velocity field; take a scheme of such fields, as nf.Heun()"
+            "noise, and a NeuralODE has one velocity field; take a scheme of one, such as nf.Heun()"
         )
 
 

@@ -262,7 +262,8 @@ def certify(
 
     Raises:
         InputError: `model` holds no NeuralODE, or does not call one.
-        InputError: The outputs are not finite, or the NeuralODEs do not move their states.
+        InputError: The outputs are not finite, or the NeuralODEs do not move their states. Or a
+            NeuralODE couples the entries of axis 0, as a graph network on nodes does.
         InputError: `x` holds fewer than two samples, or an empty array.
         InputError: `score` does not return one finite number.
         InputTypeError: `model` is no nnx.Module, `x` holds anything but arrays, or `score` is not a

@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from neuralflow.annotations import Real
-from neuralflow.checks import InputTypeError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, FlatField
 from neuralflow.depth.basis import Basis, Legendre, PiecewiseConstant
 from neuralflow.fields import evaluate, takes_time
@@ -236,6 +236,7 @@ def measure(layer: NeuralODE, x: PyTree, context: PyTree = None) -> tuple[Resolu
 
     Raises:
         InputTypeError: Axis 0 of the states does not count samples.
+        InputError: The field couples the samples.
     """
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -421,15 +422,26 @@ def _adjoint_errors(
         # A velocity that jumps would make an adaptive solve stop at the jumps.
         basis = Legendre(_MODES)
         norms = 1 / (2 * np.arange(_MODES) + 1)
-    off, size = _adjoints(*nnx.split(layer), basis, x, context, norms)
+    off, size, leak = _adjoints(*nnx.split(layer), basis, x, context, norms)
+    if float(leak) > 1e-6:
+        raise InputError(
+            f"a certificate needs samples that are independent, and {type(layer.field).__name__} "
+            "couples the entries of axis 0; give the batch an axis of its own in front, as in "
+            "x[None]"
+        )
     return _root(np.asarray(off, float), np.asarray(size, float))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _adjoints(
     graphdef: Any, state: Any, basis: Basis, x: PyTree, context: PyTree, norms: Array
-) -> tuple[Array, Array]:
-    """Return the squared errors and the squared sizes of the derivatives of all outputs."""
+) -> tuple[Array, Array, Array]:
+    """Return the squared errors and the squared sizes of the derivatives of all outputs.
+
+    The third result is the largest derivative of one half of the samples by what is added to the
+    other half, relative to the largest by what is added to the same half. It is zero where samples
+    are independent.
+    """
     layer = nnx.merge(graphdef, state)
     still = jax.tree.map(lambda a: jnp.zeros((basis.size, *a.shape), a.dtype), x)
 
@@ -449,15 +461,23 @@ def _adjoints(
     samples, entries = jax.eval_shape(_rows, x).shape
     held = basis.size * samples * entries
 
-    def of_entry(entry: Array) -> tuple[Array, Array]:
-        cotangent = jnp.zeros((samples, entries), _rows(x).dtype).at[:, entry].set(1)
+    half = jnp.arange(samples) < samples // 2
+
+    def of_entry(entry: Array) -> tuple[Array, Array, Array]:
+        """Return the sums for one entry of all samples, or for all entries of half of them."""
+        last = entry == entries
+        chosen = (last | (jnp.arange(entries) == entry)) & (~last | half)[:, None]
+        cotangent = chosen.astype(_rows(x).dtype)
         mine, its = own(cotangent), flow(cotangent)
         weights = (1 / norms)[:, None, None]
-        return jnp.sum(weights * (mine - its) ** 2, (0, 2)), jnp.sum(weights * its**2, (0, 2))
+        reached = jnp.max(jnp.abs(mine), (0, 2))
+        leak = jnp.max(jnp.where(half, 0, reached)) / jnp.max(jnp.where(half, reached, 0))
+        off, size = (mine - its) ** 2, its**2
+        return jnp.sum(weights * off, (0, 2)), jnp.sum(weights * size, (0, 2)), leak
 
     batch = int(np.clip(_MOST_NUMBERS // (4 * held), 1, entries))
-    off, size = lax.map(of_entry, jnp.arange(entries), batch_size=batch)
-    return off.sum(0), size.sum(0)
+    off, size, leak = lax.map(of_entry, jnp.arange(entries + 1), batch_size=batch)
+    return off[:-1].sum(0), size[:-1].sum(0), leak[-1]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -496,6 +496,9 @@ def test_bad_calls_are_refused():
         D.certify(Around(model, lambda flow, x: jax.vmap(flow)(x)), points())
     with pytest.raises(ValueError, match="calls none of its NeuralODEs"):
         D.certify(Around(model, lambda flow, x: 2 * x), points())
+    mixing = nf.from_function(lambda p, x: jnp.tanh(x - x.mean(0)))
+    with pytest.raises(ValueError, match="couples the entries of axis 0"):
+        D.certify(nf.NeuralODE(mixing, nf.FixedGrid(nf.Euler(), steps=2)), points())
     pair = nf.NeuralODE(nf.from_function(lambda p, s: s), nf.FixedGrid(nf.Euler(), steps=2))
     with pytest.raises(TypeError, match="one leading axis of samples"):
         D.certify(Around(pair, lambda flow, x: x + flow((x, x[0]))[0]), points())
