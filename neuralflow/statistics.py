@@ -223,8 +223,10 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple
 
     if np.ptp(values) == 0:
         return np.nan, np.nan
-    low, high = stats.t.interval(float(level), len(values) - 1, values.mean(), stats.sem(values))
-    return float(low), float(high)
+    size = np.abs(values).max()  # Squares of very large and very small numbers leave the range.
+    scaled = values / size
+    low, high = stats.t.interval(float(level), len(values) - 1, scaled.mean(), stats.sem(scaled))
+    return float(low * size), float(high * size)
 
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:

@@ -118,3 +118,9 @@ def test_a_weighed_order_has_an_interval_that_covers():
     assert 0.92 < inside / 400 < 0.98
     exact = np.broadcast_to(2 * np.asarray(steps) ** -1.5, (5, 3))
     assert weighed_order(steps, exact)[0] == pytest.approx(1.5, abs=1e-9)
+
+
+def test_intervals_of_very_large_and_very_small_values():
+    low, high = interval([1.0, 2.0, 4.0])
+    for size in (1e-300, 1e200):
+        assert np.allclose(np.asarray(interval([size, 2 * size, 4 * size])) / size, (low, high))

@@ -24,7 +24,13 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
-from neuralflow.schemes.network import PerStep, ReversibleScheme, check_scheme, traits
+from neuralflow.schemes.network import (
+    PerStep,
+    ReversibleScheme,
+    check_scheme,
+    is_explicit,
+    traits,
+)
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
@@ -457,10 +463,11 @@ def _check_fit(scheme: AbstractSolver, grid: grids.Grid, memory: str) -> None:
     name, steps = type(scheme).__name__, grid.steps
     if memory == "reversible":
         if not isinstance(scheme, ReversibleScheme):
+            wraps = is_explicit(scheme) and not traits(scheme).carries
+            wrapped = f", nf.schemes.Reversible({name}())" if wraps else ""
             raise InputError(
                 f'memory="reversible" walks back over the steps, which {name} cannot; take '
-                f"nf.schemes.RevNet(), leapfrog(), or nf.schemes.Reversible({name}()), "
-                'or memory="two_level"'
+                f'nf.schemes.RevNet(), leapfrog(){wrapped}, or memory="two_level"'
             )
         check_growth(scheme, steps, np.float64)
     if traits(scheme).past and not np.allclose(grid.shares, grid.shares[0], rtol=1e-9, atol=0):

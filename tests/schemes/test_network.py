@@ -112,7 +112,7 @@ REFUSED = {
     ),
     "a walk back over a restart": (
         lambda: grid(S.leapfrog(restart=True), 8, memory="reversible"),
-        "walks back over the steps, which LinearMultistep cannot",
+        r"which LinearMultistep cannot; take nf.schemes.RevNet\(\), leapfrog\(\), or memory",
     ),
     "the inverse of a multi-step scheme": (
         lambda: nf.NeuralODE(stacked(4), grid(S.leapfrog(), 4)).invert(jnp.ones((2, 4))),

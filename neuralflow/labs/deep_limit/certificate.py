@@ -32,8 +32,8 @@ from jaxtyping import Array, PyTree
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.deep_limit.evidence import Measure, Regularity, Resolution, exact, measure
-from neuralflow.layers import NeuralODE
-from neuralflow.solve import SolveError
+from neuralflow.layers import NeuralODE, _integrate
+from neuralflow.solve import Discretisation, SolveError
 
 
 @dataclass(frozen=True)
@@ -302,30 +302,50 @@ def certify(
     regularity = {name: pair[1] for name, pair in evidence.items()}
     scores = {}
     if score is not None:
-        flows = nnx.recursive_map(
-            lambda _, node: (
-                node.with_solve(exact(node.discretisation)) if isinstance(node, NeuralODE) else node
-            ),
-            model,
+        flows = _hooked(
+            model, lambda name, layer, states, context: layer.with_solve(exact(layer, states))
         )
-        scores = {
-            "as trained": _scored(score, outputs),
-            "the exact flow": _scored(score, np.asarray(flows(x))),
-        }
+        with jax.disable_jit():
+            scores = {
+                "as trained": _scored(score, outputs),
+                "the exact flow": _scored(score, np.asarray(flows(x))),
+            }
     return Certificate(resolution, regularity, scores, len(outputs))
 
 
-class _Listening(NeuralODE):
-    """A NeuralODE that tells what it is called with."""
+Hook = Callable[[str, NeuralODE, PyTree, PyTree], NeuralODE]
 
-    def __init__(self, layer: NeuralODE, tell: Callable[[PyTree, PyTree], None]):
+
+class _Hooked(NeuralODE):
+    """A NeuralODE, its parts and its reverse, that ask a hook which layer walks in their place."""
+
+    def __init__(self, name: str, layer: NeuralODE, hook: Hook):
         super().__init__(layer.field, layer.discretisation, layer.t0, layer.t1)
-        self.backward, self.tell = layer.backward, tell
+        self.backward, self.name, self.hook = layer.backward, name, hook
+
+    def _copy(self, field: Any, solve: Discretisation, backward: bool) -> Any:
+        return _Hooked(self.name, super()._copy(field, solve, backward), self.hook)
 
     def _run(self, function: Any, x: PyTree, depths: Any, context: PyTree) -> Any:
-        self.tell(x, context)
+        # A loop over stacked layers hands the weights of each layer to one object.
+        layer = super()._copy(nnx.clone(self.field), self.discretisation, self.backward)
+        if function is _integrate:
+            layer = self.hook(self.name, layer, x, context)
         with jax.disable_jit(False):
-            return super()._run(function, x, depths, context)
+            return layer._run(function, x, depths, context)
+
+
+def _hooked(model: nnx.Module, hook: Hook) -> Any:
+    """Return a model whose NeuralODEs ask a hook, by their names. Call it under `disable_jit`.
+
+    A compiled function inside the model would hide the states.
+    """
+
+    def exchanged(path: Any, node: Any) -> Any:
+        name = ".".join(map(str, path)) or "layer"
+        return _Hooked(name, node, hook) if isinstance(node, NeuralODE) else node
+
+    return nnx.recursive_map(exchanged, model)
 
 
 def _walked(
@@ -336,40 +356,28 @@ def _walked(
     Returns:
         The layer, its states and its context, by the name of the layer, and the outputs.
     """
-    names = [
-        ".".join(map(str, path)) or "layer"
-        for path, node in nnx.iter_graph(model)
-        if isinstance(node, NeuralODE)
-    ]
-    if not names:
+    if not any(isinstance(node, NeuralODE) for _, node in nnx.iter_graph(model)):
         raise InputError(
             f"there is no NeuralODE in this model, a {type(model).__name__}; the branches of a "
             "ResNet become one by nf.from_branches"
         )
     calls: dict[str, tuple[NeuralODE, PyTree, PyTree]] = {}
 
-    def listening(path: Any, layer: Any) -> Any:
-        if not isinstance(layer, NeuralODE):
-            return layer
-        name = ".".join(map(str, path)) or "layer"
+    def listen(name: str, layer: NeuralODE, states: PyTree, context: PyTree) -> NeuralODE:
+        if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves((states, context))):
+            raise InputTypeError(
+                f"{name} is called under jax.vmap, jax.checkpoint or another transformation, "
+                "where its states are not known; certify a model that calls it on a batch, whose "
+                "axis 0 counts samples"
+            )
+        count = sum(key == name or key.startswith(f"{name}, call ") for key in calls)
+        key = f"{name}, call {count + 1}" if count else name
+        calls[key] = layer, jax.tree.map(jnp.asarray, states), context
+        return layer
 
-        def tell(states: PyTree, context: PyTree) -> None:
-            if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves((states, context))):
-                raise InputTypeError(
-                    f"{name} is called under jax.vmap or another transformation, where its states "
-                    "are not known; call it on a batch, whose axis 0 counts samples"
-                )
-            count = sum(key == name or key.startswith(f"{name}, call ") for key in calls)
-            key = f"{name}, call {count + 1}" if count else name
-            calls[key] = layer, jax.tree.map(jnp.asarray, states), context
-
-        return _Listening(layer, tell)
-
-    heard = nnx.recursive_map(listening, model)
-    # A compiled function inside the model would hide the states.
     with jax.disable_jit():
         try:
-            outputs = heard(x)  # pyright: ignore[reportCallIssue]
+            outputs = _hooked(model, listen)(x)
         except SolveError:
             outputs = np.full((1,), np.nan)
     if not isinstance(outputs, jax.Array | np.ndarray) or not outputs.ndim:
@@ -383,10 +391,7 @@ def _walked(
             "the model's outputs are not finite; look at the inputs and at the weights"
         )
     if not calls:
-        raise InputError(
-            f"model(x) calls none of its NeuralODEs ({', '.join(names)}) as a layer: "
-            "there is nothing to certify"
-        )
+        raise InputError("model(x) calls none of its NeuralODEs ahead: there is nothing to certify")
     return calls, np.asarray(outputs)
 
 
@@ -394,6 +399,7 @@ def _scored(score: Callable[[Array], Any], outputs: np.ndarray) -> float:
     value = np.asarray(score(jnp.asarray(outputs)))
     if value.shape or value.dtype.kind not in "fiub" or not np.isfinite(value):
         raise InputError(
-            f"score(outputs) must be one finite number, such as an accuracy, got {value}"
+            "score(outputs) must be one finite number, such as an accuracy, got "
+            f"{f'an array of shape {value.shape}' if value.shape else value}"
         )
     return float(value)

@@ -33,7 +33,7 @@ from neuralflow.schemes import Euler
 from neuralflow.schemes.limits import LimitFlow, step_velocity
 from neuralflow.schemes.network import OneStepScheme, PerStep, Traits, traits
 from neuralflow.schemes.reversible import halves
-from neuralflow.solve import Discretisation, FixedGrid
+from neuralflow.solve import Adaptive, Discretisation, FixedGrid
 
 Verdict = Literal["pass", "fail", "undecided"]
 
@@ -78,8 +78,8 @@ class Resolution:
     """How well the steps of a layer resolve the equation to which its scheme converges.
 
     The exact flow stands for this equation. On a fixed grid, the exact flow takes eight steps of
-    RK4 in place of each step. For an adaptive layer, it is the same solve with tolerances 4^4 times
-    as tight.
+    RK4 in place of each step. For an adaptive layer, it is the same solve with a thousandth of the
+    tolerances, and with an absolute tolerance that is small against the states.
 
     Attributes:
         outputs: The root mean square of what the layer's final states are off the exact flow. The
@@ -90,7 +90,8 @@ class Resolution:
             from step to step. For an adaptive layer, it is a cubic polynomial in depth. The error
             of a sample is a root of squares summed over all entries of the final state and of the
             velocity, and integrated over depth. The number is the median over samples: means are
-            decided by single samples.
+            decided by single samples. The derivative of leapfrog alternates from step to step, and
+            does not pass.
         distance: The root mean square over samples of how far the exact flow moves a state.
         steps: The number of steps, or None for an adaptive layer.
         enough: About how many steps would bring `outputs` and `path` to 10%. The number is
@@ -193,13 +194,21 @@ class _Velocity(OneStepScheme):
         return step_velocity(self.scheme, velocity, x)
 
 
-def exact(solve: Discretisation) -> Discretisation:
-    """Return the exact flow of the equation to which a discretisation converges."""
-    return (
-        _with_scheme(solve, LimitFlow(solve.scheme))
-        if isinstance(solve, FixedGrid)
-        else (solve.refined(4))
-    )
+def exact(layer: NeuralODE, x: PyTree) -> Discretisation:
+    """Return the exact flow of the equation to which the discretisation of a layer converges.
+
+    Args:
+        layer: The layer.
+        x: The states where the walk starts, concrete. The tolerances of an adaptive solve follow
+            their size.
+    """
+    solve = layer.discretisation
+    if isinstance(solve, FixedGrid):
+        return _with_scheme(solve, LimitFlow(solve.scheme))
+    finer: Any = solve.refined(4)
+    size = float(np.sqrt(np.mean(np.square(np.asarray(_rows(x), float)))))
+    # An absolute tolerance beyond the size of the states would control nothing.
+    return replace(finer, atol=min(float(finer.atol), float(finer.rtol) * size) or finer.atol)
 
 
 def _with_scheme(solve: FixedGrid, scheme: Any) -> FixedGrid:
@@ -236,16 +245,21 @@ def measure(layer: NeuralODE, x: PyTree, context: PyTree = None) -> tuple[Resolu
 
     Raises:
         InputTypeError: Axis 0 of the states does not count samples.
-        InputError: The field couples the samples.
+        InputError: There are fewer than two samples, or the field couples the samples.
     """
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise InputTypeError(
             f"the states of a NeuralODE have one leading axis of samples, got shapes {shapes}"
         )
-    grid = _grid(layer)
-    walks = [_walked(layer, grid, part, context) for part in _parts(grid, x, context)]
-    resolution = _resolution(layer, grid, walks, _adjoint_errors(layer, x, context, walks))
+    if shapes[0][0] < 2:
+        raise InputError(
+            "a verdict needs several samples, some hundred, and this NeuralODE gets one; call it "
+            "on a batch, whose axis 0 counts samples"
+        )
+    grid, flow = _grid(layer), layer.with_solve(exact(layer, x))
+    walks = [_walked(layer, flow, grid, part, context) for part in _parts(grid, x, context)]
+    resolution = _resolution(layer, grid, walks, _adjoint_errors(layer, flow, x, context, walks))
     return resolution, _regularity(layer, grid, [walk.cloud for walk in walks], context)
 
 
@@ -277,22 +291,23 @@ def _parts(grid: FixedGrid, x: PyTree, context: PyTree) -> Iterator[PyTree]:
         yield jax.tree.map(lambda a, start=start: a[start : start + size], x)
 
 
-def _walked(layer: NeuralODE, grid: FixedGrid, x: PyTree, context: PyTree) -> _Walked:
+def _walked(
+    layer: NeuralODE, flow: NeuralODE, grid: FixedGrid, x: PyTree, context: PyTree
+) -> _Walked:
     """Walk some samples with the layer, with twice its steps, and with the exact flow."""
     solve = layer.discretisation
     depths = None if solve.planned else _times(layer, grid)
 
-    def path(solve: Discretisation) -> Any:
-        return layer.with_solve(solve).trajectory(x, depths, context=context)
-
-    own, flow = path(solve), path(exact(solve))
-    reached = _rows_of_each(flow)
+    own = layer.trajectory(x, depths, context=context)
+    reached = _rows_of_each(flow.trajectory(x, depths, context=context))
     finer = None
     if solve.whole and _cuts(solve):  # Cut steps of a part would have other edges.
-        half = jax.tree.map(lambda a: a[::2], path(solve.refined(2)))
+        half = layer.with_solve(solve.refined(2)).trajectory(x, context=context)
+        half = jax.tree.map(lambda a: a[::2], half)
         finer = _squares(_rows_of_each(half) - reached)
     shares = grid.grid.edges / grid.grid.total
-    wanted = shares[0] + (shares[-1] - shares[0]) * np.arange(_DEPTHS) / _DEPTHS
+    # The depths lie symmetrically, so that a layer and its reverse have the same cloud.
+    wanted = np.linspace(shares[0], shares[-1], _DEPTHS)
     places = np.unique([np.abs(shares - share).argmin() for share in wanted])
     if layer.backward:
         places = len(shares) - 1 - places
@@ -400,7 +415,7 @@ def _median(values: np.ndarray, bound: float) -> Measure:
 
 
 def _adjoint_errors(
-    layer: NeuralODE, x: PyTree, context: PyTree, walks: Sequence[_Walked]
+    layer: NeuralODE, flow: NeuralODE, x: PyTree, context: PyTree, walks: Sequence[_Walked]
 ) -> np.ndarray:
     """Return the error of the derivative by an added velocity, for every sample that is looked at.
 
@@ -417,12 +432,14 @@ def _adjoint_errors(
     if isinstance(solve, FixedGrid):
         # One of the two is given.
         basis: Basis = PiecewiseConstant(solve.steps or solve.times or 1)
-        norms = np.diff(basis.knots)
+        # A step that an end cuts counts with the part that is walked, and others not at all.
+        norms = np.diff(np.clip(basis.knots, *solve.ends))
+        norms = np.where(norms > 0, norms, 1)
     else:
         # A velocity that jumps would make an adaptive solve stop at the jumps.
         basis = Legendre(_MODES)
         norms = 1 / (2 * np.arange(_MODES) + 1)
-    off, size, leak = _adjoints(*nnx.split(layer), basis, x, context, norms)
+    off, size, leak = _adjoints(*nnx.split((layer, flow)), basis, x, context, norms)
     if float(leak) > 1e-6:
         raise InputError(
             f"a certificate needs samples that are independent, and {type(layer.field).__name__} "
@@ -442,22 +459,30 @@ def _adjoints(
     other half, relative to the largest by what is added to the same half. It is zero where samples
     are independent.
     """
-    layer = nnx.merge(graphdef, state)
+    layers = nnx.merge(graphdef, state)
     still = jax.tree.map(lambda a: jnp.zeros((basis.size, *a.shape), a.dtype), x)
 
-    def pull(solve: Discretisation) -> Callable[[Array], Array]:
-        def final(push: PyTree) -> Array:
+    def pull(layer: NeuralODE) -> Callable[[Array], Array]:
+        solve = layer.discretisation
+        alone = isinstance(solve, Adaptive) and solve.per_sample and context is None
+        if isinstance(solve, Adaptive):
+            solve = replace(solve, per_sample=False)
+        else:
+            solve = replace(solve, memory="remat")
+
+        def final(x: PyTree, push: PyTree) -> Array:
             pushed = layer.with_field(_Pushed(layer.field, push, basis))
             return _rows(pushed.with_solve(solve)(x, context=context))
 
-        back = jax.vjp(final, still)[1]
+        def one(x: PyTree, push: PyTree) -> Array:
+            batch = jax.tree.map(lambda a: a[None], x), jax.tree.map(lambda a: a[:, None], push)
+            return final(*batch)[0]
+
+        walk = jax.vmap(one, in_axes=(0, 1)) if alone else final
+        back = jax.vjp(lambda push: walk(x, push), still)[1]
         return lambda cotangent: jax.vmap(_rows)(back(cotangent)[0])
 
-    solve = layer.discretisation
-    own, flow = (
-        pull(_with_scheme(solve, solve.scheme) if isinstance(solve, FixedGrid) else solve),
-        (pull(exact(solve))),
-    )
+    own, flow = map(pull, layers)
     samples, entries = jax.eval_shape(_rows, x).shape
     held = basis.size * samples * entries
 

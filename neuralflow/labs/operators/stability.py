@@ -94,7 +94,10 @@ def _rates(field: DifferentialOperator, waves: np.ndarray) -> np.ndarray:
         )
     # The exact symbols of the stencils keep their digits for long waves.
     h = field.spacing
-    lines = [np.ones_like(waves), 1j * np.sin(waves) / h, -4 * (np.sin(waves / 2) / h) ** 2]
+    half = np.sin(waves / 2)
+    # The shortest wave stands still: sin(pi) is zero, and not a rounding error.
+    cosine = np.where(np.abs(waves) % (2 * np.pi) == np.pi, 0, np.cos(waves / 2))
+    lines = [np.ones_like(waves), 2j * half * cosine / h, -4 * (half / h) ** 2]
     terms = [
         math.prod(lines[order][..., axis] for axis, order in enumerate(term))
         for term in TERMS[field.dimension]

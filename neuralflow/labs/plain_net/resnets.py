@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -93,11 +93,16 @@ class Block(nnx.Module):
             z = values[near] + slopes[near] * (x - places[near])
         y = z @ self.inner[...].T + self.bias[...]
         moved = sum(
-            (gate * s(y) for gate, s in zip(self.gates[...], self.activations, strict=True)),
+            (_gated(gate, s, y) for gate, s in zip(self.gates[...], self.activations, strict=True)),
             jnp.zeros_like(y),
         )
         out = x @ self.linear[...].T + self.shift[...] + moved @ self.outer[...].T
         return (out if self.behind is None else out + z @ self.behind[...].T).astype(x.dtype)
+
+
+def _gated(gate: Array, activation: Callable[[Array], Array], y: Array) -> Array:
+    """Return gate * activation(y), and zero under a gate of zero where the activation overflows."""
+    return jnp.where(gate == 0, 0, gate * activation(jnp.where(gate == 0, 0, y)))
 
 
 Linear = Literal["kept", "euler", "cayley"]

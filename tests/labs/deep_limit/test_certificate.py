@@ -18,6 +18,7 @@ from neuralflow.schemes.limits import LimitFlow, limit_velocity, step_velocity
 
 S = nf.schemes
 STEPS = 16
+GRID = nf.FixedGrid(nf.Euler(), steps=32)
 
 
 def stack(n: int, init: Any, seed: int = 3, basis: Callable[[int], Basis] = nf.PiecewiseConstant):
@@ -315,29 +316,90 @@ def test_a_layer_that_is_called_twice_is_judged_twice():
     assert list(certificate.resolution) == ["flow", "flow, call 2"]
 
 
+def test_parts_reverses_and_stacks_of_layers_are_judged_as_they_are_called():
+    def decays(rates):
+        make = nnx.vmap(lambda rate: nf.NeuralODE(nf.from_function(lambda a, x: a * x, rate), GRID))
+        return make(jnp.asarray(rates))
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.flow = nf.NeuralODE(nf.from_function(lambda p, x: -2 * x), GRID)
+            self.stack = decays([-1.0, -60.0])
+
+        def __call__(self, x):
+            @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+            def loop(layer, x):
+                return layer(x)
+
+            ahead = self.flow.between(0.0, 0.5)(self.flow.reverse()(x))
+            return self.flow.invert(loop(self.stack, ahead))
+
+    found = D.certify(Model(), points())
+    names = ["flow", "flow, call 2", "stack", "stack, call 2"]
+    assert list(found.resolution) == names
+    # The factors of the exact flows tell which layer was judged, as called.
+    size = np.sqrt(np.mean(np.sum(np.asarray(points()) ** 2, axis=1)))
+    own = 1.0
+    for name, rate, walk in zip(
+        names,
+        (2, -1, -1, -60),
+        ((1 + 2 / 32) ** 32, (1 - 2 / 32) ** 16, (1 - 1 / 32) ** 32, 1),
+        strict=True,
+    ):
+        want = size * own * abs(np.expm1(rate))
+        assert np.isclose(found.resolution[name].distance, want, rtol=1e-4), name
+        own *= walk
+    assert found.resolution["stack, call 2"].path.verdict == "fail"
+
+
 def test_adaptive_layers():
-    x = points()
-    smooth = nf.NeuralODE(stack(STEPS, nf.smooth(0.5)), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5))
-    fine = D.certify(smooth, x)
+    x, solve = points(), nf.Adaptive(S.Bosh3(), 1e-5, 1e-5)
+    fine = D.certify(nf.NeuralODE(stack(4, nf.tied), solve), x)
     assert fine.is_ode and fine.resolution["layer"].steps is None
-    assert max(fine.measures[what].value for what in ("outputs", "path", "adjoint")) < 1e-3
-    rough = nf.NeuralODE(stack(STEPS, nf.independent), nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5))
-    assert D.certify(rough, x).failures[0].startswith("change of the velocity")
-    # Loose tolerances are seen: a solve of two steps does not resolve a fast rotation.
+    assert max(fine.measures[what].value for what in ("outputs", "path")) < 1e-3
+    rough = D.certify(nf.NeuralODE(stack(16, nf.independent), solve), x)
+    assert rough.failures[0].startswith("change of the velocity")
+    # The depths follow the cells, so a finer basis has the same ones.
+    finer = nf.NeuralODE(stack(4, nf.independent).refine(nf.PiecewiseConstant(16)), solve)
+    coarse = nf.NeuralODE(stack(4, nf.independent), solve)
+    first, second = (D.certify(layer, x).measures["rho"] for layer in (coarse, finer))
+    assert np.isclose(first.value, second.value, atol=1e-5)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["joint", "each sample"])
+def test_tolerances_are_held_against_the_size_of_the_states(alone):
     turning = nf.from_function(lambda p, x: 6 * jnp.stack([x[:, 1], -x[:, 0]], 1))
-    for tolerance, passes in ((1.0, False), (1e-5, True)):
-        loose = nf.NeuralODE(turning, nf.Adaptive(nf.Tsit5(), tolerance, tolerance)).reverse()
-        assert D.certify(loose, x).is_ode == passes
+    for tolerance, scale, passes in ((1.0, 1.0, False), (1e-5, 1.0, True), (1e-5, 1e-7, False)):
+        solve = nf.Adaptive(S.Bosh3(), tolerance, tolerance, per_sample=alone)
+        layer = nf.NeuralODE(turning, solve).reverse()
+        assert D.certify(layer, scale * points(40)).is_ode == passes
+
+
+class Scaled(nnx.Module):
+    """A field times a number."""
+
+    def __init__(self, field, by):
+        self.field, self.by = field, by
+
+    def __call__(self, x):
+        return self.by * self.field(x)
 
 
 def test_parts_reverses_and_uneven_steps():
     layer, x = network(STEPS, nf.smooth(0.5)), points()
     forward, backward = D.certify(layer, x), D.certify(layer.reverse(), layer(x))
     assert backward.is_ode
+    # The same map, ahead: the reverse of a layer has the numbers of the layer of its velocities.
+    turned = of_modules([Scaled(module, -1.0) for module in reversed(modules(layer))])
+    found, want = D.certify(turned, layer(x)), backward
+    assert np.allclose(numbers(found), numbers(want), atol=1e-9)
     depths = (forward.regularity["layer"].depths, backward.regularity["layer"].depths)
     assert np.array_equal(*depths)
     there, back = (c.regularity["layer"].changes for c in (forward, backward))
     assert np.corrcoef(there, back)[0, 1] > 0.9
+    part = D.certify(layer.between(0.125, 0.75), x)
+    whole = D.certify(of_modules([Scaled(m, 0.625) for m in modules(layer)[2:12]]), x)
+    assert np.allclose(numbers(part), numbers(whole), atol=1e-9)
     assert D.certify(layer.between(0.1, 0.77), x).is_ode
     edges = np.union1d(np.arange(STEPS + 1) / STEPS, [0.03, 0.99])
     uneven = layer.with_solve(nf.FixedGrid(nf.Euler(), times=edges))
@@ -494,7 +556,11 @@ def test_bad_calls_are_refused():
 
     with pytest.raises(TypeError, match="flow is called under jax.vmap"):
         D.certify(Around(model, lambda flow, x: jax.vmap(flow)(x)), points())
-    with pytest.raises(ValueError, match="calls none of its NeuralODEs"):
+    with pytest.raises(ValueError, match="this NeuralODE gets one"):
+        D.certify(Around(model, lambda flow, x: flow(x.mean(0)[None]) + x), points())
+    with pytest.raises(ValueError, match="an array of shape"):
+        D.certify(model, points(), score=lambda y: y)
+    with pytest.raises(ValueError, match="calls none of its NeuralODEs ahead"):
         D.certify(Around(model, lambda flow, x: 2 * x), points())
     mixing = nf.from_function(lambda p, x: jnp.tanh(x - x.mean(0)))
     with pytest.raises(ValueError, match="couples the entries of axis 0"):

@@ -130,6 +130,9 @@ def test_where_no_step_is_stable_the_answer_is_zero():
         for field in (equation(0, V, 0), several, drifts, growing):
             assert (op.stable_step(field, scheme) > 0) is (name == "RK4")
     np.testing.assert_allclose(op.stable_step(several, nf.RK4()), np.sqrt(2), rtol=1e-6)
+    # On two points, central differences of a wave are zero, and nothing moves.
+    for scheme in (nf.Euler(), nf.RK4()):
+        assert op.stable_step(equation(0, V, 0), scheme, points=2) == np.inf
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])

@@ -21,6 +21,14 @@ class TestResNet:
             plain_net.as_resnet(net, steps=steps)(x), output(net, x), rtol=0, atol=1e-14
         )
 
+    def test_an_activation_that_overflows_does_not_reach_the_blocks_of_another(self):
+        net = [(np.eye(1), np.zeros(1), tanh), (np.eye(1), np.zeros(1), jnp.exp)]
+        resnet = plain_net.as_resnet(
+            net, activation="linearised", steps=4, about=(-3.0, -1.0, 0.0, 1.0, 3.0)
+        )
+        for s in (0.15, 0.45):  # blocks of tanh
+            assert np.isfinite(resnet.layer.field.at(s)(jnp.full((1, 1), 1000.0))).all()
+
     def test_relaxation_stops_short_by_its_horizon(self):
         x = points(5)
 
