@@ -200,9 +200,7 @@ SCHEMES = {
     "implicit Euler": nf.ImplicitEuler(),
     "LM": S.LMResNet(-0.3),
     "learned LM": S.LMResNet.learned(STEPS, rngs=nnx.Rngs(0)),
-    "ConsistentLM": S.ConsistentLM(0.3),
     "PolyNet": S.PolyNet(2),
-    "learned FractalNet": S.FractalNet.learned(STEPS),
     "Reversible": S.Reversible(nf.Heun()),
 }
 
@@ -366,13 +364,12 @@ def test_adaptive_layers():
     assert np.isclose(first.value, second.value, atol=1e-5)
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["joint", "each sample"])
-def test_tolerances_are_held_against_the_size_of_the_states(alone):
+def test_tolerances_are_held_against_the_size_of_the_states():
     turning = nf.from_function(lambda p, x: 6 * jnp.stack([x[:, 1], -x[:, 0]], 1))
     for tolerance, scale, passes in ((1.0, 1.0, False), (1e-5, 1.0, True), (1e-5, 1e-7, False)):
-        solve = nf.Adaptive(S.Bosh3(), tolerance, tolerance, per_sample=alone)
+        solve = nf.Adaptive(S.Bosh3(), tolerance, tolerance, per_sample=True)
         layer = nf.NeuralODE(turning, solve).reverse()
-        assert D.certify(layer, scale * points(40)).is_ode == passes
+        assert D.certify(layer, scale * points(20)).is_ode == passes
 
 
 class Scaled(nnx.Module):
