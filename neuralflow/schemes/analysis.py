@@ -35,6 +35,7 @@ from neuralflow.schemes.network import (
     is_explicit,
     one_step,
     prepared,
+    step_coefficients,
     traits,
 )
 from neuralflow.schemes.reversible import RevNet, halves
@@ -1004,8 +1005,7 @@ def _check(scheme: AbstractSolver) -> None:
     Constant means the same from step to step.
     """
     check_scheme(scheme)
-    leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
-    if any(isinstance(leaf, PerStep) for leaf in leaves):
+    if step_coefficients(scheme):
         raise InputError(
             f"the coefficients of this {type(scheme).__name__} change from step to step; "
             "build one with the numbers of one step"

@@ -44,6 +44,16 @@ class PerStep(nnx.Param):
     """
 
 
+def step_coefficients(scheme: AbstractSolver) -> list[PerStep]:
+    """Return the coefficients of a scheme that have one row per step.
+
+    Args:
+        scheme: A diffrax solver.
+    """
+    leaves = jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
+    return [leaf for leaf in leaves if isinstance(leaf, PerStep)]
+
+
 class Traits(NamedTuple):
     """What a fixed grid must know of a scheme.
 

@@ -25,10 +25,10 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField, grid as grids
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import (
-    PerStep,
     ReversibleScheme,
     check_scheme,
     is_explicit,
+    step_coefficients,
     traits,
 )
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
@@ -419,11 +419,7 @@ def _ends(scheme: AbstractSolver, ends: Any) -> tuple[float, float]:
         raise InputError(
             f"ends are two increasing normalised depths in [0, 1], got {start:g} and {stop:g}"
         )
-    rows = any(
-        isinstance(leaf, PerStep)
-        for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
-    )
-    if (start, stop) != (0, 1) and (rows or traits(scheme).past):
+    if (start, stop) != (0, 1) and (step_coefficients(scheme) or traits(scheme).past):
         raise InputError(
             f"{type(scheme).__name__} uses earlier steps or has coefficients of their own for "
             "steps, so it cannot start or stop inside the interval; take a scheme of single "
@@ -475,8 +471,7 @@ def _check_fit(scheme: AbstractSolver, grid: grids.Grid, memory: str) -> None:
             f"{name} uses earlier steps, which must be of equal length; give steps=..., not "
             "uneven times=..."
         )
-    for leaf in jax.tree.leaves(scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep)):
-        if isinstance(leaf, PerStep):
-            # A scheme may get the state before x when it is called. Then its coefficient needs one
-            # more row.
-            check_rows(scheme, leaf, steps, {steps, steps - traits(scheme).plain})
+    for coefficient in step_coefficients(scheme):
+        # A scheme may get the state before x when it is called. Then its coefficient needs one
+        # more row.
+        check_rows(scheme, coefficient, steps, {steps, steps - traits(scheme).plain})

@@ -1,9 +1,10 @@
 """What the states and velocities of one NeuralODE say of the question whether it is an ODE.
 
-`resolution` compares the walk of a layer with the flow of the equation to which its scheme
-converges. `regularity` compares the velocities of neighbouring steps on the states that the layer
-itself reaches. Neither looks at weights, and neither draws random numbers. So the numbers belong to
-the function that the layer computes, and not to the way in which the function is written down.
+`measure` returns both parts of the evidence. A `Resolution` compares the walk of a layer with the
+flow of the equation to which its scheme converges. A `Regularity` compares the velocities of
+neighbouring steps on the states that the layer itself reaches. Neither looks at weights, and
+neither draws random numbers. So the numbers belong to the function that the layer computes, and not
+to the way in which the function is written down.
 
 All definitions are ours.
 """
@@ -31,7 +32,7 @@ from neuralflow.fields import evaluate, takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.limits import LimitFlow, step_velocity
-from neuralflow.schemes.network import OneStepScheme, PerStep, Traits, traits
+from neuralflow.schemes.network import OneStepScheme, Traits, step_coefficients, traits
 from neuralflow.schemes.reversible import halves
 from neuralflow.solve import Adaptive, Discretisation, FixedGrid
 
@@ -330,8 +331,7 @@ def _times(layer: NeuralODE, grid: FixedGrid) -> np.ndarray:
 
 def _cuts(solve: Discretisation) -> bool:
     """Tell whether the steps can be cut: whether no coefficient belongs to one step."""
-    leaves = jax.tree.leaves(solve.scheme, is_leaf=lambda leaf: isinstance(leaf, PerStep))
-    return solve.planned and not any(isinstance(leaf, PerStep) for leaf in leaves)
+    return solve.planned and not step_coefficients(solve.scheme)
 
 
 def _rows(states: PyTree) -> Array:
@@ -524,15 +524,16 @@ def _regularity(
         moved = np.asarray(_velocities(*nnx.split(standing), clouds[part], context), float)
         return np.moveaxis(moved, 2, 1).reshape(len(moved), moved.shape[2], -1)
 
-    def changes(first: Any, second: Any) -> np.ndarray:
-        """Return squared changes between steps, `(samples, pairs)`."""
-        parts = (velocities(part) for part in range(len(clouds)))
-        return np.concatenate([_squares(v[second] - v[first]) for v in parts])
+    def changes(*pairs: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        """Return squared changes from some steps to others, `(samples, pairs)` each."""
+        parts = map(velocities, range(len(clouds)))
+        squares = [[_squares(v[second] - v[first]) for first, second in pairs] for v in parts]
+        return [np.concatenate(columns) for columns in zip(*squares, strict=True)]
 
     # The steps in the order of depth, so that a layer and its reverse have the same numbers.
     order = np.arange(grid.grid.steps)[:: -1 if layer.backward else 1]
     speed = np.concatenate([_squares(velocities(k)).mean(1) for k in range(len(clouds))])
-    steps = changes(order[:-1], order[1:])
+    (steps,) = changes((order[:-1], order[1:]))
     sizes = _root(steps.mean(0), speed.mean())
     knots = _knots(sizes)
     kept = np.setdiff1d(np.arange(len(sizes)), knots)
@@ -543,17 +544,17 @@ def _regularity(
     roughness = _jackknife(rho, steps, speed, bound=ROUGHNESS)
     distinct = np.flatnonzero(np.append(True, sizes > min(1e-3, 0.05 * roughness.value)))
     piece = np.searchsorted(np.asarray(knots) + 1, distinct, "right")
-    strides = {}
+    strides = []
     for stride in (1, 2):
         together = piece[stride:] == piece[:-stride]
-        strides[stride] = order[distinct[:-stride][together]], order[distinct[stride:][together]]
+        strides.append((order[distinct[:-stride][together]], order[distinct[stride:][together]]))
     nugget = Measure(0.0, 0.0, NUGGET)
-    if len(strides[2][0]):
+    if len(strides[1][0]):
 
         def of_strides(one: np.ndarray, two: np.ndarray, speed: np.ndarray) -> np.ndarray:
             return np.sqrt(np.clip((one - two / 2) / speed, 0, None))
 
-        ones, twos = (changes(*strides[stride]).mean(1) for stride in (1, 2))
+        ones, twos = (squares.mean(1) for squares in changes(*strides))
         nugget = _jackknife(of_strides, ones, twos, speed, bound=NUGGET)
     shares = (grid.grid.edges / grid.grid.total)[1:-1]
     return Regularity(
@@ -595,12 +596,14 @@ def _knots(changes: np.ndarray) -> list[int]:
     return sorted({*largest[: passing[0]], *jumps})
 
 
-def _hoelder(distinct: np.ndarray, changes: Callable[[Any, Any], np.ndarray]) -> float | None:
+def _hoelder(distinct: np.ndarray, changes: Callable[..., list[np.ndarray]]) -> float | None:
     """Return the exponent H of the root mean square change over r distinct steps, ~ r^H."""
     if len(distinct) < 8:
         return None
     strides = np.unique(np.geomspace(1, len(distinct) // 4, 6).astype(int))
-    means = [changes(distinct[:-r], distinct[r:]).mean() for r in strides]
+    means = [
+        squares.mean() for squares in changes(*((distinct[:-r], distinct[r:]) for r in strides))
+    ]
     if not np.isfinite(means).all():
         return None
     return float(np.polyfit(np.log(strides), np.log(means), 1)[0] / 2)
