@@ -107,7 +107,20 @@ def sample_norm(errors: PyTree) -> Array:
     Args:
         errors: A pair of what belongs to the samples and of what belongs to the `Watch`.
     """
-    return optx.rms_norm(errors[0])
+    return root_mean_square(errors[0])
+
+
+def root_mean_square(errors: PyTree) -> Array:
+    """Return the norm by which diffrax controls steps, also of a symbolic number of samples.
+
+    Args:
+        errors: A pytree of arrays.
+    """
+    size: Any = sum(leaf.size for leaf in jax.tree.leaves(errors))
+    if isinstance(size, int):
+        return optx.rms_norm(errors)
+    norm = optx.two_norm(errors)
+    return norm / jnp.sqrt(jnp.asarray(size, norm.dtype))
 
 
 def _norms(tree: PyTree) -> Array:

@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from diffrax import AbstractSolver
 from flax import nnx
 from jax import core, lax
@@ -28,7 +27,7 @@ from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
 from neuralflow.schemes.network import controlled
-from neuralflow.schemes.watched import Watched, sample_norm
+from neuralflow.schemes.watched import Watched, root_mean_square, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
@@ -392,7 +391,7 @@ class Adaptive(Discretisation):
                 "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; "
                 "add one"
             )
-        if self.per_sample and len({len(leaf) for leaf in jax.tree.leaves(x)}) != 1:
+        if self.per_sample and len({leaf.shape[0] for leaf in jax.tree.leaves(x)}) != 1:
             raise InputError(
                 "per_sample=True splits x along axis 0, whose length must be the same in all "
                 f"arrays of x, got the shapes {jax.tree.map(jnp.shape, x)}"
@@ -401,7 +400,7 @@ class Adaptive(Discretisation):
         check_single(x, "the error estimate of an adaptive solve needs")
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
-        samples = len(jax.tree.leaves(x)[0]) if self.per_sample else 1
+        samples = jax.tree.leaves(x)[0].shape[0] if self.per_sample else 1
         loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context), samples)
         weights, conditions = FlatField.values(field), jax.tree.leaves(context)
         walked = self.ends[::-1] if backward else self.ends
@@ -587,7 +586,7 @@ class _Loop:
         controller: Any = diffrax.PIDController(
             tolerances[0],
             tolerances[1],
-            sample_norm if isinstance(self.scheme, Watched) else optx.rms_norm,
+            sample_norm if isinstance(self.scheme, Watched) else root_mean_square,
         )
         steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []
         steps += [lax.stop_gradient(stops)] if self.stepped and stops is not None else []
@@ -599,6 +598,8 @@ class _Loop:
             )
         if saveat is None:
             saveat = diffrax.SaveAt(t1=True) if stops is None else diffrax.SaveAt(ts=stops)
+        if stops is not None:
+            adjoint = _Stopping(adjoint, jnp.where(ends[0] < ends[1], 1, -1) * stops)
         return diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
             self.scheme,
@@ -652,7 +653,8 @@ class _Loop:
 
         @solve.def_fwd
         def solve_forward(perturbed, wanted, options):
-            if self.max_steps * self.samples > _MOST_EDGES:
+            # An exported program may have any number of samples.
+            if isinstance(self.samples, int) and self.max_steps * self.samples > _MOST_EDGES:
                 raise InputError(
                     f'gradient="steps" keeps the edges of max_steps={self.max_steps} steps of '
                     f"{self.samples} solve(s), and no more than {_MOST_EDGES} in all; lower "
@@ -712,6 +714,29 @@ class _Loop:
         edges = jnp.where(jump, nearest, edges)
         before = jnp.nextafter(edges, jnp.broadcast_to(ends[0], edges.shape))
         return edges, jnp.where(jump, before, edges)[1:]
+
+
+class _Stopping(diffrax.AbstractAdjoint):
+    """Another adjoint, whose loop saves at stops that are known to be in order and inside.
+
+    diffrax asks the host whether the depths to save at are in order and inside. Such a question
+    cannot be exported. The loop gets the depths as they were before, and JAX drops the question.
+
+    Args:
+        adjoint: The adjoint that runs the loop.
+        stops: The depths in the direction in which diffrax's loop walks, which is upward.
+    """
+
+    adjoint: diffrax.AbstractAdjoint
+    stops: Array
+
+    def loop(self, *, saveat: diffrax.SaveAt, **rest: Any) -> Any:
+        """Run the loop, in the form of `diffrax.AbstractAdjoint`."""
+
+        def unasked(leaf: Any) -> Any:
+            return self.stops if eqx.is_array(leaf) else leaf
+
+        return self.adjoint.loop(saveat=jax.tree.map(unasked, saveat), **rest)
 
 
 def _is_blind(scheme: AbstractSolver) -> bool:
