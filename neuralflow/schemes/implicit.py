@@ -8,12 +8,12 @@ here are NaN there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from diffrax import AbstractSolver
+from diffrax import AbstractAdaptiveSolver, AbstractSolver, AbstractTerm
 from jax import lax
 from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
@@ -23,19 +23,66 @@ from jaxtyping import Array, PyTree
 from neuralflow.annotations import Real
 
 
-def has_stages(scheme: AbstractSolver) -> bool:
-    """Tell whether `attached` knows the stages of a scheme.
+def with_derivatives(scheme: AbstractSolver) -> AbstractSolver:
+    """Return a scheme whose steps have the derivatives of their equations.
 
     Args:
         scheme: A diffrax solver.
 
     Returns:
-        True for the implicit Euler scheme and diagonally implicit Runge-Kutta schemes.
+        The same scheme, in an `Attached` where the stages of the scheme solve equations.
     """
-    return isinstance(scheme, diffrax.ImplicitEuler | diffrax.AbstractDIRK)
+    if not isinstance(scheme, diffrax.ImplicitEuler | diffrax.AbstractDIRK):
+        return scheme
+    return Attached(scheme)
 
 
-def attached(
+class Attached(AbstractAdaptiveSolver):
+    """An implicit scheme whose steps are solved without derivatives, and then given theirs.
+
+    Args:
+        scheme: The implicit Euler scheme or a diagonally implicit Runge-Kutta scheme. Its root
+            finder has tolerances of its own.
+    """
+
+    scheme: Any
+    term_structure: ClassVar = AbstractTerm
+
+    @property
+    def interpolation_cls(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The interpolation of the scheme."""
+        return self.scheme.interpolation_cls
+
+    def order(self, terms):
+        """Return the order of the scheme."""
+        return self.scheme.order(terms)
+
+    def error_order(self, terms):
+        """Return the order of the scheme's error estimate."""
+        return self.scheme.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        """Return the memory of the scheme."""
+        return self.scheme.init(terms, t0, t1, y0, args)
+
+    def func(self, terms, t0, y0, args):
+        """Return the velocity, in the form of `diffrax.AbstractSolver.func`."""
+        return self.scheme.func(terms, t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """Take a step of the scheme; its error estimate is a constant to autodiff."""
+        y, error, info, memory, result = self.scheme.step(
+            terms, *lax.stop_gradient((t0, t1, y0, args, solver_state)), made_jump
+        )
+
+        def velocity(c: float, y: PyTree) -> Any:
+            return terms.vf(t1 if c == 1 else t0 + c * (t1 - t0), y, args)
+
+        y, info = _attached(self.scheme, velocity, y0, terms.contr(t0, t1), y, info)
+        return y, error, info, memory, result
+
+
+def _attached(
     scheme: AbstractSolver,
     velocity: Callable[[float, PyTree], PyTree],
     x: PyTree,
@@ -50,7 +97,7 @@ def attached(
     were found, up to order four at least.
 
     Args:
-        scheme: A scheme for which `has_stages` is true.
+        scheme: The implicit Euler scheme or a diagonally implicit Runge-Kutta scheme.
         velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
             and of the state y.
         x: The state where the step starts.

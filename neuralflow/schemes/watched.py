@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 from diffrax import AbstractAdaptiveSolver, AbstractERK, ODETerm
+from jax import lax
 from jaxtyping import Array, PyTree
 
 
@@ -73,7 +74,12 @@ class Watched(AbstractAdaptiveSolver):
             tableau: Any = self.scheme.tableau
             inner = tableau.a_lower[-2]
             at = jax.tree.map(
-                lambda x, k: x + jnp.tensordot(jnp.asarray(inner, k.dtype), k[:-2], axes=1),
+                lambda x, k: (
+                    x
+                    + jnp.tensordot(
+                        jnp.asarray(inner, k.dtype), k[:-2], axes=1, precision=lax.Precision.HIGHEST
+                    )
+                ),
                 y0[0],
                 info["k"][0],
             )

@@ -26,6 +26,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
+from neuralflow.schemes.implicit import with_derivatives
 from neuralflow.schemes.network import controlled
 from neuralflow.schemes.watched import Watched, root_mean_square, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
@@ -60,6 +61,11 @@ class Adaptive(Discretisation):
 
     The solve places the edge of a step at every knot of weights that vary with depth. Steps that a
     walk chooses are not known before the walk, so `plan`, `invert` and `per_step` raise an error.
+
+    An error estimate is a small difference of velocities. Accelerators multiply matrices of float32
+    in fewer digits by default, and the estimate would measure that. So the field multiplies in all
+    digits of float32 here, unless the field itself or `jax.default_matmul_precision` names another
+    precision.
 
     Args:
         scheme: A diffrax solver with an error estimate, an instance such as `nf.Tsit5()`.
@@ -379,7 +385,8 @@ class Adaptive(Discretisation):
         Raises:
             InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis, or the
                 context does not fit `context_axes`; or the field changes its state. In a gradient,
-                the record of `max_steps` steps is too large.
+                the record of `max_steps` steps is too large. Or states at
+                depths are asked for of x whose sizes are symbols of `jax.export`.
         """
         if isinstance(depths, EveryStep):
             raise InputError(
@@ -396,12 +403,21 @@ class Adaptive(Discretisation):
                 "per_sample=True splits x along axis 0, whose length must be the same in all "
                 f"arrays of x, got the shapes {jax.tree.map(jnp.shape, x)}"
             )
+        sizes = [size for leaf in jax.tree.leaves(x) for size in leaf.shape]
+        if depths is not None and not all(isinstance(size, int) for size in sizes):
+            # JAX drops diffrax's questions to the host, see `_Stopping`, where all sizes are known.
+            raise InputError(
+                "an adaptive solve with states at depths is exported for x of known sizes, got the "
+                f"shape {jax.tree.map(jnp.shape, x)}; give a number of samples, or take FixedGrid"
+            )
         dtype = time_dtype(x)
         check_single(x, "the error estimate of an adaptive solve needs")
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
         samples = jax.tree.leaves(x)[0].shape[0] if self.per_sample else 1
-        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context), samples)
+        loop = _Loop(
+            self, System(field, self.scheme, dtype, _NO_STATE, context, precise=True), samples
+        )
         weights, conditions = FlatField.values(field), jax.tree.leaves(context)
         walked = self.ends[::-1] if backward else self.ends
         moving: Any = (
@@ -483,7 +499,7 @@ class _Loop:
 
     def __init__(self, solve: Adaptive, system: System, samples: int):
         self.samples = samples
-        self.system, self.scheme = system, controlled(solve.scheme)
+        self.system, self.scheme = system, solve.scheme
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
         self.stepped = solve.output == "stepped"
         # The interpolant's own derivative belongs to what was computed. The adjoint equation and a
@@ -583,11 +599,11 @@ class _Loop:
             span = interval[1] - interval[0]
             return jax.tree.map(lambda v: span * v, self._velocity(s, x, values, interval))
 
-        controller: Any = diffrax.PIDController(
-            tolerances[0],
-            tolerances[1],
-            sample_norm if isinstance(self.scheme, Watched) else root_mean_square,
-        )
+        norm = sample_norm if isinstance(self.scheme, Watched) else root_mean_square
+        controller: Any = diffrax.PIDController(*tolerances, norm)
+        scheme = controlled(self.scheme, *tolerances, norm)
+        if self.gradient == "direct":
+            scheme = with_derivatives(scheme)
         steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []
         steps += [lax.stop_gradient(stops)] if self.stepped and stops is not None else []
         if steps or len(self.jumps):
@@ -602,7 +618,7 @@ class _Loop:
             adjoint = _Stopping(adjoint, jnp.where(ends[0] < ends[1], 1, -1) * stops)
         return diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
-            self.scheme,
+            scheme,
             ends[0],
             ends[1],
             None,
