@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import neuralflow as nf
 from neuralflow import data, schemes as S
+from neuralflow.checks import InputError
 from neuralflow.labs import stochastic as st
 from neuralflow.solve.walk import Memory
 from neuralflow.training.loop import Run
@@ -253,7 +254,7 @@ def test_batches_of_any_size_are_lowered(name):
 def test_a_batch_of_any_size_is_refused_where_it_cannot_be_lowered():
     function, weights = CELLS["depths of an adaptive solve"]()
     (batch,) = export.symbolic_shape("batch")
-    with pytest.raises(nf.checks.InputError, match="for x of known sizes, got the shape"):
+    with pytest.raises(InputError, match="for x of known sizes, got the shape"):
         lowered(function, weights, states(batch))
 
 
@@ -297,7 +298,7 @@ def test_a_training_holds_two_states_and_no_third():
 
     field = nf.DepthVarying(make, nf.PiecewiseConstant(STEPS), rngs=nnx.Rngs(0))
     run, state, read = training(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=STEPS)))
-    used = jax.jit(run._advance).lower(state, read, 0, 0, 2).compile().memory_analysis()
+    used: Any = jax.jit(run._advance).lower(state, read, 0, 0, 2).compile().memory_analysis()
     weights, moments = (
         sum(leaf.nbytes for leaf in jax.tree.leaves(part))
         for part in (state.params, state.optimiser)

@@ -600,8 +600,9 @@ class _Loop:
             return jax.tree.map(lambda v: span * v, self._velocity(s, x, values, interval))
 
         norm = sample_norm if isinstance(self.scheme, Watched) else root_mean_square
-        controller: Any = diffrax.PIDController(*tolerances, norm)
-        scheme = controlled(self.scheme, *tolerances, norm)
+        rtol, atol = tolerances
+        controller: Any = diffrax.PIDController(rtol, atol, norm)
+        scheme = controlled(self.scheme, rtol, atol, norm)
         if self.gradient == "direct":
             scheme = with_derivatives(scheme)
         steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []

@@ -465,7 +465,8 @@ class NeuralSDE(nnx.Module):
             else diffrax.BrownianIncrement
         )
         t0, t1 = float(edges[0]), float(edges[-1])
-        path = _Paths(t0, t1, tol=self.resolution, shape=shape, key=key, levy_area=levy)
+        paths: Any = _Paths  # pyright does not see the constructor that a path inherits.
+        path = paths(t0, t1, tol=self.resolution, shape=shape, key=key, levy_area=levy)
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
         args = (state, context)
 
@@ -474,7 +475,7 @@ class NeuralSDE(nnx.Module):
             y, _, _, memory, _ = self.scheme.step(terms, *ends, y, args, memory, False)
             return (y, memory), None if depths is None else y
 
-        memory = self.scheme.init(terms, *edges[:2], start, args)
+        memory = self.scheme.init(terms, edges[0], edges[1], start, args)
         (end, _), passed = lax.scan(
             jax.checkpoint(step, prevent_cse=False), (start, memory), (edges[:-1], edges[1:])
         )
