@@ -22,7 +22,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import Adaptive, Discretisation, FixedGrid, Solution, Status
 from neuralflow.solve.context import as_arrays
-from neuralflow.solve.system import time_dtype
+from neuralflow.solve.system import all_digits, time_dtype
 
 _PARTS = 4  # The finer solve has a quarter of the steps' length, or a thousandth of the tolerances.
 _DOUBTFUL = 1e-2  # Differences of values reach one hundredth at the loosest tolerances in use.
@@ -174,12 +174,21 @@ def check_gradient(
     context = as_arrays(context)
     if any(isinstance(a, core.Tracer) for a in jax.tree.leaves((nnx.state(layer), x, context))):
         raise InputTypeError("check_gradient compares numbers; call it outside of jit and grad")
-    own, x = layer.discretisation, jax.tree.map(jnp.asarray, x)
+    x = jax.tree.map(jnp.asarray, x)
     time_dtype(x)  # refuses a state that no layer carries
     keys = jax.random.split(jax.random.key(seed))
+    with all_digits():
+        return _compared(layer, x, context, loss or _weighed(keys[0]), keys[1])
+
+
+def _compared(
+    layer: NeuralODE, x: PyTree, context: PyTree, loss: Callable[[PyTree], Any], key: Array
+) -> GradientReport:
+    """Return the report on a layer, with directions drawn from a key."""
+    own = layer.discretisation
 
     def program(solve: Discretisation) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-        return _program(layer.with_solve(solve), x, context, loss or _weighed(keys[0]))
+        return _program(layer.with_solve(solve), x, context, loss)
 
     def gradient(solve: Discretisation) -> tuple[dict[str, Any], Solution]:
         scalar, wanted = program(solve)
@@ -206,7 +215,7 @@ def check_gradient(
         reference,
         _distances(got, exact),
         None if finer is None else _distances(got, finer),
-        _directional(*program(differenced), slope, keys[1], noise),
+        _directional(*program(differenced), slope, key, noise),
         rounding,
     )
 

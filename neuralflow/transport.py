@@ -371,7 +371,8 @@ class _Accompanied(nnx.Module):
         if probes is not None and probes.shape[1:] != points.shape:
             raise InputError(
                 "random probes belong to samples that are solved together, got probes for "
-                f"{probes.shape[1]} and {len(points)} samples; with per_sample=True take Exact()"
+                f"{probes.shape[1]} and {points.shape[0]} samples; "
+                "with per_sample=True take Exact()"
             )
 
         def velocity(p, t):
@@ -457,7 +458,7 @@ def along(
         return layer(x, context=context), ()  # An adaptive solve carries no empty tuple.
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
-    sums = tuple(jnp.zeros(len(points), time_dtype(x)) for _ in rates)
+    sums = tuple(jnp.zeros(points.shape[0], time_dtype(x)) for _ in rates)
     return layer.with_field(field)((x, sums), context=context)
 
 
@@ -803,7 +804,7 @@ class Continuity(_Carried):
         y, (gained, *others) = along(
             walk, x, divergence, *rates, divergence=self.divergence, key=key, context=context
         )
-        return _each(self.function(y), len(gained)) + gained, tuple(others)
+        return _each(self.function(y), gained.shape[0]) + gained, tuple(others)
 
     def residual(
         self, x: PyTree, t: float, step: float = 0.002, *, context: PyTree = None

@@ -1,40 +1,88 @@
-"""Derivatives of implicit steps by the implicit function theorem.
+"""Derivatives of implicit steps, and of inverted steps, by the implicit function theorem.
 
-diffrax solves the stages of a step, and its derivative of them ends in an error on the host where a
-Jacobian is not finite. Such an error cannot be exported either. The derivatives here are NaN there.
+diffrax and optimistix solve the equations. Their derivatives end in an error on the host where a
+linear equation has no finite solution. Such an error cannot be exported either. The derivatives
+here are NaN there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from diffrax import AbstractSolver
+from diffrax import AbstractAdaptiveSolver, AbstractSolver, AbstractTerm
 from jax import lax
 from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from neuralflow.annotations import Real
 
 
-def has_stages(scheme: AbstractSolver) -> bool:
-    """Tell whether `attached` knows the stages of a scheme.
+def with_derivatives(scheme: AbstractSolver) -> AbstractSolver:
+    """Return a scheme whose steps have the derivatives of their equations.
 
     Args:
         scheme: A diffrax solver.
 
     Returns:
-        True for the implicit Euler scheme and diagonally implicit Runge-Kutta schemes.
+        The same scheme, in an `Attached` where the stages of the scheme solve equations.
     """
-    return isinstance(scheme, diffrax.ImplicitEuler | diffrax.AbstractDIRK)
+    if not isinstance(scheme, diffrax.ImplicitEuler | diffrax.AbstractDIRK):
+        return scheme
+    return Attached(scheme)
 
 
-def attached(
+class Attached(AbstractAdaptiveSolver):
+    """An implicit scheme whose steps are solved without derivatives, and then given theirs.
+
+    Args:
+        scheme: The implicit Euler scheme or a diagonally implicit Runge-Kutta scheme. Its root
+            finder has tolerances of its own.
+    """
+
+    scheme: Any
+    term_structure: ClassVar = AbstractTerm
+
+    @property
+    def interpolation_cls(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The interpolation of the scheme."""
+        return self.scheme.interpolation_cls
+
+    def order(self, terms):
+        """Return the order of the scheme."""
+        return self.scheme.order(terms)
+
+    def error_order(self, terms):
+        """Return the order of the scheme's error estimate."""
+        return self.scheme.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        """Return the memory of the scheme."""
+        return self.scheme.init(terms, t0, t1, y0, args)
+
+    def func(self, terms, t0, y0, args):
+        """Return the velocity, in the form of `diffrax.AbstractSolver.func`."""
+        return self.scheme.func(terms, t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """Take a step of the scheme; its error estimate is a constant to autodiff."""
+        y, error, info, memory, result = self.scheme.step(
+            terms, *lax.stop_gradient((t0, t1, y0, args, solver_state)), made_jump
+        )
+
+        def velocity(c: float, y: PyTree) -> Any:
+            return terms.vf(t1 if c == 1 else t0 + c * (t1 - t0), y, args)
+
+        y, info = _attached(self.scheme, velocity, y0, terms.contr(t0, t1), y, info)
+        return y, error, info, memory, result
+
+
+def _attached(
     scheme: AbstractSolver,
     velocity: Callable[[float, PyTree], PyTree],
     x: PyTree,
@@ -49,7 +97,7 @@ def attached(
     were found, up to order four at least.
 
     Args:
-        scheme: A scheme for which `has_stages` is true.
+        scheme: The implicit Euler scheme or a diagonally implicit Runge-Kutta scheme.
         velocity: The field as a function velocity(c, y) of the share c of the step, from 0 to 1,
             and of the state y.
         x: The state where the step starts.
@@ -79,14 +127,29 @@ def attached(
         def stage(k: PyTree, c: float = c, own: float = own, base: PyTree = base) -> Any:
             return jax.tree.map(lambda a: h * a, velocity(c, _plus(base, [own], [k])))
 
-        ks.append(_fixed_point(stage, k) if own else _led(k, stage(k)))
+        ks.append(fixed_point(stage, k, _dense) if own else _led(k, stage(k)))
     y = _led(y, _plus(x, weights, ks))
     more = {} if found is None else {"k": jax.tree.map(lambda *a: jnp.stack(a), *ks)}
     return y, {"y0": x, "y1": y} | more
 
 
-def _fixed_point(function: Callable[[PyTree], PyTree], found: PyTree) -> Any:
-    """Return a known fixed point of a function, with the derivatives of a fixed point."""
+LinearSolve = Callable[[Callable[[PyTree], PyTree], PyTree], Any]
+"""The type of a way to solve linear(x) = right: a function of `linear` and `right`."""
+
+
+def fixed_point(
+    function: Callable[[PyTree], PyTree], found: PyTree, linear_solve: LinearSolve
+) -> Any:
+    """Return a known fixed point of a function, with the derivatives of a fixed point.
+
+    Args:
+        function: The function, from states to states.
+        found: The fixed point, a constant to autodiff.
+        linear_solve: The way to solve the linear equations of the derivatives.
+
+    Returns:
+        The fixed point.
+    """
 
     def rest(k: PyTree) -> Any:
         return jax.tree.map(jnp.subtract, k, function(k))
@@ -98,10 +161,10 @@ def _fixed_point(function: Callable[[PyTree], PyTree], found: PyTree) -> Any:
         led = k
         for _ in range(2):
             off, slope = jax.linearize(rest, led)
-            led = jax.tree.map(jnp.subtract, led, _dense(slope, off))
+            led = jax.tree.map(jnp.subtract, led, linear_solve(slope, off))
         return _led(k, led)
 
-    return lax.custom_root(rest, found, newton, _dense)
+    return lax.custom_root(rest, found, newton, linear_solve)
 
 
 def _dense(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
@@ -109,6 +172,48 @@ def _dense(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
     flat, tree = ravel_pytree(right)
     columns = jax.vmap(lambda unit: ravel_pytree(linear(tree(unit)))[0], out_axes=1)
     return tree(jnp.linalg.solve(columns(jnp.eye(flat.size, dtype=flat.dtype)), flat))
+
+
+def iterated(tolerance: float) -> LinearSolve:
+    """Return the way to solve a linear equation by a fixed-point iteration, without a matrix.
+
+    The iteration converges where the linear function is closer to the identity than the identity is
+    to zero. So do the equations of a fixed point that was found by iteration.
+
+    Args:
+        tolerance: The largest error that the solution leaves in the equation, relative to the
+            larger one of the solution and the right side.
+
+    Returns:
+        A function of a linear function and the right side. The solution is NaN where the iteration
+        does not converge.
+    """
+
+    def solve(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
+        def improve(carry: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
+            k, x, _ = carry
+            off = jax.tree.map(jnp.subtract, right, linear(x))
+            small = tolerance * jnp.maximum(_largest(x), _largest(right))
+            return k + 1, jax.tree.map(jnp.add, x, off), _largest(off) <= small
+
+        def more(carry: tuple[Array, Any, Array]) -> Array:
+            return (carry[0] < _MOST_ITERATIONS) & ~carry[2]
+
+        _, x, solved = lax.while_loop(more, improve, (jnp.asarray(0), right, jnp.asarray(False)))
+        return jax.tree.map(lambda a: jnp.where(solved, a, jnp.nan), x)
+
+    def linear_solve(linear: Callable[[PyTree], PyTree], right: PyTree) -> Any:
+        return lax.custom_linear_solve(linear, right, solve, solve)
+
+    return linear_solve
+
+
+_MOST_ITERATIONS = 1024
+
+
+def _largest(tree: PyTree) -> Array:
+    """Return the largest absolute value of all entries."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 # The value of the first array with the derivatives of the second one.

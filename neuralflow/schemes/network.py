@@ -301,25 +301,27 @@ def prepared(scheme: diffrax.AbstractSolver, dtype: DTypeLike) -> diffrax.Abstra
     return scheme
 
 
-def controlled(scheme: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    """Return a scheme whose root finder an adaptive loop gives its tolerances.
-
-    diffrax marks such a root finder by an object that it knows by identity. A pickled scheme has
-    lost the identity, and gets diffrax's object back.
+def controlled(
+    scheme: diffrax.AbstractSolver, rtol: Real, atol: Real, norm: Callable[[PyTree], Array]
+) -> diffrax.AbstractSolver:
+    """Return a scheme whose root finder has the tolerances of an adaptive loop.
 
     Args:
         scheme: A diffrax solver.
+        rtol: The relative tolerance of the loop.
+        atol: The absolute tolerance of the loop.
+        norm: The norm in which the loop measures errors.
 
     Returns:
-        The same scheme, which diffrax knows again.
+        The same scheme. A root finder that has tolerances of its own keeps them.
     """
     if not _leaves_tolerances(scheme):
         return scheme
 
-    def marks(scheme: Any) -> Any:
+    def left(scheme: Any) -> Any:
         return scheme.root_finder.rtol, scheme.root_finder.atol, scheme.root_finder.norm
 
-    return eqx.tree_at(marks, scheme, marks(diffrax.ImplicitEuler()))
+    return eqx.tree_at(left, scheme, (rtol, atol, norm))
 
 
 def _leaves_tolerances(scheme: diffrax.AbstractSolver) -> bool:

@@ -283,9 +283,11 @@ def rolled_step(
     )
 
     def plus(i: Any, ks: PyTree) -> Any:
-        return jax.tree.map(
-            lambda a, k: a + times(h, jnp.tensordot(weights[i].astype(k.dtype), k, axes=1)), x, ks
-        )
+        def summed(a: Array, k: Array) -> Array:
+            row, exact = weights[i].astype(k.dtype), lax.Precision.HIGHEST
+            return a + times(h, jnp.tensordot(row, k, axes=1, precision=exact))
+
+        return jax.tree.map(summed, x, ks)
 
     def stage(i: Any, ks: PyTree) -> Any:
         k = velocity(shares[i], plus(i, ks))

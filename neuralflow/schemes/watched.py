@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 from diffrax import AbstractAdaptiveSolver, AbstractERK, ODETerm
+from jax import lax
 from jaxtyping import Array, PyTree
 
 
@@ -73,7 +74,12 @@ class Watched(AbstractAdaptiveSolver):
             tableau: Any = self.scheme.tableau
             inner = tableau.a_lower[-2]
             at = jax.tree.map(
-                lambda x, k: x + jnp.tensordot(jnp.asarray(inner, k.dtype), k[:-2], axes=1),
+                lambda x, k: (
+                    x
+                    + jnp.tensordot(
+                        jnp.asarray(inner, k.dtype), k[:-2], axes=1, precision=lax.Precision.HIGHEST
+                    )
+                ),
                 y0[0],
                 info["k"][0],
             )
@@ -107,7 +113,20 @@ def sample_norm(errors: PyTree) -> Array:
     Args:
         errors: A pair of what belongs to the samples and of what belongs to the `Watch`.
     """
-    return optx.rms_norm(errors[0])
+    return root_mean_square(errors[0])
+
+
+def root_mean_square(errors: PyTree) -> Array:
+    """Return the norm by which diffrax controls steps, also of a symbolic number of samples.
+
+    Args:
+        errors: A pytree of arrays.
+    """
+    size: Any = sum(leaf.size for leaf in jax.tree.leaves(errors))
+    if isinstance(size, int):
+        return optx.rms_norm(errors)
+    norm = optx.two_norm(errors)
+    return norm / jnp.sqrt(jnp.asarray(size, norm.dtype))
 
 
 def _norms(tree: PyTree) -> Array:

@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from diffrax import AbstractSolver
 from flax import nnx
 from jax import core, lax
@@ -27,8 +26,9 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.depth.basis import locate_traced
 from neuralflow.fields import takes_time
+from neuralflow.schemes.implicit import with_derivatives
 from neuralflow.schemes.network import check_scheme, controlled
-from neuralflow.schemes.watched import Watched, sample_norm
+from neuralflow.schemes.watched import Watched, root_mean_square, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
@@ -61,6 +61,11 @@ class Adaptive(Discretisation):
 
     The solve places the edge of a step at every knot of weights that vary with depth. Steps that a
     walk chooses are not known before the walk, so `plan`, `invert` and `per_step` raise an error.
+
+    An error estimate is a small difference of velocities. Accelerators multiply matrices of float32
+    in fewer digits by default, and the estimate would measure that. So the field multiplies in all
+    digits of float32 here, unless the field itself or `jax.default_matmul_precision` names another
+    precision.
 
     Args:
         scheme: A diffrax solver with an error estimate, an instance such as `nf.Tsit5()`.
@@ -380,7 +385,8 @@ class Adaptive(Discretisation):
         Raises:
             InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis, or the
                 context does not fit `context_axes`; or the field changes its state. In a gradient,
-                the record of `max_steps` steps is too large.
+                the record of `max_steps` steps is too large. Or states at
+                depths are asked for of x whose sizes are symbols of `jax.export`.
         """
         if isinstance(depths, EveryStep):
             raise InputError(
@@ -392,17 +398,26 @@ class Adaptive(Discretisation):
                 "per_sample=True controls each sample (axis 0 of x) alone, but x has no axis; "
                 "add one"
             )
-        if self.per_sample and len({len(leaf) for leaf in jax.tree.leaves(x)}) != 1:
+        if self.per_sample and len({leaf.shape[0] for leaf in jax.tree.leaves(x)}) != 1:
             raise InputError(
                 "per_sample=True splits x along axis 0, whose length must be the same in all "
                 f"arrays of x, got the shapes {jax.tree.map(jnp.shape, x)}"
+            )
+        sizes = [size for leaf in jax.tree.leaves(x) for size in leaf.shape]
+        if depths is not None and not all(isinstance(size, int) for size in sizes):
+            # JAX drops diffrax's questions to the host, see `_Stopping`, where all sizes are known.
+            raise InputError(
+                "an adaptive solve with states at depths is exported for x of known sizes, got the "
+                f"shape {jax.tree.map(jnp.shape, x)}; give a number of samples, or take FixedGrid"
             )
         dtype = time_dtype(x)
         check_single(x, "the error estimate of an adaptive solve needs")
         interval = (jnp.asarray(t0, dtype), jnp.asarray(t1, dtype))
         tolerances = (jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype))
-        samples = len(jax.tree.leaves(x)[0]) if self.per_sample else 1
-        loop = _Loop(self, System(field, self.scheme, dtype, _NO_STATE, context), samples)
+        samples = jax.tree.leaves(x)[0].shape[0] if self.per_sample else 1
+        loop = _Loop(
+            self, System(field, self.scheme, dtype, _NO_STATE, context, precise=True), samples
+        )
         weights, conditions = FlatField.values(field), jax.tree.leaves(context)
         walked = self.ends[::-1] if backward else self.ends
         moving: Any = (
@@ -484,7 +499,7 @@ class _Loop:
 
     def __init__(self, solve: Adaptive, system: System, samples: int):
         self.samples = samples
-        self.system, self.scheme = system, controlled(solve.scheme)
+        self.system, self.scheme = system, solve.scheme
         self.max_steps, self.gradient = solve.max_steps, solve.gradient
         self.stepped = solve.output == "stepped"
         # The interpolant's own derivative belongs to what was computed. The adjoint equation and a
@@ -584,11 +599,12 @@ class _Loop:
             span = interval[1] - interval[0]
             return jax.tree.map(lambda v: span * v, self._velocity(s, x, values, interval))
 
-        controller: Any = diffrax.PIDController(
-            tolerances[0],
-            tolerances[1],
-            sample_norm if isinstance(self.scheme, Watched) else optx.rms_norm,
-        )
+        norm = sample_norm if isinstance(self.scheme, Watched) else root_mean_square
+        rtol, atol = tolerances
+        controller: Any = diffrax.PIDController(rtol, atol, norm)
+        scheme = controlled(self.scheme, rtol, atol, norm)
+        if self.gradient == "direct":
+            scheme = with_derivatives(scheme)
         steps = [jnp.asarray(self.kinks, dtype)] if len(self.kinks) else []
         steps += [lax.stop_gradient(stops)] if self.stepped and stops is not None else []
         if steps or len(self.jumps):
@@ -599,9 +615,11 @@ class _Loop:
             )
         if saveat is None:
             saveat = diffrax.SaveAt(t1=True) if stops is None else diffrax.SaveAt(ts=stops)
+        if stops is not None:
+            adjoint = _Stopping(adjoint, jnp.where(ends[0] < ends[1], 1, -1) * stops)
         return diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
-            self.scheme,
+            scheme,
             ends[0],
             ends[1],
             None,
@@ -652,7 +670,8 @@ class _Loop:
 
         @solve.def_fwd
         def solve_forward(perturbed, wanted, options):
-            if self.max_steps * self.samples > _MOST_EDGES:
+            # An exported program may have any number of samples.
+            if isinstance(self.samples, int) and self.max_steps * self.samples > _MOST_EDGES:
                 raise InputError(
                     f'gradient="steps" keeps the edges of max_steps={self.max_steps} steps of '
                     f"{self.samples} solve(s), and no more than {_MOST_EDGES} in all; lower "
@@ -712,6 +731,29 @@ class _Loop:
         edges = jnp.where(jump, nearest, edges)
         before = jnp.nextafter(edges, jnp.broadcast_to(ends[0], edges.shape))
         return edges, jnp.where(jump, before, edges)[1:]
+
+
+class _Stopping(diffrax.AbstractAdjoint):
+    """Another adjoint, whose loop saves at stops that are known to be in order and inside.
+
+    diffrax asks the host whether the depths to save at are in order and inside. Such a question
+    cannot be exported. The loop gets the depths as they were before, and JAX drops the question.
+
+    Args:
+        adjoint: The adjoint that runs the loop.
+        stops: The depths in the direction in which diffrax's loop walks, which is upward.
+    """
+
+    adjoint: diffrax.AbstractAdjoint
+    stops: Array
+
+    def loop(self, *, saveat: diffrax.SaveAt, **rest: Any) -> Any:
+        """Run the loop, in the form of `diffrax.AbstractAdjoint`."""
+
+        def unasked(leaf: Any) -> Any:
+            return self.stops if eqx.is_array(leaf) else leaf
+
+        return self.adjoint.loop(saveat=jax.tree.map(unasked, saveat), **rest)
 
 
 def _is_blind(scheme: AbstractSolver) -> bool:

@@ -84,7 +84,7 @@ def leaf_axes(axes: Any, context: PyTree, count: int) -> list[int | None]:
             f"{axes!r} for a context of the structure {jax.tree.structure(context)}"
         ) from None
     for (path, leaf), axis in zip(jax.tree.leaves_with_path(context), each, strict=True):
-        if axis == 0 and (not leaf.ndim or len(leaf) != count):
+        if axis == 0 and (not leaf.ndim or leaf.shape[0] != count):
             where = f" at {keystr(path)}" if path else ""
             raise InputError(
                 f"the solve splits the context{where} into {count} samples along axis 0, "

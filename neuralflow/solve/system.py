@@ -7,6 +7,7 @@ and takes one step of a scheme. The loops over steps stand in `walk` and `adapti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import diffrax
@@ -23,7 +24,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.convolution import with_fast_derivatives
-from neuralflow.schemes.implicit import attached, has_stages
+from neuralflow.schemes.implicit import with_derivatives
 from neuralflow.schemes.network import is_explicit, prepared, tableau_of, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.schemes.watched import Watched
@@ -81,6 +82,8 @@ class System:
             the error's text. None means that the state can change, unless the scheme prevents it.
         context: The context that the field is called with, a pytree of arrays. Its arrays travel
             behind those of the field, as `values` returns them.
+        precise: Whether the field multiplies matrices in all digits, as `precise` says. An implicit
+            scheme needs all digits in any case.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class System:
         dtype: DTypeLike,
         refusal: str | None = None,
         context: PyTree = None,
+        precise: bool = False,
     ):
         self.flat = FlatField(field)
         self.flat.check(FlatField.values(field))
@@ -107,6 +111,7 @@ class System:
         self._numbers: tuple[int, ...] = ()
         self.explicit = tableau_of(scheme)
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
+        self.precise = precise or self.may_fail
         self.multi = [basis for basis in self.flat.bases if basis.count > 1]
         # Weights on a single cell have the same window at every step. Such weights are handed
         # around whole, and not scanned.
@@ -205,7 +210,8 @@ class System:
             arrays.append(value)
         module = with_fast_derivatives(self.flat.module(arrays))
         context = self._context.unflatten(right)
-        v = velocity_of(self.name, module, x, t, context)
+        with all_digits() if self.precise else nullcontext():
+            v = velocity_of(self.name, module, x, t, context)
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
             raise InputError(
@@ -340,18 +346,10 @@ class System:
 
     def _advance(self, x: PyTree, args: PyTree, memory: PyTree, jump: bool | Array) -> Any:
         """Return a step's end, what its interpolant needs, the scheme's memory and the result."""
-        scheme, inputs = self._at_step(args[2]), (x, args, memory)
-        rooted = has_stages(scheme)
-        x, args, memory = lax.stop_gradient(inputs) if rooted else inputs
-        length = args[2].length
+        scheme, length = with_derivatives(self._at_step(args[2])), args[2].length
         y, _, info, memory, result = scheme.step(
             self._term(), jnp.zeros_like(length), length, x, args, memory, jump
         )
-        if rooted:
-            x, args, _ = inputs
-            y, info = attached(
-                scheme, lambda c, y: self.stage(c, y, args), x, args[2].length, y, info
-            )
         return y, info, memory, result
 
     def _at_step(self, step: Step) -> diffrax.AbstractSolver:
@@ -395,6 +393,19 @@ class System:
             assert isinstance(tableau, diffrax.ButcherTableau)
             return tableau.num_stages, tableau.fsal
         return 1, False
+
+
+def all_digits() -> AbstractContextManager:
+    """Let products of matrices keep all digits of float32, where a result decides by its digits.
+
+    By default, accelerators round the factors of such products to 11 digits of the binary system or
+    fewer. A precision that `jax.default_matmul_precision` names, or an operation itself, stays.
+
+    Returns:
+        A context manager. It holds for what is traced inside.
+    """
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision(chosen or "highest")
 
 
 def _folded(keys: Array, call: tuple[Any, Any]) -> Array:

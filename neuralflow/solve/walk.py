@@ -16,7 +16,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 import optimistix as optx
 from diffrax import AbstractSolver
@@ -29,6 +28,7 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis
 from neuralflow.depth.grid import Plan
+from neuralflow.schemes.implicit import fixed_point, iterated
 from neuralflow.schemes.network import PerStep, ReversibleScheme, cost, is_explicit, traits
 from neuralflow.solve.base import StepMap
 from neuralflow.solve.results import column
@@ -490,25 +490,21 @@ class Walk:
             return optx.max_norm(error).astype(float)
 
         finder = optx.FixedPointIteration(rtol=16 * eps, atol=16 * eps, norm=norm)
-        # The adjoint is solved without a matrix. Samples are independent of each other, and a dense
-        # matrix would hold all pairs of samples.
-        adjoint = optx.ImplicitAdjoint(
-            linear_solver=lx.GMRES(rtol=16 * eps, atol=16 * eps, stagnation_iters=100)
-        )
+        # Samples are independent of each other, and a dense matrix would hold all pairs of samples.
+        linear_solve = iterated(16 * eps)
+
+        def previous(x, args):
+            target, rest = args
+            moved = system.single(x, rest)
+            return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
 
         def step(carry, z):
             y, failed = carry
-
-            def previous(x, args):
-                target, rest = args
-                moved = system.single(x, rest)
-                return jax.tree.map(lambda t, m, a: t - (m - a), target, moved, x)
-
             args = (y, (z[0], self.fixed, eqx.combine(z[1], self.shared)))
-            root = optx.fixed_point(
-                previous, finder, y, args, max_steps=256, throw=False, adjoint=adjoint
-            )
-            return (root.value, failed | (root.result != optx.RESULTS.successful)), None
+            start, known = lax.stop_gradient((y, args))
+            root = optx.fixed_point(previous, finder, start, known, max_steps=256, throw=False)
+            x = fixed_point(lambda x: previous(x, args), root.value, linear_solve)
+            return (x, failed | (root.result != optx.RESULTS.successful)), None
 
         (x, failed), _ = lax.scan(
             step, (self.x, jnp.asarray(False)), (windows, self.rows), self.plan.steps, reverse=True

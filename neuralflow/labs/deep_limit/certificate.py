@@ -34,6 +34,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.deep_limit.evidence import Measure, Regularity, Resolution, exact, measure
 from neuralflow.layers import NeuralODE, _integrate
 from neuralflow.solve import Discretisation, SolveError
+from neuralflow.solve.system import all_digits
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,9 @@ def certify(
     number is undecided, and so is the network unless another number fails. The standard errors are
     those over the samples.
 
+    Matrices are multiplied in all digits of float32, also on accelerators, unless
+    `jax.default_matmul_precision` names another precision.
+
     All numbers stay the same under what does not change the network: permuted hidden units, weights
     on a finer basis, another order of the samples. An axis of the state that is stretched weighs
     more, and changes them.
@@ -287,6 +291,12 @@ def certify(
     checks.arrays("x", x)
     if not all(leaf.size for leaf in jax.tree.leaves(x)):
         raise InputError("x must hold samples, some hundred, got an empty array")
+    with all_digits():
+        return _certified(model, x, score)
+
+
+def _certified(model: nnx.Module, x: PyTree, score: Callable[[Array], Any] | None) -> Certificate:
+    """Return the evidence on a model; see `certify`."""
     model = nnx.merge(*nnx.split(model), copy=True)
     model.eval()
     calls, outputs = _walked(model, x)

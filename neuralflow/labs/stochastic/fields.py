@@ -223,7 +223,7 @@ def check_samples(x: PyTree) -> None:
             )
         if not leaf.ndim:
             raise InputError("axis 0 of x counts the samples, but x has no axis; add one")
-    counts = [len(leaf) for leaf in leaves]
+    counts = [leaf.shape[0] for leaf in leaves]
     if len(set(counts)) > 1:
         raise InputError(f"axis 0 of x counts the samples, but its arrays hold {counts} of them")
 

@@ -15,7 +15,7 @@ import lineax as lx
 import numpy as np
 from diffrax import AbstractSolver
 from flax import nnx
-from jax import Array, core
+from jax import Array, core, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
@@ -379,7 +379,7 @@ class NeuralSDE(nnx.Module):
         depths = None if depths is None else self._depths(depths)
         graphdef, state = nnx.split(self)
         context = as_arrays(context)
-        axes = leaf_axes(self.context_axes.join([]), context, len(jax.tree.leaves(x)[0]))
+        axes = leaf_axes(self.context_axes.join([]), context, jax.tree.leaves(x)[0].shape[0])
         states = _solved((graphdef, depths, tuple(axes)), (state, x, key, context))
         lead = 0 if depths is None else 1
         finite = [
@@ -456,33 +456,47 @@ class NeuralSDE(nnx.Module):
             b = both(t, y, args)[1]
             return b if self.field.shared else lx.DiagonalLinearOperator(b)
 
-        times = jnp.asarray(self._times(depths), dtype)
+        times = self._times(depths)
+        edges = times.astype(dtype)
         shape = jax.ShapeDtypeStruct(() if self.field.shared else start.shape, dtype)
         levy = (
             diffrax.SpaceTimeLevyArea
             if isinstance(self.scheme, diffrax.AbstractSRK)
             else diffrax.BrownianIncrement
         )
-        path = diffrax.VirtualBrownianTree(
-            times[0], times[-1], tol=self.resolution, shape=shape, key=key, levy_area=levy
-        )
+        t0, t1 = float(edges[0]), float(edges[-1])
+        paths: Any = _Paths  # pyright does not see the constructor that a path inherits.
+        path = paths(t0, t1, tol=self.resolution, shape=shape, key=key, levy_area=levy)
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
-        vectors: Any = diffrax.diffeqsolve(
-            terms,
-            self.scheme,
-            times[0],
-            times[-1],
-            None,
-            start,
-            args=(state, context),
-            stepsize_controller=diffrax.StepTo(times),
-            saveat=diffrax.SaveAt(t1=True)
-            if depths is None
-            else diffrax.SaveAt(ts=jnp.asarray(depths, dtype)),
-            max_steps=len(times) - 1,
-            throw=False,
-        ).ys
-        return form(vectors[-1]) if depths is None else jax.vmap(form)(vectors)
+        args = (state, context)
+
+        def step(carry: tuple[Array, Any], ends: tuple[Array, Array]) -> Any:
+            y, memory = carry
+            y, _, _, memory, _ = self.scheme.step(terms, *ends, y, args, memory, False)
+            return (y, memory), None if depths is None else y
+
+        memory = self.scheme.init(terms, edges[0], edges[1], start, args)
+        (end, _), passed = lax.scan(
+            jax.checkpoint(step, prevent_cse=False), (start, memory), (edges[:-1], edges[1:])
+        )
+        if depths is None:
+            return form(end)
+        states = jnp.concatenate([start[None], passed])
+        return jax.vmap(form)(states[np.searchsorted(times, depths)])
+
+
+class _Paths(diffrax.VirtualBrownianTree):
+    """Brownian paths that are asked for at the edges of known steps alone.
+
+    diffrax looks on the host at every step whether a depth time lies inside of the interval. Such
+    a look cannot be exported.
+    """
+
+    def _evaluate(self, r: Any) -> Any:
+        """Return the path at a share of the interval, which lies in [0, 1]."""
+        return jax.tree.map(
+            lambda key, shape: self._evaluate_leaf(key, r, shape), self.key, self.shape
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -497,7 +511,7 @@ def _solved(static: Any, data: Any) -> Any:
         state, x, key, leaves = arrays
         sde = nnx.merge(graphdef, state)
         own = sde.field.per == "sample"
-        keys = jax.random.split(key, len(jax.tree.leaves(x)[0])) if own else key
+        keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0]) if own else key
 
         def one(x, key, leaves):
             # Each sample keeps a batch axis of length one, which fields expect.
