@@ -35,7 +35,11 @@ Other sets have (80, 120, 160).
 
 def images(name: str, split: str, folder: Any) -> dict[str, np.ndarray]:
     """Load x `(samples, height, width, channels)`, normalised float32, and y `(samples,)`."""
-    dataset = data.load(name, split, data_dir=folder)
+    return normalised(name, data.load(name, split, data_dir=folder))
+
+
+def normalised(name: str, dataset: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return images and labels of a set as x, normalised float32, and y."""
     mean, deviation = (np.asarray(v, np.float32) for v in STATISTICS[name])
     return {
         "x": ((dataset["image"] / np.float32(255) - mean) / deviation).astype(np.float32),
