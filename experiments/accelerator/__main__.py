@@ -85,11 +85,12 @@ def main() -> None:
     if chosen.dry:
         # Compile quickly, as the tests do: the times of a dry run mean nothing.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    about = {"options": " ".join(sys.argv[1:]), "budget": chosen.budget, "dry": chosen.dry}
     runner.interruptible()
-    result = runner.Result(
-        chosen.out / "result.json",
-        {"command": " ".join(sys.argv[1:]), "budget": chosen.budget, "dry": chosen.dry},
-    )
+    try:
+        result = runner.Result(chosen.out / "result.json", about)
+    except OSError as error:
+        parser.error(str(error))
     try:
         runner.run(stages, command, chosen.budget, result)
         result.end("done")

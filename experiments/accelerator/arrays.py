@@ -126,7 +126,9 @@ def drawn(count: int) -> dict[str, Images]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.accelerator.arrays",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
     parser.add_argument("--out", type=Path, required=True, help="empty folder for the .npz files")

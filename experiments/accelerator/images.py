@@ -26,7 +26,6 @@ from experiments.accelerator.machine import peak
 from experiments.accelerator.plan import Add, Case, LeftOut, Plan, Row
 from experiments.accelerator.work import operations
 from experiments.lm_resnet import recipe
-from experiments.lm_resnet.__main__ import PUBLISHED
 from experiments.lm_resnet.model import Model, Network
 from neuralflow.training.loop import Run
 
@@ -155,7 +154,7 @@ def _summary(
     return {
         "model": model,
         "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
-        "published after 160 epochs on 50000 images, percent": PUBLISHED[model, 20],
+        "published after 160 epochs on 50000 images, percent": recipe.PUBLISHED[model, 20],
         "epochs": len(rows),
         "epochs of the schedule": epochs,
         "training images": len(train_set["y"]),

@@ -34,6 +34,8 @@ def _run(chosen: list[Path], most: int | None, add: Add) -> None:
 
     # The tests' quick compilation is for CPUs.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    # No plugin is needed, whichever happen to be installed.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     told = _Told(most, add)
     options = ["-q", "-m", "device", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent)]
     options += ["-o", "addopts=--import-mode=importlib", *map(str, chosen)]

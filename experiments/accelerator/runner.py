@@ -22,6 +22,8 @@ from neuralflow import files
 
 GRACE = 8.0
 """Seconds between the request to end a stage and its forced end."""
+RESERVE = GRACE + 5.0
+"""Seconds of the budget for a forced end, and for what comes before and after the stages."""
 LAST = 0.1
 """The share of a stage's time that is kept for its last case to end in."""
 
@@ -96,7 +98,7 @@ def run(
         budget: The seconds for all stages.
         result: Where to keep the result.
     """
-    end = time.monotonic() + budget - GRACE
+    end = time.monotonic() + budget - RESERVE
     names = list(stages)
     for i, name in enumerate(names):
         left = end - time.monotonic()
@@ -122,6 +124,7 @@ def _ended(result: Result, name: str, command: list[str], seconds: float, log: P
     code, cut = _listen(command, seconds, lambda message: result.hear(name, message), log)
     record = result.stages[name]
     if cut:
+        result.note(name, reason=f"its time was over during {record.get('case', 'its start')}")
         return "cut"
     if code:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
@@ -30,4 +31,4 @@ def _equation(equation: Any) -> int:
         kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec
         return 2 * out.size * kernel.size // kernel.shape[layout[0]]
     times = equation.params.get("length", 1) if name == "scan" else 1
-    return times * sum(_of(part) for part in jax.core.jaxprs_in_params(equation.params))
+    return times * sum(_of(part) for part in jaxprs_in_params(equation.params))
