@@ -5,8 +5,10 @@
 
 The first command runs where CIFAR-10 is prepared. The second one needs no network. Every stage has
 a process of its own, a share of the budget and a deadline. Time that a stage does not use goes to
-the later ones. The folder --out holds result.json, which is written anew with every row, and a log
-for each stage. The result can be read at any time, and the program ends before its budget does.
+the later ones. The tests need pytest and beartype, and are left out without them.
+
+The folder --out holds result.json, which is written anew with every row, and a log for each stage.
+The result can be read at any time, and the program ends before its budget does.
 
 Stages:
 """

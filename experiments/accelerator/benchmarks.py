@@ -51,11 +51,11 @@ def grids(sizes: Iterable[tuple[int, int, int]], rounds: int) -> Iterator[Case]:
 def solves(sizes: Iterable[tuple[float, float, int, int, int]], rounds: int) -> Iterator[Case]:
     """Compare adaptive solves with `diffeqsolve`."""
 
-    def one(*size: float) -> list[Row]:
-        return [adaptive.compare(*size, rounds, (1, 1))]  # pyright: ignore[reportArgumentType]
+    def one(size: tuple[float, float, int, int, int]) -> list[Row]:
+        return [adaptive.compare(*size, rounds, (1, 1))]
 
     for size in sizes:
-        yield f"adaptive, d={size[2]}, batch {size[4]}", each(one, *size)
+        yield f"adaptive, d={size[2]}, batch {size[4]}", each(one, size)
 
 
 def costs(

@@ -133,7 +133,7 @@ def stretched(
 
 
 def _cuts(epochs: int) -> tuple[int, ...]:
-    """Return the epochs before which the rate is cut, for a number of epochs in all."""
+    """Return the epochs after which the rate is cut, for a number of epochs in all."""
     return tuple(max(1, round(cut * epochs / EPOCHS)) for cut in CUTS)
 
 
@@ -157,6 +157,7 @@ def _summary(
         "published after 160 epochs on 50000 images, percent": recipe.PUBLISHED[model, 20],
         "epochs": len(rows),
         "epochs of the schedule": epochs,
+        "rate cut after epochs": " and ".join(map(str, _cuts(epochs))),
         "training images": len(train_set["y"]),
         "test images": len(test_set["y"]),
         "images a second": speed,

@@ -14,9 +14,10 @@ TESTS = Path(__file__).parents[2] / "tests"
 
 def cases(plan: Plan) -> Iterator[Case]:
     try:
+        import beartype  # noqa: F401
         import pytest  # noqa: F401
-    except ImportError:
-        raise LeftOut("pytest is not installed") from None
+    except ImportError as error:
+        raise LeftOut(f"the tests need {error.name}, which is not installed") from None
     chosen = [
         path for path in sorted(TESTS.rglob("test_*.py")) if "mark.device" in path.read_text()
     ]

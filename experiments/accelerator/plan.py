@@ -61,7 +61,7 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "device": Stage("machine:cases", 30, 15, "device, versions, speed of products and launches"),
+    "device": Stage("machine:cases", 60, 5, "device, versions, speed of products and launches"),
     "tests": Stage("marked:cases", 90, 20, "the tests that are marked `device`"),
     "benchmarks": Stage("benchmarks:cases", 160, 30, "ratios to a hand-written scan and diffrax"),
     "images": Stage("images:cases", 240, 60, "ResNet-20 and LM-ResNet-20 on CIFAR-10, stretched"),

@@ -23,7 +23,8 @@ def _of(jaxpr: Any) -> int:
 
 
 def _equation(equation: Any) -> int:
-    name, out = equation.primitive.name, equation.outvars[0].aval if equation.outvars else None
+    name = equation.primitive.name
+    out: Any = equation.outvars[0].aval if equation.outvars else None
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * out.size * prod(equation.invars[0].aval.shape[i] for i in contracted)

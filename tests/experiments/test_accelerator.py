@@ -150,7 +150,7 @@ def test_unused_time_goes_to_later_stages():
 def test_differences_are_the_images(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
     assert np.array_equal(arrays.decoded(arrays.coded(images)), images)
-    flat = np.broadcast_to(np.uint8([7, 9, 200]), (3, 6, 5, 3))
+    flat = np.broadcast_to(np.asarray([7, 9, 200], np.uint8), (3, 6, 5, 3))
     assert np.count_nonzero(arrays.coded(flat)) == 3 * 3
 
 
