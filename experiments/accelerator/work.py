@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
 import jax
-from jax.extend.core import jaxprs_in_params
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
@@ -32,4 +31,13 @@ def _equation(equation: Any) -> int:
         kernel, layout = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec
         return 2 * out.size * kernel.size // kernel.shape[layout[0]]
     times = equation.params.get("length", 1) if name == "scan" else 1
-    return times * sum(_of(part) for part in jaxprs_in_params(equation.params))
+    return times * sum(_of(part) for part in _parts(equation.params))
+
+
+def _parts(params: dict[str, Any]) -> Iterator[Any]:
+    """Yield the programs inside an equation: the body of a loop, branches, a jitted function."""
+    for value in params.values():
+        for part in value if isinstance(value, list | tuple) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
