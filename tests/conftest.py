@@ -33,6 +33,9 @@ def pytest_configure(config):
         "markers",
         "optimised: compiled as users do, by test_as_users_compile.py in a process of its own",
     )
+    config.addinivalue_line(
+        "markers", "device: also run on accelerators, by `python -m experiments.accelerator`"
+    )
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", not optimised())
     # Later releases do not know this flag, and they end at a flag that they do not know.

@@ -74,19 +74,28 @@ def routes(
 
 
 def compare(
-    t1: float, tolerance: float, dimension: int, hidden: int, batch: int, rounds: int
+    t1: float,
+    tolerance: float,
+    dimension: int,
+    hidden: int,
+    batch: int,
+    rounds: int,
+    compiles: tuple[int, int] = (3, 7),
 ) -> dict[str, Any]:
-    """Measure one case: forward, gradient, compile time and memory as ratios to `diffeqsolve`."""
+    """Measure one case: forward, gradient, compile time and memory as ratios to `diffeqsolve`.
+
+    Forward and gradient are compiled `compiles` times, for the medians of the compile times.
+    """
     functions, params = routes(t1, tolerance, dimension, hidden)
     x = jax.random.normal(jax.random.key(0), (batch, dimension))
     ours, theirs = jax.jit(functions.pop("steps"))(params, x)
     inputs = dict.fromkeys(functions, (params, x))
-    forward = side_by_side(functions, inputs, rounds, compiles=3)
+    forward = side_by_side(functions, inputs, rounds, compiles[0])
     grads = {
         name: jax.grad(lambda params, x, f=f: jnp.sum(f(params, x) ** 2), argnums=(0, 1))
         for name, f in functions.items()
     }
-    backward = side_by_side(grads, inputs, rounds, compiles=7)
+    backward = side_by_side(grads, inputs, rounds, compiles[1])
     a, b = backward["neuralflow"], backward["diffeqsolve"]
     return {
         "T, tol, d, hidden, batch": f"{t1:g}, {tolerance:g}, {dimension}, {hidden}, {batch}",

@@ -89,13 +89,18 @@ def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.grad(lambda params, x: jnp.sum(function(params, x) ** 2), argnums=(0, 1))
 
 
-def compare(width: int, steps: int, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure one case: a row per route, as ratios to the hand-written scan."""
+def compare(
+    width: int, steps: int, batch: int, rounds: int, compiles: int = 3
+) -> list[dict[str, Any]]:
+    """Measure one case: a row per route, as ratios to the hand-written scan.
+
+    Every gradient is compiled `compiles` times, for the median of the compile times.
+    """
     functions, arguments = routes(width, steps, batch)
     inputs = dict.fromkeys(functions, arguments)
     forward = side_by_side(functions, inputs, rounds)
     backward = side_by_side(
-        {name: gradient(f) for name, f in functions.items()}, inputs, rounds, compiles=3
+        {name: gradient(f) for name, f in functions.items()}, inputs, rounds, compiles
     )
     base = backward["scan"]
     return [

@@ -84,14 +84,19 @@ def ratio(runs: np.ndarray, against: np.ndarray) -> dict[str, float]:
     return {"median": float(middle), "low": float(low), "high": float(high)}
 
 
-def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """Print the rows as a table, and write them as JSON with the device and the versions."""
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table, with the columns of the first row."""
     table = Table(title=title)
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
+    """Print the rows as a table, and write them as JSON with the device and the versions."""
+    show(title, rows)
     device = jax.devices()[0]
     record = {
         "title": title,
@@ -109,4 +114,6 @@ def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

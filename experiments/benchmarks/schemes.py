@@ -28,26 +28,31 @@ from neuralflow.solve import Memory
 S = nf.schemes
 WIDTH, STEPS, BATCH = 64, 64, 128
 DEPTHS = (16, 64, 256, 1024)
-SCHEMES = {
-    "Euler": nf.Euler(),
-    "Heun": nf.Heun(),
-    "RK4": nf.RK4(),
-    "Tsit5": nf.Tsit5(),
-    "AB2": S.adams_bashforth(2, starter=nf.Heun()),
-    "AB4": S.adams_bashforth(4),
-    "leapfrog": S.leapfrog(),
-    "LM-ResNet": S.LMResNet.learned(STEPS, rngs=nnx.Rngs(0)),
-    "PolyNet, 3": S.PolyNet(3),
-    "FixedPointEuler, 3": S.FixedPointEuler(3),
-    "FractalNet": S.FractalNet.learned(STEPS),
-    "FractalExpansion, 3 columns": S.FractalExpansion([0.5, 0.5]),
-    "RevNet": S.RevNet(),
-    "Reversible Heun": S.Reversible(nf.Heun()),
-}
+REVERSIBLE = ("RevNet", "leapfrog", "Reversible Heun")
+
+
+def schemes(steps: int) -> dict[str, Any]:
+    """Return all schemes by name, those with weights for a number of steps."""
+    return {
+        "Euler": nf.Euler(),
+        "Heun": nf.Heun(),
+        "RK4": nf.RK4(),
+        "Tsit5": nf.Tsit5(),
+        "AB2": S.adams_bashforth(2, starter=nf.Heun()),
+        "AB4": S.adams_bashforth(4),
+        "leapfrog": S.leapfrog(),
+        "LM-ResNet": S.LMResNet.learned(steps, rngs=nnx.Rngs(0)),
+        "PolyNet, 3": S.PolyNet(3),
+        "FixedPointEuler, 3": S.FixedPointEuler(3),
+        "FractalNet": S.FractalNet.learned(steps),
+        "FractalExpansion, 3 columns": S.FractalExpansion([0.5, 0.5]),
+        "RevNet": S.RevNet(),
+        "Reversible Heun": S.Reversible(nf.Heun()),
+    }
 
 
 def network(
-    scheme: Any, steps: int, memory: Memory = "full"
+    scheme: Any, steps: int, memory: Memory = "full", width: int = WIDTH, batch: int = BATCH
 ) -> tuple[Callable[..., Any], tuple[Any, Any]]:
     """Build a flow of coupled fields by a scheme, as a function of (weights, x).
 
@@ -55,7 +60,7 @@ def network(
     """
 
     def half(rngs):
-        return nf.fields.MLP(WIDTH // 2, hidden=WIDTH, rngs=rngs)
+        return nf.fields.MLP(width // 2, hidden=width, rngs=rngs)
 
     def make(rngs):
         return nf.fields.Coupled(half(rngs), half(rngs))
@@ -64,16 +69,23 @@ def network(
     graphdef, weights = nnx.split(
         nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps, memory=memory))
     )
-    x = jax.random.normal(jax.random.key(0), (BATCH, WIDTH))
+    x = jax.random.normal(jax.random.key(0), (batch, width))
     return lambda weights, x: nnx.merge(graphdef, weights)(x), (weights, x)
 
 
-def costs(rounds: int) -> list[dict[str, Any]]:
-    """Measure the time per evaluation of the field against Euler's, one row per scheme."""
-    networks = {name: network(scheme, STEPS) for name, scheme in SCHEMES.items()}
+def costs(
+    rounds: int, chosen: dict[str, Any], steps: int = STEPS, width: int = WIDTH, batch: int = BATCH
+) -> list[dict[str, Any]]:
+    """Measure the time per evaluation of the field against Euler's, one row per chosen scheme.
+
+    Euler is one of the chosen schemes.
+    """
+    networks = {
+        name: network(scheme, steps, width=width, batch=batch) for name, scheme in chosen.items()
+    }
     functions = {name: function for name, (function, _) in networks.items()}
     inputs = {name: arguments for name, (_, arguments) in networks.items()}
-    counts = {name: cost(scheme, STEPS) / STEPS for name, scheme in SCHEMES.items()}
+    counts = {name: cost(scheme, steps) / steps for name, scheme in chosen.items()}
     forward = side_by_side(functions, inputs, rounds)
     backward = side_by_side({name: gradient(f) for name, f in functions.items()}, inputs, rounds)
 
@@ -88,36 +100,32 @@ def costs(rounds: int) -> list[dict[str, Any]]:
             "gradient": ratio(each(backward, name), backward["Euler"].runs),
             "compile": backward[name].compile / backward["Euler"].compile,
         }
-        for name in SCHEMES
+        for name in chosen
     ]
 
 
-def memories(rounds: int) -> list[dict[str, Any]]:
-    """Measure time and working memory of the gradient over depth.
-
-    There is a row for each memory mode and each of three reversible schemes.
-    """
-    rows = []
-    for scheme_name in ("RevNet", "leapfrog", "Reversible Heun"):
-        for steps in DEPTHS:
-            modes = ("full", "remat", "reversible")
-            networks = {mode: network(SCHEMES[scheme_name], steps, mode) for mode in modes}
-            functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in networks.items()}
-            measurements = side_by_side(
-                functions, {mode: arguments for mode, (_, arguments) in networks.items()}, rounds
-            )
-            rows += [
-                {
-                    "scheme": scheme_name,
-                    "depth": steps,
-                    "memory": mode,
-                    "gradient": ratio(measurements[mode].runs, measurements["full"].runs),
-                    "working memory, kB": measurements[mode].memory / 1000,
-                    "gradient ms": 1e3 * float(np.median(measurements[mode].runs)),
-                }
-                for mode in modes
-            ]
-    return rows
+def memories(
+    rounds: int, name: str, steps: int, width: int = WIDTH, batch: int = BATCH
+) -> list[dict[str, Any]]:
+    """Measure time and working memory of the gradient of a reversible scheme, a row per mode."""
+    modes = ("full", "remat", "reversible")
+    scheme = schemes(steps)[name]
+    networks = {mode: network(scheme, steps, mode, width, batch) for mode in modes}
+    functions = {mode: jax.grad(_energy(f), argnums=1) for mode, (f, _) in networks.items()}
+    measurements = side_by_side(
+        functions, {mode: arguments for mode, (_, arguments) in networks.items()}, rounds
+    )
+    return [
+        {
+            "scheme": name,
+            "depth": steps,
+            "memory": mode,
+            "gradient": ratio(measurements[mode].runs, measurements["full"].runs),
+            "working memory, kB": measurements[mode].memory / 1000,
+            "gradient ms": 1e3 * float(np.median(measurements[mode].runs)),
+        }
+        for mode in modes
+    ]
 
 
 def _energy(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,10 +145,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     title = f"Schemes, time per evaluation against Euler's (d={WIDTH}, N={STEPS}, batch {BATCH})"
-    report(title, costs(options.rounds), options.out / "schemes.json")
+    report(title, costs(options.rounds, schemes(STEPS)), options.out / "schemes.json")
     report(
         "Gradient with respect to x: memory modes over depth",
-        memories(options.rounds),
+        [row for name in REVERSIBLE for n in DEPTHS for row in memories(options.rounds, name, n)],
         options.out / "reversible.json",
     )
 

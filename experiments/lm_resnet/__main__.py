@@ -24,15 +24,6 @@ from experiments.lm_resnet.model import BLOCKS, Network, parameters
 from neuralflow import data, files, plots, training
 from neuralflow.training.checkpoints import CheckpointError
 
-PUBLISHED = {
-    ("resnet", 20): 8.75,
-    ("resnet", 110): 6.37,
-    ("lm", 20): 8.33,
-    ("lm", 56): 6.31,
-    ("lm", 110): 6.16,
-}
-"""Test errors on CIFAR-10 in percent: LM as the authors give them, ResNet as He et al. do."""
-
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -117,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         "epochs": epochs,
         "parameters": parameters(network),
         "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
-        "published, percent": PUBLISHED.get((arguments.model, arguments.depth))
+        "published, percent": recipe.PUBLISHED.get((arguments.model, arguments.depth))
         if arguments.data == "cifar10"
         else None,
         "k": network.learned_k(),

@@ -9,6 +9,8 @@ from support.schemes import grid
 import neuralflow as nf
 from neuralflow import schemes as S
 
+pytestmark = pytest.mark.device
+
 REVERSIBLE = {
     "RevNet": S.RevNet(),
     "leapfrog": S.leapfrog(),

@@ -2,9 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support.solve import gradients
 
 import neuralflow as nf
+
+pytestmark = pytest.mark.device
 
 
 def test_per_sample_control(worst):

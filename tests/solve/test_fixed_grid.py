@@ -9,6 +9,8 @@ from support.solve import Several, differentiated, gradients
 
 import neuralflow as nf
 
+pytestmark = pytest.mark.device
+
 
 def test_uneven_steps_are_their_blocks(mlp, x):
     times = np.concatenate([[0], np.cumsum(np.random.default_rng(0).uniform(0.5, 1.5, 29))])

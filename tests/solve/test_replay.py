@@ -9,6 +9,8 @@ from support.solve import Several, gradients
 
 import neuralflow as nf
 
+pytestmark = pytest.mark.device
+
 
 def on_every_basis(mlp, tolerance):
     bases = (nf.PiecewiseConstant(4), nf.PiecewiseLinear(4), nf.Legendre(4))

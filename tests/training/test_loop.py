@@ -14,6 +14,8 @@ from support.training import POINTS, equal, fit, linear, weights
 import neuralflow as nf
 from neuralflow import data, models, training
 
+pytestmark = pytest.mark.device
+
 
 def build(width=4, seed=0):
     return models.PointClassifier(

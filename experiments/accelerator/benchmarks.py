@@ -1,0 +1,77 @@
+"""The benchmarks of `experiments.benchmarks`, at sizes for some minutes on an accelerator.
+
+Every benchmark runs at a first size before any runs at its second. The first sizes are so small
+that launching programs takes most of the time. Every program is compiled once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, zip_longest
+
+from experiments.accelerator.plan import Case, Plan, Row, each
+from experiments.benchmarks import adaptive, fixed_grid, schemes
+
+GRIDS = ((8, 64, 1), (64, 64, 128), (1024, 32, 1024), (16, 1024, 32))
+"""Width, steps, batch."""
+SOLVES = ((5.0, 1e-4, 2, 8, 1), (30.0, 1e-4, 4, 32, 256), (30.0, 1e-4, 256, 512, 1024))
+"""End of the interval, tolerance, dimension, hidden units, batch."""
+SCHEMES = (
+    ("Euler", "LM-ResNet", "leapfrog", "RevNet"),
+    ("Euler", "Heun", "RK4", "AB4"),
+    ("Euler", "Tsit5", "PolyNet, 3", "Reversible Heun"),
+)
+DEPTHS = (64, 1024)
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    if plan.dry:
+        yield from grids([(4, 4, 1)], 3)
+        yield from solves([(1.0, 1e-2, 2, 4, 1)], 3)
+        yield from costs([("Euler", "LM-ResNet")], (4, 4, 1), 3)
+        yield from memories([4], (4, 1), 3)
+        return
+    rounds = 20
+    kinds: Iterable[Iterator[Case]] = (
+        grids(GRIDS, rounds),
+        solves(SOLVES, rounds),
+        costs(SCHEMES, (64, 64, 128), rounds),
+        memories(DEPTHS, (64, 128), rounds),
+    )
+    yield from filter(None, chain.from_iterable(zip_longest(*kinds)))
+
+
+def grids(sizes: Iterable[tuple[int, int, int]], rounds: int) -> Iterator[Case]:
+    """Compare fixed grids with a hand-written scan and with `diffeqsolve`."""
+    for width, steps, batch in sizes:
+        name = f"fixed grid, d={width}, N={steps}, batch {batch}"
+        yield name, each(fixed_grid.compare, width, steps, batch, rounds, 1)
+
+
+def solves(sizes: Iterable[tuple[float, float, int, int, int]], rounds: int) -> Iterator[Case]:
+    """Compare adaptive solves with `diffeqsolve`."""
+
+    def one(size: tuple[float, float, int, int, int]) -> list[Row]:
+        return [adaptive.compare(*size, rounds, (1, 1))]
+
+    for size in sizes:
+        yield f"adaptive, d={size[2]}, batch {size[4]}", each(one, size)
+
+
+def costs(
+    groups: Iterable[tuple[str, ...]], size: tuple[int, int, int], rounds: int
+) -> Iterator[Case]:
+    """Compare schemes with Euler, for a size (steps, width, batch)."""
+
+    def one(names: tuple[str, ...]) -> list[Row]:
+        known = schemes.schemes(size[0])
+        return schemes.costs(rounds, {name: known[name] for name in names}, *size)
+
+    for names in groups:
+        yield f"schemes, {', '.join(names[1:])}", each(one, names)
+
+
+def memories(depths: Iterable[int], size: tuple[int, int], rounds: int) -> Iterator[Case]:
+    """Compare the memory modes of a reversible scheme over depth, for a size (width, batch)."""
+    for steps in depths:
+        yield f"memory, N={steps}", each(schemes.memories, rounds, "RevNet", steps, *size)

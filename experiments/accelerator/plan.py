@@ -1,0 +1,70 @@
+"""The stages in order of worth, and what every stage is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+Add = Callable[[Row], None]
+Case = tuple[str, Callable[[Add], None]]
+"""The name of a case, and a function that measures the case and adds row after row."""
+
+
+class LeftOut(Exception):
+    """A stage or a case cannot run here; the message says why."""
+
+
+def each(measure: Callable[..., Iterable[Row]], *arguments: Any) -> Callable[[Add], None]:
+    """Return the function of a case that adds all rows that `measure` returns."""
+
+    def case(add: Add) -> None:
+        for row in measure(*arguments):
+            add(row)
+
+    return case
+
+
+class Plan(NamedTuple):
+    """What a stage is told.
+
+    Attributes:
+        out: The folder of the result.
+        until: The time, as `time.time` gives it, at which no case begins any more.
+        dry: Whether to run the smallest sizes, to see that everything runs.
+        arrays: The folder that `experiments.accelerator.arrays` has written, or None.
+        resume: Whether the whole recipe goes on from its checkpoints.
+    """
+
+    out: str
+    until: float
+    dry: bool
+    arrays: str | None
+    resume: bool
+
+
+class Stage(NamedTuple):
+    """A stage of the program.
+
+    Attributes:
+        cases: The module and the function that give the cases of the stage.
+        share: The stage's part of the time, relative to the parts of the other stages. A stage
+            without a part runs on its own only.
+        least: The seconds below which the stage is not worth its start.
+        what: What the stage does.
+    """
+
+    cases: str
+    share: float
+    least: float
+    what: str
+
+
+STAGES = {
+    "device": Stage("machine:cases", 60, 5, "device, versions, speed of products and launches"),
+    "tests": Stage("marked:cases", 90, 20, "the tests that are marked `device`"),
+    "benchmarks": Stage("benchmarks:cases", 160, 30, "ratios to a hand-written scan and diffrax"),
+    "images": Stage("images:cases", 240, 60, "ResNet-20 and LM-ResNet-20 on CIFAR-10, stretched"),
+    "limits": Stage("limits:cases", 80, 20, "minimisers of networks of up to 4096 layers"),
+    "recipe": Stage("images:recipe_cases", 0, 60, "the published 160 epochs, by --only recipe"),
+}
