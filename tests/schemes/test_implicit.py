@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +46,7 @@ def test_second_derivatives_are_those_of_the_equation(memory: Literal["full", "r
         np.testing.assert_allclose(again(a), second, rtol=1e-8)
 
 
-@pytest.mark.parametrize("scheme", [nf.schemes.ImplicitTrapezoid(), diffrax.Kvaerno5()])
+@pytest.mark.parametrize("scheme", [nf.schemes.ImplicitTrapezoid(), nf.Kvaerno3()])
 def test_gradients_are_those_of_differences(scheme):
     report = nf.check_gradient(layer(nf.FixedGrid(scheme, steps=2)), X)
     assert max(*report.exact.values(), *report.directional.values()) < 1e-6
@@ -55,7 +54,7 @@ def test_gradients_are_those_of_differences(scheme):
 
 def test_gradients_at_depths_between_steps_are_those_of_diffraxs_loop():
     def slope(gradient):
-        solve = nf.Adaptive(nf.Kvaerno3(), 1e-4, 1e-4, gradient=gradient, max_steps=32)
+        solve = nf.Adaptive(nf.ImplicitEuler(), 1e-2, 1e-2, gradient=gradient, max_steps=32)
         ode = layer(solve)
         return jax.grad(lambda x: (ode.trajectory(x, [0.3, 0.9]) ** 2).sum())(X)
 

@@ -27,7 +27,6 @@ def as_complex(p):
 
 SOLVES = {
     "implicit Euler": nf.FixedGrid(nf.ImplicitEuler(), steps=4),
-    "two_level": nf.FixedGrid(nf.ImplicitEuler(), steps=9, memory="two_level"),
     "adaptive": nf.Adaptive(diffrax.Kvaerno3(), 1e-6, 1e-6),
     "explicit": nf.FixedGrid(nf.RK4(), steps=4),
 }

@@ -93,19 +93,19 @@ def test_moments_follow_what_varies_along_depth():
     def make(rngs):
         return nnx.Linear(2, 2, use_bias=False, param_dtype=jnp.float64, rngs=rngs)
 
-    for inner in (timed, nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))):
-        for field in (
-            st.StochasticDepth(inner, 0.7, rngs=nnx.Rngs(0)),
-            st.ShakeShake(inner, linear(B), rngs=nnx.Rngs(0)),
-        ):
-            network = st.RandomNetwork(field, 9)
-            network.eval()
-            moments = st.network_moments(field, START, 9)
-            np.testing.assert_allclose(moments[0], network(START[None])[0], atol=1e-12)
-            limit = [flat(st.limit_moments(field, START, steps=3 * n)) for n in (4, 8, 16)]
-            assert np.log2(
-                np.abs(limit[0] - limit[1]).max() / np.abs(limit[1] - limit[2]).max()
-            ) == pytest.approx(2, abs=0.1)
+    varying = nf.DepthVarying(make, nf.PiecewiseLinear(3), rngs=nnx.Rngs(0))
+    for field in (
+        st.StochasticDepth(timed, 0.7, rngs=nnx.Rngs(0)),
+        st.ShakeShake(varying, linear(B), rngs=nnx.Rngs(0)),
+    ):
+        network = st.RandomNetwork(field, 9)
+        network.eval()
+        moments = st.network_moments(field, START, 9)
+        np.testing.assert_allclose(moments[0], network(START[None])[0], atol=1e-12)
+        limit = [flat(st.limit_moments(field, START, steps=3 * n)) for n in (4, 8, 16)]
+        assert np.log2(
+            np.abs(limit[0] - limit[1]).max() / np.abs(limit[1] - limit[2]).max()
+        ) == pytest.approx(2, abs=0.1)
 
 
 def orders(field, steps):
