@@ -45,6 +45,13 @@ def check_the_wheel_alone_runs_the_readmes_first_example(wheel, tmp_path):
         "print(pathlib.Path(neuralflow.__file__).with_name('py.typed').is_file())"
     )
     assert run(python, "-c", typed, cwd=tmp_path).strip() == "True"
+    # The program for accelerators runs on machines with nothing else.
+    stages = [
+        f"experiments.accelerator.{path.stem}"
+        for path in (ROOT / "experiments" / "accelerator").glob("*.py")
+        if path.stem != "__init__"
+    ]
+    run(python, "-c", f"import {', '.join(stages)}", cwd=ROOT)
 
 
 def check_the_source_archive_holds_what_its_tests_read(archive):
