@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -242,13 +242,13 @@ def _inputs(layer: NeuralODE, x: PyTree, context: PyTree) -> PyTree:
         raise InputError(
             f"x must be inputs (samples, ...), at least one, got shapes {sorted(counts)} in front"
         )
-    layer(_probe(x, context), context=context)
+    layer(_first(1, x, context), context=context)
     return x
 
 
-def _probe(x: PyTree, context: PyTree) -> PyTree:
-    """Return a few of the inputs, or all where a context belongs to them."""
-    return x if context is not None else jax.tree.map(lambda leaf: leaf[:_PROBE], x)
+def _first(count: int, x: PyTree, context: PyTree) -> PyTree:
+    """Return the first inputs, or all where a context belongs to them."""
+    return x if context is not None else jax.tree.map(lambda leaf: leaf[:count], x)
 
 
 def _check_functions(
@@ -257,18 +257,10 @@ def _check_functions(
     """Refuse units that cannot be renumbered, flipped or scaled without a change of the branch."""
     quiet = nnx.clone(branch)
     quiet.eval()
-    probe = _probe(x, context)
+    probe = _first(_PROBE, x, context)
     velocity = evaluate(quiet, probe, None, context)
     for group in units:
-        size = size_of(weights, group)
-        tests = {"renumbered": lambda w, g=group, n=size: reorder(w, g, np.arange(n)[::-1])}
-        if group.odd:
-            signs = np.where(np.arange(size) % 2, 1.0, -1.0)
-            tests["flipped"] = lambda w, g=group, s=signs: multiply(w, g, s)
-        if group.homogeneous:
-            factors = 2.0 ** (np.arange(size) % 3)
-            tests["scaled"] = lambda w, g=group, f=factors: multiply(w, g, f)
-        for done, change in tests.items():
+        for done, change in _gauges(group, size_of(weights, group)).items():
             changed = {name: array[:1].copy() for name, array in weights.items()}
             change(changed)
             first = {name: array[0] for name, array in changed.items()}
@@ -279,6 +271,19 @@ def _check_functions(
                     f"units ({group}) cannot be {done}: the branch changes by {off:.1%}; name "
                     "every parameter and axis that the units index, and no other"
                 )
+
+
+def _gauges(group: HiddenUnits, size: int) -> dict[str, Callable[[Weights], None]]:
+    """Return what may be done to units, each as a change of weights in place."""
+    numbers = np.arange(size)
+    gauges: dict[str, Callable[[Weights], None]] = {
+        "renumbered": lambda weights: reorder(weights, group, numbers[::-1])
+    }
+    if group.odd:
+        gauges["flipped"] = lambda weights: multiply(weights, group, (-1.0) ** (1 + numbers))
+    if group.homogeneous:
+        gauges["scaled"] = lambda weights: multiply(weights, group, 2.0 ** (1 + numbers % 3))
+    return gauges
 
 
 def _largest(tree: PyTree) -> float:

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from neuralflow import checks
+from neuralflow.checks import InputError
 from neuralflow.depth import raw
 
 
@@ -50,9 +51,13 @@ class Affine(nnx.Module):
             mask: Ignored.
 
         Raises:
+            InputError: x has another number of features.
             InputTypeError: x is not an array of floating-point numbers.
         """
         checks.array("x", x, "...", kind=jnp.inexact)
+        features = self.scale.shape[-1]
+        if not -x.ndim <= self.axis < x.ndim or x.shape[self.axis] != features:
+            raise InputError(f"x must have {features} features in axis {self.axis}, got {x.shape}")
         shape = [1] * x.ndim
         shape[self.axis] = -1
         scale, bias = (jnp.reshape(p[...], shape) for p in (self.scale, self.bias))

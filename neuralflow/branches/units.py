@@ -103,8 +103,10 @@ def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
         >>> from flax import nnx
         >>> branch = nf.fields.MLP(2, hidden=8, rngs=nnx.Rngs(0))
         >>> [units] = nf.branches.hidden_units(branch)
-        >>> dict(units.axes), units.odd
-        ({'dense.0.kernel': 1, 'dense.0.bias': 0, 'dense.1.kernel': 0}, True)
+        >>> sorted(units.axes.items())
+        [('dense.0.bias', 0), ('dense.0.kernel', 1), ('dense.1.kernel', 0)]
+        >>> units.odd, units.homogeneous
+        (True, False)
     """
     checks.instance("branch", branch, nnx.Module, "an nnx.Module")
     found: list[HiddenUnits] = []

@@ -1,5 +1,7 @@
 """Trained branches on a basis of depth: scrambled units are put in order, and states are fitted."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,22 +79,22 @@ def test_channels_of_group_norms_and_heads_of_attention_are_put_in_order():
     def block(rngs):
         return nf.fields.ConvBlock(6, groups=3, param_dtype=jnp.float64, rngs=rngs)
 
-    branches = smooth(block, basis)
+    branches: Any = smooth(block, basis)
     for branch in branches:
         # Groups move as wholes, and channels within their group.
         order = np.concatenate([2 * group + rng.permutation(2) for group in rng.permutation(3)])
-        for array in (branch.convs[0].kernel, branch.convs[0].bias):
+        first, norm, second = branch.convs[0], branch.norms[1], branch.convs[1]
+        for array in (first.kernel, first.bias, norm.scale, norm.bias):
             array[...] = array[...][..., order]
-        branch.norms[1].scale[...] = branch.norms[1].scale[...][order]
-        branch.convs[1].kernel[...] = branch.convs[1].kernel[...][:, :, order]
+        second.kernel[...] = second.kernel[...][:, :, order]
     assert_undone(*nf.fit_branches(branches, basis))
 
     branches = smooth(Attention, basis)
     for branch in branches:
         order, heads = rng.permutation(4), branch.attention
-        for array in (heads.query, heads.key, heads.value):
-            array.kernel[...] = array.kernel[...][:, order]
-            array.bias[...] = array.bias[...][order]
+        for layer in (heads.query, heads.key, heads.value):
+            for array in (layer.kernel, layer.bias):
+                array[...] = array[...][..., order, :]
         heads.out.kernel[...] = heads.out.kernel[...][order]
     assert_undone(*nf.fit_branches(branches, basis))
 
@@ -133,8 +135,8 @@ def test_constant_cells_reproduce_the_branches():
     for k, one in enumerate(branches):
         two = layer.field.at(k / 4)
         for before, after in zip(one.dense, two.dense, strict=True):
-            weights = (np.sort(np.abs(np.ravel(d.kernel[...]))) for d in (before, after))
-            assert np.array_equal(*weights)
+            was, now = (np.sort(np.abs(np.ravel(d.kernel[...]))) for d in (before, after))
+            assert np.array_equal(was, now)
         assert np.allclose(one(x), two(x), atol=1e-14)
 
 
