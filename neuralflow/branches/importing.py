@@ -99,6 +99,7 @@ def fit_branches(
        read the weights.
     3. With inputs, the coefficients are fitted to the states of the original network after every
        branch, without labels. Adam minimises the mean square of the differences in evaluation mode.
+       The projection is kept where the fit is not nearer.
 
     On `PiecewiseConstant(N)` the branches are reproduced to the last bit, up to the order, signs
     and scales of their units. `units=()` leaves the units as they are.
@@ -164,15 +165,26 @@ def fit_branches(
     )
     if x is None:
         return layer, report
-    sizes = {
-        name: _spread(array - _times(matrix, coefficients[name])).astype(array.dtype)
-        for name, array in after.weights.items()
-    }
-    rates = nnx.state(_with(stack, sizes), nnx.Param)
-    fit = fitted(layer, original, rates, x, context, steps) if steps else layer
-    errors = [state_errors(each, original, x, context) for each in (layer, fit)]
-    states, output = zip(*errors, strict=True)
+    fit = fitted(layer, original, _rates(layer, after.weights, matrix), x, context, steps)
+    off, nearer = (state_errors(each, original, x, context) for each in (layer, fit))
+    if not nearer[0] <= off[0]:
+        fit, nearer = layer, off
+    states, output = zip(off, nearer, strict=True)
     return fit, replace(report, states=states, output=output)
+
+
+def _rates(layer: NeuralODE[DepthVarying], weights: Weights, matrix: np.ndarray) -> PyTree:
+    """Return how far the weights of a layer are from given weights, for each array of parameters.
+
+    The distance is the root mean square over the array.
+    """
+    stack = layer.field.stack
+    off = {
+        name: np.sqrt((np.abs(weights[name] - _times(matrix, array)) ** 2).mean())
+        for name, array in _weights(stack).items()
+    }
+    sizes = {name: size.astype(weights[name].dtype) for name, size in off.items()}
+    return nnx.state(_with(stack, sizes), nnx.Param)
 
 
 def _reading(basis: Basis, count: int, stack: nnx.Module) -> np.ndarray:
@@ -320,11 +332,6 @@ def _times(matrix: np.ndarray, array: np.ndarray) -> np.ndarray:
         return array
     wide = array.astype(np.result_type(array.dtype, np.float64))
     return np.tensordot(matrix, wide, 1).astype(array.dtype)
-
-
-def _spread(array: np.ndarray) -> np.ndarray:
-    """Return the root mean square of an array."""
-    return np.sqrt((np.abs(array) ** 2).mean())
 
 
 def _misfit(weights: Weights, projector: np.ndarray, names: set[str]) -> float:

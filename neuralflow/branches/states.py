@@ -42,8 +42,10 @@ def fitted(
             stack of the field.
         x: Inputs `(samples, ...)`. Each step takes a part of the samples, drawn anew.
         context: The context of both layers. With a context, each step takes all samples.
-        steps: The number of steps.
+        steps: The number of steps. 0 returns the layer.
     """
+    if not steps:
+        return layer
     wanted, quiet = _in_evaluation(original), _in_evaluation(layer)
     graphdef, start, rest = nnx.split(quiet.field.stack, nnx.Param, ...)
     other, target = nnx.split(wanted)
@@ -86,6 +88,8 @@ def state_errors(
 ) -> tuple[float, float]:
     """Return the relative errors of the states after all steps, and of the last state.
 
+    An error is NaN or infinite where the solve of the layer fails.
+
     Args:
         layer: The layer.
         original: The layer whose states are wanted, on the same fixed grid.
@@ -96,11 +100,15 @@ def state_errors(
         samples = len(jax.tree.leaves(x)[0])
         chosen = np.linspace(0, samples - 1, min(samples, _JUDGED)).round().astype(int)
         x = jax.tree.map(lambda leaf: leaf[chosen], x)
-    states, aims = (
-        _in_evaluation(each).trajectory(x, context=context) for each in (layer, original)
-    )
+    states, aims = (_states(_in_evaluation(each), x, context) for each in (layer, original))
     every, last = (float(jnp.sqrt(_off(states, aims, first))) for first in (1, -1))
     return every, last
+
+
+@nnx.jit
+def _states(layer: NeuralODE[Any], x: PyTree, context: PyTree) -> PyTree:
+    """Return the states after all steps. A solve that fails raises nothing in a trace."""
+    return layer.trajectory(x, context=context)
 
 
 def _in_evaluation(layer: NeuralODE[Any]) -> NeuralODE[Any]:

@@ -10,8 +10,10 @@ from flax import nnx
 from refusals import refuses
 
 import neuralflow as nf
+from neuralflow.branches import importing
 
 BLOCKS, WIDTH, HIDDEN = 8, 3, 6
+X = jax.random.normal(jax.random.key(0), (5, WIDTH))
 
 
 def smooth(make, basis):
@@ -61,16 +63,15 @@ def scales(rng):
 def test_scrambled_units_are_put_in_order(activation, change, layers):
     basis = nf.PiecewiseLinear(2)
     branches = smooth(perceptron(activation, layers), basis)
-    x = jax.random.normal(jax.random.key(0), (5, WIDTH))
     before, at_first = nf.fit_branches(branches, basis)
     after, report = nf.fit_branches(scrambled(branches, change), basis)
     assert np.isclose(report.aligned, at_first.aligned, rtol=1e-9, atol=1e-12)
     assert report.raw > 0.3 > 3 * report.aligned
     assert report.moved > report.units / 2
     assert (report.flipped > report.units / 4) == (change is signs)
-    assert np.allclose(after(x), before(x), rtol=1e-9)
+    assert np.allclose(after(X), before(X), rtol=1e-9)
     if change is not scales:  # The weights with balanced scales are not linear in depth.
-        assert np.allclose(before(x), nf.from_branches(branches)(x), rtol=1e-9)
+        assert np.allclose(before(X), nf.from_branches(branches)(X), rtol=1e-9)
 
 
 def test_channels_of_group_norms_and_heads_of_attention_are_put_in_order():
@@ -121,14 +122,13 @@ class Attention(nnx.Module):
 
 def test_constant_cells_reproduce_the_branches():
     branches = [perceptron(jnp.tanh)(nnx.Rngs(seed)) for seed in range(4)]
-    x = jax.random.normal(jax.random.key(0), (5, WIDTH))
     basis = nf.PiecewiseConstant(4)
 
-    layer, report = nf.fit_branches(branches, basis, units=(), x=x, steps=2)
+    layer, report = nf.fit_branches(branches, basis, units=(), x=X, steps=2)
     assert report.raw == report.aligned == report.moved == 0
     assert report.states == report.output == (0, 0)
     for one, two in zip(branches, nf.to_branches(layer), strict=True):
-        assert (one(x) == two(x)).all()
+        assert (one(X) == two(X)).all()
 
     layer, report = nf.fit_branches(branches, basis)
     assert report.aligned == 0 < report.moved
@@ -137,7 +137,7 @@ def test_constant_cells_reproduce_the_branches():
         for before, after in zip(one.dense, two.dense, strict=True):
             was, now = (np.sort(np.abs(np.ravel(d.kernel[...]))) for d in (before, after))
             assert np.array_equal(was, now)
-        assert np.allclose(one(x), two(x), atol=1e-14)
+        assert np.allclose(one(X), two(X), atol=1e-14)
 
 
 def test_weights_are_fitted_where_the_steps_read_them():
@@ -168,6 +168,31 @@ def test_the_fit_to_states_lowers_their_error_in_float32():
     assert f"{output[1]:.2e} fitted" in str(report)
 
 
+def test_a_fit_that_is_not_nearer_is_dropped(monkeypatch):
+    def lost(layer, *_):
+        stack = jax.tree.map(lambda array: jnp.nan * array, layer.field.stack)
+        return layer.with_field(nf.DepthVarying.from_stack(stack, layer.field.basis))
+
+    branches = [perceptron(jnp.tanh)(nnx.Rngs(seed)) for seed in range(2)]
+    basis = nf.PiecewiseConstant(1)
+    projected, _ = nf.fit_branches(branches, basis)
+    monkeypatch.setattr(importing, "fitted", lost)
+    layer, report = nf.fit_branches(branches, basis, x=X, steps=1)
+    assert report.states is not None and report.states[0] == report.states[1] > 0
+    assert (layer(X) == projected(X)).all()
+
+
+def test_branches_of_a_layer_in_time_come_back_on_its_basis():
+    def make(rngs):
+        return nf.fields.MLP(WIDTH, hidden=HIDDEN, time=True, param_dtype=jnp.float64, rngs=rngs)
+
+    field = nf.DepthVarying(make, nf.PiecewiseLinear(2), rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8), 0.0, 8.0)
+    again, report = nf.fit_branches(nf.to_branches(layer), nf.PiecewiseLinear(2))
+    assert report.raw < 1e-12 and report.moved == 0
+    assert np.allclose(again(X), layer(X), rtol=1e-11)
+
+
 class Gated(nnx.Module):
     """A branch of a user, with a gate from outside."""
 
@@ -184,7 +209,6 @@ class Gated(nnx.Module):
 AXES = {"kernel1": 1, "bias1": 0, "kernel2": 0}
 UNITS = nf.HiddenUnits(AXES, incoming=("kernel1", "bias1"), outgoing=("kernel2",), odd=True)
 GATES = jnp.linspace(0.5, 1.0, 5)[:, None]
-X = jax.random.normal(jax.random.key(0), (5, WIDTH))
 
 
 def test_units_named_by_hand_are_aligned_in_a_context():
@@ -226,7 +250,7 @@ def test_statistics_are_frozen_before_they_reach_across_cells():
         nf.fit_branches(branches, nf.PiecewiseLinear(2))
     layer, _ = nf.fit_branches([nf.frozen(b) for b in branches], nf.PiecewiseLinear(2))
     assert not nnx.state(layer, nnx.BatchStat)
-    _, report = nf.fit_branches(branches, nf.PiecewiseConstant(4), x=X.astype(jnp.float32))
+    _, report = nf.fit_branches(branches, nf.PiecewiseConstant(4), x=X.astype(jnp.float32), steps=0)
     assert report.moved and report.output is not None and report.output[1] < 1e-6
 
 
