@@ -277,11 +277,12 @@ def _check_functions(
             change(changed)
             first = {name: array[0] for name, array in changed.items()}
             other = evaluate(_with(quiet, first), probe, None, context)
-            off = _largest(jax.tree.map(jnp.subtract, other, velocity)) / _largest(velocity)
-            if not off <= _tolerance(velocity):
+            off = _largest(jax.tree.map(jnp.subtract, other, velocity))
+            if not off <= _tolerance(velocity) * _largest(velocity):
                 raise InputError(
-                    f"units ({group}) cannot be {done}: the branch changes by {off:.1%}; name "
-                    "every parameter and axis that the units index, and no other"
+                    f"units ({group}) cannot be {done}: the first branch changes by {off:.1e} at "
+                    f"most, and its values are {_largest(velocity):.1e} at most; name every "
+                    "parameter and axis that the units index, and no other"
                 )
 
 

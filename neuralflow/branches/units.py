@@ -115,7 +115,9 @@ def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
             found += _heads(path, node)
         else:
             found += _between(_chain(path, node))
-    return found
+    # A layer that stands in two places is held in one of them.
+    names = set(map(dotted, flatten(nnx.state(branch))[0]))
+    return [group for group in found if group.axes.keys() <= names]
 
 
 Layer = tuple[tuple[Any, ...], Any]
@@ -154,9 +156,13 @@ def _between(chain: Sequence[Layer]) -> Iterator[HiddenUnits]:
 
 def _is_linear(layer: Any) -> bool:
     """Tell whether a layer is dense or a convolution of all channels."""
-    return isinstance(layer, nnx.Linear) or (
-        isinstance(layer, nnx.Conv) and layer.feature_group_count == 1
-    )
+    return type(layer) is nnx.Linear or (type(layer) is nnx.Conv and layer.feature_group_count == 1)
+
+
+def _is_norm(layer: Any) -> bool:
+    """Tell whether a layer is a norm whose weights belong to the last axis."""
+    axis = getattr(layer, "axis", getattr(layer, "feature_axes", -1))
+    return type(layer) in _NORMS and axis in (-1, (-1,))
 
 
 def _units(first: Layer, between: Sequence[Layer], last: Layer) -> HiddenUnits | None:
@@ -165,28 +171,31 @@ def _units(first: Layer, between: Sequence[Layer], last: Layer) -> HiddenUnits |
     The factor of a unit enters at the last norm before the activations, and else at `first`.
     """
     axes = _axes(*first)
-    incoming, groups, functions = list(axes), 1, []
+    incoming, groups, functions = list(axes), {1}, []
     for path, layer in between:
-        if isinstance(layer, _NORMS):
+        if _is_norm(layer):
             held = _axes(path, layer)
             axes |= held
             names = {name.rsplit(".", 1)[-1]: name for name in held}
             incoming = [names[n] for n in ("scale", "bias") if n in names and "scale" in names]
-            groups = max(groups, layer.num_groups if isinstance(layer, nnx.GroupNorm) else 1)
+            groups |= {layer.num_groups} if isinstance(layer, nnx.GroupNorm) else set()
             functions = []
         elif not isinstance(layer, nnx.Module) and _commutes(layer, lambda v: v[:, ::-1]):
             functions.append(layer)
         elif not isinstance(layer, nnx.Dropout):
             return None
+    shape = last[1].kernel.shape
+    if len(groups) > 2 or shape[-2] != first[1].kernel.shape[-1]:
+        return None
     kernel = dotted((*last[0], "kernel"))
-    axes[kernel] = last[1].kernel.ndim - 2
+    axes[kernel] = len(shape) - 2
     return HiddenUnits(
         axes,
         tuple(incoming),
         (kernel,),
         odd=bool(incoming) and all(_commutes(f, lambda v: v * _SIGNS) for f in functions),
         homogeneous=bool(incoming) and all(_commutes(f, lambda v: v * _FACTORS) for f in functions),
-        groups=groups,
+        groups=max(groups),
     )
 
 

@@ -277,17 +277,17 @@ test_bad_input_is_refused = refuses(
         ),
         "no permutation axis": (
             lambda: fit(units=[nf.HiddenUnits({"kernel1": 1, "bias1": 0})]),
-            r"units \(kernel1 axis 1, bias1 axis 0\) cannot be renumbered: the branch changes by",
+            r"units \(kernel1 axis 1, bias1 axis 0\) cannot be renumbered: the first branch",
         ),
         "no odd activation": (
             lambda: fit(units=[nf.HiddenUnits(AXES, ("kernel1",), ("kernel2",), odd=True)]),
-            "cannot be flipped: the branch changes by",
+            "cannot be flipped: the first branch changes by",
         ),
         "no homogeneous activation": (
             lambda: fit(
                 units=[nf.HiddenUnits(AXES, ("kernel1", "bias1"), ("kernel2",), homogeneous=True)]
             ),
-            "cannot be scaled: the branch changes by",
+            "cannot be scaled: the first branch changes by",
         ),
         "an unknown parameter": (
             lambda: fit(units=[nf.HiddenUnits({"kernel": 1})]),

@@ -141,6 +141,9 @@ def copied(weights):
     return {name: array.copy() for name, array in weights.items()}
 
 
+SHARED = dense(6, 6)
+
+
 @pytest.mark.parametrize(
     "branch",
     [
@@ -149,8 +152,24 @@ def copied(weights):
         nnx.Sequential(dense(), lambda y: y.reshape(-1), dense(5, 6)),
         nnx.Sequential(dense(), dense(5, 5).kernel.get_value().__matmul__, dense(5, 6)),
         convolutional([], groups=3),
+        nnx.Sequential(SHARED, jnp.tanh, SHARED),
+        nnx.Sequential(dense(6, 3), lambda y: y.reshape(len(y), -1), dense(12, 6)),
+        nnx.Sequential(dense(6, 4), nnx.BatchNorm(4, axis=0, rngs=nnx.Rngs(0)), dense(4, 6)),
+        nnx.Sequential(
+            dense(6, 4), *(nnx.GroupNorm(4, n, rngs=nnx.Rngs(0)) for n in (2, 4)), dense(4, 6)
+        ),
     ],
-    ids=["one layer", "a sum over units", "a function of another shape", "a matrix", "grouped"],
+    ids=[
+        "one layer",
+        "a sum over units",
+        "a function of another shape",
+        "a matrix",
+        "grouped",
+        "one layer twice",
+        "flattened",
+        "a norm over samples",
+        "groups in two ways",
+    ],
 )
 def test_units_that_a_function_mixes_are_not_found(branch):
     assert hidden_units(branch) == []
