@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,17 @@ class Network(nnx.Module):
         return branches
 
 
-def scrambled(branches: list[Any], rng: np.random.Generator) -> list[Any]:
+def scrambled(branches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """Return branches that compute the same, with hidden units in another order.
 
     Units with tanh change their sign too, and units with ReLU their scale.
     """
     copies = [nnx.clone(branch) for branch in branches]
     for copy in copies:
-        layers = list(copy.layers.layers)
-        first, last = (layer for layer in layers if isinstance(layer, nnx.Linear))
-        between = layers[layers.index(first) + 1]
+        layers: list[Any] = list(copy.layers.layers)
+        dense: list[Any] = [layer for layer in layers if isinstance(layer, nnx.Linear)]
+        first, last = dense
+        between: Any = layers[layers.index(first) + 1]
         order = rng.permutation(first.out_features)
         first.kernel[...] = first.kernel[...][:, order]
         last.kernel[...] = last.kernel[...][order]
@@ -136,16 +138,10 @@ def measure(kind: str, seed: int, options: Any, sets: dict[str, Any]) -> dict[st
     fitted, report = nf.fit_branches(branches, basis, x=x, steps=options.steps)
     jax.block_until_ready(nnx.state(fitted))
     seconds = time.perf_counter() - began
-    other = scrambled(branches, np.random.default_rng(seed))
+    copies = scrambled(branches, np.random.default_rng(seed))
+    other, _ = nf.fit_branches(copies, basis, x=x, steps=options.steps)
     return {
-        **dict(
-            zip(
-                COLUMNS,
-                map(accuracy, (whole, plain, aligned, fitted)),
-                strict=False,
-            )
-        ),
-        COLUMNS[-1]: accuracy(nf.fit_branches(other, basis, x=x, steps=options.steps)[0]),
+        **dict(zip(COLUMNS, map(accuracy, (whole, plain, aligned, fitted, other)), strict=True)),
         "seconds": seconds,
         "bitwise": bool((again(states) == whole(states)).all()),
         "weights off": [report.raw, report.aligned],

@@ -39,7 +39,8 @@ _PROBE = 8  # Inputs on which the units are checked.
 class FitReport:
     """How well a layer reproduces residual branches. Printing the report shows the numbers.
 
-    All errors are relative: norms of differences, divided by norms of what is reproduced.
+    All errors are relative: norms of differences, divided by norms of what is reproduced. The
+    weights that count are the parameters.
 
     Attributes:
         basis: The basis of the layer.
@@ -47,7 +48,8 @@ class FitReport:
         units: The number of hidden units of all branches.
         moved: How many of the units have another place than before.
         flipped: How many of the units have another sign than before.
-        raw: The error of the weights of a projection without alignment.
+        raw: The error of the weights of a projection without alignment. Where scales are balanced,
+            they are balanced first, so that `raw` and `aligned` measure the same weights.
         aligned: The error of the weights of the projection of the aligned branches.
         states: The errors of the states after all branches, before and after the fit to the states.
             None without inputs.
@@ -151,7 +153,8 @@ def fit_branches(
         raise InputError("units are checked on inputs; give x, or let hidden_units find the units")
 
     names = {dotted(path) for path in flatten(nnx.state(stack, nnx.Param))[0]}
-    after = aligned(balanced(before, groups), groups, names, matrix @ inverse)
+    even = balanced(before, groups)
+    after = aligned(even, groups, names, matrix @ inverse)
     coefficients = {name: _times(inverse, array) for name, array in after.weights.items()}
     layer = original.with_field(DepthVarying.from_stack(_with(stack, coefficients), basis))
     report = FitReport(
@@ -160,7 +163,7 @@ def fit_branches(
         units=len(branches) * sum(size_of(before, group) for group in groups),
         moved=after.moved,
         flipped=after.flipped,
-        raw=_misfit(before, matrix @ inverse, names),
+        raw=_misfit(even, matrix @ inverse, names),
         aligned=_misfit(after.weights, matrix @ inverse, names),
     )
     if x is None:

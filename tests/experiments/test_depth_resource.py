@@ -1,5 +1,7 @@
 """The networks of `experiments.depth_resource`: what is scrambled computes the same."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def test_scrambled_branches_compute_the_same(kind):
     network(images)
     network.eval()
     x = network.embed(images)
-    branches = [nf.frozen(branch) for branch in network.branches()]
+    branches: Any = [nf.frozen(branch) for branch in network.branches()]
     y = x
     for branch in branches:
         y = y + branch(y)
