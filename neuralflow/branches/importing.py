@@ -114,7 +114,8 @@ def fit_branches(
         x: Inputs `(samples, ...)` of the first branch, in the distribution of later use. None
             leaves out the fit to states.
         context: The context of the branches at the inputs, or None.
-        steps: The number of steps of Adam. 0 leaves out the fit to states.
+        steps: The number of steps of Adam. Each step walks both networks on at most 256 inputs. 0
+            leaves out the fit to states.
 
     Returns:
         The layer, and a report of the errors. The layer has the mode of the branches.
@@ -137,6 +138,11 @@ def fit_branches(
         (3, 2, 8)
         >>> report.aligned < report.raw
         True
+
+    Source:
+        Ainsworth et al., arXiv 2209.04836, match the units of two networks by their weights, as
+        recalled. Matching the blocks of one network, and the target that belongs to a basis, are
+        our formulation.
     """
     original = from_branches(branches)
     checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseLinear(8)")

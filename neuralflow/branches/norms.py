@@ -26,8 +26,8 @@ class Affine(nnx.Module):
         dtype: The type of the result. By default it follows from x and the weights.
 
     Raises:
-        InputTypeError: `scale` or `bias` is not an array of floating-point numbers, or `axis` is
-            not a whole number.
+        InputTypeError: `scale` or `bias` is not an array of floating-point numbers, `axis` is not a
+            whole number, or `dtype` is not a dtype of floating-point numbers.
         InputError: `scale` and `bias` have different shapes.
     """
 
