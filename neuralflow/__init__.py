@@ -8,8 +8,15 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-from neuralflow import depth as depth, fields as fields, schemes as schemes
-from neuralflow.branches import from_branches as from_branches, to_branches as to_branches
+from neuralflow import branches as branches, depth as depth, fields as fields, schemes as schemes
+from neuralflow.branches import (
+    FitReport as FitReport,
+    HiddenUnits as HiddenUnits,
+    fit_branches as fit_branches,
+    from_branches as from_branches,
+    frozen as frozen,
+    to_branches as to_branches,
+)
 from neuralflow.depth import (
     CubicSpline as CubicSpline,
     DepthVarying as DepthVarying,

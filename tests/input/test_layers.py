@@ -5,7 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support.calls import FUNCTION, MODULE, NUMBER, SEED, STATE, Call, Wrong, refuse, without
+from support.calls import (
+    ARRAY,
+    COUNT,
+    FLAG,
+    FUNCTION,
+    MODULE,
+    NOT_WHOLE,
+    NUMBER,
+    SEED,
+    STATE,
+    Call,
+    Wrong,
+    refuse,
+    without,
+)
 from support.wrong import wrong
 
 import neuralflow as nf
@@ -102,6 +116,24 @@ SOLVE: Wrong = {
     "number": 4,
 }
 FIELD: Wrong = {**MODULE, "class": nnx.Linear, "empty": nnx.Module(), "list": [nnx.Module()]}
+BRANCHES: Wrong = {
+    "none": None,
+    "text": "ab",
+    "number": 2,
+    "empty": [],
+    "generator": numbers(nnx.Linear(2, 2, rngs=nnx.Rngs(0))),
+    "functions": [np.tanh],
+    "classes": [nnx.Linear],
+    "of two widths": [nnx.Linear(n, n, rngs=nnx.Rngs(0)) for n in (2, 3)],
+    "one": nnx.Linear(2, 2, rngs=nnx.Rngs(0)),
+}
+UNITS = nf.HiddenUnits({"dense.0.kernel": 1})
+FINER = nf.PiecewiseLinear(2)
+
+
+def perceptrons(*widths):
+    return [nf.fields.MLP(2, hidden=n, rngs=nnx.Rngs(n)) for n in widths or (3, 3)]
+
 
 CALLS = {
     "NeuralODE": Call(
@@ -214,20 +246,80 @@ CALLS = {
     "from_branches": Call(
         nf.from_branches,
         lambda: {"branches": [nnx.Linear(2, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1)]},
-        {
-            "branches": {
-                "none": None,
-                "text": "ab",
-                "number": 2,
-                "empty": [],
-                "generator": numbers(nnx.Linear(2, 2, rngs=nnx.Rngs(0))),
-                "functions": [np.tanh],
-                "classes": [nnx.Linear],
-                "of two widths": [nnx.Linear(n, n, rngs=nnx.Rngs(0)) for n in (2, 3)],
-                "one": nnx.Linear(2, 2, rngs=nnx.Rngs(0)),
-            }
-        },
+        {"branches": BRANCHES},
         said={"branches": "branch|module|time"},
+    ),
+    "fit_branches": Call(
+        nf.fit_branches,
+        lambda: {
+            "branches": perceptrons(),
+            "basis": nf.PiecewiseConstant(2),
+            "units": None,
+            "x": X[:, :2],
+            "context": None,
+            "steps": 0,
+        },
+        {
+            "branches": {**BRANCHES, "of two widths": perceptrons(3, 4)},
+            "basis": {"none": None, "number": 2, "class": nf.PiecewiseConstant, "finer": FINER},
+            "units": {
+                "text": "dense",
+                "mapping": {"dense.0.kernel": 1},
+                "names": ["dense.0.kernel"],
+                "generator": numbers(UNITS),
+                "one": UNITS,
+                "no axis": [UNITS],
+                "unknown": [nf.HiddenUnits({"kernel": 1})],
+                "another axis": [nf.HiddenUnits({"dense.0.kernel": 2})],
+            },
+            "x": without({**WIDTH, "one example": jnp.ones(2)}, "none", "narrow"),
+            "context": CONTEXT,
+            "steps": without(COUNT, "zero"),
+        },
+        said={"branches": "branch|module|time", "basis": "basis|coefficients"},
+    ),
+    "frozen": Call(
+        nf.frozen, lambda: {"module": nnx.BatchNorm(2, rngs=nnx.Rngs(0))}, {"module": MODULE}
+    ),
+    "HiddenUnits": Call(
+        nf.HiddenUnits,
+        lambda: {
+            "axes": {"kernel1": 1, "kernel2": 0},
+            "incoming": ("kernel1",),
+            "outgoing": ["kernel2"],
+            "odd": True,
+            "homogeneous": False,
+            "groups": 2,
+        },
+        {
+            "axes": {**FUNCTION, "empty": {}, "floats": {"a": 0.5}, "numbers": {1: 1}},
+            "incoming": {**FUNCTION, "unknown": ("bias1",), "empty": ()},
+            "outgoing": {**FUNCTION, "unknown": ("bias1",), "empty": (), "objects": [None]},
+            "odd": FLAG,
+            "homogeneous": FLAG,
+            "groups": COUNT,
+        },
+    ),
+    "hidden_units": Call(
+        nf.branches.hidden_units,
+        lambda: {"branch": nf.fields.MLP(2, hidden=3, rngs=nnx.Rngs(0))},
+        {"branch": MODULE},
+    ),
+    "Affine": Call(
+        nf.branches.Affine,
+        lambda: {"scale": jnp.ones(2), "bias": jnp.ones(2), "axis": -1, "dtype": jnp.float32},
+        {
+            "scale": {**ARRAY, "number": 1.0, "list": [1.0, 1.0], "whole": np.ones(2, int)},
+            "bias": {**ARRAY, "list": [1.0, 1.0], "long": jnp.ones(3)},
+            "axis": NOT_WHOLE,
+            "dtype": {"text": "wide", "whole": int},
+        },
+    ),
+    "call of Affine": Call(
+        lambda: nf.branches.Affine(jnp.ones(3), jnp.ones(3)),
+        lambda: {"x": X},
+        {"x": {**STATE, "narrow": X[:, :2], "number": jnp.ones(()), "whole": np.ones((2, 3), int)}},
+        made=True,
     ),
     "to_branches": Call(
         nf.to_branches,

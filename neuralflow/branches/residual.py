@@ -79,7 +79,7 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
             else type(branches).__name__
         )
         raise InputError(
-            f"from_branches takes a sequence of at least one residual branch, got {shown}"
+            f"branches must be a sequence of at least one residual branch, got {shown}"
         )
     for k, branch in enumerate(branches):
         checks.instance(

@@ -1,0 +1,134 @@
+"""Weights of a layer that are fitted to the states of another layer, without labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from neuralflow.depth import DepthVarying
+from neuralflow.layers import NeuralODE
+from neuralflow.solve import FixedGrid
+
+_BATCH = 256
+_JUDGED = 4096  # The errors are those of so many inputs at most, evenly spaced.
+_SHARE = 0.06  # The first steps of a weight are this share of its error in the projection.
+
+
+def fitted(
+    layer: NeuralODE[DepthVarying],
+    original: NeuralODE[DepthVarying],
+    errors: PyTree,
+    x: PyTree,
+    context: PyTree,
+    steps: int,
+) -> NeuralODE[DepthVarying]:
+    """Return a layer whose states after all steps are near those of another layer.
+
+    Adam minimises the mean square of the differences of the states over the parameters, in
+    evaluation mode. The learning rate of an array is proportional to its entry in `errors`, and
+    falls to zero as a half-wave of the cosine.
+
+    Args:
+        layer: The layer. It is not changed.
+        original: The layer whose states are wanted, on the same fixed grid.
+        errors: How far off the parameters may be: one number for every array of parameters of the
+            stack of the field.
+        x: Inputs `(samples, ...)`. Each step takes a part of the samples, drawn anew.
+        context: The context of both layers. With a context, each step takes all samples.
+        steps: The number of steps. 0 returns the layer.
+    """
+    if not steps:
+        return layer
+    wanted, quiet = _in_evaluation(original), _in_evaluation(layer)
+    graphdef, start, rest = nnx.split(quiet.field.stack, nnx.Param, ...)
+    other, target = nnx.split(wanted)
+    basis, samples = layer.field.basis, len(jax.tree.leaves(x)[0])
+    optimiser = optax.chain(
+        optax.scale_by_adam(),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, errors)),
+        optax.scale_by_learning_rate(optax.cosine_decay_schedule(_SHARE, steps)),
+    )
+
+    @jax.jit
+    def run(start: PyTree, rest: PyTree, target: PyTree, x: PyTree, context: PyTree) -> PyTree:
+        reference = nnx.merge(other, target, copy=True)
+
+        def loss(params: PyTree, x: PyTree) -> Array:
+            stack = nnx.merge(graphdef, params, rest, copy=True)
+            moved = quiet.with_field(DepthVarying.from_stack(stack, basis))
+            states, aims = (each.trajectory(x, context=context) for each in (moved, reference))
+            return _off(states, aims, 1)
+
+        def step(carry: Any, key: Array) -> tuple[Any, None]:
+            params, state = carry
+            batch = x
+            if context is None and samples > _BATCH:
+                chosen = jax.random.randint(key, (_BATCH,), 0, samples)
+                batch = jax.tree.map(lambda leaf: leaf[chosen], x)
+            updates, state = optimiser.update(jax.grad(loss)(params, batch), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(jax.random.key(0), steps)
+        return lax.scan(step, (start, optimiser.init(start)), keys)[0][0]
+
+    stack = nnx.clone(layer.field.stack)
+    nnx.update(stack, run(start, rest, target, x, context))
+    return layer.with_field(DepthVarying.from_stack(stack, basis))
+
+
+def state_errors(
+    layer: NeuralODE, original: NeuralODE, x: PyTree, context: PyTree
+) -> tuple[float, float]:
+    """Return the relative errors of the states after all steps, and of the last state.
+
+    An error is NaN or infinite where the solve of the layer fails.
+
+    Args:
+        layer: The layer.
+        original: The layer whose states are wanted, on the same fixed grid.
+        x: Inputs `(samples, ...)`.
+        context: The context of both layers.
+    """
+    if context is None:
+        samples = len(jax.tree.leaves(x)[0])
+        chosen = np.linspace(0, samples - 1, min(samples, _JUDGED)).round().astype(int)
+        x = jax.tree.map(lambda leaf: leaf[chosen], x)
+    states, aims = (_states(_in_evaluation(each), x, context) for each in (layer, original))
+    every, last = (float(jnp.sqrt(_off(states, aims, first))) for first in (1, -1))
+    return every, last
+
+
+@nnx.jit
+def _states(layer: NeuralODE[Any], x: PyTree, context: PyTree) -> PyTree:
+    """Return the states after all steps. A solve that fails raises nothing in a trace."""
+    return layer.trajectory(x, context=context)
+
+
+def _in_evaluation(layer: NeuralODE[Any]) -> NeuralODE[Any]:
+    """Return a copy of a layer in evaluation mode, whose gradients keep all states."""
+    copy = nnx.clone(layer)
+    copy.eval()
+    grid: Any = copy.discretisation
+    return copy.with_solve(FixedGrid(grid.scheme, steps=grid.steps, memory="full"))
+
+
+def _off(states: PyTree, aims: PyTree, first: int) -> Array:
+    """Return the square of the relative error of the states from one state on."""
+    states, aims = jax.tree.map(lambda leaf: leaf[first:], (states, aims))
+    return _squares(jax.tree.map(jnp.subtract, states, aims)) / _squares(aims)
+
+
+def _squares(tree: PyTree) -> Array:
+    """Return the sum of the squared moduli of all numbers."""
+    total = jnp.zeros(())
+    for leaf in jax.tree.leaves(tree):
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        total += jnp.real(wide * jnp.conj(wide)).sum()
+    return total
