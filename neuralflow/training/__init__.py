@@ -3,8 +3,8 @@
 `loop` holds `fit` and the compiled step, `batches` the order and the placement of the data,
 `evaluation` the loss and its mean over a data set. `log` writes the history and decides when a
 checkpoint is due, `checkpoints` writes and reads checkpoints, `display` shows the progress.
-`interrupts` holds signals back until the state is saved. `levels` trains a shallow model and refines
-it on the way.
+`interrupts` holds signals back until the state is saved. `levels` refines a model between the
+levels of its training.
 """
 
 from neuralflow.training.checkpoints import CheckpointError as CheckpointError

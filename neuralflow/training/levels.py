@@ -208,9 +208,9 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
     the mass matrices of the old and of the new basis. Moving means of gradients change in the same
     way: they are halved and repeated where constant cells are cut in two.
 
-    Second moments are squares of such a density v. They become L'^2 R L^-2 v, with the lumped
-    masses L in place of M and the absolute values of R: quarters where constant cells are cut in
-    two. So they stay positive, and Adam's steps stay what they were. A coefficient without parents, such as the factor of a new
+    Second moments are squares of such a density v. They become L'^2 |R| L^-2 v, with the lumped
+    masses L in place of M: quarters where constant cells are cut in two. So they stay positive, and
+    Adam's steps stay what they were. A coefficient without parents, such as the factor of a new
     Legendre polynomial, takes the first moment zero and the second moment of its nearest neighbour.
 
     Moments of parameters that do not vary with depth, counts, schedules and hyperparameters stay as
