@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax import core
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from neuralflow import checks
@@ -248,7 +249,7 @@ def _moved(
         value, rows = raw(leaf), old[path]
         if not rows.first:
             rows.basis.check(value, f"the coefficients '{dotted(path)}'")
-        value = placed(on_rows(matrices[rows, new[path]], value), value)
+        value = spread_rows(matrices[rows, new[path]], value)
         return leaf.replace(value) if isinstance(leaf, nnx.Variable) else value
 
     graphdef, state = nnx.split(model)
@@ -256,21 +257,26 @@ def _moved(
     return nnx.merge(graphdef, nnx.from_flat_state(flat), copy=True)
 
 
-def placed(array: Array, like: Array) -> Array:
-    """Return an array on the devices of another one, spread in the same way where this is possible.
+def spread_rows(matrix: np.ndarray, array: Array) -> Array:
+    """Return matrix @ array along the first axis, spread over devices as the array is.
+
+    An array whose new rows do not divide by its number of devices is placed by JAX.
 
     Args:
-        array: The array.
-        like: The other array, whose axes may have other lengths.
+        matrix: The matrix `(rows, size)`.
+        array: The array `(size, ...)`.
     """
-    sharding = getattr(like, "sharding", None)
-    if not isinstance(sharding, NamedSharding):
-        return array
+    sharding = getattr(array, "sharding", None)
+    if isinstance(array, core.Tracer) or not isinstance(sharding, NamedSharding):
+        return on_rows(matrix, array)
+    # On a mesh with explicit axes, JAX would ask for the sharding of every result.
+    mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+    new = on_rows(matrix, jax.device_put(array, NamedSharding(mesh, sharding.spec)))
     try:
-        sharding.shard_shape(array.shape)
-    except ValueError:  # The rows do not divide by the number of devices.
-        return array
-    return jax.device_put(array, sharding)
+        sharding.shard_shape(new.shape)
+    except ValueError:
+        return new
+    return jax.device_put(new, sharding)
 
 
 def _change(model: nnx.Module, new: nnx.Module, x: PyTree) -> float:

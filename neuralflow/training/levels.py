@@ -24,8 +24,7 @@ from neuralflow.checks import InputError
 from neuralflow.data import Data, Stream
 from neuralflow.depth import raw
 from neuralflow.depth.basis import mass, refinement
-from neuralflow.depth.varying import on_rows
-from neuralflow.refinement import Rows, placed, refined, rows_of
+from neuralflow.refinement import Rows, refined, rows_of, spread_rows
 from neuralflow.training.checkpoints import CheckpointError, Checkpoints
 from neuralflow.training.evaluation import Loss
 from neuralflow.training.log import place
@@ -254,7 +253,7 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
                 "moments such as optax.adam, or begin a new state with its init"
             )
         first, second = transfers[owner]
-        return placed(on_rows(first if field in _FIRST else second, leaf), leaf)
+        return spread_rows(first if field in _FIRST else second, leaf)
 
     return jax.tree_util.tree_map_with_path(moved, state)
 
