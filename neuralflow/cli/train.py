@@ -206,7 +206,7 @@ def _check_levels(options: Train) -> None:
     if not levels:
         return
     shown = f"--levels {' '.join(map(str, levels))}"
-    growing = all(b > a and b % a == 0 for a, b in itertools.pairwise(levels))
+    growing = all(0 < a < b and b % a == 0 for a, b in itertools.pairwise(levels))
     if levels[0] < 1 or not growing:
         raise InputError(
             f"{shown} must be numbers of steps, each a multiple of the one before, such as 4 8 16"

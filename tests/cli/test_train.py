@@ -53,6 +53,23 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
     assert (folder / "certificate.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_trains_level_by_level(tmp_path, here):
+    folder = tmp_path / "run"
+    options = ("--data", "moons", "--width", 4, "--batch", 500, "--levels", 1, 2, "--out", folder)
+    for more in ((), ("--resume",)):
+        status, told = here("train", *options, "--epochs", 3, *more)
+        # What is done is not trained again.
+        assert ("level 1/2, epoch 2/2" in told) == ("level 2/2, epoch 3/3" in told) == (not more)
+    assert status == 0, told
+    last = told.split("Test accuracy ")[1].split(";")[0]
+    status, told = here("evaluate", "--folder", folder)
+    assert status == 0 and "step 12: loss" in told and f"accuracy {last}" in told
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["evaluations"] for row in rows] == [1, 1, 2]
+    status, told = here("train", *options, "--levels", 1, 3, "--resume")
+    assert status == 2 and "was trained with --levels [1, 2]" in " ".join(told.split())
+
+
 def test_a_set_without_images_and_labels_is_refused(monkeypatch):
     monkeypatch.setattr(
         data, "load", lambda *_, **__: {"text_length": np.zeros(3), "label": np.zeros(3)}
