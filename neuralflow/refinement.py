@@ -106,7 +106,8 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
     cut into `factor` equal parts. The interval of depth time stays the same, so steps get shorter.
     The new model therefore is closer to the ODE that the weights define. Its outputs are nearly the
     outputs of the model where the model is close to this ODE already. An adaptive layer gets finer
-    cells alone, and keeps its outputs up to its tolerances.
+    cells alone, and keeps its outputs up to its tolerances. `regularisers.depth_energy` keeps its
+    value on a `PiecewiseLinear` basis. On cells it sums squares of jumps, and grows by the factor.
 
     The new model shares nothing with the model. What the model shares inside, the new model shares
     too. Batch statistics of a cell are repeated in its parts. Rows of a `PerStep` are repeated in

@@ -45,7 +45,7 @@ from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
-COMMAND = "python -m experiments.depth_resource.levels --data-dir FOLDER"
+COMMAND = "python -m experiments.depth_resource.levels --data-dir FOLDER --data "
 WIDTH = 32
 
 
@@ -208,7 +208,7 @@ def main() -> None:
     result |= {"cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "rows": rows}
     result |= {"runs": runs, "seconds": time.perf_counter() - began}
     name = "levels.json" if options.data == "fashion_mnist" else f"levels_{options.data}.json"
-    files.write(HERE / name, files.as_json({"command": COMMAND, "result": result}))
+    files.write(HERE / name, files.as_json({"command": COMMAND + options.data, "result": result}))
 
 
 if __name__ == "__main__":
