@@ -92,7 +92,7 @@ def rows_of(model: nnx.Module) -> dict[Path, Rows]:
     for _, layer in nnx.iter_graph(model):
         grid = layer.discretisation if isinstance(layer, NeuralODE) else None
         if isinstance(grid, FixedGrid):
-            cells = grid.steps if grid.times is None else grid.times
+            cells: Any = grid.steps if grid.times is None else grid.times
             for row in step_coefficients(grid.scheme):
                 first = grid.grid.steps - len(raw(row))
                 rows[paths[id(row)]] = Rows(PiecewiseConstant(cells), first)
@@ -271,7 +271,8 @@ def spread_rows(matrix: np.ndarray, array: Array) -> Array:
     if isinstance(array, core.Tracer) or not isinstance(sharding, NamedSharding):
         return on_rows(matrix, array)
     # On a mesh with explicit axes, JAX would ask for the sharding of every result.
-    mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+    held: Any = sharding.mesh
+    mesh = Mesh(held.devices, held.axis_names)
     new = on_rows(matrix, jax.device_put(array, NamedSharding(mesh, sharding.spec)))
     try:
         sharding.shard_shape(new.shape)

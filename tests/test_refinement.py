@@ -1,6 +1,7 @@
 """Models on finer and on coarser depth: what stays, what changes, and what is refused."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def linear(rngs):
     return nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
 
 
-def layer(basis, steps=12, make=linear, scheme=None, **options):
+def layer(basis, steps=12, make: Any = linear, scheme=None, **options) -> Any:
     field = nf.DepthVarying(make, basis, rngs=nnx.Rngs(0))
     return nf.NeuralODE(field, nf.FixedGrid(scheme or nf.Euler(), steps=steps), **options)
 
@@ -41,7 +42,7 @@ def arrays(model):
     return jax.tree.leaves(nnx.state(model))
 
 
-def decay(scheme, steps):
+def decay(scheme, steps) -> Any:
     """The layer of x' = -x."""
     field = nf.from_function(lambda a, x: a * x, jnp.asarray(-1.0))
     return nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps))
@@ -99,7 +100,7 @@ class Nested(nnx.Module):
 
 
 def test_every_layer_is_refined_once():
-    model = Nested()
+    model: Any = Nested()
     finer = nf.refined(model, 2, X)  # No warning: an adaptive layer keeps its outputs.
     assert finer.one is finer.again and finer.one.field is finer.heun.field
     assert finer.one.field.basis == nf.PiecewiseConstant(4)
@@ -168,7 +169,7 @@ def test_a_finer_random_network_is_the_one_that_was_built_so(kind):
     weights = field.field.refine(nf.PiecewiseConstant(8))
     built = st.RandomNetwork(kind(weights, rngs=nnx.Rngs(0)), 8, t1=2.0)
     assert (finer.sample(X, KEY) == built.sample(X, KEY)).all()
-    sde = nf.refined(st.NeuralSDE(field, 4), 2)
+    sde: Any = nf.refined(st.NeuralSDE(field, 4), 2)
     assert (sde.steps, sde.resolution) == (8, 1 / 16)
     assert sde.field.field.basis == nf.PiecewiseConstant(8)
 

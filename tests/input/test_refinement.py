@@ -1,5 +1,7 @@
 """What finer models, moments on finer depth and multi-level training refuse."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,7 +29,7 @@ def layer(scheme=None, basis=BASIS):
 
 def crooked():
     """A layer whose number of rows was changed behind its back."""
-    model = layer()
+    model: Any = layer()
     model.field.stack.bias.set_value(jnp.ones((3, 2)))
     return model
 
