@@ -4,20 +4,22 @@
 
 FOLDER holds the data sets as TFDS writes them. A network is a linear lift of an image to a state of
 width 32, residual blocks of a perceptron with steps of length 1/n, and a linear head. Its blocks
-begin alike. Trainings of one seed have the same initial weights in lift and head, and the same
-order of images. All trainings have equally many epochs, by Adam with one learning rate.
+begin alike. Trainings of one seed have the same initial weights as functions of depth, and the same
+order of images. All trainings have equally many epochs, by Adam with one cosine schedule of the
+learning rate over all of them.
 
 - direct: the deepest network from the start;
 - shallow: the first network of the ladder to the end, to tell what depth itself is worth;
 - carried: the ladder, as `nf.training.multilevel` climbs it;
-- reset: the ladder, where the optimiser begins anew at every level;
+- reset: the ladder, where Adam begins anew at every level, within the same schedule;
 - copied: the ladder, where every new cell has the moments of its parent as they are.
 
-The time of steps is the median time of an epoch in each level, times the epochs of the level: the
-first epoch of a level, which compiles, does not decide it. The time with compilation is the time of
-all epochs. Accuracy is that on all test images. Intervals are Student's over the seeds, of
-differences and ratios to direct training. Writes levels.json, or levels_SET.json for another set,
-beside this file.
+The time of steps is that of the ladder over that of direct training. It is measured apart from the
+trainings: in every round one epoch of each depth, all in one process, and the median over the
+rounds. The time with compilation is that of all epochs of a training, without a cache of compiled
+programs. Accuracy is that on all test images.
+Intervals are Student's over the seeds, of differences and ratios to direct training. Writes
+levels.json, or levels_SET.json for another set, beside this file.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ from jaxtyping import Array
 from rich.table import Table
 
 import neuralflow as nf
+from experiments.benchmarks.measure import ratio
+from experiments.benchmarks.training import by_fit
 from experiments.deep_limit.images import Network, accuracy, cross_entropy
 from neuralflow import data, files, training
 from neuralflow.console import progress, screen, span
@@ -73,8 +77,9 @@ def loss(model: Network, batch: dict[str, Array]) -> Array:
 
 
 def reset(optimiser: optax.GradientTransformation, state: Any, old: Any, new: Any) -> Any:
-    """Return the initial state of the optimiser."""
-    return optimiser.init(nnx.state(new, nnx.Param))
+    """Return the initial state of Adam, with the schedule where it is."""
+    adam, _ = optimiser.init(nnx.state(new, nnx.Param))
+    return adam, state[1]
 
 
 def copied(optimiser: optax.GradientTransformation, state: Any, old: Any, new: Any) -> Any:
@@ -113,7 +118,8 @@ def factors(levels: list[int]) -> list[int]:
 
 def train(kind: str, seed: int, train_set: Any, options: Any) -> tuple[Any, Any]:
     """Train one network, and return it with its history."""
-    optimiser, levels = optax.adam(options.rate), options.levels
+    levels, steps = options.levels, options.epochs * (len(train_set["y"]) // options.batch)
+    optimiser = optax.adam(optax.cosine_decay_schedule(options.rate, steps))
     shared: dict[str, Any] = {"batch": options.batch, "seed": seed, "progress": False}
     if kind in ("direct", "shallow"):
         model = network(levels[-1 if kind == "direct" else 0], seed)
@@ -131,15 +137,30 @@ def measured(kind: str, seed: int, train_set: Any, test_set: Any, options: Any) 
     """Train one network, and return its accuracy in percent, its loss and its times in seconds."""
     jax.clear_caches()  # Every training compiles all of its programs.
     model, fitted = train(kind, seed, train_set, options)
-    seconds, count = fitted.history["seconds"], len(options.levels)
-    levels = seconds.reshape(1 if kind in ("direct", "shallow") else count, -1)
+    seconds = fitted.history["seconds"]
     return {
         "accuracy": 100 * float(accuracy(model(jnp.asarray(test_set["x"])), test_set["y"])),
         "loss": float(fitted.history["loss"][-1]),
-        "seconds of steps": float(np.sum(np.median(levels, axis=1) * levels.shape[1])),
         "seconds with compilation": float(seconds.sum()),
         "losses": fitted.history["loss"].tolist(),
         "seconds by epoch": seconds.tolist(),
+    }
+
+
+def times(train_set: Any, options: Any) -> dict[str, Any]:
+    """Return the seconds of an epoch by depth, and the time of the ladder over that of direct."""
+    levels = options.levels
+    epochs = [by_fit(network(depth, 0), train_set, options.batch) for depth in levels]
+    seconds = np.zeros((options.rounds + 1, len(levels)))
+    for k in range(options.rounds + 1):
+        for i, epoch in enumerate(epochs):
+            began = time.perf_counter()
+            epoch(k)
+            seconds[k, i] = time.perf_counter() - began
+    warm = seconds[1:]  # The first round compiles.
+    return {
+        "ladder over direct": ratio(warm.mean(axis=1), warm[:, -1]),
+        "seconds of an epoch": dict(zip(levels, np.median(warm, axis=0).tolist(), strict=True)),
     }
 
 
@@ -152,15 +173,14 @@ def compared(runs: dict[str, list[dict[str, Any]]], kind: str) -> dict[str, Any]
     def column(of: str, what: str) -> np.ndarray:
         return np.asarray([run[what] for run in runs[of]])
 
-    def ratio(what: str) -> dict[str, Any]:
-        return over_seeds(column(kind, what) / column("direct", what))
+    def seconds(of: str) -> np.ndarray:
+        return column(of, "seconds with compilation")
 
     return {
         "accuracy": over_seeds(column(kind, "accuracy")),
         "points lost": over_seeds(column("direct", "accuracy") - column(kind, "accuracy")),
         "final loss": over_seeds(column(kind, "loss")),
-        "time of steps": ratio("seconds of steps"),
-        "with compilation": ratio("seconds with compilation"),
+        "with compilation": over_seeds(seconds(kind) / seconds("direct")),
     }
 
 
@@ -180,10 +200,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=20, help="rounds that measure times")
     options = parser.parse_args()
     console, began = screen(), time.perf_counter()
     train_set = flat(options.data, f"train[:{options.samples}]", options.data_dir)
     test_set = flat(options.data, "test", options.data_dir)
+    taken = times(train_set, options)
+    middle, low, high = taken["ladder over direct"].values()
+    console.print(f"time of steps, ladder over direct: {middle:.2f} ({low:.2f} to {high:.2f})")
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     with progress(options.seeds * len(KINDS), console) as done:
         for seed in range(options.seeds):
@@ -191,8 +215,8 @@ def main() -> None:
                 run = measured(kind, seed, train_set, test_set, options)
                 runs[kind].append(run)
                 done(
-                    f"seed {seed}, {kind}: {run['accuracy']:.2f}%, {run['seconds of steps']:.1f} s "
-                    f"of steps, {run['seconds with compilation']:.1f} s with compilation"
+                    f"seed {seed}, {kind}: {run['accuracy']:.2f}%, "
+                    f"{run['seconds with compilation']:.1f} s with compilation"
                 )
     table = Table(
         title=f"{options.data}, {options.samples} images, levels {options.levels}, "
@@ -205,7 +229,8 @@ def main() -> None:
         table.add_row(kind, *map(shown, row.values()))
     console.print(table)
     result: dict[str, Any] = {k: v for k, v in vars(options).items() if k != "data_dir"}
-    result |= {"cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "rows": rows}
+    result |= {"cores": os.cpu_count(), "device": jax.devices()[0].device_kind}
+    result |= {"times": taken, "rows": rows}
     result |= {"runs": runs, "seconds": time.perf_counter() - began}
     name = "levels.json" if options.data == "fashion_mnist" else f"levels_{options.data}.json"
     files.write(HERE / name, files.as_json({"command": COMMAND + options.data, "result": result}))

@@ -277,13 +277,13 @@ def _parameters(model: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
 
 def _transfers(old: nnx.Module, new: nnx.Module) -> dict[tuple[Any, ...], _Transfer]:
     """Return the maps of the moments of every parameter that varies with depth."""
+    before, after = rows_of(old), rows_of(new)
     names = [path for path, _ in _parameters(old)]
-    if names != [path for path, _ in _parameters(new)]:
+    if names != [path for path, _ in _parameters(new)] or set(before) != set(after):
         raise InputError(
             f"new must have the parameters of old, got a {type(new).__name__} and a "
             f"{type(old).__name__} with others; give what refined(old, ...) has returned"
         )
-    before, after = rows_of(old), rows_of(new)
     pairs = {path: (before[path], after[path]) for path in names if path in before}
     made = {pair: _transfer(*pair) for pair in set(pairs.values())}
     return {path: made[pair] for path, pair in pairs.items()}
