@@ -371,6 +371,17 @@ def test_judgements_multiply_in_all_digits(judge):
     assert set(seen) == {"highest"}
 
 
+def test_trained_networks_are_compared_in_all_digits():
+    seen = []
+
+    def activation(x):
+        seen.append(jax.config.jax_default_matmul_precision)  # pyright: ignore
+        return jnp.tanh(x)
+
+    next(nf.labs.deep_limit.descend([2], activation=activation, seeds=1, samples=2, iterations=1))
+    assert set(seen) == {"highest"}
+
+
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 @pytest.mark.parametrize("name", ["memory two_level", "scheme ImplicitEuler", "alone steps"])
 def test_programs_for_a_mesh_need_no_devices(name, kind):
