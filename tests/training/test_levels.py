@@ -107,7 +107,7 @@ def test_moments_of_cells_are_halved_and_quartered():
     g = jax.tree.map(jnp.ones_like, params(old))
     fine = training.refined_moments(optax.TraceState(g), old, new).trace
     step, other = (
-        jax.tree.leaves(optimiser.update(each, held, params(model))[0])
+        jax.tree.leaves(jax.jit(optimiser.update)(each, held, params(model))[0])
         for each, held, model in ((g, state, old), (fine, moved, new))
     )
     for a, b in zip(step, other, strict=True):
@@ -223,7 +223,7 @@ def test_the_folder_restores_the_deep_model(climbed):
 
 
 def test_a_training_that_is_killed_reaches_the_same_bits(climbed, tmp_path, monkeypatch):
-    kills = [3, 8, 11]  # Within the first level, at its end, and within the second level.
+    kills = [3, 11]  # Within the first level, and within the second level.
 
     def save(self, *arguments, original=Log.save):
         original(self, *arguments)
@@ -236,7 +236,7 @@ def test_a_training_that_is_killed_reaches_the_same_bits(climbed, tmp_path, monk
     def go_on():
         return climb(folder=tmp_path, validation=POINTS, save_every=3, resume=True)
 
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(InterruptedError):
             go_on()
     deep, fitted = go_on()
