@@ -78,8 +78,8 @@ def loss(model: Network, batch: dict[str, Array]) -> Array:
 
 def reset(optimiser: optax.GradientTransformation, state: Any, old: Any, new: Any) -> Any:
     """Return the initial state of Adam, with the schedule where it is."""
-    adam, _ = optimiser.init(nnx.state(new, nnx.Param))
-    return adam, state[1]
+    begun: Any = optimiser.init(nnx.state(new, nnx.Param))
+    return begun[0], state[1]
 
 
 def copied(optimiser: optax.GradientTransformation, state: Any, old: Any, new: Any) -> Any:
