@@ -34,6 +34,7 @@ from neuralflow.gradients import (
     check_gradient as check_gradient,
 )
 from neuralflow.layers import NeuralODE as NeuralODE
+from neuralflow.refinement import projected as projected, refined as refined
 from neuralflow.schemes import (
     RK4 as RK4,
     Bosh3 as Bosh3,

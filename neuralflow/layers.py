@@ -121,10 +121,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             raise InputTypeError(f"a field is an nnx.Module, got {shown}; {remedy}")
         _check_solve(solve)
         _check_interval(t0, t1)
-        solve.check(field)
         self.field: FieldT = field
-        form, arrays = split(solve)
-        self.solve_form, self.solve_data = nnx.static(form), nnx.data(arrays)
+        self._take(solve)
         self.t0, self.t1 = t0, t1
         self.backward = False
 
@@ -132,6 +130,12 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     def discretisation(self) -> Discretisation:
         """The discretisation of the layer, a `FixedGrid` or an `Adaptive`."""
         return self.solve_form.join(self.solve_data)
+
+    def _take(self, solve: Discretisation) -> None:
+        """Change the discretisation of the layer in place, and refuse one that cannot carry it."""
+        solve.check(self.field)
+        form, arrays = split(solve)
+        self.solve_form, self.solve_data = nnx.static(form), nnx.data(arrays)
 
     def __nnx_repr__(self) -> Generator[Any, Any, None]:
         """Show the layer as a user would write it, for `repr` and `print`."""

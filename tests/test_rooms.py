@@ -22,6 +22,7 @@ CORE = (
     "layers",
     "gradients",
     "branches",
+    "refinement",
     "transport",
     "regularisers",
 )

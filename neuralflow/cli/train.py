@@ -6,6 +6,7 @@ The options become data, model, loss and optimiser here. The training itself sta
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -63,6 +64,11 @@ class Train:
     """The discretisation. tsit5 and dopri5 take adaptive steps, the others fixed steps."""
     steps: int = 4
     """The number of cells of the weights, and of fixed steps."""
+    levels: tuple[int, ...] = ()
+    """Numbers of cells and steps in place of --steps, such as 4 8 16 32.
+    The network begins with the first number and is refined to the next ones on the way.
+    Each number is a multiple of the one before. The epochs are shared out evenly.
+    A resumed training keeps its number of epochs."""
     tolerance: float | None = None
     """The relative and absolute tolerance of adaptive steps, for tsit5 and dopri5 only.
     The default is 1e-3."""
@@ -150,31 +156,34 @@ def run(options: Train) -> int:
     _join(options)
     from neuralflow import training
 
+    _check_levels(options)
     out = writable(options.out)
     try:
         train, test = (dataset(options, split) for split in ("train", "test"))
-        model = build(options, train)
+        model = build(options, train, steps=options.levels[0] if options.levels else None)
         settings = _remember(options, train, out)
         steps = options.epochs * (len(train["y"]) // max(1, options.batch))
-        fitted = training.fit(
-            model,
-            _loss(options),
-            _optimiser(options, steps),
-            train,
-            epochs=options.epochs,
-            batch=options.batch,
-            validation=test,
-            patience=options.patience,
-            augment=_augment(options),
-            seed=options.seed,
-            mesh=jax.make_mesh((jax.device_count(),), ("data",))
-            if options.parallel or options.coordinator
-            else None,
-            folder=out,
-            save_every=options.save_every,
-            resume=options.resume,
-            settings=settings,
-        )
+        mesh = None
+        if options.parallel or options.coordinator:
+            mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        arguments = (model, _loss(options), _optimiser(options, steps), train)
+        shared: dict[str, Any] = {
+            "batch": options.batch,
+            "validation": test,
+            "augment": _augment(options),
+            "seed": options.seed,
+            "mesh": mesh,
+            "folder": out,
+            "save_every": options.save_every,
+            "resume": options.resume,
+            "settings": settings,
+        }
+        if options.levels:
+            epochs, factors = _shares(options)
+            _, fitted = training.multilevel(*arguments, epochs=epochs, factor=factors, **shared)
+        else:
+            limits = {"epochs": options.epochs, "patience": options.patience}
+            fitted = training.fit(*arguments, **limits, **shared)
     except training.TrainingError as error:
         print(f"neuralflow: {error}", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
@@ -189,6 +198,35 @@ def run(options: Train) -> int:
         )
         print(f"Options, history and checkpoints are in {options.out}.")
     return 0
+
+
+def _check_levels(options: Train) -> None:
+    """Refuse levels that cannot be refined one into the next, and options that exclude levels."""
+    levels = options.levels
+    if not levels:
+        return
+    shown = f"--levels {' '.join(map(str, levels))}"
+    growing = all(0 < a < b and b % a == 0 for a, b in itertools.pairwise(levels))
+    if levels[0] < 1 or not growing:
+        raise InputError(
+            f"{shown} must be numbers of steps, each a multiple of the one before, such as 4 8 16"
+        )
+    if options.steps not in (Train.steps, levels[-1]):
+        raise InputError(f"{shown} take the place of --steps {options.steps}; give one of the two")
+    if options.patience is not None:
+        raise InputError(f"{shown} have numbers of epochs of their own; leave --patience out")
+    if options.epochs < len(levels):
+        raise InputError(
+            f"--epochs must be at least one for each level of {shown}, got {options.epochs}"
+        )
+
+
+def _shares(options: Train) -> tuple[list[int], list[int]]:
+    """Return the epochs of every level, the first levels one more, and the factors between them."""
+    levels = options.levels
+    each, more = divmod(options.epochs, len(levels))
+    epochs = [each + (k < more) for k in range(len(levels))]
+    return epochs, [b // a for a, b in itertools.pairwise(levels)]
 
 
 def _join(options: Train) -> None:
@@ -335,7 +373,7 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
     classes = record["classes"]
     values: dict[str, Any] = {name: value for name, value in record.items() if name != "classes"}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
-    trained = Train(**{**values, **paths})
+    trained = Train(**{**values, **paths, "levels": tuple(values["levels"])})
     changes: dict[str, Any] = {
         "scheme": options.scheme or trained.scheme,
         "data_dir": options.data_dir or trained.data_dir,
@@ -348,7 +386,8 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
     step = training.restore(options.folder, model, best=options.best)
     kept = existing(options.folder)
     _, seen = kept.newest(False, kept.read_record)
-    if seen is not None and seen["run"]["settings"] != _settings(record):
+    settings = _settings(record)
+    if seen is not None and settings != {k: seen["run"]["settings"].get(k) for k in settings}:
         raise InputError(
             f"{options.folder}/options.json is not that of the checkpoints beside it; "
             "put back the one that neuralflow train has written"
@@ -391,13 +430,20 @@ def dataset(options: Train, part: str) -> dict[str, np.ndarray]:
     return {"x": features["image"], "y": features["label"]}
 
 
-def build(options: Train, data: dict[str, np.ndarray], classes: int | None = None) -> Any:
+def build(
+    options: Train,
+    data: dict[str, np.ndarray],
+    classes: int | None = None,
+    steps: int | None = None,
+) -> Any:
     """Build the classifier for data of a given shape.
 
     Args:
         options: The options of the training.
         data: The inputs x `(samples, ...)` and the labels y `(samples,)`.
         classes: The number of classes. The default is the largest label plus one.
+        steps: The number of cells and steps. The default is that of the trained network: the last
+            of --levels, or --steps without levels.
 
     Returns:
         An ImageClassifier for images, a PointClassifier for other data.
@@ -413,20 +459,18 @@ def build(options: Train, data: dict[str, np.ndarray], classes: int | None = Non
 
     if options.width % 4 or options.width < 4:
         raise InputError(f"--width must be a positive multiple of 4, got {options.width}")
-    if options.steps < 1:
-        raise InputError(f"--steps must be at least 1, got {options.steps}")
+    if steps is None:
+        steps = options.levels[-1] if options.levels else options.steps
+    if steps < 1:
+        raise InputError(f"--steps must be at least 1, got {steps}")
     scheme = SCHEMES[options.scheme]()
     adaptive = options.scheme in ADAPTIVE
     tolerance = 1e-3 if options.tolerance is None else options.tolerance
-    solve = (
-        Adaptive(scheme, tolerance, tolerance)
-        if adaptive
-        else FixedGrid(scheme, steps=options.steps)
-    )
+    solve = Adaptive(scheme, tolerance, tolerance) if adaptive else FixedGrid(scheme, steps=steps)
     shape, count = data["x"].shape[1:], int(data["y"].max()) + 1 if classes is None else classes
     sizes: dict[str, Any] = {
         "width": options.width,
-        "cells": options.steps,
+        "cells": steps,
         "rngs": nnx.Rngs(options.seed),
     }
     if len(shape) == 3:
@@ -493,8 +537,10 @@ def _remember(options: Train, data: dict[str, np.ndarray], out: Path) -> dict[st
         name: os.fspath(v) if isinstance(v, Path) else v
         for name, v in dataclasses.asdict(options).items()
     }
+    shown["levels"] = list(options.levels)
     shown["classes"] = int(data["y"].max()) + 1
-    if any((out / "checkpoints").glob("[0-9]*")):
+    kept = (out, *out.glob("level-*"))
+    if any(path for folder in kept for path in (folder / "checkpoints").glob("[0-9]*")):
         if not options.resume:  # `fit` refuses this folder, and its options stay as they were
             return _settings(shown)
         before = _recorded(out)

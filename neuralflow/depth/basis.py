@@ -149,6 +149,21 @@ class Basis(abc.ABC):
         """Return the basis of the same kind with about half as many cells or terms."""
 
     @abc.abstractmethod
+    def refined(self, factor: int) -> Basis:
+        """Return the basis of the same kind with `factor` times as many cells or terms.
+
+        Every cell is cut into `factor` equal cells. The new basis contains the present basis.
+
+        Args:
+            factor: The number of parts of a cell.
+
+        Raises:
+            InputError: `factor` is less than one, or the new basis would have too many cells or
+                terms.
+            InputTypeError: `factor` is not a whole number.
+        """
+
+    @abc.abstractmethod
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Any:
         """Return the coefficients that are active in a cell, or in each of an array of cells.
 
@@ -236,6 +251,15 @@ def _every_other(knots: np.ndarray) -> tuple[float, ...]:
     return tuple(np.unique([0.0, *knots[: len(knots) - 2 * odd : 2], 1.0]).tolist())
 
 
+def _cut(cells: int | tuple[float, ...], factor: int) -> int | tuple[float, ...]:
+    """Return cells, each cut into a number of equal parts."""
+    checks.whole("factor", factor, most=checks.MOST_STEPS)
+    if isinstance(cells, int):
+        return factor * cells
+    marks = np.arange(factor * (len(cells) - 1) + 1) / factor
+    return tuple(np.interp(marks, np.arange(len(cells)), cells).tolist())
+
+
 @dataclass(frozen=True)
 class PiecewiseConstant(Basis):
     """Functions with one value per cell: the weights of a stack of ordinary layers.
@@ -307,6 +331,10 @@ class PiecewiseConstant(Basis):
         An odd number of cells has its last three cells joined. A single cell stays as it is.
         """
         return PiecewiseConstant(_every_other(self.knots))
+
+    def refined(self, factor: int) -> PiecewiseConstant:
+        """Return the basis with every cell cut into `factor` equal cells."""
+        return PiecewiseConstant(_cut(self.cells, factor))
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Array:
         """Return coefficients[cell], the one active coefficient of each cell."""
@@ -385,6 +413,10 @@ class PiecewiseLinear(Basis):
         An odd number of cells has its last three cells joined. A single cell stays as it is.
         """
         return PiecewiseLinear(_every_other(self.knots))
+
+    def refined(self, factor: int) -> PiecewiseLinear:
+        """Return the basis with every cell cut into `factor` equal cells."""
+        return PiecewiseLinear(_cut(self.cells, factor))
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> tuple[Array, Array]:
         """Return the coefficients at the left and at the right knot of each cell."""
@@ -468,6 +500,11 @@ class Legendre(Basis):
     def halved(self) -> Legendre:
         """Return the basis of the lower half of the terms, rounded up."""
         return Legendre((self.terms + 1) // 2)
+
+    def refined(self, factor: int) -> Legendre:
+        """Return the basis of `factor` times as many terms."""
+        checks.whole("factor", factor, most=_MOST_TERMS)
+        return Legendre(factor * self.terms)
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> Array:
         """Return all coefficients, which are active in the one cell."""
@@ -557,6 +594,10 @@ class CubicSpline(Basis):
     def halved(self) -> CubicSpline:
         """Return the splines on half as many equal cells, rounded up."""
         return CubicSpline((self.count + 1) // 2)
+
+    def refined(self, factor: int) -> CubicSpline:
+        """Return the splines on cells that are each cut into `factor` equal cells."""
+        return CubicSpline(_cut(self.cells, factor))
 
     def window(self, coefficients: Array, cell: np.ndarray | Array | int) -> tuple[Array, ...]:
         """Return the four coefficients that are active in each cell."""

@@ -47,12 +47,21 @@ def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
         InputTypeError: `module` is not an `nnx.Module`.
     """
     checks.instance("module", module, nnx.Module, "an nnx.Module")
+    held = dict(nnx.iter_graph(module))
+    bases = array_bases(module)
+    return {path: basis for path, basis in bases.items() if isinstance(held[path], nnx.Param)}
+
+
+def array_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
+    """Return the basis of every array that varies with depth, by the path of the array.
+
+    Parameters and batch statistics are such arrays.
+
+    Args:
+        module: Any module, with `DepthVarying` anywhere inside.
+    """
     bases = _bases_by_id(module)
-    return {
-        path: bases[id(leaf)]
-        for path, leaf in nnx.iter_graph(module)
-        if isinstance(leaf, nnx.Param) and id(leaf) in bases
-    }
+    return {path: bases[id(leaf)] for path, leaf in nnx.iter_graph(module) if id(leaf) in bases}
 
 
 def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:

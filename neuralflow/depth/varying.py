@@ -44,8 +44,16 @@ def check_variables(module: nnx.Module) -> None:
             )
 
 
-def _check_statistics(basis: Basis, stack: nnx.Module) -> None:
-    """Refuse batch statistics on a basis whose functions reach across cells."""
+def check_statistics(basis: Basis, stack: nnx.Module) -> None:
+    """Refuse batch statistics on a basis whose functions reach across cells.
+
+    Args:
+        basis: The basis.
+        stack: The module that varies with depth.
+
+    Raises:
+        InputError: The module holds batch statistics, and the basis is not `PiecewiseConstant`.
+    """
     for path, node in nnx.iter_graph(stack):
         if isinstance(node, nnx.BatchStat) and not isinstance(basis, PiecewiseConstant):
             raise InputError(
@@ -150,7 +158,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         draws = nnx.vmap(lambda key: _checked_module(make(nnx.Rngs(key))))(
             jax.random.split(rngs.params(), mix.shape[1])
         )
-        _check_statistics(basis, draws)
+        check_statistics(basis, draws)
         self.basis = basis
         self.stack = _coefficients(basis, draws, mix)
         _annotate(self.stack, lambda axes: (partition_name, *axes))
@@ -240,7 +248,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
     @classmethod
     def _of(cls, stack: ModuleT, basis: Basis) -> DepthVarying[ModuleT]:
         """Return the `DepthVarying` of a stack of coefficients whose streams are those of one."""
-        _check_statistics(basis, stack)
+        check_statistics(basis, stack)
         # NNX creates modules by their __init__ alone, so an empty module is created and filled.
         empty: Any = nnx.Module
         field = cls(lambda rngs: empty(), basis, rngs=nnx.Rngs(0), init=tied)
@@ -328,7 +336,7 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
     def _transform(self, target: Basis, matrix: np.ndarray) -> DepthVarying[ModuleT]:
         def moved(coefficients: Array) -> Array:
             self.basis.check(coefficients)
-            return _apply(matrix, coefficients)
+            return on_rows(matrix, coefficients)
 
         return self._of(_map_arrays(moved, self.stack), target)
 
@@ -361,15 +369,22 @@ def _coefficients(basis: Basis, draws: ModuleT, mix: np.ndarray) -> ModuleT:
         # A draw that is not random (a norm's scale of one, a bias of zero) keeps its value at every
         # depth.
         same = jnp.all(values == values[0], axis=0)
-        return jnp.where(same, _apply(constant[:, None], values[:1]), _apply(matrix, values))
+        return jnp.where(same, on_rows(constant[:, None], values[:1]), on_rows(matrix, values))
 
     return _map_arrays(coefficients, draws, streams=lambda stacked: stacked[0])
 
 
-def _apply(matrix: np.ndarray, coefficients: Array) -> Array:
+def on_rows(matrix: np.ndarray, coefficients: Array) -> Array:
     """Return matrix @ coefficients along the first axis.
 
     A matrix with a single one and zeros in each row copies coefficients to the last bit.
+
+    Args:
+        matrix: The matrix `(rows, size)`.
+        coefficients: The coefficients `(size, ...)`.
+
+    Returns:
+        The new coefficients `(rows, ...)`, in the dtype of `coefficients`.
     """
     if ((matrix != 0).sum(axis=1) == 1).all() and (matrix.max(axis=1) == 1).all():
         return coefficients[matrix.argmax(axis=1)]

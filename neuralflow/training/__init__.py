@@ -3,11 +3,16 @@
 `loop` holds `fit` and the compiled step, `batches` the order and the placement of the data,
 `evaluation` the loss and its mean over a data set. `log` writes the history and decides when a
 checkpoint is due, `checkpoints` writes and reads checkpoints, `display` shows the progress.
-`interrupts` holds signals back until the state is saved.
+`interrupts` holds signals back until the state is saved. `levels` refines a model between the
+levels of its training.
 """
 
 from neuralflow.training.checkpoints import CheckpointError as CheckpointError
 from neuralflow.training.evaluation import Loss as Loss, evaluate as evaluate
+from neuralflow.training.levels import (
+    multilevel as multilevel,
+    refined_moments as refined_moments,
+)
 from neuralflow.training.log import History as History
 from neuralflow.training.loop import (
     Fitted as Fitted,

@@ -24,13 +24,13 @@ class Display(NamedTuple):
 
 
 @contextmanager
-def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
+def display(epochs: int, steps: int, shown: bool | str) -> Iterator[Display]:
     """Show a bar over the steps of an epoch in a terminal, and one line an epoch everywhere.
 
     Args:
         epochs: The number of epochs in all.
         steps: The number of steps in an epoch.
-        shown: Whether to show anything.
+        shown: Whether to show anything. A text is shown in front of every line and of the bar.
 
     Returns:
         A context manager that gives a `Display`.
@@ -42,9 +42,9 @@ def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
     if not shown:
         yield Display(nothing, nothing)
         return
-    console = screen()
+    console, front = screen(), f"{shown}, " if isinstance(shown, str) else ""
     if not console.is_terminal:
-        yield Display(nothing, lambda row, epochs: print(_line(row, epochs), flush=True))
+        yield Display(nothing, lambda row, epochs: print(front + _line(row, epochs), flush=True))
         return
     from rich.progress import (
         BarColumn,
@@ -64,9 +64,9 @@ def display(epochs: int, steps: int, shown: bool) -> Iterator[Display]:
         task = bar.add_task("compiling", total=steps)
         yield Display(
             lambda epoch, step: bar.update(
-                task, completed=step, description=f"epoch {epoch + 1}/{epochs}"
+                task, completed=step, description=f"{front}epoch {epoch + 1}/{epochs}"
             ),
-            lambda row, epochs: bar.console.print(_line(row, epochs), highlight=False),
+            lambda row, epochs: bar.console.print(front + _line(row, epochs), highlight=False),
         )
 
 

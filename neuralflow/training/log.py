@@ -153,6 +153,7 @@ class Log:
         self, folder: str | Path | None, keep: int, resume: bool, identity: dict[str, Any]
     ):
         self.history, self.identity = History(), identity
+        self.before = 0
         self.folder = None if folder is None else place(folder)
         self.store: Checkpoints | None = None
         self.writer: Writer | None = None
@@ -178,13 +179,14 @@ class Log:
             self.close()
             raise
 
-    def start(self, state: State) -> tuple[State, Where]:
+    def start(self, state: State, rows: list[dict[str, float]]) -> tuple[State, Where]:
         """Return where to begin: at the last checkpoint, or at the given state.
 
         A checkpoint also sets the history.
 
         Args:
             state: The state before the first step.
+            rows: The rows of the history of an earlier training, whose epochs count as done.
 
         Returns:
             The state to begin with and its position in the data.
@@ -192,8 +194,9 @@ class Log:
         Raises:
             CheckpointError: The checkpoint has other settings, does not fit `state`, or is damaged.
         """
+        self.history.rows, self.before = rows, len(rows)
         if self.store is None or self.store.last is None:
-            return state, Where(0, 0, 0.0)
+            return state, Where(self.before, 0, 0.0)
         record = self.store.read_record(self.store.last)
         if record["run"] != self.identity:
             pairs = [
@@ -272,10 +275,12 @@ class Log:
     def best(self) -> int:
         """Return the number of epochs after which the monitored loss was least.
 
-        The number is 0 if the monitored loss never was finite.
+        The number is 0 if the monitored loss never was finite. The epochs of an earlier training
+        do not take part.
         """
-        losses = [self._monitored(k) for k in range(len(self.history.rows))]
-        return 1 + int(np.argmin(losses)) if losses and np.isfinite(min(losses)) else 0
+        losses = [self._monitored(k) for k in range(self.before, len(self.history.rows))]
+        finite = bool(losses) and np.isfinite(min(losses))
+        return self.before + 1 + int(np.argmin(losses)) if finite else 0
 
     def is_late(self, patience: int | None) -> bool:
         """Return whether the monitored loss has not reached a new minimum for too long.
@@ -283,7 +288,8 @@ class Log:
         Args:
             patience: The number of epochs without a new minimum to wait for. None waits for ever.
         """
-        return patience is not None and len(self.history.rows) - self.best() >= patience
+        last = max(self.best(), self.before)
+        return patience is not None and len(self.history.rows) - last >= patience
 
     def abandon(self) -> None:
         """Drop the checkpoints without waiting, because other processes are gone."""

@@ -42,7 +42,16 @@ from neuralflow.training.checkpoints import CheckpointError, named
 from neuralflow.training.display import display
 from neuralflow.training.evaluation import Evaluation, Loss, in_order, measured
 from neuralflow.training.interrupts import HeldBack
-from neuralflow.training.log import History, Log, State, Weights, Where, existing, place
+from neuralflow.training.log import (
+    History,
+    Log,
+    State,
+    Weights,
+    Where,
+    differences,
+    existing,
+    place,
+)
 
 
 class TrainingError(RuntimeError):
@@ -59,11 +68,13 @@ class Fitted(NamedTuple):
             the monitored loss never was finite.
         stopped: Why the training stopped: "epochs" if all epochs are done, "patience" if the
             validation loss did not fall any more.
+        optimiser: The state of the optimiser after the last step.
     """
 
     history: History
     best: int
     stopped: str
+    optimiser: Any
 
 
 def fit(
@@ -85,7 +96,8 @@ def fit(
     keep: int = 3,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
+    after: Fitted | None = None,
 ) -> Fitted:
     """Train the parameters of a model in place, with checkpoints, on one device or many.
 
@@ -152,10 +164,15 @@ def fit(
         resume: Whether to go on from the last checkpoint in `folder`, if there is one.
         settings: What else identifies the training, such as its hyperparameters: plain data by
             name, which JSON can hold. The checkpoints keep the settings.
-        progress: Whether to show a bar in a terminal, and one line an epoch.
+        progress: Whether to show a bar in a terminal, and one line an epoch. A text is shown in
+            front of each of them.
+        after: The result of an earlier training that this one goes on from, of the same number of
+            steps an epoch. The state of its optimiser is where the optimiser begins, so that
+            schedules go on. Its epochs count as done: they stand in the history, and `epochs`
+            includes them. The best epoch is one of the new ones. None begins anew.
 
     Returns:
-        The history, the best epoch, and why the training stopped.
+        The history, the best epoch, why the training stopped, and the state of the optimiser.
 
     Raises:
         InputError: An argument has a wrong value. Arguments are checked before any work is done.
@@ -210,18 +227,22 @@ def fit(
             "patience waits for the validation loss to fall; "
             "give validation data, or leave patience out"
         )
+    rows = _rows_before(after, epochs)
     if accumulate > 1:
         optimiser = optax.MultiSteps(optimiser, int(accumulate)).gradient_transformation()
     run = Run(model, loss, optimiser, data, int(batch), validation, augment, int(seed), mesh)
     identity = run.identity | {"accumulate": int(accumulate), "settings": dict(settings or {})}
+    if after is not None:
+        identity["after"] = len(rows)
     if folder is not None:
         identity["data"] = run.digest()
     alone = jax.process_count() == 1
     with closing(Log(folder, keep, resume, identity)) as log:
-        state, where = start = log.start(run.start())
+        initial = run.start(None if after is None else after.optimiser)
+        state, where = start = log.start(initial, rows)
         try:
             with (
-                display(epochs, run.steps, progress and jax.process_index() == 0) as shown,
+                display(epochs, run.steps, jax.process_index() == 0 and progress) as shown,
                 HeldBack(alone) as signals,
             ):
                 for reached in _walk(run, log, shown, *start, epochs, patience, save_every):
@@ -241,7 +262,21 @@ def fit(
             raise
         finally:
             run.finish(state)
-    return Fitted(log.history, log.best(), "patience" if where.epoch < epochs else "epochs")
+    stopped = "patience" if where.epoch < epochs else "epochs"
+    return Fitted(log.history, log.best(), stopped, state.optimiser)
+
+
+def _rows_before(after: Fitted | None, epochs: int) -> list[dict[str, float]]:
+    """Return the rows of the history of an earlier training, which must leave epochs to do."""
+    if after is None:
+        return []
+    checks.instance("after", after, Fitted, "what an earlier fit has returned")
+    rows = list(after.history.rows)
+    if epochs <= len(rows):
+        raise InputError(
+            f"epochs counts the {len(rows)} epochs of after too, and must be more, got {epochs}"
+        )
+    return rows
 
 
 def _walk(
@@ -386,13 +421,17 @@ class Run:
         self.identity = {"seed": seed, "batch": batch, "samples": self.source.samples}
         self.held = [data, validation]
 
-    def start(self) -> State:
+    def start(self, optimiser: Any = None) -> State:
         """Return the state before the first step, and check the loss on the shapes of a batch.
 
         The state lies on the mesh if there is a mesh. This method also chooses how the steps are
         compiled.
 
+        Args:
+            optimiser: The state of the optimiser to begin with, or None for its initial state.
+
         Raises:
+            InputError: The state of the optimiser is that of another optimiser or model.
             InputError: The loss or the augmentation returns something unfit, or the loss changes
                 the structure of the model.
             InputTypeError: What the loss or the augmentation returns has the wrong type.
@@ -404,7 +443,12 @@ class Run:
         params, rest = jax.tree.map(onto, (self.params, self.rest))
         # Some optimisers keep weights. Copies of them may be overwritten, see `_compiled`.
         initial = jax.jit(lambda params: jax.tree.map(jnp.copy, self.optimiser.init(params)))
-        state = State(params, rest, initial(params), {}, np.asarray(-1))
+        if optimiser is None:
+            optimiser = initial(params)
+        else:
+            _check_optimiser(optimiser, initial(params))
+            optimiser = jax.tree.map(lambda leaf: jnp.copy(onto(leaf)), optimiser)
+        state = State(params, rest, optimiser, {}, np.asarray(-1))
 
         def one(state, batch):
             return self._step(state, batch, jax.random.key(0))[1]
@@ -572,6 +616,25 @@ def _compiled(step: Callable[..., State]) -> Callable[..., State]:
         return donated(state.optimiser, state._replace(optimiser=None), *arguments)
 
     return compiled
+
+
+def _check_optimiser(given: Any, wanted: Any) -> None:
+    """Refuse the state of another optimiser, or of a model of other shapes."""
+
+    def specs(tree: Any) -> dict[str, str]:
+        leaves = named(jax.eval_shape(lambda: tree))
+        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+    changed = differences(specs(given), specs(wanted))
+    if changed or jax.tree.structure(given) != jax.tree.structure(wanted):
+        which = "".join(
+            f": it holds {was or 'nothing'} at {name}, this one {now or 'nothing'}"
+            for name, was, now in changed[:1]
+        )
+        raise InputError(
+            f"after holds the state of another optimiser or model{which}; give the same optimiser, "
+            "and take refined_moments(...) where the model was refined"
+        )
 
 
 def _check_structure(before: Real, after: Any) -> None:

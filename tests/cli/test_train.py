@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 
 import jax
@@ -51,6 +52,22 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
         told.split()
     )
     assert (folder / "certificate.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_trains_level_by_level(tmp_path, here):
+    folder = tmp_path / "run"
+    options = ("--data", "moons", "--width", 4, "--batch", 500, "--levels", 1, 2, "--out", folder)
+    status, told = here("train", *options, "--epochs", 3)
+    assert status == 0 and "level 1/2, epoch 2/2" in told and "level 2/2, epoch 3/3" in told, told
+    last = told.split("Test accuracy ")[1].split(";")[0]
+    status, told = here("evaluate", "--folder", folder)
+    assert status == 0 and "step 12: loss" in told and f"accuracy {last}" in told
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["evaluations"] for row in rows] == [1, 1, 2]
+    # The second level is gone: the first one still knows its options.
+    shutil.rmtree(folder / "checkpoints")
+    status, told = here("train", *options, "--epochs", 3, "--resume", "--seed", 1)
+    assert status == 2 and "was trained with --seed 0 (now 1)" in " ".join(told.split())
 
 
 def test_a_set_without_images_and_labels_is_refused(monkeypatch):

@@ -165,6 +165,14 @@ def test_half_a_basis_lies_in_it(basis):
         assert B.contains(basis, half)
 
 
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_a_finer_basis_contains_it(basis):
+    finer = basis.refined(3)
+    assert type(finer) is type(basis) and B.contains(finer, basis)
+    parts = "size" if basis.hierarchical else "count"
+    assert getattr(finer, parts) == 3 * getattr(basis, parts)
+
+
 @pytest.mark.parametrize("basis", [basis for basis in BASES if basis.smoothness >= 0], ids=str)
 def test_the_gram_matrix_of_the_penalty_is_its_value(basis):
     coefficients = np.random.default_rng(0).standard_normal(basis.size)
@@ -206,6 +214,9 @@ class QuadraticSpline(B.Basis):
 
     def halved(self):
         return QuadraticSpline(self.count // 2)
+
+    def refined(self, factor):
+        return QuadraticSpline(factor * self.count)
 
     def window(self, coefficients, cell):
         return tuple(coefficients[cell + k] for k in range(3))

@@ -30,6 +30,7 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.functions import evaluate_parts
+from neuralflow.refinement import HoldsSteps
 
 Per = Literal["sample", "batch"]
 """Whether a draw is made for every sample (axis 0 of x), or for the whole batch."""
@@ -248,7 +249,7 @@ def _check_draw(x: PyTree, t: Any, normal: PyTree, step: Any) -> None:
             )
 
 
-class Stepped(nnx.Module):
+class Stepped(HoldsSteps):
     """A random field on steps of one length, as a velocity field for a fixed grid of such steps.
 
     `RandomNetwork` builds this module.
@@ -271,6 +272,10 @@ class Stepped(nnx.Module):
         )
         checks.positive("step", step, "the length of the steps in depth time")
         self.field, self.step = field, float(step)
+
+    def _refine_steps(self, factor: int) -> None:
+        """Divide the length of the steps; the limit for short steps stays the same."""
+        self.step /= factor
 
     def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity at x: a draw in training, the expectation in evaluation.

@@ -27,6 +27,7 @@ from neuralflow.depth import field_at
 from neuralflow.fields import evaluate
 from neuralflow.labs.stochastic.fields import RandomField, Stepped, check_samples
 from neuralflow.layers import NeuralODE
+from neuralflow.refinement import HoldsSteps
 from neuralflow.schemes import Euler
 from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import FixedGrid, Memory, Solution, SolveError, Status
@@ -38,7 +39,7 @@ MOST_STEPS = 2**24
 """The largest number of steps. Depth times in float32 tell no more steps apart."""
 
 
-class RandomNetwork(nnx.Module):
+class RandomNetwork(HoldsSteps):
     """A random field in equal blocks: a residual network with a random branch in every block.
 
     The kind of noise, such as stochastic depth or dropout, is the choice of the field. In training,
@@ -106,9 +107,14 @@ class RandomNetwork(nnx.Module):
                 "nf.schemes.LMResNet"
             )
         checks.forward("a random network", t0, t1)
-        field.check(np.linspace(t0, t1, steps + 1)[:-1])
+        _check_law(field, t0, t1, steps)
         self.field = field
         self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
+
+    def _refine_steps(self, factor: int) -> None:
+        """Check the law of the field on finer steps; `layer` holds the steps themselves."""
+        t0, t1 = map(float, self.layer.ends)
+        _check_law(self.field, t0, t1, factor * self.layer.plan().steps)
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return the states at the end of the interval.
@@ -174,7 +180,7 @@ def seeded(module: nnx.Module, key: Array) -> Any:
     return copy
 
 
-class NeuralSDE(nnx.Module):
+class NeuralSDE(HoldsSteps):
     """The stochastic differential equation dX = a dt + b dB, in Ito's sense, of a random field.
 
     A random field is a `RandomField`: a network whose blocks draw random numbers, such as a network
@@ -269,7 +275,7 @@ class NeuralSDE(nnx.Module):
             )
         check_axes(context_axes)
         checks.forward("an SDE", t0, t1)
-        field.check(np.linspace(t0, t1, steps + 1)[:-1])
+        _check_law(field, t0, t1, steps)
         step = (t1 - t0) / steps
         resolution = step / 2 if resolution is None else resolution
         checks.positive(
@@ -283,6 +289,12 @@ class NeuralSDE(nnx.Module):
         self.field, self.steps, self.scheme = field, steps, nnx.data(scheme)
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
         self.context_axes = nnx.static(split(context_axes)[0])
+
+    def _refine_steps(self, factor: int) -> None:
+        """Cut the steps, and the resolution of the Brownian paths with them."""
+        checks.whole("factor", factor, most=MOST_STEPS // self.steps)
+        _check_law(self.field, self.t0, self.t1, factor * self.steps)
+        self.steps, self.resolution = factor * self.steps, self.resolution / factor
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return X(t1) from X(t0) = x: a draw in training, the drift alone in evaluation.
@@ -535,6 +547,11 @@ def _stages(scheme: AbstractSolver) -> int:
         return 2
     staged = isinstance(scheme, diffrax.AbstractRungeKutta | diffrax.AbstractSRK)
     return 1 + len(np.ravel(scheme.tableau.c)) if staged else 1  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType, reportCallIssue]
+
+
+def _check_law(field: RandomField, t0: float, t1: float, steps: int) -> None:
+    """Refuse a field whose law does not exist at the start of a step."""
+    field.check(np.linspace(t0, t1, steps + 1)[:-1])
 
 
 def _check_states(x: PyTree) -> None:
