@@ -373,7 +373,7 @@ def restored(options: Evaluate) -> tuple[Train, Any, dict[str, np.ndarray], int]
     classes = record["classes"]
     values: dict[str, Any] = {name: value for name, value in record.items() if name != "classes"}
     paths = {name: Path(values[name]) for name in ("data_dir", "out") if values.get(name)}
-    trained = Train(**{**values, **paths, "levels": tuple(values["levels"])})
+    trained = Train(**{**values, **paths, "levels": tuple(values.get("levels", ()))})
     changes: dict[str, Any] = {
         "scheme": options.scheme or trained.scheme,
         "data_dir": options.data_dir or trained.data_dir,
