@@ -32,7 +32,7 @@ from neuralflow.depth import FlatField, raw
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
-from neuralflow.solve.system import time_dtype
+from neuralflow.solve.system import check_single, time_dtype
 
 KnownAt = Literal["start", "end"]
 """The end of a layer's interval at which a function is known."""
@@ -456,6 +456,7 @@ def along(
         )
     if not rates:
         return layer(x, context=context), ()  # An adaptive solve carries no empty tuple.
+    check_single(x, "divergences and integrals along a flow need")
     probes = None if key is None else divergence.draw(key, points)
     field = _Accompanied(layer.field, rates, divergence, probes)
     sums = tuple(jnp.zeros(points.shape[0], time_dtype(x)) for _ in rates)

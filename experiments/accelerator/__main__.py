@@ -8,7 +8,8 @@ a process of its own, a share of the budget and a deadline. Time that a stage do
 the later ones. The tests need pytest and beartype, and are left out without them.
 
 The folder --out holds result.json, which is written anew with every row, and a log for each stage.
-The result can be read at any time, and the program ends before its budget does.
+The result can be read at any time, and the program ends before its budget does. Ends with status 0
+if no stage has failed and one has run.
 
 Stages:
 """
@@ -16,17 +17,21 @@ Stages:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from experiments.accelerator import runner
+from experiments.accelerator import arrays, machine, runner
 from experiments.accelerator.plan import STAGES, Plan
 from experiments.benchmarks.measure import show
 from neuralflow.console import screen
+
+RESULT = "result.json"
 
 
 def options() -> argparse.ArgumentParser:
@@ -51,7 +56,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="let the stage recipe go on from its checkpoints in --out",
+        help="with --only recipe: go on from the checkpoints in --out, if there are any",
     )
     parser.add_argument(
         "--dry",
@@ -62,19 +67,20 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("results/accelerator"),
-        help="folder of the result, results/accelerator by default",
+        help="folder of the result, results/accelerator by default (results/accelerator-dry with "
+        "--dry)",
     )
     return parser
 
 
 def main() -> None:
-    parser = options()
+    began, parser = time.monotonic(), options()
     chosen = parser.parse_args()
-    if not chosen.budget > 0:
-        parser.error(f"--budget must be a number of seconds above 0, got {chosen.budget:g}")
-    if chosen.arrays is not None and not chosen.arrays.is_dir():
-        parser.error(f"there is no folder {chosen.arrays}; give the one that arrays has written")
+    chosen.out = chosen.out or Path(f"results/accelerator{'-dry' * chosen.dry}")
+    try:
+        about = checked(chosen)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     names = [name for name, stage in STAGES.items() if stage.share]
     stages = {name: STAGES[name] for name in ([chosen.only] if chosen.only else names)}
     plan = Plan(
@@ -87,21 +93,45 @@ def main() -> None:
     if chosen.dry:
         # Compile quickly, as the tests do: the times of a dry run mean nothing.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    about = {"options": " ".join(sys.argv[1:]), "budget": chosen.budget, "dry": chosen.dry}
     runner.interruptible()
     try:
-        result = runner.Result(chosen.out / "result.json", about)
+        result = runner.Result(chosen.out / RESULT, about)
     except OSError as error:
-        parser.error(str(error))
+        parser.error(f"--out must be a folder that can be written ({error}); give another one")
     try:
-        runner.run(stages, command, chosen.budget, result)
-        result.end("done")
+        runner.run(stages, command, chosen.budget - (time.monotonic() - began), result)
+        good = result.end()
     except KeyboardInterrupt as signal:
         result.end("interrupted")
         raise SystemExit(128 + (signal.args or (2,))[0]) from None
     finally:
         report(result.stages)
         print(f"written to {result.path}")
+    sys.exit(0 if good else 1)
+
+
+def checked(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Refuse unfit options, and return what is known of the run before its first stage.
+
+    Raises:
+        ValueError: An option has a wrong value, or JAX finds no accelerator.
+    """
+    if not 0 < chosen.budget < float("inf"):
+        raise ValueError(f"--budget must be a number of seconds above 0, got {chosen.budget:g}")
+    if chosen.resume and chosen.only != "recipe":
+        raise ValueError("--resume goes on from checkpoints of the recipe; add --only recipe")
+    if chosen.arrays is not None:
+        arrays.check(chosen.arrays)
+    held = chosen.out / RESULT
+    if held.exists() and not chosen.resume and not json.loads(held.read_text()).get("dry"):
+        raise ValueError(f"{held} is the result of another run; give another --out")
+    return {
+        "options": " ".join(sys.argv[1:]),
+        "budget": chosen.budget,
+        "dry": chosen.dry,
+        "images": str(chosen.arrays or ("random ones" if chosen.dry else None)),
+        "device": None if chosen.dry else machine.accelerator(),
+    }
 
 
 def report(stages: dict[str, dict[str, Any]]) -> None:

@@ -44,7 +44,7 @@ def write(sets: Mapping[str, Images], folder: Path, limit: float) -> dict[str, i
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.npz")):
         raise ValueError(f"{folder} holds .npz files already; give an empty folder")
-    written, used = {}, 0
+    written, used, least = {}, 0, 0
     for split, most in (("test", limit / 2), ("train", limit)):
         images, labels = sets[split]["image"], sets[split]["label"]
         written[split] = 0
@@ -53,6 +53,7 @@ def write(sets: Mapping[str, Images], folder: Path, limit: float) -> dict[str, i
             content = io.BytesIO()
             np.savez_compressed(content, differences=coded(images[block]), label=labels[block])
             if used + content.tell() > most:
+                least = (used + content.tell()) * (2 if split == "test" else 1)
                 break
             path = folder / f"{split}-{start // BLOCK:03d}.npz"
             files.write(path, lambda path, content=content: path.write_bytes(content.getvalue()))
@@ -60,7 +61,8 @@ def write(sets: Mapping[str, Images], folder: Path, limit: float) -> dict[str, i
             written[split] += len(labels[block])
         if not written[split]:
             raise ValueError(
-                f"{limit / 1e6:g} MB are too few for {BLOCK} {split} images; give more megabytes"
+                f"{limit / 1e6:g} MB are too few for {BLOCK} {split} images; give at least "
+                f"{least / 1e6:.2g}"
             )
     return {**written, "bytes": used}
 
@@ -72,15 +74,26 @@ def read(folder: Path) -> dict[str, Images]:
         ValueError: The folder holds no such files, or a file is damaged.
     """
     sets = {}
-    for split in ("train", "test"):
-        blocks = [_block(path) for path in sorted(folder.glob(f"{split}-*.npz"))]
-        if not blocks:
+    for split, paths in check(folder).items():
+        blocks = [_block(path) for path in paths]
+        sets[split] = {key: np.concatenate([b[key] for b in blocks]) for key in blocks[0]}
+    return sets
+
+
+def check(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of "train" and of "test" in a folder.
+
+    Raises:
+        ValueError: The folder lacks files of one of them.
+    """
+    files = {split: sorted(folder.glob(f"{split}-*.npz")) for split in ("train", "test")}
+    for split, paths in files.items():
+        if not paths:
             raise ValueError(
                 f"{folder} holds no files {split}-000.npz and so on; write them with "
                 "python -m experiments.accelerator.arrays --data-dir FOLDER --out ARRAYS"
             )
-        sets[split] = {key: np.concatenate([b[key] for b in blocks]) for key in blocks[0]}
-    return sets
+    return files
 
 
 def _block(path: Path) -> Images:
@@ -133,9 +146,14 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
     parser.add_argument("--out", type=Path, required=True, help="empty folder for the .npz files")
     parser.add_argument(
-        "--megabytes", type=float, default=50.0, help="size of all files, in millions of bytes"
+        "--megabytes",
+        type=float,
+        default=50.0,
+        help="size of all files, in millions of bytes, 50 by default",
     )
     options = parser.parse_args()
+    if not 0 < options.megabytes < float("inf"):
+        parser.error(f"--megabytes must be a number above 0, got {options.megabytes:g}")
     try:
         sets = {
             split: data.load("cifar10", split, data_dir=options.data_dir)

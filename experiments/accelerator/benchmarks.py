@@ -44,7 +44,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 def grids(sizes: Iterable[tuple[int, int, int]], rounds: int) -> Iterator[Case]:
     """Compare fixed grids with a hand-written scan and with `diffeqsolve`."""
     for width, steps, batch in sizes:
-        name = f"fixed grid, d={width}, N={steps}, batch {batch}"
+        name = f"fixed grid over a hand-written scan, d={width}, N={steps}, batch {batch}"
         yield name, each(fixed_grid.compare, width, steps, batch, rounds, 1)
 
 
@@ -55,7 +55,7 @@ def solves(sizes: Iterable[tuple[float, float, int, int, int]], rounds: int) -> 
         return [adaptive.compare(*size, rounds, (1, 1))]
 
     for size in sizes:
-        yield f"adaptive, d={size[2]}, batch {size[4]}", each(one, size)
+        yield f"adaptive over diffeqsolve, d={size[2]}, batch {size[4]}", each(one, size)
 
 
 def costs(
@@ -68,10 +68,13 @@ def costs(
         return schemes.costs(rounds, {name: known[name] for name in names}, *size)
 
     for names in groups:
-        yield f"schemes, {', '.join(names[1:])}", each(one, names)
+        yield f"schemes over Euler, an evaluation: {', '.join(names[1:])}", each(one, names)
 
 
 def memories(depths: Iterable[int], size: tuple[int, int], rounds: int) -> Iterator[Case]:
     """Compare the memory modes of a reversible scheme over depth, for a size (width, batch)."""
     for steps in depths:
-        yield f"memory, N={steps}", each(schemes.memories, rounds, "RevNet", steps, *size)
+        yield (
+            f"memory modes over full, N={steps}",
+            each(schemes.memories, rounds, "RevNet", steps, *size),
+        )

@@ -40,7 +40,9 @@ def _study(
         if study.rows:
             add({**_row(problem, study), "seconds": seconds})
     assert study is not None
-    add({"case": f"{name}, orders", **study.orders()[name]})
+    orders = study.orders()[name]
+    if any(order is not None for order in orders.values()):
+        add({"case": f"{name}, orders", **orders})
 
 
 def _row(problem: deep_limit.Problem, study: deep_limit.Study) -> Row:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -12,10 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import neuralflow
 from experiments.accelerator.plan import Case, Plan, Row, each
 from experiments.benchmarks.measure import side_by_side
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+PEAKS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
 """Dense bfloat16 operations a second as the makers give them, by a part of the device's name."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "orbax-checkpoint", "numpy")
 
@@ -44,8 +56,29 @@ def described() -> Iterator[Row]:
         "peak in bfloat16, TFLOP/s": (peak(device.device_kind) or 0) / 1e12 or None,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "neuralflow": neuralflow.__version__,
         **{name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def accelerator() -> dict[str, Any]:
+    """Return what JAX runs on, asked in another process: this one leaves the device alone.
+
+    Raises:
+        ValueError: JAX finds no accelerator.
+    """
+    code = (
+        "import json, jax; from experiments.accelerator.machine import described; "
+        "print(json.dumps(next(described())))"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = json.loads(asked.stdout.splitlines()[-1]) if asked.returncode == 0 else {}
+    if found.get("platform", "cpu") == "cpu":
+        raise ValueError(
+            "JAX finds no accelerator; install JAX's part for it, such as jax[cuda13] or jax[tpu], "
+            "and look at JAX_PLATFORMS, or take --dry to try the stages on a CPU"
+        )
+    return found
 
 
 def product(dtype: str, size: int) -> Iterator[Row]:

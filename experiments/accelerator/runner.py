@@ -8,12 +8,14 @@ any time and is left behind by every kind of end.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,27 @@ class Result:
     def __init__(self, path: Path, about: Mapping[str, Any]):
         self.path = path
         self.stages: dict[str, dict[str, Any]] = {}
-        self.about = {"status": "running", **about}
+        self.about = {"status": "running", "process": os.getpid(), "began": _now(), **about}
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
 
     def write(self) -> None:
-        """Write everything that is known."""
-        files.write(self.path, files.as_json({**self.about, "stages": self.stages}))
+        """Write everything that is known, and when."""
+        known = {**self.about, "written": _now(), "stages": self.stages}
+        files.write(self.path, files.as_json(known))
 
-    def end(self, status: str) -> None:
-        """Note how the whole run has ended."""
-        self.about["status"] = status
+    def end(self, status: str | None = None) -> bool:
+        """Note how the whole run has ended, and tell whether no stage has failed.
+
+        Args:
+            status: How the run has ended. None takes the worst end of a stage: "failed" if one has
+                failed, "left out" if none has run, else "done".
+        """
+        ends = {stage["status"] for stage in self.stages.values()}
+        worst = "failed" if "failed" in ends else "left out" if ends <= {"left out"} else "done"
+        self.about["status"] = status or worst
         self.write()
+        return self.about["status"] == "done"
 
     def note(self, stage: str, **entries: Any) -> None:
         """Change entries of a stage."""
@@ -68,6 +79,11 @@ class Result:
             else:
                 record[name] = value
         self.write()
+
+
+def _now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def allotted(left: float, stages: Iterable[Stage]) -> float:
@@ -104,7 +120,10 @@ def run(
         left = end - time.monotonic()
         seconds = allotted(left, [stages[name] for name in names[i:]])
         if seconds < stages[name].least:
-            reason = f"{max(seconds, 0):.0f} s were left, {stages[name].least:.0f} s are needed"
+            reason = (
+                f"its share of the budget is {max(seconds, 0):.0f} s, {stages[name].least:.0f} s "
+                "are needed"
+            )
             result.note(name, status="left out", reason=reason)
             continue
         began = time.monotonic()

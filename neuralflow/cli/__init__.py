@@ -73,9 +73,10 @@ def _run(arguments: list[str] | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if not isinstance(error, _mendable()):
+        sentence = error if isinstance(error, _mendable()) else _missing_platform()
+        if sentence is None:
             raise
-        print(f"neuralflow: {error}", file=sys.stderr)
+        print(f"neuralflow: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -121,6 +122,21 @@ def _only_its_own_words() -> None:
     logging.getLogger("asyncio").addFilter(
         lambda entry: "was never retrieved" not in entry.getMessage()
     )
+
+
+def _missing_platform() -> str | None:
+    """Return what is wrong with JAX_PLATFORMS, or None if JAX finds devices."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception:  # JAX raises an AssertionError for one platform, a RuntimeError for others.
+        named = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX finds no device of JAX_PLATFORMS={named!r}; install JAX's part for it, such as "
+            "jax[cuda13], or unset the variable"
+        )
+    return None
 
 
 def _mendable() -> tuple[type[Exception], ...]:

@@ -219,7 +219,7 @@ class FixedGrid(Discretisation):
         if status == Status.IMPLICIT_FAILED:
             return (
                 f"the root finder of {type(self.scheme).__name__} did not converge in a step; "
-                "take more steps"
+                "take more steps, or let the field compute in the precision of x"
             )
         return out_of_range(self.scheme, accepted)
 

@@ -557,5 +557,5 @@ def check_single(x: PyTree, reason: str) -> None:
     if jnp.finfo(dtype).bits < 32:
         raise InputTypeError(
             f"{reason} x to be in float32 or float64, got {dtype}; cast x, and let the field "
-            "compute in bfloat16 inside if you want its speed"
+            "compute in that precision too"
         )

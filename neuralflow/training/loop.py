@@ -142,7 +142,7 @@ def fit(
             record.
         optimiser: An optax transformation. Its schedules count steps of the optimiser.
         data: A dict of arrays `(samples, ...)` by name, or a `neuralflow.data.Stream`. `fit` moves
-            arrays to the device once. The samples are shuffled anew every epoch.
+            arrays to the device once, through the host. The samples are shuffled anew every epoch.
         epochs: The number of epochs in all. A resumed training counts the epochs of earlier calls.
         batch: The number of samples in a batch. A last batch that is not full is left out of its
             epoch.

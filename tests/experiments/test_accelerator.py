@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from flax import nnx
 
 from experiments.accelerator import arrays, runner
+from experiments.accelerator.__main__ import main
 from experiments.accelerator.plan import STAGES, Stage
 from experiments.accelerator.work import operations
 from experiments.lm_resnet.model import Network
@@ -68,6 +70,36 @@ def test_a_killed_program_leaves_its_result_and_no_process(tmp_path):
             process.kill()
     assert psutil.wait_procs(children, timeout=60)[1] == []
     assert read(tmp_path)["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--budget", "nan"], "--budget must be a number of seconds above 0, got nan"),
+        (["--budget", "0"], "--budget must be a number of seconds above 0, got 0"),
+        (["--resume"], "add --only recipe"),
+        (["--arrays", "."], r"\. holds no files train-000.npz and so on; write them with"),
+        ([], "JAX finds no accelerator; install .* or take --dry to try the stages on a CPU"),
+        (["--dry", "--out", "held"], "is the result of another run; give another --out"),
+        (["--dry", "--out", "file"], "--out must be a folder that can be written .*give another"),
+    ],
+)
+def test_unfit_options_are_refused_before_any_stage(tmp_path, monkeypatch, capsys, wrong, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "argv", ["accelerator", *wrong])
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "result.json").write_text('{"dry": false}')
+    (tmp_path / "file").touch()
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            main()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert re.search(words, " ".join(capsys.readouterr().err.split()))
 
 
 def run(result, workers, budget=100.0, **stage):
@@ -129,6 +161,7 @@ def test_a_stage_that_fails_or_hangs_does_not_stop_the_others(tmp_path):
         "good": "done",
     }
     assert stages["failed"]["errors"] == ["the process ended with status 1: no memory"]
+    assert not result.end() and read(tmp_path)["status"] == "failed"
     assert all(stage["rows"] == [{"case": "a", "n": 1}] for stage in stages.values())
 
 
@@ -137,7 +170,8 @@ def test_a_stage_that_does_not_fit_is_left_out_with_the_reason(tmp_path):
     run(result, {"long": ROW}, budget=runner.RESERVE + 4, least=5.0)
     stage = read(tmp_path)["stages"]["long"]
     assert stage["status"] == "left out" and stage["rows"] == []
-    assert stage["reason"] == "4 s were left, 5 s are needed"
+    assert stage["reason"] == "its share of the budget is 4 s, 5 s are needed"
+    assert not result.end() and read(tmp_path)["status"] == "left out"
 
 
 def test_unused_time_goes_to_later_stages():
@@ -170,7 +204,7 @@ def test_images_are_written_up_to_a_limit_and_read_back(tmp_path, monkeypatch):
     assert arrays.write(sets, tmp_path / "all", 10**6)["train"] == 64
     with pytest.raises(ValueError, match="holds .npz files already; give an empty folder"):
         arrays.write(sets, tmp_path / "some", 10**6)
-    with pytest.raises(ValueError, match="0.01 MB are too few for 8 test images"):
+    with pytest.raises(ValueError, match="0.01 MB are too few for 8 test images; give at least 0"):
         arrays.write(sets, tmp_path / "few", 10**4)
     (tmp_path / "some" / "train-000.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="train-000.npz is damaged .*; copy or write it again"):
