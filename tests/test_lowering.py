@@ -255,7 +255,8 @@ def test_values_and_gradients_are_lowered_for_every_platform(name):
     there = export.deserialize(program.serialize()).call(*leaves)
     for here, other in zip(jax.jit(inner)(*leaves), there, strict=True):
         assert here.dtype == other.dtype
-        np.testing.assert_allclose(*(np.asarray(a, float) for a in (here, other)), close, close)
+        a, b = np.asarray(here, float), np.asarray(other, float)
+        np.testing.assert_allclose(a, b, close, close)
 
 
 @pytest.mark.parametrize("name", SYMBOLIC)
@@ -307,7 +308,7 @@ def test_the_training_step_is_lowered_for_every_platform():
 def test_a_training_overwrites_the_moments_of_its_optimiser():
     """The weights before the steps under way are kept: they are the last good ones."""
     run, state, read = training()
-    numbers = [jnp.asarray(number) for number in (0, 0, 2)]
+    numbers: Any = [jnp.asarray(number) for number in (0, 0, 2)]
     moved = run.advance(state, read, *numbers)
     with jax.transfer_guard("disallow"):
         moved = run.advance(moved, read, *numbers)

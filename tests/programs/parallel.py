@@ -85,14 +85,15 @@ def drawn_alike():
 
 
 results: dict[str, Any] = {"losses": train(jnp.float64, 50)}
-train(jnp.float64, 2, folder=folder)
-train(jnp.float64, 5, by_depth=True, folder=f"{folder}-by-depth")
-results["pieces"] = pieces(Path(f"{folder}-by-depth"))
-results["by depth"] = train(
-    jnp.float64, 10, by_depth=True, folder=f"{folder}-by-depth", resume=True
-)
-results["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
+if jax.device_count() > 1:
+    train(jnp.float64, 5, by_depth=True, folder=f"{folder}-by-depth")
+    results["pieces"] = pieces(Path(f"{folder}-by-depth"))
+    results["by depth"] = train(
+        jnp.float64, 10, by_depth=True, folder=f"{folder}-by-depth", resume=True
+    )
 if jax.device_count() == 8:
+    train(jnp.float64, 2, folder=folder)
+    results["resumed"] = train(jnp.float64, 4, folder=folder, resume=True)
     results["drawn alike"] = drawn_alike()
 if jax.process_index() == 0:
     print(json.dumps({"devices": jax.device_count(), **results}))

