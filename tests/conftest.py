@@ -79,12 +79,12 @@ def offline(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def bounded():
-    """Drops what a worker compiled where its memory exceeds 1.2 GB: several fit a small machine.
+    """Drops what a worker compiled where its memory exceeds 2.4 GB: two fit a small machine.
 
     A program that a later test needs again is read from the folder that the workers share.
     """
     yield
-    if psutil.Process().memory_info().rss > 1.2e9:
+    if psutil.Process().memory_info().rss > 2.4e9:
         jax.clear_caches()
         gc.collect()
         # The C library of Linux keeps freed memory until it is told to give it back.

@@ -20,7 +20,7 @@ import neuralflow as nf
 from neuralflow import schemes as S
 from neuralflow.checks import InputError
 
-STEPS, FINE = 4, 24
+STEPS, FINE = 4, 8
 T0, T1 = 0.2, 1.0
 FIXED = ("full", "remat", "two_level", "reversible")
 ADAPTIVE = {
@@ -95,7 +95,13 @@ class Normed(nnx.Module):
 
     def __init__(self, rngs, dtype):
         self.norm = nnx.BatchNorm(
-            2, use_running_average=True, epsilon=2**-10, param_dtype=dtype, rngs=rngs
+            2,
+            use_running_average=True,
+            epsilon=2**-10,
+            scale_init=SMALL,
+            bias_init=SMALL,
+            param_dtype=dtype,
+            rngs=rngs,
         )
         self.norm.mean[...] = jnp.asarray([0.25, -0.5], dtype)
         self.norm.var[...] = jnp.asarray([0.5, 2.0], dtype)
@@ -585,7 +591,17 @@ def error(cell, computed):
     return np.max(off) / size
 
 
-CELLS = covering(LEVELS, lambda cell: not refuses(cell))
+def cost(cell):
+    """What a cell counts in the choice: roots of the time that compiling it takes, roughly."""
+    levels = {
+        "vmap": 4, "grad": 3, "jvp": 1.5, "trajectory": 1.5,
+        "continuous": 4, "per_sample": 3, "direct": 3, "steps": 3,
+        "kvaerno3": 4, "implicit_euler": 2.5, "dopri8": 1.5, "nested": 1.5, "function": 1.5,
+    }  # fmt: skip
+    return np.prod([levels.get(level, 1.0) for level in cell.values()]) ** 0.2
+
+
+CELLS = covering(LEVELS, lambda cell: not refuses(cell), cost)
 WORKING = [cell for cell in CELLS if not refuses(cell)]
 
 
@@ -614,4 +630,4 @@ def test_every_two_levels_meet():
     assert met(WORKING) == can_work
     counts = len(CELLS), len(WORKING), len(CELLS) - len(WORKING)
     print("{} cells: {} agree, {} are refused".format(*counts))
-    assert counts == (162, 129, 33)
+    assert counts == (166, 134, 32)

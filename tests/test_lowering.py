@@ -290,8 +290,15 @@ def test_the_training_step_is_lowered_for_every_platform():
     assert text.count("stablehlo.while") == 3
 
 
-def test_a_training_holds_two_states_and_no_third():
-    """The state before the steps under way is kept: its weights are the last good ones."""
+def test_a_training_overwrites_the_moments_of_its_optimiser():
+    """The weights before the steps under way are kept: they are the last good ones."""
+    run, state, read = training()
+    moved = run.advance(state, read, 0, 0, 2)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.optimiser))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.rest, moved)))
+
+
+def test_a_training_holds_no_third_copy_of_its_weights():
 
     def make(rngs):
         return nf.fields.MLP(2, hidden=512, rngs=rngs)
@@ -361,6 +368,17 @@ def test_judgements_multiply_in_all_digits(judge):
 
     field = nf.from_function(velocity, jnp.asarray(-1.0, jnp.float32))
     judge(nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=8)), jnp.ones((2, 1), jnp.float32))
+    assert set(seen) == {"highest"}
+
+
+def test_trained_networks_are_compared_in_all_digits():
+    seen = []
+
+    def activation(x):
+        seen.append(jax.config.jax_default_matmul_precision)  # pyright: ignore
+        return jnp.tanh(x)
+
+    next(nf.labs.deep_limit.descend([2], activation=activation, seeds=1, samples=2, iterations=1))
     assert set(seen) == {"highest"}
 
 

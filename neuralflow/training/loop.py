@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -401,7 +402,9 @@ class Run:
             return put(leaf, self.mesh, spec_of(leaf, self.mesh))
 
         params, rest = jax.tree.map(onto, (self.params, self.rest))
-        state = State(params, rest, jax.jit(self.optimiser.init)(params), {}, np.asarray(-1))
+        # Some optimisers keep weights. Copies of them may be overwritten, see `_compiled`.
+        initial = jax.jit(lambda params: jax.tree.map(jnp.copy, self.optimiser.init(params)))
+        state = State(params, rest, initial(params), {}, np.asarray(-1))
 
         def one(state, batch):
             return self._step(state, batch, jax.random.key(0))[1]
@@ -410,7 +413,9 @@ class Run:
         # On CPUs, XLA computes a convolution inside a loop with a kernel that is several times
         # slower than its kernel outside of loops.
         looped = jax.default_backend() != "cpu" or "conv_general_dilated" not in str(program)
-        self.advance = jax.jit(self._advance) if looped else self._one_by_one(jax.jit(self._tick))
+        self.advance = (
+            _compiled(self._advance) if looped else self._one_by_one(_compiled(self._tick))
+        )
         self.names = in_order(shapes)
         if self.evaluation is not None:
             self.evaluation.check(params, rest)
@@ -551,6 +556,22 @@ class Run:
         )
         metrics = {**metrics, "gradient_norm": optax.tree.norm(widened)}
         return State(params, rest, optimiser, state.sums, state.broken), metrics
+
+
+def _compiled(step: Callable[..., State]) -> Callable[..., State]:
+    """Compile a function `step(state, ...)`, which may overwrite the optimiser's part of the state.
+
+    The weights of the state before are kept: they are the last good ones if the step fails.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def donated(optimiser: Any, others: State, *arguments: Any) -> State:
+        return step(others._replace(optimiser=optimiser), *arguments)
+
+    def compiled(state: State, *arguments: Any) -> State:
+        return donated(state.optimiser, state._replace(optimiser=None), *arguments)
+
+    return compiled
 
 
 def _check_structure(before: Real, after: Any) -> None:

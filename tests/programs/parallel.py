@@ -6,6 +6,7 @@ It is called as `parallel.py FOLDER [ADDRESS COUNT INDEX]`.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def pieces(place):
 
 
 def drawn_alike():
-    """Whether samples on many devices are given the same bits as samples on one device.
+    """Whether samples on many devices are those on one device, up to roundings.
 
     Random networks and their limits are asked.
     """
@@ -76,12 +77,14 @@ def drawn_alike():
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     models = nf.labs.stochastic.RandomNetwork(field, 4), nf.labs.stochastic.NeuralSDE(field, 4)
     pairs = [(model.sample(x, key), model.sample(spread, key)) for model in models]
+    # Other draws would differ in the first digit.
     return all(
-        not two.sharding.is_fully_replicated and np.array_equal(one, two) for one, two in pairs
+        not two.sharding.is_fully_replicated and np.allclose(one, two, rtol=0, atol=1e-5)
+        for one, two in pairs
     )
 
 
-results = {np.dtype(dtype).name: train(dtype, 50) for dtype in (jnp.float32, jnp.float64)}
+results: dict[str, Any] = {"losses": train(jnp.float64, 50)}
 train(jnp.float64, 2, folder=folder)
 train(jnp.float64, 5, by_depth=True, folder=f"{folder}-by-depth")
 results["pieces"] = pieces(Path(f"{folder}-by-depth"))

@@ -1,4 +1,4 @@
-"""Derivatives of implicit steps: the implicit function theorem, failure as NaN, and export."""
+"""Derivatives of implicit steps: the implicit function theorem, and failure as NaN."""
 
 from typing import Literal
 
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
 import neuralflow as nf
 
@@ -21,21 +20,6 @@ SOLVES = {
 
 def layer(solve, velocity=lambda a, x: jnp.sin(a * x[..., ::-1]), dtype=float):
     return nf.NeuralODE(nf.from_function(velocity, jnp.asarray(0.8, dtype)), solve)
-
-
-@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
-def test_values_and_gradients_are_exported(solve):
-    pytest.importorskip("flatbuffers", reason="JAX writes exported programs with it")
-    ode = layer(solve)
-
-    def both(x):
-        return ode(x), jax.grad(lambda x: (ode(x) ** 2).sum())(x)
-
-    program = export.export(jax.jit(both))(X)
-    assert "callback" not in program.mlir_module()
-    program = export.deserialize(program.serialize())
-    for here, there in zip(jax.jit(both)(X), program.call(X), strict=True):
-        np.testing.assert_allclose(here, there, rtol=1e-14)
 
 
 @pytest.mark.parametrize("velocity", [lambda a, x: a * x**2, lambda a, x: jnp.sqrt(-a * x)])

@@ -46,17 +46,9 @@ def along(field, solve, x, depths):
     return nf.NeuralODE(field, solve).trajectory(x, depths)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "gradient"),
-    [
-        (diffrax.Tsit5(), "steps"),
-        (diffrax.Tsit5(), "direct"),
-        (diffrax.Dopri8(), "steps"),
-        (diffrax.Bosh3(), "steps"),
-    ],
-)
-def test_values_and_gradients_are_those_of_diffrax(field, scheme, gradient, worst):
-    solve = nf.Adaptive(scheme, 1e-6, 1e-6, gradient=gradient, max_steps=64)
+@pytest.mark.parametrize("scheme", [diffrax.Tsit5(), diffrax.Dopri8()])
+def test_values_and_gradients_are_those_of_diffrax(field, scheme, worst):
+    solve = nf.Adaptive(scheme, 1e-6, 1e-6, max_steps=64)
     ours, slope = nnx.value_and_grad(
         lambda *given: weighed(along(given[0], solve, *given[1:])), argnums=(0, 1, 2)
     )(field, X, DEPTHS)

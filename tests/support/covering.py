@@ -18,13 +18,16 @@ def pairs(levels: Mapping[str, Sequence[str]]) -> list[tuple[tuple[str, str], tu
 
 
 def covering(
-    levels: Mapping[str, Sequence[str]], works: Callable[[Cell], bool], draws: int = 600
+    levels: Mapping[str, Sequence[str]],
+    works: Callable[[Cell], bool],
+    cost: Callable[[Cell], float],
+    draws: int = 600,
 ) -> list[Cell]:
     """Return cells in which every two levels of different factors meet.
 
     Two levels meet in a cell that works, if one of the drawn cells with both levels works. Each
-    cell is the one of several drawn cells in which the most levels meet for the first time. The
-    draws are the same in every run.
+    cell is the one of several drawn cells in which the most levels meet for the first time at the
+    least cost. The draws are the same in every run.
     """
     source, met, cells = random.Random(0), set(), []
 
@@ -41,6 +44,6 @@ def covering(
             drawn = [] if pair in met else [draw(pair) for _ in range(draws)]
             fit = [cell for cell in drawn if allowed(cell)]
             if fit:
-                cells.append(max(fit, key=lambda cell: len(meetings(cell) - met)))
+                cells.append(max(fit, key=lambda cell: len(meetings(cell) - met) / cost(cell)))
                 met |= meetings(cells[-1])
     return cells

@@ -157,3 +157,22 @@ def test_metrics_of_half_precision_are_summed_in_more():
 def test_lbfgs_of_optax_is_given_what_it_asks_for():
     history = fit(linear(), optimiser=optax.lbfgs(), epochs=6, batch=100).history
     assert history["loss"][-1] < 0.8 * history["loss"][0]
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_optimisers_may_keep_weights_that_are_overwritten(convolution):
+    """This optimiser holds two sets of weights, and goes back to the first one."""
+
+    def update(gradients, state, params=None):
+        first, _ = state
+        return jax.tree.map(lambda a, b: a - b, first, params), (first, params)
+
+    back = optax.GradientTransformation(lambda params: (params, params), update)  # pyright: ignore
+    model, points = linear(), POINTS
+    if convolution:  # Steps are then compiled one by one.
+        solve = nf.FixedGrid(nf.Euler(), steps=1)
+        model = models.ImageClassifier((4, 4, 1), 2, solve, width=4, cells=1, rngs=nnx.Rngs(0))
+        points = {"x": np.ones((40, 4, 4, 1), np.float32), "y": np.zeros(40, int)}
+    first = weights(model)
+    fit(model, points, back, epochs=2)
+    assert all((a == b).all() for a, b in zip(first, weights(model), strict=True))

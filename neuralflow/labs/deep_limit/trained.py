@@ -42,6 +42,7 @@ from neuralflow.labs.deep_limit.objective import checked_depths
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
+from neuralflow.solve.system import all_digits
 from neuralflow.statistics import fitted_order
 
 
@@ -172,6 +173,9 @@ def train(
     diverges ends with a loss of NaN. The iterator trains one depth at a time. Unsuitable arguments
     are refused at once, and functions that return the wrong thing at the first depth.
 
+    The networks are compared by small differences. So matrices are multiplied in all digits of
+    float32, also on accelerators, unless `jax.default_matmul_precision` names another precision.
+
     Args:
         depths: The numbers of layers, each at least 2.
         cases: A pytree of arrays with one leading axis, such as
@@ -273,9 +277,9 @@ def train(
 
     def trained(depth: int) -> Trained:
         every = jax.vmap(lambda case, arrays: one(case, arrays, depth), in_axes=(0, None))
-        weights, outputs, losses = jax.tree.map(
-            np.asarray, jax.jit(jax.shard_map(every, **spread))(cases, replicated)
-        )
+        with all_digits():
+            results = jax.jit(jax.shard_map(every, **spread))(cases, replicated)
+        weights, outputs, losses = jax.tree.map(np.asarray, results)
         return Trained(depth, weights, outputs, losses)
 
     return map(trained, depths)
