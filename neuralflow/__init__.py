@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     # Type checkers see the rooms, and no other name.
     from neuralflow import (
         data as data,
+        inference as inference,
         labs as labs,
         models as models,
         plots as plots,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 else:
     _ROOMS = (
         "data",
+        "inference",
         "labs",
         "models",
         "plots",
