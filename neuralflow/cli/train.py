@@ -314,11 +314,13 @@ def run_evaluate(options: Evaluate) -> int:
 
     if options.tradeoff and options.scheme is not None:
         raise InputError(
-            f"--tradeoff compares all schemes with that of the training; leave --scheme "
-            f"{options.scheme} out"
+            "--tradeoff compares schemes with that of the training; "
+            f"leave --scheme {options.scheme} out"
         )
     if options.out is not None and not options.tradeoff:
         raise InputError("--out is the folder for the results of --tradeoff; give both or none")
+    if options.out is not None:
+        writable(options.out)
     trained, model, test, step = restored(options)
     if options.tradeoff:
         out = writable(options.out or options.folder)

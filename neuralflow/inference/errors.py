@@ -147,7 +147,7 @@ def error_split(
         raise InputError(
             "one of basis, discretisation and fit must be the network to compare with model"
         )
-    checks.array("x", x, "samples", *["numbers"] * (np.ndim(x) - 1), kind=jnp.number)
+    checks.array("x", x, "samples", *["numbers"] * (getattr(x, "ndim", 1) - 1), kind=jnp.number)
     checks.whole("batch", batch)
     inputs = np.asarray(x)
     before = original = _outputs("model", model, inputs, int(batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -19,8 +19,8 @@ from neuralflow.inference.candidates import Candidate
 from neuralflow.inference.measured import Program
 from neuralflow.solve import Discretisation, SolveError
 
-Cost = Literal["evaluations", "milliseconds"]
-"""The names of what a choice is compared by."""
+Cost = Literal["evaluations", "time"]
+"""The names of what a choice costs: evaluations of the field, or the time of a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,8 @@ class Choice:
         evaluations: The evaluations of velocity fields for a batch, of all layers together. NaN
             where the model calls its layers inside a transformation that hides them.
         seconds: The seconds of a batch, one for each round.
+        time: The time of a batch as a multiple of that of the model as it was trained. The number
+            is the median over rounds of the ratio of the two times in a round.
         memory: The bytes that the compiled model needs beside its weights, inputs and outputs. None
             where the compiler does not tell.
         weights: The number of numbers in the parameters.
@@ -51,20 +53,16 @@ class Choice:
     disagreement: float = np.nan
     evaluations: float = np.nan
     seconds: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
+    time: float = np.nan
     memory: int | None = None
     weights: int | None = None
     failure: str = ""
 
     @property
-    def quartiles(self) -> tuple[float, float, float]:
+    def milliseconds(self) -> tuple[float, float, float]:
         """The lower quartile, the median and the upper quartile of milliseconds for a batch."""
         low, middle, high = np.percentile(1e3 * self.seconds, [25, 50, 75])
         return float(low), float(middle), float(high)
-
-    @property
-    def milliseconds(self) -> float:
-        """The median of milliseconds for a batch."""
-        return self.quartiles[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +83,11 @@ class Tradeoff:
     batch: int
     device: str
 
-    def quality(self, choice: Choice) -> float:
-        """Return what is better the larger it is: the accuracy, or the negative loss of numbers.
-
-        Args:
-            choice: One of the choices.
-        """
-        return choice.accuracy if self.classes else -choice.loss
-
     def front(self, cost: Cost = "evaluations") -> tuple[Choice, ...]:
         """Return the best choices: every other choice costs more, or is worse.
 
         Args:
-            cost: What a choice costs: evaluations of the field, or the median of milliseconds.
+            cost: What a choice costs: "evaluations" of the field, or the "time" of a batch.
 
         Returns:
             The choices, from the cheapest to the best one.
@@ -108,45 +98,39 @@ class Tradeoff:
         checks.choice("cost", cost, get_args(Cost))
         known = [c for c in self.choices if np.isfinite(getattr(c, cost))]
         best: list[Choice] = []
-        for choice in sorted(known, key=lambda c: (getattr(c, cost), -self.quality(c))):
-            if not best or self.quality(choice) > self.quality(best[-1]):
+        for choice in sorted(known, key=lambda c: (getattr(c, cost), -self._quality(c))):
+            if not best or self._quality(choice) > self._quality(best[-1]):
                 best.append(choice)
         return tuple(best)
 
-    def relative(self, choice: Choice) -> float:
-        """Return the time of a choice as a multiple of the time of the model as it was trained.
-
-        The number is the median over rounds of the ratio of the two times in a round.
-
-        Args:
-            choice: One of the choices.
-        """
-        return float(np.median(choice.seconds / self.choices[0].seconds))
+    def _quality(self, choice: Choice) -> float:
+        """Return what is better the larger it is: the accuracy, or the negative loss of numbers."""
+        return choice.accuracy if self.classes else -choice.loss
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table as text, the heads of its columns first.
 
         A dash stands for a number that is not known. Milliseconds are medians with quartiles.
         """
-        quality = "accuracy" if self.classes else "loss"
-        heads = ("choice", quality, "off", "evaluations", "ms a batch", "time")
+        quality = ("accuracy, %", "disagree, %") if self.classes else ("loss", "off")
+        heads = ("choice", *quality, "evaluations", "ms a batch", "time", "memory, bytes")
         best = {cost: self.front(cost) for cost in get_args(Cost)}
         rows = []
         for choice in self.choices:
             off, percent = choice.disagreement, 100 * choice.accuracy
-            low, middle, high = choice.quartiles
+            low, middle, high = choice.milliseconds
             numbers = (
                 _text(percent, ".2f") if self.classes else _text(choice.loss, ".3e"),
                 _text(100 * off, ".2f") if self.classes else _text(off, ".1e"),
                 _text(choice.evaluations, ".4g"),
                 f"{middle:.3g} ({low:.3g}-{high:.3g})" if not choice.failure else "-",
-                _text(self.relative(choice), ".2f"),
+                _text(choice.time, ".2f"),
                 _text(choice.memory, ",d"),
                 _text(choice.weights, ",d"),
                 ", ".join(cost for cost in best if choice in best[cost]),
             )
             rows.append((str(choice.candidate), *numbers))
-        return [(*heads, "memory", "weights", "best for its"), *rows]
+        return [(*heads, "weights", "best for its"), *rows]
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -176,8 +160,8 @@ class Tradeoff:
                     "accuracy": choice.accuracy if self.classes else None,
                     "disagreement": choice.disagreement,
                     "evaluations": choice.evaluations,
-                    "milliseconds": choice.quartiles,
-                    "time": self.relative(choice),
+                    "milliseconds": list(choice.milliseconds),
+                    "time": choice.time,
                     "memory": choice.memory,
                     "weights": choice.weights,
                     "best for its": [cost for cost in best if choice in best[cost]],
@@ -271,8 +255,9 @@ def tradeoff(
                 choice = Choice(candidate, failure=told)
             choices.append(choice)
             done(f"{candidate}: {told}")
-        for k, seconds in _times(programs, int(rounds)).items():
-            choices[k] = replace(choices[k], seconds=seconds)
+        seconds = _times(programs, int(rounds))
+        for k, runs in seconds.items():
+            choices[k] = replace(choices[k], seconds=runs, time=float(np.median(runs / seconds[0])))
         done(f"times of {rounds} rounds")
     classes = not np.isnan(choices[0].accuracy)
     return Tradeoff(tuple(choices), classes, len(x), size, jax.devices()[0].device_kind)
@@ -338,7 +323,7 @@ def _disagreement(outputs: np.ndarray, expected: np.ndarray, classes: bool) -> f
     """Return the share of samples with another class, or the relative distance of numbers."""
     if classes:
         return float((outputs.argmax(axis=-1) != expected.argmax(axis=-1)).mean())
-    return float(np.linalg.norm(outputs - expected) / np.linalg.norm(expected))
+    return float(np.linalg.norm(outputs - expected) / (np.linalg.norm(expected) or np.nan))
 
 
 def _told(scores: Mapping[str, float]) -> str:
@@ -385,15 +370,15 @@ def _checked(data: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _candidates(candidates: Any) -> list[Candidate]:
     """Return candidates, also of discretisations, and refuse anything else."""
-    wanted = "a sequence of candidates or discretisations, such as [nf.FixedGrid(nf.Euler(), 4)]"
+    example = "a discretisation or a Candidate, such as nf.FixedGrid(nf.Euler(), steps=4)"
     given = []
-    for one in checks.sequence("candidates", candidates, wanted):
-        checks.instance("each of candidates", one, Candidate | Discretisation, wanted)
+    for one in checks.sequence("candidates", candidates, f"a list, each {example}"):
+        checks.instance("each of candidates", one, Candidate | Discretisation, example)
         given.append(one if isinstance(one, Candidate) else Candidate(one))
     return given
 
 
 @contextlib.contextmanager
-def _silence() -> Any:
-    """Yield what tells nobody of the progress."""
+def _silence() -> Iterator[Callable[[str], None]]:
+    """Yield a function that tells nobody of the progress."""
     yield lambda what: None
