@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuralflow import files
+from neuralflow.checks import InputError
 from neuralflow.cli.common import SCHEMES
 from neuralflow.console import screen
 
@@ -28,13 +29,17 @@ def run(model: Any, test: dict[str, Any], scheme: str, out: Path) -> int:
         The exit status 0.
 
     Raises:
-        InputError: An output of the classifier as it was trained is not finite.
-        SolveError: A solve of the classifier as it was trained failed.
+        InputError: A solve of the classifier as it was trained failed, or an output is not finite.
         WriteError: A result cannot be written.
     """
     from neuralflow import inference
+    from neuralflow.solve import SolveError
 
-    table = inference.tradeoff(model, test, candidates(model.flow.field.basis.count, scheme))
+    chosen = candidates(model.flow.field.basis.count, scheme)
+    try:
+        table = inference.tradeoff(model, test, chosen)
+    except SolveError as error:
+        raise InputError(f"the network as it was trained cannot be compared: {error}") from error
     screen().print(str(table), highlight=False, markup=False)
     files.write(out / "tradeoff.json", files.as_json(table.record()))
     picture = inference.plots.choices(table)

@@ -108,7 +108,13 @@ def error_split(
     """Split the error of a compressed or exchanged network into basis, discretisation and fit.
 
     The networks lead in steps from the original one to the compressed one, and each step changes
-    one thing. A step that was not taken is left out. All networks are in evaluation mode.
+    one thing. A step that was not taken is left out. The sizes of the parts depend on this order of
+    steps. All networks are in evaluation mode.
+
+    `Candidate(basis=...).applied_to(model)` is the network for `basis`, and
+    `Candidate(solve, basis).applied_to(model)` the one for `discretisation`. Of an import by
+    `fit_branches`, the model is `from_branches(branches)`, and a fit with `steps=0` is the network
+    for `basis`.
 
     Args:
         model: The original network, from inputs `(batch, ...)` to outputs `(batch, ...)`.
@@ -168,9 +174,8 @@ def error_split(
 
 
 def _outputs(name: str, network: nnx.Module, x: np.ndarray, batch: int) -> np.ndarray:
-    """Return the outputs of a network in float64; an error says which network it was."""
+    """Return the outputs of a network in float64. A refusal says which network it was."""
     try:
         return Program(network, x, min(batch, len(x))).outputs()[0].astype(float)
-    except Exception as error:
-        error.add_note(f"while {name} was evaluated")
-        raise
+    except InputError as error:
+        raise type(error)(f"{name} cannot be compared: {error}") from error

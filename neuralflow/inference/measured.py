@@ -93,14 +93,14 @@ class Program:
             inputs = self.inputs(start)
             rows, evaluations = map(np.asarray, self(inputs))
             if not np.isfinite(rows).all():
-                raise self._failure(inputs)
+                raise self._failure(inputs, rows)
             if not start:
                 collected = np.empty((len(self._x), *rows.shape[1:]), rows.dtype)
             collected[start : start + self._batch] = rows
             counts.append(float(evaluations))
         return collected, float(np.mean(counts))
 
-    def _failure(self, inputs: Array) -> Exception:
+    def _failure(self, inputs: Array, outputs: np.ndarray) -> Exception:
         """Return the error of a batch whose outputs are not finite.
 
         A solve that fails says why outside of a trace.
@@ -108,7 +108,7 @@ class Program:
         copy: Any = nnx.clone(self._model)
         copy.eval()
         try:
-            outputs = np.asarray(copy(inputs))
+            copy(inputs)
         except SolveError as error:
             return error
         bad = int((~np.isfinite(outputs)).reshape(len(outputs), -1).any(axis=1).sum())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from neuralflow import checks, plots
-from neuralflow.inference.tradeoff import Choice, Cost, Tradeoff
+from neuralflow.inference.table import Choice, Cost, Tradeoff
 from neuralflow.solve import FixedGrid
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
     axis.xaxis.set_major_formatter("{x:g}")
     if table.classes:
         axis.set_yscale("symlog", linthresh=0.1)
-        axis.yaxis.set_major_formatter("{x:+g}")
+        axis.yaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
         axis.margins(y=0.1)
         axis.set_ylabel("accuracy against that as trained (points)")
     else:

@@ -294,7 +294,7 @@ def _times(programs: Mapping[int, Program], rounds: int) -> dict[int, np.ndarray
     return {k: np.asarray(runs) for k, runs in seconds.items()}
 
 
-def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Return the loss of outputs, and the accuracy where they are classes."""
     if y.dtype.kind in "iu" and y.shape == outputs.shape[:-1] and outputs.shape[-1] > 1:
         classes = outputs.shape[-1]
