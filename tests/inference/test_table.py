@@ -97,10 +97,10 @@ def test_a_failure_is_a_row_and_the_others_go_on(capsys):
     field = nf.from_function(lambda a, x: -a * x**3, jnp.asarray(50.0))
     bad = [
         grid(12),
-        nf.Adaptive(nf.Tsit5(), max_steps=1),
+        nf.Adaptive(nf.Tsit5(), max_steps=20),
         Candidate(basis=nf.Legendre(2)),
     ]
-    reasons = ("left the range of floating point", "max_steps=1", "varies with depth")
+    reasons = ("left the range of floating point", "max_steps=20", "varies with depth")
     data = {"x": X, "y": X}
     table = compared(nf.NeuralODE(field, grid(400)), data, [*bad, grid(200)], progress=True)
     own, *failed, last = table.choices
