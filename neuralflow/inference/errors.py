@@ -69,10 +69,14 @@ class ErrorSplit:
 
     def sentence(self) -> str:
         """Return the distance and the sizes of the parts in a sentence, the largest part first."""
-        first, *others = sorted(self.sizes.items(), key=lambda pair: -pair[1])
-        rest = ", ".join(f"the {name} moves them by {size:.2%}" for name, size in others)
-        told = f"the largest part is the {first[0]}, which moves them by {first[1]:.2%}"
-        return f"The outputs are {self.distance:.2%} off: {told}{'; ' * bool(rest)}{rest}."
+        sizes, distances = self.sizes, self.distances
+        moved = {
+            n: f"moves them by {size:.2%} to {distances[n]:.2%} off" for n, size in sizes.items()
+        }
+        first, *others = sorted(sizes, key=lambda name: -sizes[name])
+        told = [f"the largest part is the {first}, which {moved[first]}"]
+        told += [f"the {name} {moved[name]}" for name in others]
+        return f"The outputs are {self.distance:.2%} off: {'; '.join(told)}."
 
     def __str__(self) -> str:
         lines = [f"{'part':16}{'size':>10}{'share':>10}{'off so far':>12}"]

@@ -22,9 +22,9 @@ def choices(table: Tradeoff) -> Figure:
     choices: every other choice costs more, or is worse. Their numbers of steps stand beside them.
     The star is the model as it was trained. Colours tell schemes apart, and marks tell bases apart.
 
-    Accuracies are drawn against the accuracy of that model, on an axis that is linear within 0.1
-    points and logarithmic beyond. Losses of numbers are drawn on a logarithmic axis, where the best
-    choices are the lowest ones.
+    Accuracies are drawn against the accuracy of that model. Where they differ by more than a point,
+    the axis is linear within 0.1 points and logarithmic beyond. Losses of numbers are drawn on a
+    logarithmic axis, where the best choices are the lowest ones.
 
     Args:
         table: The table that `tradeoff` returns.
@@ -90,7 +90,8 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     if table.classes:
-        axis.set_yscale("symlog", linthresh=0.1)
+        if max(abs(_height(table, c)) for c in done or [own]) > 1:
+            axis.set_yscale("symlog", linthresh=0.1)
         axis.yaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
         axis.margins(y=0.1)
         axis.set_ylabel("accuracy against that as trained (points)")

@@ -1,5 +1,7 @@
 """The error of a compressed network is exactly the sum of its parts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ def blocks(*rates, steps):
 
 MODEL = network(0.5, -0.2, 0.3, 0.7)  # The means of pairs are 0.15 and 0.5.
 BASIS = nf.PiecewiseConstant(2)
-NETWORKS = {
+NETWORKS: dict[str, Any] = {
     "basis": Candidate(basis=BASIS).applied_to(MODEL),
     "discretisation": Candidate(nf.FixedGrid(nf.Euler(), steps=2), BASIS).applied_to(MODEL),
     "fit": network(0.2, 0.4),

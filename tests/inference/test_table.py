@@ -188,7 +188,7 @@ def test_the_picture_shows_the_front(classes):
     )
     figure = inference.plots.choices(table)
     for axis, best in zip(figure.axes, ([4, 8], [0.7, 1.0]), strict=True):
-        lines = {line.get_label(): line for line in axis.lines}
+        lines: Any = {line.get_label(): line for line in axis.lines}
         np.testing.assert_allclose(lines["best choices"].get_xdata(), best)
         labels = axis.get_legend_handles_labels()[1]
         assert labels[1:-1] == ["Euler, own weights", "RK4, own weights"]
