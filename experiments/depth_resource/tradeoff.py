@@ -41,7 +41,7 @@ def choices(blocks: int) -> list[Candidate]:
     return fewer + candidates(blocks, "euler")
 
 
-def compressed(network: Network, cells: int, images: np.ndarray, epochs: int) -> dict[str, Network]:
+def compressed(network: Network, cells: int, images: np.ndarray, epochs: int) -> dict[str, Any]:
     """Return the network on the way to few steps: with fewer weights, fewer steps, and fitted."""
     basis, grid = nf.PiecewiseLinear(cells), nf.FixedGrid(nf.Euler(), steps=cells)
     small = Candidate(grid, basis).applied_to(network)
