@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     # Type checkers see the rooms, and no other name.
     from neuralflow import (
         data as data,
+        inference as inference,
         labs as labs,
         models as models,
         plots as plots,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 else:
     _ROOMS = (
         "data",
+        "inference",
         "labs",
         "models",
         "plots",

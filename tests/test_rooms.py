@@ -26,7 +26,7 @@ CORE = (
     "transport",
     "regularisers",
 )
-BESIDE = ("plots", "models", "data", "training", "labs")
+BESIDE = ("plots", "models", "data", "training", "inference", "labs")
 TOP = ("cli", "__main__")
 DOOR = "neuralflow"
 
@@ -80,7 +80,7 @@ def allowed(importer, target):
         return False
     if importer in CORE:
         return target in CORE and CORE.index(target) < CORE.index(importer)
-    if importer in LABS:
+    if importer in (*LABS, "inference"):
         return target in (*CORE, "plots")
     if importer == "training":
         return target in (*CORE, "data")

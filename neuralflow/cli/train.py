@@ -116,7 +116,13 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Print loss and accuracy of the network that `neuralflow train` has left in a folder."""
+    """Print loss and accuracy of the network that `neuralflow train` has left in a folder.
+
+    With --tradeoff, the command compares the network with fewer steps, with other schemes and with
+    weights that are projected on fewer coefficients, without training. The table shows accuracy,
+    disagreement with the network as it was trained, evaluations, milliseconds, memory and weights.
+    The results are tradeoff.json and tradeoff.png.
+    """
 
     folder: Path = Path("results/train")
     """The folder of the training."""
@@ -128,6 +134,10 @@ class Evaluate:
     """Another discretisation of the same weights. The default is the scheme of the training."""
     data_dir: Path | None = None
     """The folder of the prepared TFDS sets. The default is the data folder of the training."""
+    tradeoff: bool = False
+    """Compare cheaper ways to run the network."""
+    out: Path | None = None
+    """The folder for the results of --tradeoff. The default is the folder of the training."""
 
 
 def run(options: Train) -> int:
@@ -323,6 +333,8 @@ def _initialise(given: dict[str, Any], timeout: int, failed: list[Exception]) ->
 def run_evaluate(options: Evaluate) -> int:
     """Run `neuralflow evaluate`: restore a network and print its test loss and accuracy.
 
+    With `options.tradeoff`, print the table of cheaper networks and write it with its picture.
+
     Args:
         options: The options of the command.
 
@@ -336,8 +348,22 @@ def run_evaluate(options: Evaluate) -> int:
         ExtraMissing: A package that the data needs is not installed.
     """
     from neuralflow import training
+    from neuralflow.cli import tradeoff
 
+    if options.tradeoff and options.scheme is not None:
+        raise InputError(
+            "--tradeoff compares schemes with that of the training; "
+            f"leave --scheme {options.scheme} out"
+        )
+    if options.out is not None and not options.tradeoff:
+        raise InputError("--out is the folder for the results of --tradeoff; give both or none")
+    if options.out is not None:
+        writable(options.out)
     trained, model, test, step = restored(options)
+    if options.tradeoff:
+        out = writable(options.out or options.folder)
+        print(f"{trained.data}, {trained.scheme}, step {step}:")
+        return tradeoff.run(model, test, trained.scheme, out)
     metrics = training.evaluate(model, _loss(trained), test)
     print(
         f"{trained.data}, {trained.scheme}, step {step}: loss {metrics['loss']:.6g}, "

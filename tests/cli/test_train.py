@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from support.cli import ENVIRONMENT, command, run
 
+import neuralflow as nf
 from neuralflow import data
 from neuralflow.checks import InputError
+from neuralflow.cli import tradeoff
 from neuralflow.cli.train import Train, dataset
+from neuralflow.inference import Candidate
 
 
-def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
+def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here, monkeypatch):
     folder = tmp_path / "run"
     options = (
         "--data",
@@ -43,6 +46,13 @@ def test_trains_resumes_and_evaluates_under_another_scheme(tmp_path, here):
     ):
         ended, told = here(*others)
         assert ended == status and said in " ".join(told.split())
+    one = [Candidate(nf.FixedGrid(nf.Euler(), steps=1), nf.PiecewiseLinear(1))]
+    monkeypatch.setattr(tradeoff, "candidates", lambda cells, scheme: one)
+    ended, told = here("evaluate", "--folder", folder, "--tradeoff", "--out", tmp_path / "table")
+    assert ended == 0 and "[2/3] Euler, 1 step, PiecewiseLinear(1): loss" in told
+    record = json.loads((tmp_path / "table" / "tradeoff.json").read_text())
+    assert [row["evaluations"] for row in record["choices"]] == [2, 1]
+    assert (tmp_path / "table" / "tradeoff.png").read_bytes()[:4] == b"\x89PNG"
     # A process of its own computes in float32.
     with jax.enable_x64(False):
         certified, told = here("certify", "--folder", folder, "--samples", 50, cwd=tmp_path)

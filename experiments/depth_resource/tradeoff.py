@@ -1,0 +1,107 @@
+"""One trained network at inference: fewer steps, other schemes, fewer coefficients, no training.
+
+    python -m experiments.depth_resource.tradeoff --data-dir FOLDER
+
+FOLDER holds the set as TFDS writes it (`neuralflow data prepare fashion_mnist --data-dir FOLDER`).
+A residual network of 64 equal Euler steps on [0, 1], whose layers start equal, is trained on 10,000
+images. The table shows what the network costs and gives with other steps, schemes and bases of its
+weights: accuracy and disagreement on all test images, evaluations, times, memory. Times belong to
+batches of 512 images, relative to the network as it was trained.
+
+The second table splits the error of the network on few steps: weights projected on piecewise linear
+ones, then fewer Euler steps, then a fit to the logits of the trained network on the training
+images, without labels. Writes tradeoff-DATA.json and tradeoff-DATA.png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import neuralflow as nf
+from experiments.depth_resource.importing import Network
+from experiments.lm_resnet import recipe
+from neuralflow import data, files, inference, training
+from neuralflow.cli.tradeoff import candidates
+from neuralflow.inference import Candidate
+
+HERE = Path(__file__).parent
+
+
+def choices(blocks: int) -> list[Candidate]:
+    """Return what the command `evaluate --tradeoff` compares, and all steps on fewer weights."""
+    fewer = [Candidate(basis=nf.PiecewiseLinear(cells)) for cells in (8, 4, 2, 1)]
+    return fewer + candidates(blocks, "euler")
+
+
+def compressed(network: Network, cells: int, images: np.ndarray, epochs: int) -> dict[str, Any]:
+    """Return the network on the way to few steps: with fewer weights, fewer steps, and fitted."""
+    basis, grid = nf.PiecewiseLinear(cells), nf.FixedGrid(nf.Euler(), steps=cells)
+    small = Candidate(grid, basis).applied_to(network)
+    logits = np.asarray(nnx.jit(lambda network, x: network(x))(network, images))
+
+    def off(model: Any, batch: Any) -> Any:
+        return jnp.mean((model(batch["x"]) - batch["y"]) ** 2)
+
+    fitted = nnx.clone(small)
+    training.fit(
+        fitted, off, optax.adam(1e-3), {"x": images, "y": logits}, epochs=epochs, progress=False
+    )
+    projected = Candidate(basis=basis).applied_to(network)
+    return {"basis": projected, "discretisation": small, "fit": fitted}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
+    parser.add_argument("--data", default="fashion_mnist", choices=("mnist", "fashion_mnist"))
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--blocks", type=int, default=64)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--cells", type=int, default=4, help="steps of the second table")
+    parser.add_argument("--fit-epochs", type=int, default=5, help="passes of the fit to the logits")
+    parser.add_argument("--rounds", type=int, default=30, help="how often a choice is timed")
+    options = parser.parse_args()
+    train, test = (
+        recipe.normalised(options.data, data.load(options.data, part, data_dir=options.data_dir))
+        for part in (f"train[:{options.samples}]", "test")
+    )
+    began = time.perf_counter()
+    network = Network(
+        "equal layers, h = 1/n", train["x"][0].size, options.width, options.blocks,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    training.fit(network, nf.models.classification, optax.adam(2e-3), train, epochs=options.epochs)
+    table = inference.tradeoff(network, test, choices(options.blocks), rounds=options.rounds)
+    print(table)
+    parts = compressed(network, options.cells, train["x"], options.fit_epochs)
+    split = inference.error_split(network, test["x"], **parts)
+    small = inference.tradeoff(parts["fit"], test, [], rounds=1, progress=False).choices[0]
+    print(split)
+    print(f"{options.cells} Euler steps after the fit: accuracy {small.accuracy:.2%}")
+    result = {name: value for name, value in vars(options).items() if name != "data_dir"} | {
+        "seconds": time.perf_counter() - began,
+        "table": table.record(),
+        "error split": split.record(),
+        "accuracy after the fit": small.accuracy,
+    }
+    command = f"python -m experiments.depth_resource.tradeoff --data {options.data}"
+    held = {"command": f"{command} --data-dir FOLDER", "result": result}
+    files.write(HERE / f"tradeoff-{options.data}.json", files.as_json(held))
+    picture = inference.plots.choices(table)
+    path = HERE / f"tradeoff-{options.data}.png"
+    files.write(path, lambda partial: picture.savefig(partial, format="png", dpi=160))
+
+
+if __name__ == "__main__":
+    main()

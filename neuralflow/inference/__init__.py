@@ -1,0 +1,16 @@
+"""Choose how to run a trained network, and see where the error of a cheaper one comes from.
+
+`candidates` holds what a network can be run with in place of its own: another discretisation,
+another basis of its weights. `measured` compiles a network for batches of one size. `table`
+compares candidates by what they cost and what they give. `errors` splits the error of a compressed
+network into parts. The picture stands in `plots`.
+"""
+
+from neuralflow.inference import plots as plots
+from neuralflow.inference.candidates import Candidate as Candidate
+from neuralflow.inference.errors import ErrorSplit as ErrorSplit, error_split as error_split
+from neuralflow.inference.table import (
+    Choice as Choice,
+    Tradeoff as Tradeoff,
+    tradeoff as tradeoff,
+)
