@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import diffrax
 import jax
 import jax.numpy as jnp
-from diffrax import AbstractAdaptiveSolver, AbstractSolver, AbstractTerm
+from diffrax import AbstractSolver, AbstractTerm
 from jax import lax
 from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from neuralflow.annotations import Real
+from neuralflow.schemes.wrapped import Wrapped
 
 
 def with_derivatives(scheme: AbstractSolver) -> AbstractSolver:
@@ -37,7 +38,7 @@ def with_derivatives(scheme: AbstractSolver) -> AbstractSolver:
     return Attached(scheme)
 
 
-class Attached(AbstractAdaptiveSolver):
+class Attached(Wrapped):
     """An implicit scheme whose steps are solved without derivatives, and then given theirs.
 
     Args:
@@ -47,27 +48,6 @@ class Attached(AbstractAdaptiveSolver):
 
     scheme: Any
     term_structure: ClassVar = AbstractTerm
-
-    @property
-    def interpolation_cls(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The interpolation of the scheme."""
-        return self.scheme.interpolation_cls
-
-    def order(self, terms):
-        """Return the order of the scheme."""
-        return self.scheme.order(terms)
-
-    def error_order(self, terms):
-        """Return the order of the scheme's error estimate."""
-        return self.scheme.error_order(terms)
-
-    def init(self, terms, t0, t1, y0, args):
-        """Return the memory of the scheme."""
-        return self.scheme.init(terms, t0, t1, y0, args)
-
-    def func(self, terms, t0, y0, args):
-        """Return the velocity, in the form of `diffrax.AbstractSolver.func`."""
-        return self.scheme.func(terms, t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take a step of the scheme; its error estimate is a constant to autodiff."""

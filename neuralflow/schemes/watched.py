@@ -7,9 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from diffrax import AbstractAdaptiveSolver, AbstractERK, ODETerm
+from diffrax import AbstractERK, ODETerm
 from jax import lax
 from jaxtyping import Array, PyTree
+
+from neuralflow.schemes.wrapped import Wrapped
 
 
 class Watch(NamedTuple):
@@ -28,7 +30,7 @@ class Watch(NamedTuple):
     time: Array
 
 
-class Watched(AbstractAdaptiveSolver):
+class Watched(Wrapped):
     """An explicit Runge-Kutta scheme that adds up what its steps show.
 
     The state is a pair of samples and a `Watch`. The samples take the steps of the wrapped scheme,
@@ -40,27 +42,6 @@ class Watched(AbstractAdaptiveSolver):
 
     scheme: AbstractERK
     term_structure: ClassVar = ODETerm
-
-    @property
-    def interpolation_cls(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The interpolation of the wrapped scheme."""
-        return self.scheme.interpolation_cls
-
-    def order(self, terms):
-        """Return the order of the wrapped scheme."""
-        return self.scheme.order(terms)
-
-    def error_order(self, terms):
-        """Return the order of the wrapped scheme's error estimate."""
-        return self.scheme.error_order(terms)
-
-    def init(self, terms, t0, t1, y0, args):
-        """Return the memory of the wrapped scheme."""
-        return self.scheme.init(terms, t0, t1, y0, args)
-
-    def func(self, terms, t0, y0, args):
-        """Return the velocity, in the form of `diffrax.AbstractSolver.func`."""
-        return terms.vf(t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """Take a step of the wrapped scheme, and add to the `Watch`."""
