@@ -3,21 +3,35 @@
     python -m experiments.depth_resource.importing --data-dir FOLDER
 
 FOLDER holds the set as TFDS writes it (`neuralflow data prepare mnist --data-dir FOLDER`). Residual
-networks are trained on 10,000 images, and `nf.fit_branches` brings their branches to piecewise
-linear weights on eight cells. There are three kinds: ordinary networks with h = 1, the same with
-batch norm (frozen first), and networks whose layers start equal with h = 1 / n. The table shows
-test accuracies: of the network, of the projection without alignment and with it, and after the fit
-to the states of the training images. A last column repeats the fit for the same network with hidden
-units that are scrambled block by block. Writes importing-DATA.json beside this file.
+networks are trained on part of a set, and `nf.fit_branches` brings their branches to few
+coefficients. Blocks are dense on MNIST and Fashion-MNIST. On CIFAR-10, blocks are convolutional.
+
+There are ordinary networks with h = 1, and networks with h = 1 / n whose layers start equal or
+smooth in depth. Each of them exists with batch norm, which is frozen first, and without.
+
+The columns are test accuracies of layers that are not trained again:
+
+- constant cells: the projection on eight constant cells, which are eight coefficients;
+- projected: the projection on piecewise linear weights on eight cells, which are nine coefficients,
+  as in all columns that follow;
+- aligned: the projection after hidden units were aligned;
+- fitted: the aligned projection, fitted to the states of the training images where h = 1, and as it
+  is where h = 1 / n;
+- scrambled, fitted: the same for the network with hidden units that are scrambled block by block.
+
+The table shows accuracies of the networks, the points that the layers lose, and the seconds of a
+processor that alignment, projection and fit take, with compilation. Writes importing-DATA.json
+beside this file, with the command.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,20 +44,41 @@ import neuralflow as nf
 from experiments.lm_resnet import recipe
 from neuralflow import data, files, training
 from neuralflow.console import progress, screen, span
+from neuralflow.depth.initial import Init
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
-KINDS = ("h = 1", "h = 1, batch norm", "equal layers, h = 1/n")
-COLUMNS = ("trained", "projected", "aligned", "fitted", "scrambled, fitted")
+COLUMNS = ("trained", "constant cells", "projected", "aligned", "fitted", "scrambled, fitted")
+
+
+class Kind(NamedTuple):
+    """How the blocks of a network begin, and what they are.
+
+    `small` asks for steps h = 1 / n instead of h = 1, and `norm` for batch norm.
+    """
+
+    init: Init
+    small: bool = False
+    norm: bool = False
+
+
+KINDS = {
+    "h = 1": Kind(nf.independent),
+    "h = 1, batch norm": Kind(nf.independent, norm=True),
+    "equal layers, h = 1/n": Kind(nf.tied, small=True),
+    "equal layers, h = 1/n, batch norm": Kind(nf.tied, small=True, norm=True),
+    "smooth layers, h = 1/n": Kind(nf.smooth(), small=True),
+    "smooth layers, h = 1/n, batch norm": Kind(nf.smooth(), small=True, norm=True),
+}
 
 
 class Branch(nnx.Module):
-    """A residual branch: dense, tanh, dense; or (batch norm, ReLU, dense) twice."""
+    """A residual branch: layer, tanh, layer; or (batch norm, ReLU, layer) twice."""
 
-    def __init__(self, width: int, kind: str, rngs: nnx.Rngs):
-        first, last = (nnx.Linear(width, width, rngs=rngs) for _ in range(2))
+    def __init__(self, make: Callable[[], nnx.Module], width: int, norm: bool, rngs: nnx.Rngs):
+        first, last = (make() for _ in range(2))
         layers: list[Any] = [first, jnp.tanh, last]
-        if "batch norm" in kind:
+        if norm:
             norms = (nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for _ in range(2))
             layers = [next(norms), jax.nn.relu, first, next(norms), jax.nn.relu, last]
         self.layers = nnx.Sequential(*layers)
@@ -53,25 +88,44 @@ class Branch(nnx.Module):
 
 
 class Network(nnx.Module):
-    """A network from images `(batch, height, width, channels)` to logits."""
+    """A network from images `(batch, height, width, channels)` to logits.
 
-    def __init__(self, kind: str, pixels: int, width: int, blocks: int, *, rngs: nnx.Rngs):
-        equal = "equal" in kind
+    Images of one channel become vectors, and blocks are dense. Images of more channels become
+    images of a quarter of the side, and blocks are convolutional.
+    """
+
+    def __init__(
+        self, kind: Kind, image: tuple[int, ...], width: int, blocks: int, *, rngs: nnx.Rngs
+    ):
+        self.flat = image[-1] == 1
+
+        def layer(rngs: nnx.Rngs) -> nnx.Module:
+            if self.flat:
+                return nnx.Linear(width, width, rngs=rngs)
+            return nnx.Conv(width, width, (3, 3), rngs=rngs)
+
         field = nf.DepthVarying(
-            lambda rngs: Branch(width, kind, rngs), nf.PiecewiseConstant(blocks), rngs=rngs,
-            init=nf.tied if equal else nf.independent,
+            lambda rngs: Branch(lambda: layer(rngs), width, kind.norm, rngs),
+            nf.PiecewiseConstant(blocks), rngs=rngs, init=kind.init,
         )  # fmt: skip
         grid = nf.FixedGrid(nf.Euler(), steps=blocks, memory="full")
-        self.stem = nnx.Linear(pixels, width, rngs=rngs)
-        self.flow = nf.NeuralODE(field, grid, 0.0, 1.0 if equal else float(blocks))
+        if self.flat:
+            self.stem = nnx.Linear(math.prod(image), width, rngs=rngs)
+        else:
+            self.stem = nnx.Conv(image[-1], width, (7, 7), strides=4, rngs=rngs)
+        self.flow = nf.NeuralODE(field, grid, 0.0, 1.0 if kind.small else float(blocks))
         self.head = nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
-        return self.head(self.flow(self.embed(x)))
+        return self.logits(self.flow(self.embed(x)))
 
     def embed(self, x: Any) -> Any:
         """Return the states before the first block."""
-        return self.stem(x.reshape(len(x), -1))
+        return self.stem(x.reshape(len(x), -1) if self.flat else x)
+
+    def logits(self, y: Any) -> Any:
+        """Return the logits of the states after the last block."""
+        return self.head(y if self.flat else y.mean((1, 2)))
 
     def branches(self) -> list[Any]:
         """Return the branches f_k of x + f_k(x) in evaluation mode, with the step inside."""
@@ -93,55 +147,59 @@ def scrambled(branches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     copies = [nnx.clone(branch) for branch in branches]
     for copy in copies:
         layers: list[Any] = list(copy.layers.layers)
-        dense: list[Any] = [layer for layer in layers if isinstance(layer, nnx.Linear)]
-        first, last = dense
+        first, last = (layer for layer in layers if isinstance(layer, nnx.Linear | nnx.Conv))
         between: Any = layers[layers.index(first) + 1]
         order = rng.permutation(first.out_features)
-        first.kernel[...] = first.kernel[...][:, order]
-        last.kernel[...] = last.kernel[...][order]
+        first.kernel[...] = first.kernel[...][..., order]
+        first.bias[...] = first.bias[...][order]
+        last.kernel[...] = last.kernel[...][..., order, :]
         if isinstance(between, nf.branches.Affine):
-            first.bias[...] = first.bias[...][order]
-            factor, scaled = rng.uniform(0.5, 2.0, len(order)), (between.scale, between.bias)
-            for array in scaled:
-                array[...] = array[...][order] * factor
+            factor, multiplied = rng.uniform(0.5, 2.0, len(order)), (between.scale, between.bias)
+            for array in multiplied:
+                array[...] = array[...][order]
         else:
-            factor = rng.choice([-1.0, 1.0], len(order))
-            first.kernel[...] = first.kernel[...] * factor
-            first.bias[...] = first.bias[...][order] * factor
+            factor, multiplied = rng.choice([-1.0, 1.0], len(order)), (first.kernel, first.bias)
+        for array in multiplied:
+            array[...] = array[...] * factor
         last.kernel[...] = last.kernel[...] / factor[:, None]
     return copies
 
 
-def measure(kind: str, seed: int, options: Any, sets: dict[str, Any]) -> dict[str, Any]:
-    """Train one network, and return its accuracies in percent and the seconds of the fit."""
+def measure(kind: Kind, seed: int, options: Any, sets: dict[str, Any]) -> dict[str, Any]:
+    """Train one network, and return accuracies in percent and the seconds of the fit."""
     train, test = sets["train"], sets["test"]
-    network = Network(kind, train["x"][0].size, options.width, options.blocks, rngs=nnx.Rngs(seed))
+    network = Network(
+        kind, train["x"].shape[1:], options.width, options.blocks, rngs=nnx.Rngs(seed)
+    )
     training.fit(
-        network, nf.models.classification, optax.adam(2e-3), train, epochs=options.epochs,
-        seed=seed, progress=False,
+        network, nf.models.classification, optax.adam(options.rate), train, epochs=options.epochs,
+        batch=options.batch, seed=seed, progress=False,
     )  # fmt: skip
     network.eval()
     branches = [nf.frozen(branch) for branch in network.branches()]
-    basis = nf.PiecewiseLinear(options.cells)
+    copies = scrambled(branches, np.random.default_rng(seed))
+    basis, cells = nf.PiecewiseLinear(options.cells), nf.PiecewiseConstant(options.cells)
     embed = nnx.jit(lambda network, x: network.embed(x))
-    x, states = embed(network, train["x"]), embed(network, test["x"])
+    x, states = embed(network, train["x"][: options.inputs]), embed(network, test["x"])
+    steps = 0 if kind.small else options.steps
 
-    def accuracy(layer: Any) -> float:
-        logits = network.head(layer(states))
-        return 100 * float((logits.argmax(-1) == test["y"]).mean())
-
-    again, _ = nf.fit_branches(branches, nf.PiecewiseConstant(options.blocks), units=())
     whole = nf.from_branches(branches)
+    again, _ = nf.fit_branches(branches, nf.PiecewiseConstant(options.blocks), units=())
+    constant, _ = nf.fit_branches(branches, cells, units=())
     plain, _ = nf.fit_branches(branches, basis, units=())
     aligned, _ = nf.fit_branches(branches, basis)
-    began = time.perf_counter()
-    fitted, report = nf.fit_branches(branches, basis, x=x, steps=options.steps)
+    began = time.process_time()
+    fitted, report = nf.fit_branches(branches, basis, x=x, steps=steps)
     jax.block_until_ready(nnx.state(fitted))
-    seconds = time.perf_counter() - began
-    copies = scrambled(branches, np.random.default_rng(seed))
-    other, _ = nf.fit_branches(copies, basis, x=x, steps=options.steps)
+    seconds = time.process_time() - began
+    other, _ = nf.fit_branches(copies, basis, x=x, steps=steps)
+
+    def accuracy(layer: Any) -> float:
+        return 100 * float((network.logits(layer(states)).argmax(-1) == test["y"]).mean())
+
+    layers = (whole, constant, plain, aligned, fitted, other)
     return {
-        **dict(zip(COLUMNS, map(accuracy, (whole, plain, aligned, fitted, other)), strict=True)),
+        **dict(zip(COLUMNS, map(accuracy, layers), strict=True)),
         "seconds": seconds,
         "bitwise": bool((again(states) == whole(states)).all()),
         "weights off": [report.raw, report.aligned],
@@ -150,14 +208,31 @@ def measure(kind: str, seed: int, options: Any, sets: dict[str, Any]) -> dict[st
     }
 
 
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return accuracies, what the layers lose of them, and seconds of the fit, over the seeds."""
+    values = {name: np.array([run[name] for run in runs]) for name in (*COLUMNS, "seconds")}
+    lost = {name: values["trained"] - values[name] for name in COLUMNS[1:]}
+    return {name: over_seeds(value) for name, value in values.items()} | {
+        "points lost": {n: over_seeds(v) | {"worst": float(v.max())} for n, v in lost.items()}
+    }
+
+
+def shown(summary: dict[str, Any]) -> str:
+    return f"{summary['mean']:.2f}\n({span(summary['interval'])})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
-    parser.add_argument("--data", default="mnist", choices=("mnist", "fashion_mnist"))
-    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--data", default="mnist", choices=("mnist", "fashion_mnist", "cifar10"))
+    parser.add_argument("--samples", type=int, default=10_000, help="images of the training")
+    parser.add_argument("--inputs", type=int, default=10_000, help="images of the fit to states")
+    parser.add_argument("--tests", type=int, default=10_000, help="test images")
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of Adam")
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--cells", type=int, default=8)
@@ -168,38 +243,40 @@ def main() -> None:
         split: recipe.normalised(
             options.data, data.load(options.data, part, data_dir=options.data_dir)
         )
-        for split, part in (("train", f"train[:{options.samples}]"), ("test", "test"))
+        for split, part in (
+            ("train", f"train[:{options.samples}]"),
+            ("test", f"test[:{options.tests}]"),
+        )
     }
     console, began = screen(), time.perf_counter()
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     with progress(len(KINDS) * options.seeds, console) as done:
-        for kind in KINDS:
+        for name, kind in KINDS.items():
             for seed in range(options.seeds):
-                runs[kind].append(measure(kind, seed, options, sets))
-                shown = ", ".join(f"{name} {runs[kind][-1][name]:.2f}" for name in COLUMNS)
-                done(f"{kind}, seed {seed}: {shown}")
+                runs[name].append(measure(kind, seed, options, sets))
+                line = ", ".join(f"{column} {runs[name][-1][column]:.2f}" for column in COLUMNS)
+                done(f"{name}, seed {seed}: {line}")
+    summaries = {name: summary(of_kind) for name, of_kind in runs.items()}
     table = Table(
         title=f"{options.blocks} blocks on PiecewiseLinear({options.cells}), {options.data}: test "
-        f"accuracy in percent, mean (95% if roughly normal) over {options.seeds} seeds"
+        "accuracy in percent, points that layers lose, seconds of the fit: mean (95% if roughly "
+        f"normal) over {options.seeds} seeds, and the worst seed"
     )
-    summaries: dict[str, Any] = {}
     for head in ("network", *COLUMNS, "seconds"):
         table.add_column(head, justify="left" if head == "network" else "right")
-    for kind, of_kind in runs.items():
-        summaries[kind] = {
-            name: over_seeds([run[name] for run in of_kind]) for name in (*COLUMNS, "seconds")
-        }
-        table.add_row(
-            kind, *(f"{s['mean']:.2f}\n({span(s['interval'])})" for s in summaries[kind].values())
-        )
+    for name, of_kind in summaries.items():
+        lost = [f"{shown(s)}\n{s['worst']:.2f}" for s in of_kind["points lost"].values()]
+        table.add_row(name, shown(of_kind["trained"]), *lost, shown(of_kind["seconds"]))
     console.print(table)
-    result = {name: value for name, value in vars(options).items() if name != "data_dir"} | {
-        "seconds": time.perf_counter() - began,
+    given = {name: value for name, value in vars(options).items() if name != "data_dir"}
+    result = given | {
+        "total seconds": time.perf_counter() - began,
         "over seeds": summaries,
         "runs": runs,
     }
-    command = f"python -m experiments.depth_resource.importing --data {options.data}"
-    held = {"command": f"{command} --data-dir FOLDER", "result": result}
+    flags = " ".join(f"--{name} {value}" for name, value in given.items())
+    command = f"python -m experiments.depth_resource.importing --data-dir FOLDER {flags}"
+    held = {"command": command, "result": result}
     files.write(HERE / f"importing-{options.data}.json", files.as_json(held))
 
 

@@ -26,7 +26,7 @@ import optax
 from flax import nnx
 
 import neuralflow as nf
-from experiments.depth_resource.importing import Network
+from experiments.depth_resource.importing import KINDS, Network
 from experiments.lm_resnet import recipe
 from neuralflow import data, files, inference, training
 from neuralflow.cli.tradeoff import candidates
@@ -78,7 +78,7 @@ def main() -> None:
     )
     began = time.perf_counter()
     network = Network(
-        "equal layers, h = 1/n", train["x"][0].size, options.width, options.blocks,
+        KINDS["equal layers, h = 1/n"], train["x"].shape[1:], options.width, options.blocks,
         rngs=nnx.Rngs(0),
     )  # fmt: skip
     training.fit(network, nf.models.classification, optax.adam(2e-3), train, epochs=options.epochs)
