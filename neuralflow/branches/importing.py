@@ -22,7 +22,7 @@ from neuralflow.branches.alignment import (
     size_of,
 )
 from neuralflow.branches.residual import from_branches
-from neuralflow.branches.states import fitted, state_errors
+from neuralflow.branches.states import fitted, misfit, state_errors
 from neuralflow.branches.units import HiddenUnits, hidden_units
 from neuralflow.checks import InputError
 from neuralflow.depth import Basis, DepthVarying, PiecewiseConstant, raw
@@ -100,8 +100,8 @@ def fit_branches(
     2. The weights are projected on the basis: least squares at the depths k / N where the steps
        read the weights.
     3. With inputs, the coefficients are fitted to the states of the original network after every
-       branch, without labels. Adam minimises the mean square of the differences in evaluation mode.
-       The projection is kept where the fit is not nearer.
+       branch, without labels. Adam minimises the squared error of all states, and three times that
+       of the last state, in evaluation mode. The projection is kept where the fit is not nearer.
 
     On `PiecewiseConstant(N)` the branches are reproduced to the last bit, up to the order, signs
     and scales of their units. `units=()` leaves the units as they are.
@@ -176,7 +176,7 @@ def fit_branches(
         return layer, report
     fit = fitted(layer, original, _rates(layer, after.weights, matrix), x, context, steps)
     off, nearer = (state_errors(each, original, x, context) for each in (layer, fit))
-    if not nearer[0] <= off[0]:
+    if not misfit(*np.square(nearer)) <= misfit(*np.square(off)):
         fit, nearer = layer, off
     states, output = zip(off, nearer, strict=True)
     return fit, replace(report, states=states, output=output)

@@ -22,9 +22,10 @@ def choices(table: Tradeoff) -> Figure:
     choices: every other choice costs more, or is worse. Their numbers of steps stand beside them.
     The star is the model as it was trained. Colours tell schemes apart, and marks tell bases apart.
 
-    Accuracies are drawn against the accuracy of that model. Where they differ by more than a point,
-    the axis is linear within 0.1 points and logarithmic beyond. Losses of numbers are drawn on a
-    logarithmic axis, where the best choices are the lowest ones.
+    Accuracies are drawn against the accuracy of that model, with the intervals `Choice.change` of
+    the best choices. Where accuracies differ by more than a point, the axis is linear within 0.1
+    points and logarithmic beyond. Losses of numbers are drawn on a logarithmic axis, where the best
+    choices are the lowest ones.
 
     Args:
         table: The table that `tradeoff` returns.
@@ -59,6 +60,10 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
     axis.axhline(_height(table, own), color="0.4", linewidth=0.5)
     line = [getattr(c, cost) for c in best], [_height(table, c) for c in best]
     axis.plot(*line, color="0.6", linewidth=1.2, zorder=1, label="best choices")
+    if table.classes:
+        low, high = 100 * np.transpose([c.change for c in best])
+        label = "95% over samples"
+        axis.vlines(line[0], low, high, color="0.6", linewidth=0.8, zorder=1, label=label)
     schemes, bases = (list(dict.fromkeys(_kind(c)[i] for c in done)) for i in (0, 1))
     for kind in sorted(set(map(_kind, done))):
         for sizes, chosen in ((16, False), (44, True)):

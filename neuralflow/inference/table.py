@@ -18,6 +18,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.inference.candidates import Candidate
 from neuralflow.inference.measured import Program
 from neuralflow.solve import Discretisation, SolveError
+from neuralflow.statistics import interval
 
 Cost = Literal["evaluations", "time"]
 """The names of what a choice costs: evaluations of the field, or the time of a batch."""
@@ -33,6 +34,9 @@ class Choice:
         candidate: The candidate.
         loss: The mean cross-entropy of classes, or the mean square error of numbers.
         accuracy: The share of samples whose class is right; NaN for numbers.
+        change: The 95% interval (Student's over samples) of the difference between the accuracy and
+            that of the model as it was trained. For numbers, of the difference between the losses.
+            Both run on the same samples, so what is hard for both does not widen the interval.
         disagreement: The share of samples whose class is another one than that of the model as it
             was trained. For numbers, the distance from the outputs of that model, relative to their
             norm.
@@ -50,6 +54,7 @@ class Choice:
     candidate: Candidate
     loss: float = np.nan
     accuracy: float = np.nan
+    change: tuple[float, float] = (np.nan, np.nan)
     disagreement: float = np.nan
     evaluations: float = np.nan
     seconds: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
@@ -110,9 +115,11 @@ class Tradeoff:
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table as text, the heads of its columns first.
 
-        A dash stands for a number that is not known. Milliseconds are medians with quartiles.
+        A dash stands for a number that is not known. Changes are 95% intervals, of accuracies in
+        points. Milliseconds are medians with quartiles.
         """
-        quality = ("accuracy, %", "disagree, %") if self.classes else ("loss", "off")
+        names = ("accuracy, %", "disagree, %") if self.classes else ("loss", "off")
+        quality = (names[0], "change", names[1])
         heads = ("choice", *quality, "evaluations", "ms a batch", "time", "memory, bytes")
         best = {cost: self.front(cost) for cost in get_args(Cost)}
         rows = []
@@ -121,6 +128,7 @@ class Tradeoff:
             low, middle, high = choice.milliseconds
             numbers = (
                 _text(percent, ".2f") if self.classes else _text(choice.loss, ".3e"),
+                self._change(choice),
                 _text(100 * off, ".2f") if self.classes else _text(off, ".1e"),
                 _text(choice.evaluations, ".4g"),
                 f"{middle:.3g} ({low:.3g}-{high:.3g})" if not choice.failure else "-",
@@ -131,6 +139,13 @@ class Tradeoff:
             )
             rows.append((str(choice.candidate), *numbers))
         return [(*heads, "weights", "best for its"), *rows]
+
+    def _change(self, choice: Choice) -> str:
+        """Return the interval of the change as text."""
+        if choice is self.choices[0] or np.isnan(choice.change).any():
+            return "-"
+        factor, form = (100, "+.2f") if self.classes else (1, "+.1e")
+        return " to ".join(format(factor * limit, form) for limit in choice.change)
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -158,6 +173,7 @@ class Tradeoff:
                     "basis": _shown(choice.candidate.basis),
                     "loss": choice.loss,
                     "accuracy": choice.accuracy if self.classes else None,
+                    "change": list(choice.change),
                     "disagreement": choice.disagreement,
                     "evaluations": choice.evaluations,
                     "milliseconds": list(choice.milliseconds),
@@ -241,15 +257,21 @@ def tradeoff(
     programs: dict[int, Program] = {}
     with console.progress(len(given) + 2) if progress else _silence() as done:
         own, expected = _run(Candidate(), model, x, size, programs, 0)
-        scores = _scores(expected, y)
-        choices.append(replace(own, **scores, disagreement=0.0))
-        done(f"as trained: {_told(scores)}")
+        first = _scores(expected, y)
+        own = replace(own, **_means(first), change=(0.0, 0.0), disagreement=0.0)
+        choices.append(own)
+        done(f"as trained: {_told(own)}")
         for candidate in given:
             try:
                 choice, outputs = _run(candidate, model, x, size, programs, len(choices))
                 scores = _scores(outputs, y)
-                off = _disagreement(outputs, expected, "accuracy" in scores)
-                choice, told = replace(choice, **scores, disagreement=off), _told(scores)
+                choice = replace(
+                    choice,
+                    **_means(scores),
+                    change=_change(scores, first),
+                    disagreement=_disagreement(outputs, expected, "accuracy" in scores),
+                )
+                told = _told(choice)
             except (InputError, SolveError, jax.errors.JaxRuntimeError) as error:
                 told = str(error).splitlines()[0]
                 choice = Choice(candidate, failure=told)
@@ -294,8 +316,8 @@ def _times(programs: Mapping[int, Program], rounds: int) -> dict[int, np.ndarray
     return {k: np.asarray(runs) for k, runs in seconds.items()}
 
 
-def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Return the loss of outputs, and the accuracy where they are classes."""
+def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the loss of every output, and the accuracy of every output where they are classes."""
     if y.dtype.kind in "iu" and y.shape == outputs.shape[:-1] and outputs.shape[-1] > 1:
         classes = outputs.shape[-1]
         if y.min() < 0 or y.max() >= classes:
@@ -307,16 +329,24 @@ def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         logits -= logits.max(axis=-1, keepdims=True)
         right = np.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
         loss = np.log(np.exp(logits).sum(axis=-1)) - right
-        return {
-            "loss": float(loss.mean()),
-            "accuracy": float((outputs.argmax(axis=-1) == y).mean()),
-        }
+        return {"loss": loss, "accuracy": (outputs.argmax(axis=-1) == y).astype(float)}
     if y.shape == outputs.shape and y.dtype.kind in "fiu":
-        return {"loss": float(((outputs.astype(float) - y) ** 2).mean())}
+        return {"loss": (outputs.astype(float) - y) ** 2}
     raise InputError(
         "data['y'] must be classes, whole numbers with the leading axes of the logits, or targets "
         f"in the shape of the outputs, got {y.dtype} {y.shape} for outputs {outputs.shape}"
     )
+
+
+def _means(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: float(values.mean()) for name, values in scores.items()}
+
+
+def _change(scores: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+    """Return the interval of the difference between the last of two scores over samples."""
+    name = list(scores)[-1]
+    off = scores[name] - first[name]
+    return interval(off.reshape(len(off), -1).mean(axis=1))
 
 
 def _disagreement(outputs: np.ndarray, expected: np.ndarray, classes: bool) -> float:
@@ -326,11 +356,9 @@ def _disagreement(outputs: np.ndarray, expected: np.ndarray, classes: bool) -> f
     return float(np.linalg.norm(outputs - expected) / (np.linalg.norm(expected) or np.nan))
 
 
-def _told(scores: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"accuracy {value:.2%}" if name == "accuracy" else f"{name} {value:.4g}"
-        for name, value in scores.items()
-    )
+def _told(choice: Choice) -> str:
+    accuracy = "" if np.isnan(choice.accuracy) else f", accuracy {choice.accuracy:.2%}"
+    return f"loss {choice.loss:.4g}{accuracy}"
 
 
 def _text(value: float | None, form: str) -> str:

@@ -62,6 +62,9 @@ def test_a_linear_field_has_the_closed_forms():
         assert (choice.evaluations, choice.weights) == (stages * n, 1)
         assert np.isnan(choice.accuracy) and not choice.failure
         np.testing.assert_allclose((choice.loss, choice.disagreement), (loss, off), rtol=1e-9)
+        gap = (y - np.exp(RATE)) ** 2 - (own_factor - np.exp(RATE)) ** 2
+        change = nf.statistics.interval(gap * np.asarray(X[:, 0]) ** 2)
+        np.testing.assert_allclose(choice.change, change, rtol=1e-9)
         assert choice.seconds.shape == (2,) and (choice.seconds > 0).all()
         assert choice.memory is None or choice.memory >= 0
 
@@ -80,6 +83,10 @@ def test_classes_are_those_of_the_turned_points():
         classes = classes_of(points, steps)
         assert choice.accuracy == (classes == data["y"]).mean()
         assert choice.disagreement == (classes != own).mean()
+        right = (classes == data["y"]).astype(float) - (own == data["y"])
+        np.testing.assert_allclose(
+            choice.change, nf.statistics.interval(right) if steps < 12 else 0
+        )
         oracle = training.evaluate(turning(steps), models.classification, data)
         np.testing.assert_allclose(choice.loss, oracle["loss"], rtol=1e-6)
     assert table.choices[1].disagreement > 0.1
@@ -179,9 +186,9 @@ def test_milliseconds_are_quartiles():
 def test_the_picture_shows_the_front(classes):
     table = synthetic(
         [
-            Choice(Candidate(), 0.1, 0.9, 0.0, 8, time=1.0),
-            Choice(Candidate(grid(4)), 0.2, 0.8, 0.1, 4, time=0.7),
-            Choice(Candidate(grid(4, nf.RK4)), 0.3, 0.7, 0.2, 16, time=1.5),
+            Choice(Candidate(), 0.1, 0.9, (0.0, 0.0), 0.0, 8, time=1.0),
+            Choice(Candidate(grid(4)), 0.2, 0.8, (-0.2, -0.05), 0.1, 4, time=0.7),
+            Choice(Candidate(grid(4, nf.RK4)), 0.3, 0.7, (-0.3, -0.1), 0.2, 16, time=1.5),
             Choice(Candidate(grid(3)), failure="no"),
         ],
         classes,
@@ -191,6 +198,12 @@ def test_the_picture_shows_the_front(classes):
         lines: Any = {line.get_label(): line for line in axis.lines}
         np.testing.assert_allclose(lines["best choices"].get_xdata(), best)
         labels = axis.get_legend_handles_labels()[1]
-        assert labels[1:-1] == ["Euler, own weights", "RK4, own weights"]
+        assert [name for name in labels if "own" in name] == [
+            "Euler, own weights",
+            "RK4, own weights",
+        ]
         heights = lines["best choices"].get_ydata()
         np.testing.assert_allclose(heights, (-10, 0) if classes else (0.2, 0.1), atol=1e-12)
+        bars: Any = [c for c in axis.collections if c.get_label() == "95% over samples"]
+        ends = [segment[:, 1] for bar in bars for segment in bar.get_segments()]
+        assert np.allclose(ends, [(-20, -5), (0, 0)]) if classes else not bars
