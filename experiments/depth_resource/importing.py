@@ -8,7 +8,8 @@ coefficients. Blocks are dense on MNIST and Fashion-MNIST. On CIFAR-10, blocks a
 and the kept result has a shorter training and a shorter fit: its command stands in its file.
 
 There are ordinary networks with h = 1, and networks with h = 1 / n whose layers start equal or
-smooth in depth. Each of them exists with batch norm, which is frozen first, and without.
+smooth in depth. Each of them exists with batch norm, which is frozen first, and without: then with
+tanh, and for h = 1 with ReLU too, where states grow from block to block.
 
 The columns are test accuracies of layers that are not trained again:
 
@@ -55,16 +56,19 @@ COLUMNS = ("trained", "constant cells", "projected", "aligned", "fitted", "scram
 class Kind(NamedTuple):
     """How the blocks of a network begin, and what they are.
 
-    `small` asks for steps h = 1 / n instead of h = 1, and `norm` for batch norm.
+    `small` asks for steps h = 1 / n instead of h = 1, and `norm` for batch norm, in blocks that are
+    (batch norm, ReLU, layer) twice. Other blocks are layer, activation, layer.
     """
 
     init: Init
     small: bool = False
     norm: bool = False
+    activation: Callable[[Any], Any] = jnp.tanh
 
 
 KINDS = {
     "h = 1": Kind(nf.independent),
+    "h = 1, ReLU": Kind(nf.independent, activation=jax.nn.relu),
     "h = 1, batch norm": Kind(nf.independent, norm=True),
     "equal layers, h = 1/n": Kind(nf.tied, small=True),
     "equal layers, h = 1/n, batch norm": Kind(nf.tied, small=True, norm=True),
@@ -74,12 +78,12 @@ KINDS = {
 
 
 class Branch(nnx.Module):
-    """A residual branch: layer, tanh, layer; or (batch norm, ReLU, layer) twice."""
+    """A residual branch of a kind, with layers that `make` makes."""
 
-    def __init__(self, make: Callable[[], nnx.Module], width: int, norm: bool, rngs: nnx.Rngs):
+    def __init__(self, make: Callable[[], nnx.Module], width: int, kind: Kind, rngs: nnx.Rngs):
         first, last = (make() for _ in range(2))
-        layers: list[Any] = [first, jnp.tanh, last]
-        if norm:
+        layers: list[Any] = [first, kind.activation, last]
+        if kind.norm:
             norms = (nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for _ in range(2))
             layers = [next(norms), jax.nn.relu, first, next(norms), jax.nn.relu, last]
         self.layers = nnx.Sequential(*layers)
@@ -106,7 +110,7 @@ class Network(nnx.Module):
             return nnx.Conv(width, width, (3, 3), rngs=rngs)
 
         field = nf.DepthVarying(
-            lambda rngs: Branch(lambda: layer(rngs), width, kind.norm, rngs),
+            lambda rngs: Branch(lambda: layer(rngs), width, kind, rngs),
             nf.PiecewiseConstant(blocks), rngs=rngs, init=kind.init,
         )  # fmt: skip
         grid = nf.FixedGrid(nf.Euler(), steps=blocks, memory="full")
@@ -160,7 +164,9 @@ def scrambled(branches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
             for array in multiplied:
                 array[...] = array[...][order]
         else:
-            factor, multiplied = rng.choice([-1.0, 1.0], len(order)), (first.kernel, first.bias)
+            odd = between is jnp.tanh
+            factor = rng.choice([-1.0, 1.0], len(order)) if odd else rng.uniform(0.5, 2, len(order))
+            multiplied = first.kernel, first.bias
         for array in multiplied:
             array[...] = array[...] * factor
         last.kernel[...] = last.kernel[...] / factor[:, None]
