@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -18,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import core
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from neuralflow import checks
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, DepthVarying, PiecewiseConstant, raw
 from neuralflow.depth.basis import projection, refinement
 from neuralflow.depth.flattened import array_bases
@@ -30,6 +31,7 @@ from neuralflow.depth.varying import check_statistics, dotted, on_rows
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.network import step_coefficients, traits
 from neuralflow.solve import FixedGrid
+from neuralflow.solve.system import MISFITS, misfit
 
 ModelT = TypeVar("ModelT", bound=nnx.Module)
 Path = tuple[Any, ...]
@@ -40,16 +42,17 @@ _NOTICED = 0.01  # a change of the outputs, relative to their size, that `refine
 class HoldsSteps(nnx.Module, abc.ABC):
     """A module that knows the number or the length of the steps of a layer itself.
 
-    `refined` tells these modules of finer steps. It changes the `NeuralODE` layers of the model
-    afterwards.
+    `refined` tells these modules of finer steps, before it changes the `NeuralODE` layers of the
+    model. `inference.Candidate` tells the modules that are the field of a layer.
     """
 
     @abc.abstractmethod
-    def _refine_steps(self, factor: int) -> None:
-        """Change the module in place, for steps that are each cut into equal parts.
+    def _change_steps(self, factor: Fraction | None) -> None:
+        """Change the module in place, for another number of equal steps.
 
         Args:
-            factor: The number of parts of a step.
+            factor: The number of new steps for each old one. None stands for steps that are not of
+                one length, or that evaluate the field more than once.
 
         Raises:
             InputError: The module does not exist on these steps.
@@ -127,8 +130,13 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
     Raises:
         InputError: `factor` is below 2. Or the model has no depth to refine, or a scheme cannot
             take finer steps: a two-step scheme that goes on from a state before x, or a reversible
-            one whose walk back would lose its digits.
-        InputTypeError: `model` is not an `nnx.Module`, or `factor` is not a whole number.
+            one whose walk back would lose its digits. Or a new step would cross a knot: steps of
+            unlike lengths within one cell do not end at the knots of its parts.
+        InputError: The model cannot be evaluated on `x`. Or coefficients stand in two
+            `DepthVarying` with different bases.
+        InputTypeError: `model` is not an `nnx.Module`, `factor` is not a whole number, or `x` is
+            traced.
+        SolveError: A solve on `x` failed.
 
     Example:
         >>> import neuralflow as nf
@@ -144,8 +152,8 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.whole("factor", factor, least=2)
-    layers, rows = _nodes(model, NeuralODE), rows_of(model)
-    stepped = any(layer.discretisation.planned for layer in layers) or _nodes(model, HoldsSteps)
+    layers, rows = nodes(model, NeuralODE), rows_of(model)
+    stepped = any(layer.discretisation.planned for layer in layers) or nodes(model, HoldsSteps)
     if not rows and not stepped:
         raise InputError(
             "model must have depth to refine, a NeuralODE with fixed steps or a DepthVarying, got "
@@ -160,11 +168,11 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
             )
     finer = {path: row._replace(basis=row.basis.refined(factor)) for path, row in rows.items()}
     new = _moved(model, rows, finer, refinement)
-    for node in _nodes(new, HoldsSteps):
-        node._refine_steps(factor)
-    for node in _nodes(new, DepthVarying):
+    for node in nodes(new, HoldsSteps):
+        node._change_steps(Fraction(int(factor)))
+    for node in nodes(new, DepthVarying):
         node.basis = node.basis.refined(factor)
-    for layer in _nodes(new, NeuralODE):
+    for layer in nodes(new, NeuralODE):
         solve = layer.discretisation
         layer._take(solve.refined(factor) if solve.planned else solve)
     if x is not None:
@@ -212,24 +220,44 @@ def projected(model: ModelT, basis: Basis) -> ModelT:
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseLinear(8)")
-    rows = {path: Rows(own) for path, own in array_bases(model).items()}
-    if not rows:
-        raise InputError(
-            f"model must have weights that vary with depth, a nf.DepthVarying, got a "
-            f"{type(model).__name__} without"
-        )
-    for node in _nodes(model, DepthVarying):
-        check_statistics(basis, node.stack)
-    new = _moved(model, rows, dict.fromkeys(rows, Rows(basis)), projection)
-    for node in _nodes(new, DepthVarying):
-        node.basis = basis
-    for layer in _nodes(new, NeuralODE):
+    new = on_basis(model, basis)
+    for layer in nodes(new, NeuralODE):
         layer.discretisation.check(layer.field)
     return new
 
 
-def _nodes(model: nnx.Module, kind: type[Any]) -> list[Any]:
-    """Return the modules of a class inside a model, each once."""
+def on_basis(model: ModelT, basis: Basis) -> ModelT:
+    """Return a model with its weights projected on a basis, whatever steps its layers take.
+
+    Args:
+        model: The model.
+        basis: The new basis.
+
+    Raises:
+        InputError: No weight of the model varies with depth. Or the model holds batch statistics
+            and the basis is not `PiecewiseConstant`.
+    """
+    rows = {path: Rows(own) for path, own in array_bases(model).items()}
+    if not rows:
+        raise InputError(
+            f"no weight of the model, a {type(model).__name__}, varies with depth, so that none "
+            f"can be projected on {basis}; give a model with a nf.DepthVarying inside"
+        )
+    for node in nodes(model, DepthVarying):
+        check_statistics(basis, node.stack)
+    new = _moved(model, rows, dict.fromkeys(rows, Rows(basis)), projection)
+    for node in nodes(new, DepthVarying):
+        node.basis = basis
+    return new
+
+
+def nodes(model: nnx.Module, kind: type[Any]) -> list[Any]:
+    """Return the modules of a class inside a model, each once.
+
+    Args:
+        model: The model.
+        kind: The class.
+    """
     return [node for _, node in nnx.iter_graph(model) if isinstance(node, kind)]
 
 
@@ -261,7 +289,7 @@ def _moved(
 def spread_rows(matrix: np.ndarray, array: Array) -> Array:
     """Return matrix @ array along the first axis, spread over devices as the array is.
 
-    An array whose new rows do not divide by its number of devices is placed by JAX.
+    An array whose new rows do not divide by its number of devices is whole on each of them.
 
     Args:
         matrix: The matrix `(rows, size)`.
@@ -277,22 +305,44 @@ def spread_rows(matrix: np.ndarray, array: Array) -> Array:
     try:
         sharding.shard_shape(new.shape)
     except ValueError:
-        return new
+        sharding = NamedSharding(held, PartitionSpec())
     return jax.device_put(new, sharding)
 
 
 def _change(model: nnx.Module, new: nnx.Module, x: PyTree) -> float:
     """Return the norm of the change of the outputs on x, relative to the norm of the outputs."""
-    before, after = (jax.tree.leaves(_evaluated(each, x)) for each in (model, new))
+    if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves((x, nnx.state(model)))):
+        raise InputTypeError(
+            "x must be known, and the weights with it, to tell how much outputs change, got traced "
+            "ones; leave x out, or refine outside of the trace"
+        )
+
+    def wide(leaf: Any) -> Array:
+        # Squares leave the range of float16 soon.
+        return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     def norm(arrays: list[Array]) -> float:
         return float(jnp.sqrt(sum(jnp.sum(jnp.abs(array) ** 2) for array in arrays)))
 
+    before, after = (list(map(wide, jax.tree.leaves(evaluated(each, x)))) for each in (model, new))
     return norm([a - b for a, b in zip(after, before, strict=True)]) / max(norm(before), 1e-30)
 
 
-def _evaluated(model: nnx.Module, x: PyTree) -> Any:
-    """Return the outputs of a model in evaluation mode; the model stays as it is."""
+def evaluated(model: nnx.Module, x: PyTree) -> Any:
+    """Return the outputs of a model in evaluation mode; the model stays as it is.
+
+    Args:
+        model: The model.
+        x: An input of the model.
+
+    Raises:
+        InputError: The model raises an error on x, which is then the cause.
+    """
     copy: Any = nnx.merge(*nnx.split(model), copy=True)
     copy.eval()
-    return copy(x)
+    try:
+        return copy(x)
+    except InputError:
+        raise
+    except MISFITS as error:
+        raise misfit(f"model {type(model).__name__}", x, error) from error

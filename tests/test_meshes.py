@@ -18,7 +18,7 @@ def test_layers_on_meshes_of_either_kind_are_those_of_one_device():
         check=False,
     )
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert len(lines) == 20, run.stderr[-2000:]
+    assert len(lines) == 22, run.stderr[-2000:]
     for axes, name, off, spec in lines:
         # The lengths of adaptive steps carry the roundings of their error estimates.
         assert float(off) < (1e-11 if name.startswith(("adaptive", "alone")) else 1e-12), (

@@ -120,6 +120,13 @@ def test_the_warning_has_the_change_of_the_outputs():
     assert change > 0.1 and said in str(caught[0].message)
     with warnings.catch_warnings(action="error"):
         nf.refined(layer(nf.PiecewiseLinear(2), 4, scheme=nf.RK4()), 2, X)
+    half = nf.from_function(lambda a, x: a * x, jnp.asarray(-1.0, jnp.float16))
+    with pytest.warns(UserWarning, match="by 26.6% of"):  # Squares of 300 leave float16.
+        nf.refined(
+            nf.NeuralODE(half, nf.FixedGrid(nf.Euler(), steps=2)),
+            2,
+            300 * jnp.ones(64, jnp.float16),
+        )
 
 
 class Normed(nnx.Module):

@@ -167,11 +167,19 @@ def size_of(weights: Weights, group: HiddenUnits) -> int:
     return weights[name].shape[axis + 1]
 
 
+def wide(array: np.ndarray) -> np.ndarray:
+    """Return an array in double precision, real or complex.
+
+    Args:
+        array: An array of any precision.
+    """
+    return array.astype(np.result_type(array.dtype, np.float64))
+
+
 def _by_unit(weights: Weights, name: str, group: HiddenUnits) -> np.ndarray:
     """Return the weights of every unit of every branch in a row `(branches, units, weights)`."""
     rows = np.moveaxis(weights[name], group.axes[name] + 1, 1)
-    wide = rows.reshape(*rows.shape[:2], -1).astype(np.result_type(rows.dtype, np.float64))
-    return np.ascontiguousarray(wide).view(float)
+    return np.ascontiguousarray(wide(rows.reshape(*rows.shape[:2], -1))).view(float)
 
 
 def _match(

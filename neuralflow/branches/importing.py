@@ -20,6 +20,7 @@ from neuralflow.branches.alignment import (
     multiply,
     reorder,
     size_of,
+    wide,
 )
 from neuralflow.branches.residual import from_branches
 from neuralflow.branches.states import fitted, misfit, state_errors
@@ -127,7 +128,9 @@ def fit_branches(
         InputError: `units` is None and no hidden units are known. Or a unit names what is no
             parameter or no axis, or changes the function of the branch.
         InputError: `units` are given without `x`, or a branch cannot be evaluated on `x`.
+        InputError: A weight of a branch is not finite.
         InputTypeError: An argument is of the wrong kind.
+        SolveError: `x` is not finite, or the branches lead out of the range of floating point.
 
     Example:
         >>> import neuralflow as nf
@@ -151,6 +154,12 @@ def fit_branches(
     matrix = _reading(basis, len(branches), stack)
     inverse = np.linalg.pinv(matrix)
     before = _weights(stack)
+    for name, array in before.items():
+        if not np.isfinite(wide(array)).all():
+            raise InputError(
+                f"branches must hold finite weights, got others in '{name}'; give branches that "
+                "were trained without a failure"
+            )
     groups = _units(branches[0], before, units)
     if x is not None:
         x = _inputs(original, x, context)
@@ -189,7 +198,7 @@ def _rates(layer: NeuralODE[DepthVarying], weights: Weights, matrix: np.ndarray)
     """
     stack = layer.field.stack
     off = {
-        name: np.sqrt((np.abs(weights[name] - _times(matrix, array)) ** 2).mean())
+        name: np.sqrt((np.abs(wide(weights[name]) - _times(matrix, wide(array))) ** 2).mean())
         for name, array in _weights(stack).items()
     }
     sizes = {name: size.astype(weights[name].dtype) for name, size in off.items()}
@@ -263,7 +272,9 @@ def _inputs(layer: NeuralODE, x: PyTree, context: PyTree) -> PyTree:
         raise InputError(
             f"x must be inputs (samples, ...), at least one, got shapes {sorted(counts)} in front"
         )
-    layer(_first(1, x, context), context=context)
+    quiet = nnx.clone(layer)  # In training, a call would change its batch statistics.
+    quiet.eval()
+    quiet(_first(1, x, context), context=context)
     return x
 
 
@@ -320,7 +331,8 @@ def _tolerance(tree: PyTree) -> float:
 def _weights(stack: nnx.Module) -> Weights:
     """Return the arrays of a module by name, without random streams."""
     paths, leaves = flatten(nnx.state(stack, nnx.Not(nnx.RngState)))
-    return {dotted(path): np.asarray(raw(leaf)) for path, leaf in zip(paths, leaves, strict=True)}
+    arrays = [np.asarray(raw(leaf)) for leaf in leaves]
+    return dict(zip(map(dotted, paths), arrays, strict=True))
 
 
 def _with(module: nnx.Module, weights: Weights) -> Any:
@@ -340,12 +352,12 @@ def _times(matrix: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Return matrix @ array along the first axis, in the dtype of the array."""
     if np.array_equal(matrix, np.eye(len(matrix))):
         return array
-    wide = array.astype(np.result_type(array.dtype, np.float64))
-    return np.tensordot(matrix, wide, 1).astype(array.dtype)
+    return np.tensordot(matrix, wide(array), 1).astype(array.dtype)
 
 
 def _misfit(weights: Weights, projector: np.ndarray, names: set[str]) -> float:
     """Return the relative error of the projection of weights."""
-    off = sum((np.abs(weights[n] - _times(projector, weights[n])) ** 2).sum() for n in names)
-    whole = sum((np.abs(weights[n]) ** 2).sum() for n in names)
+    given = {name: wide(weights[name]) for name in names}
+    off = sum((np.abs(array - _times(projector, array)) ** 2).sum() for array in given.values())
+    whole = sum((np.abs(array) ** 2).sum() for array in given.values())
     return float(np.sqrt(off / whole)) if whole else 0.0

@@ -75,7 +75,9 @@ def fitted(
             if context is None and samples > _BATCH:
                 chosen = jax.random.randint(key, (_BATCH,), 0, samples)
                 batch = jax.tree.map(lambda leaf: leaf[chosen], x)
-            updates, state = optimiser.update(jax.grad(loss)(params, batch), state)
+            # The gradient of JAX in a complex number is the conjugate of the steepest ascent.
+            gradient = jax.tree.map(jnp.conj, jax.grad(loss)(params, batch))
+            updates, state = optimiser.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None
 
         keys = jax.random.split(jax.random.key(0), steps)

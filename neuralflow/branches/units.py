@@ -7,10 +7,12 @@ attention heads. Units of other branches are named by hand, as `HiddenUnits`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -115,9 +117,17 @@ def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
             found += _heads(path, node)
         else:
             found += _between(_chain(path, node))
-    # A layer that stands in two places is held in one of them.
-    names = set(map(dotted, flatten(nnx.state(branch))[0]))
-    return [group for group in found if group.axes.keys() <= names]
+    # Whoever else holds the parameters of a layer would see them in another order.
+    variables = [
+        leaf for leaf in jax.tree.leaves(branch, is_leaf=_is_variable) if _is_variable(leaf)
+    ]
+    places = Counter(map(id, variables))
+    alone = {dotted(path) for path, leaf in nnx.iter_graph(branch) if places[id(leaf)] == 1}
+    return [group for group in found if group.axes.keys() <= alone]
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
 
 
 Layer = tuple[tuple[Any, ...], Any]
@@ -155,8 +165,9 @@ def _between(chain: Sequence[Layer]) -> Iterator[HiddenUnits]:
 
 
 def _is_linear(layer: Any) -> bool:
-    """Tell whether a layer is dense or a convolution of all channels."""
-    return type(layer) is nnx.Linear or (type(layer) is nnx.Conv and layer.feature_group_count == 1)
+    """Tell whether a layer is dense or a convolution of all channels, without a mask."""
+    whole = type(layer) is nnx.Conv and layer.feature_group_count == 1 and layer.mask is None
+    return type(layer) is nnx.Linear or whole
 
 
 def _is_norm(layer: Any) -> bool:

@@ -44,6 +44,7 @@ def depth_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
         parameter.
 
     Raises:
+        InputError: A parameter stands in two `DepthVarying` with different bases.
         InputTypeError: `module` is not an `nnx.Module`.
     """
     checks.instance("module", module, nnx.Module, "an nnx.Module")
@@ -59,6 +60,9 @@ def array_bases(module: nnx.Module) -> dict[tuple[Any, ...], Basis]:
 
     Args:
         module: Any module, with `DepthVarying` anywhere inside.
+
+    Raises:
+        InputError: An array stands in two `DepthVarying` with different bases.
     """
     bases = _bases_by_id(module)
     return {path: bases[id(leaf)] for path, leaf in nnx.iter_graph(module) if id(leaf) in bases}
@@ -69,10 +73,16 @@ def _bases_by_id(module: nnx.Module) -> dict[int, Basis]:
     bases: dict[int, Basis] = {}
     for _, node in nnx.iter_graph(module):
         if isinstance(node, DepthVarying):
-            leaves = [leaf for _, leaf in nnx.iter_graph(node.stack) if _is_leaf(leaf)]
-            bases.update(
-                {id(leaf): node.basis for leaf in leaves if not isinstance(leaf, nnx.RngState)}
-            )
+            for path, leaf in nnx.iter_graph(node.stack):
+                if not _is_leaf(leaf) or isinstance(leaf, nnx.RngState):
+                    continue
+                other = bases.setdefault(id(leaf), node.basis)
+                if other != node.basis:
+                    raise InputError(
+                        f"the coefficients '{dotted(path)}' stand in two nf.DepthVarying of the "
+                        f"model, on {other} and on {node.basis}; give both one basis, or each "
+                        "coefficients of its own"
+                    )
     return bases
 
 
@@ -88,7 +98,7 @@ class FlatField:
 
     Raises:
         InputError: The field holds state that no solve can carry (`nnx.Cache`,
-            `nnx.Intermediate`).
+            `nnx.Intermediate`). Or an array stands in two `DepthVarying` with different bases.
         InputTypeError: `field` is not an `nnx.Module`.
 
     Attributes:

@@ -212,7 +212,9 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         Raises:
             InputError: A parameter has another leading axis.
             InputError: The stack holds batch statistics and the basis is not `PiecewiseConstant`.
-            InputTypeError: `stack` is not an `nnx.Module`, or `basis` is not a basis.
+                Or the stack holds another `DepthVarying`.
+            InputTypeError: `stack` is not an `nnx.Module`, `basis` is not a basis, or a weight is
+                not floating.
 
         Example:
             >>> import jax
@@ -232,9 +234,11 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         """
         checks.instance("stack", stack, nnx.Module, "an nnx.Module")
         checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseConstant(16)")
-        sizes = {
-            np.shape(raw(leaf))[:1] for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]
-        }
+        _check_once(stack)
+        leaves = [raw(leaf) for leaf in flatten(nnx.state(stack, nnx.Not(nnx.RngState)))[1]]
+        for leaf in leaves:
+            _check_floating(leaf)
+        sizes = {np.shape(leaf)[:1] for leaf in leaves}
         if sizes - {(basis.size,)}:
             raise InputError(
                 f"{basis} takes coefficients with a leading axis of {basis.size}, "
@@ -359,11 +363,7 @@ def _coefficients(basis: Basis, draws: ModuleT, mix: np.ndarray) -> ModuleT:
     plain = np.array_equal(matrix, np.eye(len(matrix)))
 
     def coefficients(values: Array) -> Array:
-        if not jnp.issubdtype(values.dtype, jnp.inexact):
-            raise InputTypeError(
-                f"weights that vary with depth must be floating, got {values.dtype}; "
-                "keep others outside make()"
-            )
+        _check_floating(values)
         if plain:
             return values
         # A draw that is not random (a norm's scale of one, a bias of zero) keeps its value at every
@@ -372,6 +372,15 @@ def _coefficients(basis: Basis, draws: ModuleT, mix: np.ndarray) -> ModuleT:
         return jnp.where(same, on_rows(constant[:, None], values[:1]), on_rows(matrix, values))
 
     return _map_arrays(coefficients, draws, streams=lambda stacked: stacked[0])
+
+
+def _check_floating(values: Any) -> None:
+    """Refuse coefficients of which no basis makes functions, such as whole numbers."""
+    if not jnp.issubdtype(jnp.result_type(values), jnp.inexact):
+        raise InputTypeError(
+            f"weights that vary with depth must be floating, got {jnp.result_type(values)}; "
+            "keep others outside make()"
+        )
 
 
 def on_rows(matrix: np.ndarray, coefficients: Array) -> Array:
@@ -399,11 +408,16 @@ def _checked_module(module: ModuleT) -> ModuleT:
             "wrap functions with from_function"
         )
     check_variables(module)
+    _check_once(module)
+    return module
+
+
+def _check_once(module: nnx.Module) -> None:
+    """Refuse a module whose weights vary with depth already."""
     if any(isinstance(node, DepthVarying) for _, node in nnx.iter_graph(module)):
         raise InputError(
             "a DepthVarying inside a DepthVarying has no meaning; vary the weights once"
         )
-    return module
 
 
 def _map_arrays(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from fractions import Fraction
+from typing import TypeVar
 
 from flax import nnx
 
 from neuralflow import checks
 from neuralflow.checks import InputError
-from neuralflow.depth import Basis, DepthVarying
+from neuralflow.depth import Basis
 from neuralflow.layers import NeuralODE
+from neuralflow.refinement import HoldsSteps, nodes, on_basis
+from neuralflow.schemes.network import cost, is_explicit
 from neuralflow.solve import Adaptive, Discretisation, FixedGrid
 
 ModelT = TypeVar("ModelT", bound=nnx.Module)
@@ -76,27 +79,29 @@ class Candidate:
             InputTypeError: `model` is not an `nnx.Module`.
         """
         checks.instance("model", model, nnx.Module, "an nnx.Module")
-        nodes = [node for _, node in nnx.iter_graph(model)]
-        if not any(isinstance(node, NeuralODE) for node in nodes):
+        if not nodes(model, NeuralODE):
             raise InputError(
                 f"model must have a NeuralODE inside, got a {type(model).__name__} without; the "
                 "branches of a ResNet become one by nf.from_branches"
             )
-        if self.basis is not None and not any(isinstance(node, DepthVarying) for node in nodes):
-            raise InputError(
-                f"no weight of the model, a {type(model).__name__}, varies with depth, so that "
-                f"none can be projected on {self.basis}; leave the basis out"
-            )
+        new = nnx.clone(model) if self.basis is None else on_basis(model, self.basis)
+        told: dict[int, HoldsSteps] = {}
+        for layer in nodes(new, NeuralODE):
+            old = layer.discretisation
+            layer._take(layer.with_solve(old if self.solve is None else self.solve).discretisation)
+            if self.solve is not None and isinstance(layer.field, HoldsSteps):
+                if id(layer.field) not in told:
+                    layer.field._change_steps(_ratio(old, self.solve))
+                told[id(layer.field)] = layer.field
+        return new
 
-        def exchanged(path: Any, node: Any) -> Any:
-            # The field of a layer comes before the layer, which checks its steps against the field.
-            if isinstance(node, DepthVarying) and self.basis is not None:
-                return node.project(self.basis)
-            if isinstance(node, NeuralODE):
-                return node.with_solve(node.discretisation if self.solve is None else self.solve)
-            return node
 
-        return nnx.recursive_map(exchanged, nnx.clone(model))
+def _ratio(old: Discretisation, new: Discretisation) -> Fraction | None:
+    """Return the number of new steps for each old one, as `HoldsSteps` takes it."""
+    counts = [grid.steps if isinstance(grid, FixedGrid) else None for grid in (old, new)]
+    if None in counts or not is_explicit(new.scheme) or cost(new.scheme, counts[1]) != counts[1]:
+        return None
+    return Fraction(counts[1], counts[0])
 
 
 def _shown(solve: Discretisation) -> str:

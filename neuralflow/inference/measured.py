@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from neuralflow import checks
 from neuralflow.checks import InputError
+from neuralflow.refinement import evaluated
 from neuralflow.solve import SolveError
 from neuralflow.solve.tally import tally
 
@@ -35,10 +36,8 @@ class Program:
         self._model, self._x, self._batch = model, x, batch
 
         def run(state: Any, x: Array) -> tuple[Array, Any]:
-            copy: Any = nnx.merge(graphdef, state, copy=True)
-            copy.eval()
             with tally() as work:
-                outputs = copy(x)
+                outputs = evaluated(nnx.merge(graphdef, state), x)
             checks.array("model(x)", outputs, "...", kind=jnp.floating)
             if outputs.shape[:1] != (batch,):
                 raise InputError(
@@ -105,10 +104,8 @@ class Program:
 
         A solve that fails says why outside of a trace.
         """
-        copy: Any = nnx.clone(self._model)
-        copy.eval()
         try:
-            copy(inputs)
+            evaluated(self._model, inputs)
         except SolveError as error:
             return error
         bad = int((~np.isfinite(outputs)).reshape(len(outputs), -1).any(axis=1).sum())

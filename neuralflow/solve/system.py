@@ -434,8 +434,8 @@ def loops_inside(scheme: AbstractSolver) -> str | None:
     )
 
 
-# What a field raises where x has a wrong shape, structure or dtype.
-_MISFITS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
+# What a field or a model raises where x has a wrong shape, structure or dtype.
+MISFITS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 def velocity_of(
@@ -461,17 +461,30 @@ def velocity_of(
         v = evaluate(field, x, t, context)
     except InputError:
         raise
-    except _MISFITS as error:
-        kind = InputTypeError if isinstance(error, TypeError) else InputError
-        said = (str(error).splitlines() or [""])[0][:300]
-        beside = "" if context is None else f" and a context of {jax.tree.map(jnp.shape, context)}"
-        raise kind(
-            f"the field {name} cannot be evaluated on x of shape {jax.tree.map(jnp.shape, x)} "
-            f"and dtype {jax.tree.map(jnp.result_type, x)}{beside}; give x as the field takes it, "
-            f"or mend the field, which raised {type(error).__name__}: {said}"
-        ) from error
+    except MISFITS as error:
+        raise misfit(f"field {name}", x, error, context) from error
     check_velocity(name, x, v)
     return v
+
+
+def misfit(what: str, x: PyTree, error: Exception, context: PyTree = None) -> InputError:
+    """Return the refusal of an input that a field or a model has raised an error on.
+
+    Args:
+        what: The kind and the name of what was called, such as "field MLP".
+        x: The input, a pytree of arrays.
+        error: What was raised, one of `MISFITS`.
+        context: The context, or None.
+    """
+    kind = InputTypeError if isinstance(error, TypeError) else InputError
+    said = (str(error).splitlines() or [""])[0][:300]
+    beside = "" if context is None else f" and a context of {jax.tree.map(jnp.shape, context)}"
+    it = what.partition(" ")[0]
+    return kind(
+        f"the {what} cannot be evaluated on x of shape {jax.tree.map(jnp.shape, x)} "
+        f"and dtype {jax.tree.map(jnp.result_type, x)}{beside}; give x as the {it} takes it, "
+        f"or mend the {it}, which raised {type(error).__name__}: {said}"
+    )
 
 
 def check_velocity(name: str, x: PyTree, v: PyTree) -> None:

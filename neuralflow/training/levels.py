@@ -192,8 +192,9 @@ def _steps(folder: Path) -> list[int]:
 
 
 class _Transfer(NamedTuple):
-    """The maps of the moments of one array from coarser to finer coefficients."""
+    """The maps of steps and of moments of one array from coarser to finer coefficients."""
 
+    step: np.ndarray
     first: np.ndarray
     second: np.ndarray
 
@@ -212,13 +213,19 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
     Adam's steps stay what they were. A coefficient without parents, such as the factor of a new
     Legendre polynomial, takes the first moment zero and the second moment of its nearest neighbour.
 
+    Means of steps, in place of gradients, are carried as the weights are. A trace behind second
+    moments is such a mean: the momentum of `optax.rmsprop`, for example.
+
     Moments of parameters that do not vary with depth, counts, schedules and hyperparameters stay as
     they are.
 
     Args:
         state: The state of an optax transformation for the parameters of `old`, such as
             `Fitted.optimiser`. Its moments are those of gradients: behind a transformation that
-            changes gradients over depth, such as `regularisers.sobolev`, they are not.
+            changes gradients over depth, such as `regularisers.sobolev`, they are not. Some states
+            look like those of others, and are better begun anew: `optax.adamax` keeps the largest
+            gradients under the name nu, `optax.contrib.adopt` a mean of steps under the name mu,
+            and `optax.lars` a trace of steps.
         old: The model before the refinement.
         new: The model that `refined` has returned, or another one on bases that contain the old
             ones.
@@ -240,9 +247,11 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
         checks.instance(name, each, nnx.Module, "an nnx.Module")
     transfers = _transfers(old, new)
     shapes = {path: np.shape(raw(leaf)) for path, leaf in _parameters(old)}
+    # The first part of the state, by parameter, that divides gradients by their second moments.
+    divided: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     def moved(path: tuple[Any, ...], leaf: Any) -> Any:
-        field, owner = _place(path, shapes)
+        holder, field, owner = _place(path, shapes)
         whole = not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if whole or (owner not in transfers and (owner in shapes or not np.ndim(leaf))):
             return leaf
@@ -252,14 +261,23 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
                 "becomes of it on finer depth is not known; take an optimiser of first and second "
                 "moments such as optax.adam, or begin a new state with its init"
             )
-        first, second = transfers[owner]
-        return spread_rows(first if field in _FIRST else second, leaf)
+        transfer = transfers[owner]
+        if field not in _FIRST:
+            divided.setdefault(owner, holder)
+            matrix = transfer.second
+        elif field != "acc_grads" and divided.get(owner, holder) != holder:
+            matrix = transfer.step
+        else:
+            matrix = transfer.first
+        return spread_rows(matrix, leaf)
 
     return jax.tree_util.tree_map_with_path(moved, state)
 
 
-def _place(path: tuple[Any, ...], names: Container[Any]) -> tuple[str, tuple[Any, ...]]:
-    """Return the field of an optimiser's state in which an array is, and its parameter.
+def _place(
+    path: tuple[Any, ...], names: Container[Any]
+) -> tuple[tuple[Any, ...], str, tuple[Any, ...]]:
+    """Return the part of an optimiser's state that holds an array, the field, and the parameter.
 
     The parameter is the longest end of the path that is the name of one, and empty without one.
     """
@@ -267,7 +285,8 @@ def _place(path: tuple[Any, ...], names: Container[Any]) -> tuple[str, tuple[Any
     keys = keys[:-1] if keys[-1:] == ["value"] else keys  # A variable of NNX holds an array.
     ends = (k for k in range(1, len(keys)) if tuple(keys[k:]) in names)
     start = next(ends, len(keys))
-    return str(keys[start - 1]) if start else "", tuple(keys[start:])
+    field = str(keys[start - 1]) if start else ""
+    return tuple(keys[: max(0, start - 1)]), field, tuple(keys[start:])
 
 
 def _parameters(model: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
@@ -298,4 +317,4 @@ def _transfer(old: Rows, new: Rows) -> _Transfer:
     nearest = np.abs(children[:, None] - np.arange(len(embedding))).argmin(axis=0)
     lumps = [np.abs(matrix).sum(axis=1) for matrix in (fine, coarse)]
     second = lumps[0][:, None] ** 2 * np.abs(embedding[children[nearest]]) / lumps[1] ** 2
-    return _Transfer(first, second)
+    return _Transfer(embedding, first, second)

@@ -590,6 +590,8 @@ class Run:
             state.params
         )
         _check_structure(state.rest, rest)
+        # The gradient of JAX in a complex number is the conjugate of the steepest ascent.
+        gradients = jax.tree.map(jnp.conj, gradients)
         known = {"value": value, "grad": gradients, "value_fn": lambda params: objective(params)[0]}
         updates, optimiser = self.optimiser.update(
             gradients, state.optimiser, state.params, **known

@@ -245,17 +245,52 @@ def test_statistics_are_frozen_before_they_reach_across_cells():
     branches = [Normed(nnx.Rngs(seed)) for seed in range(4)]
     for branch in branches:
         branch(jax.random.normal(jax.random.key(0), (64, WIDTH), jnp.float32))
-        branch.eval()
     with pytest.raises(ValueError, match=r"batch statistics.*nf.frozen\(branch\)"):
         nf.fit_branches(branches, nf.PiecewiseLinear(2))
     layer, _ = nf.fit_branches([nf.frozen(b) for b in branches], nf.PiecewiseLinear(2))
     assert not nnx.state(layer, nnx.BatchStat)
+    # The branches are in training, and the states of evaluation are wanted all the same.
     _, report = nf.fit_branches(branches, nf.PiecewiseConstant(4), x=X.astype(jnp.float32), steps=0)
     assert report.moved and report.output is not None and report.output[1] < 1e-6
 
 
+class Phases(nnx.Module):
+    """A branch with complex weights."""
+
+    def __init__(self, seed):
+        parts = np.random.default_rng(seed).standard_normal((2, 2, 2))
+        self.kernel = nnx.Param(jnp.asarray(parts[0] + 1j * parts[1]) / 4)
+
+    def __call__(self, x):
+        return x @ self.kernel[...]
+
+
+def test_complex_weights_are_fitted_to_states():
+    branches, x = [Phases(seed) for seed in range(4)], X[:, :2] + 1j * X[:, 1:]
+    basis = nf.PiecewiseConstant(1)
+    _, report = nf.fit_branches(branches, basis, units=(), x=x, steps=60)
+    assert report.states is not None and report.states[1] < 0.9 * report.states[0]
+
+
+def test_errors_of_weights_in_bfloat16_are_summed_in_double_precision():
+    branches = [perceptron(jnp.tanh, dtype=jnp.bfloat16)(nnx.Rngs(seed)) for seed in range(4)]
+    copies = [jax.tree.map(lambda a: a.astype(float), branch) for branch in branches]
+    one, two = (nf.fit_branches(each, nf.PiecewiseLinear(1))[1] for each in (branches, copies))
+    assert np.allclose((one.raw, one.aligned), (two.raw, two.aligned), rtol=1e-12)
+
+
+def spoilt():
+    branch = Gated(0)
+    branch.bias1[...] = branch.bias1[...].at[0].set(jnp.nan)
+    return branch
+
+
 test_bad_input_is_refused = refuses(
     {
+        "a weight that is not finite": (
+            lambda: nf.fit_branches([spoilt()], nf.PiecewiseConstant(1), units=()),
+            "branches must hold finite weights, got others in 'bias1'",
+        ),
         "blocks of unlike shapes": (
             lambda: nf.fit_branches(
                 [nf.fields.MLP(2, hidden=h, rngs=nnx.Rngs(0)) for h in (3, 4)],

@@ -141,7 +141,12 @@ def copied(weights):
     return {name: array.copy() for name, array in weights.items()}
 
 
-SHARED = dense(6, 6)
+SHARED, TWICE = dense(6, 6), dense(6, 6)
+MASK = jnp.ones((3, 3, 6, 6)).at[:, :, 0, 1].set(0)
+
+
+def masked():
+    return nnx.Conv(6, 6, (3, 3), mask=MASK, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,9 @@ SHARED = dense(6, 6)
         nnx.Sequential(dense(), dense(5, 5).kernel.get_value().__matmul__, dense(5, 6)),
         convolutional([], groups=3),
         nnx.Sequential(SHARED, jnp.tanh, SHARED),
+        nnx.Sequential(SHARED, jnp.tanh, dense(6, 6), jnp.tanh, SHARED),
+        nnx.Dict(net=nnx.Sequential(TWICE, jnp.tanh, dense(6, 6)), skip=TWICE),
+        nnx.Sequential(masked(), jnp.tanh, masked()),
         nnx.Sequential(dense(6, 3), lambda y: y.reshape(len(y), -1), dense(12, 6)),
         nnx.Sequential(dense(6, 4), nnx.BatchNorm(4, axis=0, rngs=nnx.Rngs(0)), dense(4, 6)),
         nnx.Sequential(
@@ -166,6 +174,9 @@ SHARED = dense(6, 6)
         "a matrix",
         "grouped",
         "one layer twice",
+        "one layer twice among three",
+        "a layer that is used elsewhere",
+        "masks",
         "flattened",
         "a norm over samples",
         "groups in two ways",

@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.stochastic import KEY, bent
 
 import neuralflow as nf
+from neuralflow.checks import InputError
 from neuralflow.inference import Candidate
+from neuralflow.labs import stochastic as st
 
 X = jnp.asarray([[0.5, -1.0], [2.0, 0.3], [-0.4, 0.1]])
 
@@ -57,6 +60,35 @@ def test_what_is_not_given_stays():
     assert (new.first.field.stack.kernel[...] == model.first.field.stack.kernel[...]).all()
     new.first.field.stack.kernel[...] = jnp.zeros((4, 2, 2))
     assert model.first.field.stack.kernel[...].all()
+
+
+class Doubled(nf.NeuralODE):
+    def __call__(self, x, *, context=None):
+        return 2 * super().__call__(x, context=context)
+
+
+def test_classes_and_shared_coefficients_stay():
+    field = stack(4)
+    twin = nf.DepthVarying.from_stack(field.stack, field.basis)
+    model: Any = nnx.Sequential(Doubled(field, euler(4)), nf.NeuralODE(twin, euler(4)))
+    one, two = Candidate(euler(2), nf.PiecewiseConstant(2)).applied_to(model).layers
+    assert one.field.stack is two.field.stack and one.field.stack.kernel.shape == (2, 2, 2)
+    np.testing.assert_array_equal(one(X), 2 * two(X))
+
+
+def test_a_random_network_knows_the_length_of_its_new_steps():
+    field = bent()
+    network = st.RandomNetwork(field, 4, t1=2.0)
+    fewer = Candidate(euler(2), nf.PiecewiseConstant(2)).applied_to(network)
+    weights = field.field.project(nf.PiecewiseConstant(2))
+    built = st.RandomNetwork(st.StochasticDepth(weights, rngs=nnx.Rngs(0)), 2, t1=2.0)
+    np.testing.assert_allclose(fewer.sample(X, KEY), built.sample(X, KEY), rtol=1e-12)
+    for solve in (nf.FixedGrid(nf.RK4(), steps=4), nf.Adaptive(nf.Tsit5())):
+        other = Candidate(solve).applied_to(network)
+        with pytest.raises(InputError, match="draws once in a step"):
+            other.sample(X, KEY)
+        other.eval()
+        assert np.isfinite(other(X)).all()
 
 
 @pytest.mark.parametrize(

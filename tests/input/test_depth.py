@@ -28,6 +28,13 @@ def stacked(count):
     )
 
 
+def counted():
+    """Four rows of whole numbers."""
+    stack = stacked(4)
+    stack.bias.set_value(jnp.ones((4, 2), int))
+    return stack
+
+
 def varying(rows=4):
     """Weights on four cells whose number of rows was changed behind their back."""
     field = nf.DepthVarying.from_stack(stacked(4), BASIS)
@@ -218,10 +225,15 @@ CALLS = {
                 "eight rows": stacked(8),
                 "no rows": make(nnx.Rngs(0)),
                 "list": modules(),
+                "whole numbers": counted(),
+                "varying already": nnx.Sequential(varying()),
             },
             "basis": {**BASES, "of another size": nf.PiecewiseConstant(3)},
         },
-        said={"stack": "stack|leading axis", "basis": "basis|leading axis"},
+        said={
+            "stack": "stack|leading axis|floating|inside a DepthVarying",
+            "basis": "basis|leading axis",
+        },
     ),
     "at": Call(
         lambda: varying().at,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -43,6 +44,13 @@ def normed():
     return nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=2))
 
 
+def torn():
+    """Two layers whose coefficients are shared, on two bases of one size."""
+    one = layer(basis=nf.PiecewiseConstant(2))
+    two = nf.DepthVarying.from_stack(one.field.stack, nf.Legendre(2))
+    return nnx.Sequential(one, one.with_field(two))
+
+
 def adam(model):
     return optax.adam(0.1).init(nnx.state(model, nnx.Param))
 
@@ -58,8 +66,15 @@ CALLS = {
         nf.refined,
         lambda: {"model": MODEL, "factor": 2},
         {
-            "model": {**MODELS, "no depth": OTHER, "crooked": crooked(), "going on": going_on()},
+            "model": {
+                **MODELS,
+                "no depth": OTHER,
+                "crooked": crooked(),
+                "going on": going_on(),
+                "torn": torn(),
+            },
             "factor": FACTOR,
+            "x": {"text": "x", "wide": jnp.ones((2, 3)), "a pair": (jnp.ones((2, 2)),) * 2},
         },
         said={"model": "model|coefficients"},
     ),
@@ -67,7 +82,13 @@ CALLS = {
         nf.projected,
         lambda: {"model": MODEL, "basis": nf.PiecewiseLinear(1)},
         {
-            "model": {**MODELS, "no depth": OTHER, "crooked": crooked(), "normed": normed()},
+            "model": {
+                **MODELS,
+                "no depth": OTHER,
+                "crooked": crooked(),
+                "normed": normed(),
+                "torn": torn(),
+            },
             "basis": {**BASES, "knots within steps": nf.PiecewiseConstant(3)},
         },
         said={"model": "model|coefficients|statistics", "basis": "basis|knot"},
@@ -141,6 +162,22 @@ def test_what_comes_before_is_a_result(after):
     good = {k: v for k, v in CALLS["multilevel"].good().items() if k != "factor"}
     with pytest.raises(InputError, match=r"\bafter must be what an earlier fit has returned"):
         nf.training.fit(**{**good, "epochs": 2}, after=wrong(after))
+
+
+def test_inputs_are_known_and_those_of_the_model():
+    head = nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), layer())
+    with pytest.raises(
+        InputError, match=r"^the model Sequential cannot be evaluated on x of shape"
+    ):
+        nf.refined(head, 2, jnp.ones((2, 2), jnp.float32))
+    with pytest.raises(InputError, match=r"^x must be known.* got traced ones"):
+        jax.jit(lambda x: nf.refined(layer(), 2, x)(x))(jnp.ones((2, 2), jnp.float32))
+
+
+def test_steps_that_do_not_end_at_the_knots_of_the_parts_of_a_cell_are_refused():
+    model = layer().with_solve(nf.FixedGrid(nf.Euler(), times=(0, 0.1, 0.5, 1)))
+    with pytest.raises(InputError, match="step 2 of 6 crosses a knot of weights with 4 cells"):
+        nf.refined(model, 2)
 
 
 def test_a_reversible_walk_that_would_lose_its_digits_is_refused():

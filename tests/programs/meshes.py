@@ -26,11 +26,11 @@ class Attending(nnx.Module):
         return jnp.where(context, self.net(x), 0)
 
 
-def varying():
+def varying(basis=None):
     def make(rngs):
         return nf.fields.MLP(2, hidden=3, param_dtype=float, rngs=rngs)
 
-    return nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
+    return nf.DepthVarying(make, basis or nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
 
 
 def loss(layer, x, context):
@@ -107,5 +107,12 @@ for kind in (AxisType.Explicit, AxisType.Auto):
     y = grid(points)
     y = jax.device_put(y, spread)
     print(kind.name, "inverse", np.abs(np.asarray(grid.invert(y)) - points).max(), "data")
+    # Eight knots are spread, one on each device, and fifteen are whole on each of them.
+    deep = nf.NeuralODE(varying(nf.PiecewiseLinear(7)), nf.FixedGrid(nf.RK4(), steps=7))
+    wanted = nf.refined(deep, 2)(points)
+    for leaf in jax.tree.leaves(nnx.state(deep), is_leaf=lambda leaf: isinstance(leaf, nnx.Param)):
+        leaf.set_value(jax.device_put(leaf.get_value(), spread))
+    finer = nf.refined(deep, 2, points)
+    print(kind.name, "refined", np.abs(np.asarray(finer(points)) - wanted).max(), "data")
     moved = grid.per_step(jax.device_put(points, spread), lambda block, x: block(x))
     print(kind.name, "steps", np.abs(np.asarray(moved)[-1] - np.asarray(y)).max(), "data")

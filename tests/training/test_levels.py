@@ -115,6 +115,24 @@ def test_moments_of_cells_are_halved_and_quartered():
         assert np.allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_momentum_of_steps_is_carried_as_the_weights_are(nesterov):
+    """Cells that are cut in two make the steps of the whole cells."""
+    optimiser = optax.rmsprop(0.1, eps=0, initial_scale=1, momentum=0.9, nesterov=nesterov)
+    optimiser = optax.MultiSteps(optimiser, 2).gradient_transformation()
+    old = Network()
+    new, state = nf.refined(old, 2), optimiser.init(params(old))
+    update = jax.jit(optimiser.update)
+    for g in [random(params(old), seed) for seed in range(5)]:
+        _, state = update(g, state)
+    g = random(params(old), 5)
+    fine = training.refined_moments(optax.TraceState(g), old, new).trace
+    steps = update(g, state)[0], update(fine, training.refined_moments(state, old, new))[0]
+    for a, b in zip(*map(jax.tree.leaves, steps), strict=True):
+        a = a if a.shape == b.shape else jnp.repeat(a, 2, axis=0)
+        assert np.abs(a).min() > 0.01 and np.allclose(a, b, rtol=1e-5)
+
+
 def test_coefficients_of_steps_have_moments_too():
     k = nf.schemes.PerStep(jnp.asarray([0.5]))
     field = nf.from_function(lambda a, x: a * x, jnp.asarray(-1.0))

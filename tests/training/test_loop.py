@@ -176,3 +176,19 @@ def test_optimisers_may_keep_weights_that_are_overwritten(convolution):
     first = weights(model)
     fit(model, points, back, epochs=2)
     assert all((a == b).all() for a, b in zip(first, weights(model), strict=True))
+
+
+class Phase(nnx.Module):
+    def __init__(self):
+        self.value = nnx.Param(jnp.zeros((), jnp.complex64))
+
+
+def test_complex_parameters_descend():
+    """Each of ten steps halves the distance from 1 + 2i."""
+
+    def loss(model, batch):
+        return jnp.abs(model.value[...] - (1 + 2j)) ** 2
+
+    model = Phase()
+    fit(model, optimiser=optax.sgd(0.25), loss=loss, epochs=2)
+    assert abs(model.value[...] - (1 + 2j) * (1 - 2**-10)) < 1e-5

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal, cast
 
 import jax
@@ -271,11 +272,13 @@ class Stepped(HoldsSteps):
             "a random field such as nf.labs.stochastic.StochasticDepth(...)",
         )
         checks.positive("step", step, "the length of the steps in depth time")
-        self.field, self.step = field, float(step)
+        self.field = field
+        self.step: float | None = float(step)
 
-    def _refine_steps(self, factor: int) -> None:
+    def _change_steps(self, factor: Fraction | None) -> None:
         """Divide the length of the steps; the limit for short steps stays the same."""
-        self.step /= factor
+        unknown = factor is None or self.step is None
+        self.step = None if unknown else float(self.step / factor)
 
     def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity at x: a draw in training, the expectation in evaluation.
@@ -284,9 +287,17 @@ class Stepped(HoldsSteps):
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
             context: The context, for a field that takes one.
+
+        Raises:
+            InputError: The field draws, and the steps have no common length or several evaluations.
         """
         if self.field.deterministic:
             return evaluate(self.field.parts, x, t, context)[0]
+        if self.step is None:
+            raise InputError(
+                "a random field draws once in a step, and all steps have one length; call eval(), "
+                "or take a candidate of equal Euler steps"
+            )
         normals = self.field.normals(self.field.rngs(), x)
         return self.field.noisy(x, t, normals, self.step, context=context)
 

@@ -6,6 +6,7 @@ The kinds of noise stand in `fields`.
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 from typing import Any
 
 import diffrax
@@ -111,10 +112,11 @@ class RandomNetwork(HoldsSteps):
         self.field = field
         self.layer = NeuralODE(Stepped(field, float(t1 - t0) / steps), grid, float(t0), float(t1))
 
-    def _refine_steps(self, factor: int) -> None:
-        """Check the law of the field on finer steps; `layer` holds the steps themselves."""
+    def _change_steps(self, factor: Fraction | None) -> None:
+        """Check the law of the field on other steps; `layer` holds the steps themselves."""
         t0, t1 = map(float, self.layer.ends)
-        _check_law(self.field, t0, t1, factor * self.layer.plan().steps)
+        if factor is not None:
+            _check_law(self.field, t0, t1, int(factor * self.layer.plan().steps))
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return the states at the end of the interval.
@@ -290,11 +292,17 @@ class NeuralSDE(HoldsSteps):
         self.t0, self.t1, self.resolution = float(t0), float(t1), float(resolution)
         self.context_axes = nnx.static(split(context_axes)[0])
 
-    def _refine_steps(self, factor: int) -> None:
+    def _change_steps(self, factor: Fraction | None) -> None:
         """Cut the steps, and the resolution of the Brownian paths with them."""
-        checks.whole("factor", factor, most=MOST_STEPS // self.steps)
-        _check_law(self.field, self.t0, self.t1, factor * self.steps)
-        self.steps, self.resolution = factor * self.steps, self.resolution / factor
+        if factor is None or (factor * self.steps).denominator > 1:
+            raise InputError(
+                f"factor must give a NeuralSDE of {self.steps} equal steps whole ones again, got "
+                f"{factor}"
+            )
+        steps = int(factor * self.steps)
+        checks.whole("the number of steps times factor", steps, most=MOST_STEPS)
+        _check_law(self.field, self.t0, self.t1, steps)
+        self.steps, self.resolution = steps, float(self.resolution / factor)
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
         """Return X(t1) from X(t0) = x: a draw in training, the drift alone in evaluation.
