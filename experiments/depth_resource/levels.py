@@ -4,7 +4,8 @@
     python -m experiments.depth_resource.levels --data swirl --width 4 --hidden 8 --rate 0.02
 
 The first command trains on part of Fashion-MNIST, where depth does not pay. FOLDER holds the data
-sets as TFDS writes them. The second command trains on points in the plane, where depth pays.
+sets as TFDS writes them. The second command trains on points in the plane, where depth pays: four
+blocks as narrow as the deep network's are not enough.
 
 A network is a linear lift to a narrow state, residual blocks of a perceptron with steps of length
 1/n, and a linear head. Its blocks begin alike. Trainings of one seed have the same initial weights
