@@ -30,17 +30,25 @@ def images(split: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 class Network(nnx.Module):
-    """A network from flat images to logits.
+    """A network from flat images, or other rows of numbers, to logits.
 
     `field` is the velocity field of the flow, of the given width.
     """
 
     def __init__(
-        self, field: nnx.Module, steps: int, width: int, t1: float = 1.0, *, rngs: nnx.Rngs
+        self,
+        field: nnx.Module,
+        steps: int,
+        width: int,
+        t1: float = 1.0,
+        *,
+        inputs: int = PIXELS,
+        classes: int = CLASSES,
+        rngs: nnx.Rngs,
     ):
-        self.stem = nnx.Linear(PIXELS, width, rngs=rngs)
+        self.stem = nnx.Linear(inputs, width, rngs=rngs)
         self.flow = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=steps), 0.0, t1)
-        self.head = nnx.Linear(width, CLASSES, rngs=rngs)
+        self.head = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.head(self.flow(self.stem(x)))

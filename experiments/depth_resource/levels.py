@@ -1,25 +1,44 @@
-"""A ladder of depths against direct training of the deepest network, on part of Fashion-MNIST.
+"""A ladder of depths against direct training of the deepest network.
 
     python -m experiments.depth_resource.levels --data-dir FOLDER
+    python -m experiments.depth_resource.levels --data swirl --width 4 --hidden 8 --rate 0.02
 
-FOLDER holds the data sets as TFDS writes them. A network is a linear lift of an image to a state of
-width 32, residual blocks of a perceptron with steps of length 1/n, and a linear head. Its blocks
-begin alike. Trainings of one seed have the same initial weights as functions of depth, and the same
-order of images. All trainings have equally many epochs, by Adam with one cosine schedule of the
-learning rate over all of them.
+The first command trains on part of Fashion-MNIST, where depth does not pay. FOLDER holds the data
+sets as TFDS writes them. The second command trains on points in the plane, where depth pays: four
+blocks as narrow as the deep network's are not enough.
+
+A network is a linear lift to a narrow state, residual blocks of a perceptron with steps of length
+1/n, and a linear head. Its blocks begin alike. Trainings of one seed have the same initial weights
+as functions of depth, and the same order of samples. All trainings have equally many epochs, by
+Adam with one cosine schedule of the learning rate over all of them.
 
 - direct: the deepest network from the start;
 - shallow: the first network of the ladder to the end, to tell what depth itself is worth;
+- wide: the shallow network with more hidden units, so that its blocks have the weights of the
+  deepest network (but for some biases), to tell depth from the number of weights;
 - carried: the ladder, as `nf.training.multilevel` climbs it;
 - reset: the ladder, where Adam begins anew at every level, within the same schedule;
 - copied: the ladder, where every new cell has the moments of its parent as they are.
 
 The time of steps is that of the ladder over that of direct training. It is measured apart from the
 trainings: in every round one epoch of each depth, all in one process, and the median over the
-rounds. The time with compilation is that of all epochs of a training, without a cache of compiled
-programs. Accuracy is that on all test images.
-Intervals are Student's over the seeds, of differences and ratios to direct training. Writes
-levels.json, or levels_SET.json for another set, beside this file.
+rounds. The columns of the table are these:
+
+- accuracy: the share of right answers on all test samples, in percent;
+- points lost: the accuracy of direct training less that of the row, in points of percent;
+- final loss: the mean loss of the last epoch of training;
+- cold cache: the time of the whole training over that of direct training, where both compile all
+  of their programs;
+- warm cache: the same where both find all of their programs in JAX's persistent cache. Tracing is
+  still to be done.
+
+Accuracies, points and losses are means with Student's intervals over the seeds. The two columns of
+times are medians with quartiles over the seeds. Every training runs twice in a row: with an empty
+cache, and with the cache that the first run has filled. All trainings of one seed follow each
+other, so that slow spells of the machine meet them alike. The time is that on the clock, from the
+initial weights to the last step, with refinements between levels. Two lines below the table tell
+from how many epochs on the ladder saves time in all. Writes levels.json, or levels_SET.json for
+another set, beside this file.
 """
 
 from __future__ import annotations
@@ -27,6 +46,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +57,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
 from rich.table import Table
 
@@ -49,27 +70,47 @@ from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
 HERE = Path(__file__).parent
-COMMAND = "python -m experiments.depth_resource.levels --data-dir FOLDER --data "
-WIDTH = 32
+COMMAND = "python -m experiments.depth_resource.levels"
 
 
-def flat(name: str, split: str, folder: Path) -> dict[str, np.ndarray]:
+def swirl(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Generate points of the unit disc, and the quadrants to which a flow takes them.
+
+    The flow x' = 2 pi |x| J x, with J the turn by a right angle, turns a circle of radius r by r
+    full turns in the time one. Returns x `(count, 2)`, float32, and y `(count,)`, from 0 to 3.
+    """
+    rng = np.random.default_rng(seed)
+    radius, turns = np.sqrt(rng.uniform(size=count)), rng.uniform(size=count)
+    x = radius * np.stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
+    return {"x": x.T.astype(np.float32), "y": (4 * (turns + radius) % 4).astype(np.int32)}
+
+
+def flat(name: str, split: str, folder: Path | None) -> dict[str, np.ndarray]:
     """Load x `(samples, 784)`, float32 in [0, 1], and y `(samples,)`."""
     dataset = data.load(name, split, data_dir=folder)
     pixels = dataset["image"].reshape(len(dataset["label"]), -1)
     return {"x": (pixels / 255).astype(np.float32), "y": dataset["label"]}
 
 
-def network(depth: int, seed: int) -> Network:
-    """Return a network of a depth, whose blocks begin alike."""
-    rngs = nnx.Rngs(seed)
+def points(options: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the training set and the test set."""
+    if options.data == "swirl":
+        return swirl(options.samples, 0), swirl(10_000, 1)
+    train = flat(options.data, f"train[:{options.samples}]", options.data_dir)
+    return train, flat(options.data, "test", options.data_dir)
+
+
+def network(depth: int, seed: int, train_set: Any, options: Any, wider: int = 1) -> Network:
+    """Return a network whose blocks begin alike, with `wider` times as many hidden units."""
+    rngs, width, hidden = nnx.Rngs(seed), options.width, wider * options.hidden
     field = nf.DepthVarying(
-        lambda rngs: nf.fields.MLP(WIDTH, hidden=WIDTH, activation=jax.nn.relu, rngs=rngs),
+        lambda rngs: nf.fields.MLP(width, hidden=hidden, activation=jax.nn.relu, rngs=rngs),
         nf.PiecewiseConstant(depth),
         rngs=rngs,
         init=nf.tied,
     )
-    return Network(field, depth, WIDTH, rngs=rngs)
+    sizes = {"inputs": train_set["x"].shape[1], "classes": int(train_set["y"].max()) + 1}
+    return Network(field, depth, width, **sizes, rngs=rngs)
 
 
 def loss(model: Network, batch: dict[str, Array]) -> Array:
@@ -91,6 +132,9 @@ def copied(optimiser: optax.GradientTransformation, state: Any, old: Any, new: A
     return jax.tree.map(repeated, state, reset(optimiser, state, old, new))
 
 
+MOMENTS = {"reset": reset, "copied": copied}
+
+
 def climbed(
     moments: Callable[..., Any],
     optimiser: optax.GradientTransformation,
@@ -99,7 +143,7 @@ def climbed(
     options: Any,
 ) -> tuple[Any, Any]:
     """Train level by level, with the state that `moments` makes of that of the level before."""
-    model, fitted = network(options.levels[0], seed), None
+    model, fitted = network(options.levels[0], seed, train_set, options), None
     each = options.epochs // len(options.levels)
     for level, factor in enumerate((1, *factors(options.levels)), 1):
         if fitted is not None:
@@ -117,40 +161,55 @@ def factors(levels: list[int]) -> list[int]:
 
 
 def train(kind: str, seed: int, train_set: Any, options: Any) -> tuple[Any, Any]:
-    """Train one network, and return it with its history."""
-    levels, steps = options.levels, options.epochs * (len(train_set["y"]) // options.batch)
+    """Train one network, and return it with what `fit` returns."""
+    first, *_, last = levels = options.levels
+    steps = options.epochs * (len(train_set["y"]) // options.batch)
     optimiser = optax.adam(optax.cosine_decay_schedule(options.rate, steps))
+    if kind in MOMENTS:
+        return climbed(MOMENTS[kind], optimiser, train_set, seed, options)
+    depth, wider = {"direct": (last, 1), "wide": (first, last // first)}.get(kind, (first, 1))
+    model = network(depth, seed, train_set, options, wider)
     shared: dict[str, Any] = {"batch": options.batch, "seed": seed, "progress": False}
-    if kind in ("direct", "shallow"):
-        model = network(levels[-1 if kind == "direct" else 0], seed)
-        return model, training.fit(
-            model, loss, optimiser, train_set, epochs=options.epochs, **shared
-        )
     if kind == "carried":
         epochs = (options.epochs // len(levels),) * len(levels)
         shared |= {"epochs": epochs, "factor": factors(levels)}
-        return training.multilevel(network(levels[0], seed), loss, optimiser, train_set, **shared)
-    return climbed({"reset": reset, "copied": copied}[kind], optimiser, train_set, seed, options)
+        return training.multilevel(model, loss, optimiser, train_set, **shared)
+    return model, training.fit(model, loss, optimiser, train_set, epochs=options.epochs, **shared)
+
+
+def timed(kind: str, seed: int, train_set: Any, options: Any) -> tuple[Any, Any, float]:
+    """Train one network in a process that has compiled nothing yet, and return the seconds too."""
+    jax.clear_caches()
+    began = time.perf_counter()
+    model, fitted = train(kind, seed, train_set, options)
+    return model, fitted, time.perf_counter() - began
 
 
 def measured(kind: str, seed: int, train_set: Any, test_set: Any, options: Any) -> dict[str, Any]:
-    """Train one network, and return its accuracy in percent, its loss and its times in seconds."""
-    jax.clear_caches()  # Every training compiles all of its programs.
-    model, fitted = train(kind, seed, train_set, options)
-    seconds = fitted.history["seconds"]
-    return {
-        "accuracy": 100 * float(accuracy(model(jnp.asarray(test_set["x"])), test_set["y"])),
-        "loss": float(fitted.history["loss"][-1]),
-        "seconds with compilation": float(seconds.sum()),
-        "losses": fitted.history["loss"].tolist(),
-        "seconds by epoch": seconds.tolist(),
-    }
+    """Train one network twice, and return its accuracy in percent, its loss and its times.
+
+    Times are in seconds. The first training fills a cache of compiled programs for the second.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", folder)
+        cold, warm = (timed(kind, seed, train_set, options) for _ in range(2))
+        model, fitted, seconds = warm
+        return {
+            "accuracy": 100 * float(accuracy(model(jnp.asarray(test_set["x"])), test_set["y"])),
+            "loss": float(fitted.history["loss"][-1]),
+            "cold": cold[-1],
+            "warm": seconds,
+            "losses": fitted.history["loss"].tolist(),
+            "seconds by epoch": fitted.history["seconds"].tolist(),
+        }
 
 
 def times(train_set: Any, options: Any) -> dict[str, Any]:
     """Return the seconds of an epoch by depth, and the time of the ladder over that of direct."""
     levels = options.levels
-    epochs = [by_fit(network(depth, 0), train_set, options.batch) for depth in levels]
+    models = [network(depth, 0, train_set, options) for depth in levels]
+    epochs = [by_fit(model, train_set, options.batch) for model in models]
     seconds = np.zeros((options.rounds + 1, len(levels)))
     for k in range(options.rounds + 1):
         for i, epoch in enumerate(epochs):
@@ -164,7 +223,7 @@ def times(train_set: Any, options: Any) -> dict[str, Any]:
     }
 
 
-KINDS = ("direct", "shallow", "carried", "reset", "copied")
+KINDS = ("direct", "shallow", "wide", "carried", "reset", "copied")
 
 
 def compared(runs: dict[str, list[dict[str, Any]]], kind: str) -> dict[str, Any]:
@@ -173,41 +232,66 @@ def compared(runs: dict[str, list[dict[str, Any]]], kind: str) -> dict[str, Any]
     def column(of: str, what: str) -> np.ndarray:
         return np.asarray([run[what] for run in runs[of]])
 
-    def seconds(of: str) -> np.ndarray:
-        return column(of, "seconds with compilation")
-
     return {
         "accuracy": over_seeds(column(kind, "accuracy")),
         "points lost": over_seeds(column("direct", "accuracy") - column(kind, "accuracy")),
         "final loss": over_seeds(column(kind, "loss")),
-        "with compilation": over_seeds(seconds(kind) / seconds("direct")),
+        "cold cache": ratio(column(kind, "cold"), column("direct", "cold")),
+        "warm cache": ratio(column(kind, "warm"), column("direct", "warm")),
     }
 
 
+def break_even(runs: dict[str, list[dict[str, Any]]], cache: str, options: Any) -> dict[str, Any]:
+    """Return the number of epochs from which on the ladder takes less time in all.
+
+    What a training takes beside its steps does not depend on the number of epochs. The steps of an
+    epoch are those of the second training, without the first epoch of every level.
+    """
+
+    def seconds(kind: str) -> tuple[np.ndarray, np.ndarray]:
+        epochs = np.asarray([run["seconds by epoch"] for run in runs[kind]])
+        levels = epochs.reshape(len(epochs), len(options.levels), -1)[:, :, 1:]
+        return np.asarray([run[cache] for run in runs[kind]]), np.median(levels, -1).mean(-1)
+
+    (direct, each), (ladder, less) = seconds("direct"), seconds("carried")
+    return ratio(ladder - direct + options.epochs * (each - less), each - less)
+
+
+def cores() -> int | None:
+    """Return the number of cores that this process may use, or that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def shown(summary: dict[str, Any]) -> str:
-    return f"{summary['mean']:.2f} ({span(summary['interval'])})"
+    """Return a mean with its interval, or a median with its quartiles, as the table shows it."""
+    middle, *spread = summary.values()
+    return f"{middle:.2f} ({span(np.ravel(spread).tolist())})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
-    parser.add_argument("--data", choices=("mnist", "fashion_mnist"), default="fashion_mnist")
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
+    sets = ("mnist", "fashion_mnist", "swirl")
+    parser.add_argument("--data", choices=sets, default="fashion_mnist")
+    parser.add_argument("--width", type=int, default=32, help="dimension of the state")
+    parser.add_argument("--hidden", type=int, default=32, help="hidden units of a block")
     parser.add_argument("--levels", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--epochs", type=int, default=16, help="a multiple of the levels")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=20, help="rounds that measure times")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20, help="rounds that measure times of steps")
     options = parser.parse_args()
+    # Many small programs add up: the cache keeps them too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     console, began = screen(), time.perf_counter()
-    train_set = flat(options.data, f"train[:{options.samples}]", options.data_dir)
-    test_set = flat(options.data, "test", options.data_dir)
+    train_set, test_set = points(options)
     taken = times(train_set, options)
-    middle, low, high = taken["ladder over direct"].values()
-    console.print(f"time of steps, ladder over direct: {middle:.2f} ({low:.2f} to {high:.2f})")
+    console.print(f"time of steps, ladder over direct: {shown(taken['ladder over direct'])}")
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     with progress(options.seeds * len(KINDS), console) as done:
         for seed in range(options.seeds):
@@ -216,11 +300,12 @@ def main() -> None:
                 runs[kind].append(run)
                 done(
                     f"seed {seed}, {kind}: {run['accuracy']:.2f}%, "
-                    f"{run['seconds with compilation']:.1f} s with compilation"
+                    f"{run['cold']:.1f} s with a cold cache, {run['warm']:.1f} s with a warm one"
                 )
     table = Table(
-        title=f"{options.data}, {options.samples} images, levels {options.levels}, "
-        f"{options.epochs} epochs; mean (95% over seeds, if roughly normal)"
+        title=f"{options.data}, {options.samples} samples, levels {options.levels}, "
+        f"{options.epochs} epochs; mean (95% over seeds, if roughly normal); times over those of "
+        "direct training, median (quartiles over seeds)"
     )
     rows = {kind: compared(runs, kind) for kind in KINDS}
     for column in ("training", *rows["direct"]):
@@ -228,12 +313,18 @@ def main() -> None:
     for kind, row in rows.items():
         table.add_row(kind, *map(shown, row.values()))
     console.print(table)
+    for cache in ("cold", "warm"):
+        name = f"epochs to break even, {cache} cache"
+        taken[name] = break_even(runs, cache, options)
+        console.print(f"{name}: {shown(taken[name])}")
     result: dict[str, Any] = {k: v for k, v in vars(options).items() if k != "data_dir"}
-    result |= {"cores": os.cpu_count(), "device": jax.devices()[0].device_kind}
+    result |= {"cores": cores(), "device": jax.devices()[0].device_kind}
     result |= {"times": taken, "rows": rows}
     result |= {"runs": runs, "seconds": time.perf_counter() - began}
+    given = ("data", "width", "hidden", "rate")
+    command = " ".join([COMMAND, *(f"--{name} {getattr(options, name)}" for name in given)])
     name = "levels.json" if options.data == "fashion_mnist" else f"levels_{options.data}.json"
-    files.write(HERE / name, files.as_json({"command": COMMAND + options.data, "result": result}))
+    files.write(HERE / name, files.as_json({"command": command, "result": result}))
 
 
 if __name__ == "__main__":
