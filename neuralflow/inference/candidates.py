@@ -98,10 +98,10 @@ class Candidate:
 
 def _ratio(old: Discretisation, new: Discretisation) -> Fraction | None:
     """Return the number of new steps for each old one, as `HoldsSteps` takes it."""
-    counts = [grid.steps if isinstance(grid, FixedGrid) else None for grid in (old, new)]
-    if None in counts or not is_explicit(new.scheme) or cost(new.scheme, counts[1]) != counts[1]:
+    before, after = (grid.steps if isinstance(grid, FixedGrid) else None for grid in (old, new))
+    if before is None or after is None or not is_explicit(new.scheme):
         return None
-    return Fraction(counts[1], counts[0])
+    return Fraction(after, before) if cost(new.scheme, after) == after else None
 
 
 def _shown(solve: Discretisation) -> str:
