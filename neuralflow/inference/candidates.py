@@ -64,6 +64,10 @@ class Candidate:
     def applied_to(self, model: ModelT) -> ModelT:
         """Return a model with this discretisation in all its layers, and its weights on this basis.
 
+        The noise of a `labs.stochastic.RandomNetwork` gets the length of the new steps. The network
+        draws no more where steps are not of one length, or evaluate the field more than once. In
+        evaluation mode it takes any discretisation.
+
         Args:
             model: The model, with at least one `NeuralODE` anywhere inside.
 
@@ -85,14 +89,15 @@ class Candidate:
                 "branches of a ResNet become one by nf.from_branches"
             )
         new = nnx.clone(model) if self.basis is None else on_basis(model, self.basis)
-        told: dict[int, HoldsSteps] = {}
+        told: set[nnx.Module] = set()
         for layer in nodes(new, NeuralODE):
             old = layer.discretisation
             layer._take(layer.with_solve(old if self.solve is None else self.solve).discretisation)
-            if self.solve is not None and isinstance(layer.field, HoldsSteps):
-                if id(layer.field) not in told:
-                    layer.field._change_steps(_ratio(old, self.solve))
-                told[id(layer.field)] = layer.field
+            if self.solve is None or not isinstance(layer.field, HoldsSteps):
+                continue
+            if layer.field not in told:
+                layer.field._change_steps(_ratio(old, self.solve))
+                told.add(layer.field)
         return new
 
 
