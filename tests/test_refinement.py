@@ -48,16 +48,27 @@ def decay(scheme, steps) -> Any:
     return nf.NeuralODE(field, nf.FixedGrid(scheme, steps=steps))
 
 
+class Weight(nnx.Module):
+    """A field x -> w x with given rows of w."""
+
+    def __init__(self, rows):
+        self.weight = nnx.Param(jnp.asarray(rows))
+
+    def __call__(self, x):
+        return self.weight[...] * x
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("basis", BASES, ids=str)
 def test_a_finer_model_has_the_same_weights(basis, factor):
     times = UNEVEN if basis.cells == UNEVEN else np.linspace(0, 1, 13)
-    field = nf.DepthVarying(linear, basis, rngs=nnx.Rngs(0))
+    rows = np.random.default_rng(0).normal(size=(basis.size, 2))
+    field = nf.DepthVarying.from_stack(Weight(rows), basis)
     model = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), times=times), 1.0, 3.0)
     before = arrays(model)
     finer = nf.refined(model, factor)
     assert type(finer.field.basis) is type(basis)
-    assert finer.field.stack.kernel.shape[0] == finer.field.basis.size > basis.size
+    assert finer.field.stack.weight.shape[0] == finer.field.basis.size > basis.size
     assert finer.plan().steps == factor * model.plan().steps and finer.ends == (1.0, 3.0)
     knots = finer.field.basis.knots
     depths = {*knots, *(knots[1:] + knots[:-1]) / 2, 0.37} - {*basis.knots}

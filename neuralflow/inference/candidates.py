@@ -64,6 +64,10 @@ class Candidate:
     def applied_to(self, model: ModelT) -> ModelT:
         """Return a model with this discretisation in all its layers, and its weights on this basis.
 
+        The noise of a `labs.stochastic.RandomNetwork` gets the length of the new steps. The network
+        draws no more where steps are not of one length, or evaluate the field more than once. In
+        evaluation mode it takes any discretisation.
+
         Args:
             model: The model, with at least one `NeuralODE` anywhere inside.
 
@@ -85,23 +89,24 @@ class Candidate:
                 "branches of a ResNet become one by nf.from_branches"
             )
         new = nnx.clone(model) if self.basis is None else on_basis(model, self.basis)
-        told: dict[int, HoldsSteps] = {}
+        told: set[nnx.Module] = set()
         for layer in nodes(new, NeuralODE):
             old = layer.discretisation
             layer._take(layer.with_solve(old if self.solve is None else self.solve).discretisation)
-            if self.solve is not None and isinstance(layer.field, HoldsSteps):
-                if id(layer.field) not in told:
-                    layer.field._change_steps(_ratio(old, self.solve))
-                told[id(layer.field)] = layer.field
+            if self.solve is None or not isinstance(layer.field, HoldsSteps):
+                continue
+            if layer.field not in told:
+                layer.field._change_steps(_ratio(old, self.solve))
+                told.add(layer.field)
         return new
 
 
 def _ratio(old: Discretisation, new: Discretisation) -> Fraction | None:
     """Return the number of new steps for each old one, as `HoldsSteps` takes it."""
-    counts = [grid.steps if isinstance(grid, FixedGrid) else None for grid in (old, new)]
-    if None in counts or not is_explicit(new.scheme) or cost(new.scheme, counts[1]) != counts[1]:
+    before, after = (grid.steps if isinstance(grid, FixedGrid) else None for grid in (old, new))
+    if before is None or after is None or not is_explicit(new.scheme):
         return None
-    return Fraction(counts[1], counts[0])
+    return Fraction(after, before) if cost(new.scheme, after) == after else None
 
 
 def _shown(solve: Discretisation) -> str:

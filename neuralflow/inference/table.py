@@ -225,8 +225,8 @@ def tradeoff(
         The table. The first choice is the model as it was trained.
 
     Raises:
-        InputError: `data` holds no x and y of numbers with one length, the answers do not fit the
-            outputs, or the outputs of the model as it was trained are not finite.
+        InputError: `data` holds no x and y of numbers with one length, the answers are not finite
+            or do not fit the outputs, or the outputs of the model as it was trained are not finite.
         InputError: The model has no `NeuralODE`, or cannot be evaluated on x.
         InputError: A number is less than 1.
         InputTypeError: An argument is of the wrong kind.
@@ -393,6 +393,8 @@ def _checked(data: Any) -> tuple[np.ndarray, np.ndarray]:
             "data must hold one y for every x along a leading axis, at least one, got shapes "
             f"{x.shape} and {y.shape}"
         )
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise InputError("data['y'] must be finite, got numbers that are not; leave them out")
     return x, y
 
 

@@ -115,6 +115,7 @@ def multilevel(
             f"multilevel trains every level for its number of epochs, got {min(taken)}; leave it "
             "out, or call fit for every level"
         )
+    checks.flag("progress", progress)
     checks.instance("model", model, nnx.Module, "an nnx.Module")
     checks.instance("optimiser", optimiser, optax.GradientTransformation, "an optax transformation")
     if factors:  # What no later level could do is refused before any work is done.

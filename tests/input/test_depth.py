@@ -31,7 +31,7 @@ def stacked(count):
 def counted():
     """Four rows of whole numbers."""
     stack = stacked(4)
-    stack.bias.set_value(jnp.ones((4, 2), int))
+    stack.kernel.set_value(jnp.ones((4, 2, 2), int))
     return stack
 
 

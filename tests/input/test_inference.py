@@ -91,6 +91,7 @@ CALLS = {
                 "a negative class": {"x": X, "y": np.asarray([0, 1, -1, 0])},
                 "three targets": {"x": X, "y": np.ones((4, 3))},
                 "half classes": {"x": X, "y": np.full(4, 0.5)},
+                "no numbers": {"x": X, "y": np.full((4, 2), np.nan)},
             },
             "candidates": {
                 "none": None,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from support.calls import COUNT, FUNCTION, MODULE, Call, Wrong, refuse, without
+from support.calls import COUNT, FLAG, FUNCTION, MODULE, Call, Wrong, refuse, without
 from support.wrong import wrong
 
 import neuralflow as nf
@@ -143,6 +143,7 @@ CALLS = {
             "patience": {"two": 2},
             "after": {"none": None},
             "resume": {"nowhere": True},
+            "progress": FLAG,
             "settings": {"object": {"a": object()}, "number": {"a": np.nan}},
         },
         said={"model": "model|parameters", "data": "data"},

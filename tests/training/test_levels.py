@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from support.training import POINTS, equal
+from support.training import POINTS, equal, linear
 
 import neuralflow as nf
 from neuralflow import models, training
@@ -61,7 +61,7 @@ def random(state, seed=0):
 @pytest.mark.parametrize("basis", BASES, ids=str)
 def test_a_moment_is_that_of_gradients_on_finer_depth(basis):
     """The gradient of int w(s) theta(s) ds, for a density w of the coarser basis."""
-    old = nf.DepthVarying(Bent, basis, rngs=nnx.Rngs(0))
+    old = nf.DepthVarying.from_stack(nnx.Dict(weight=nnx.Param(jnp.ones(basis.size))), basis)
     new = old.refine(basis.refined(3))
     points, each = np.polynomial.legendre.leggauss(6)
     cells = np.diff(new.basis.knots)[:, None]
@@ -71,20 +71,16 @@ def test_a_moment_is_that_of_gradients_on_finer_depth(basis):
         B.evaluation(basis, depths) @ np.random.default_rng(0).normal(size=basis.size)
     )
 
-    def functional(state, basis):
-        row = density @ B.evaluation(basis, depths)
-        return sum(jnp.sum(jnp.tensordot(row, leaf, 1)) for leaf in jax.tree.leaves(state))
+    def moments(field):
+        def functional(state):
+            return density @ B.evaluation(field.basis, depths) @ jax.tree.leaves(state)[0]
 
-    gradients = [jax.grad(functional)(params(each), each.basis) for each in (old, new)]
-    momentum = optax.trace(0.9)
-    states = [
-        momentum.update(g, momentum.init(params(each)))[1]
-        for g, each in zip(gradients, (old, new), strict=True)
-    ]
-    moved = training.refined_moments(states[0], old, new)
-    for a, b in zip(*map(jax.tree.leaves, (moved, states[1])), strict=True):
-        assert np.allclose(a, b, rtol=0, atol=1e-5)
-    second = training.refined_moments(random(optax.scale_by_rms().init(params(old))), old, new)
+        gradient = jax.grad(functional)(params(field))
+        return optax.TraceState(gradient), optax.ScaleByRmsState(params(old))
+
+    first, second = training.refined_moments(moments(old), old, new)
+    for a, b in zip(*map(jax.tree.leaves, (first, moments(new)[0])), strict=True):
+        assert np.allclose(a, b, rtol=0, atol=1e-13)
     assert all((leaf > 0).all() for leaf in jax.tree.leaves(second))
 
 
@@ -316,9 +312,9 @@ def test_what_comes_after_is_checked(climbed):
 def test_patience_counts_the_new_epochs_alone():
     """The loss of the epochs before was lower than any new one."""
     history = training.History([{"epoch": k, "loss": 0.0} for k in (1, 2, 3)])
-    before = Fitted(history, 1, "epochs", optax.sgd(0.0).init(params(Network())))
+    before = Fitted(history, 1, "epochs", optax.sgd(0.0).init(params(linear())))
     fitted = training.fit(
-        Network(),
+        linear(),
         models.classification,
         optax.sgd(0.0),
         POINTS,

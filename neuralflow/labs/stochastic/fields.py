@@ -277,8 +277,10 @@ class Stepped(HoldsSteps):
 
     def _change_steps(self, factor: Fraction | None) -> None:
         """Divide the length of the steps; the limit for short steps stays the same."""
-        unknown = factor is None or self.step is None
-        self.step = None if unknown else float(self.step / factor)
+        if factor is None or self.step is None:
+            self.step = None
+        else:
+            self.step = float(self.step / factor)
 
     def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Any:
         """Return the velocity at x: a draw in training, the expectation in evaluation.
