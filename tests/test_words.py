@@ -122,6 +122,41 @@ def initial():
     return (f"β = {boundary[0.5]:.2f} for weights drawn", f"at {boundary[1.0]:.2f} for tied ones")
 
 
+def ladders():
+    fashion, plane = (record(f"depth_resource/levels{n}.json")["result"] for n in ("", "_swirl"))
+
+    def lost(result, kind):
+        points = result["rows"][kind]["points lost"]
+        return f"{points['mean']:.2f} points ({span(points['interval'], 2)})"
+
+    whole = fashion["rows"]["carried"]
+    steps = fashion["times"]["ladder over direct"]["median"]
+    ladder, wide = (lost(plane, kind).replace(" points", "") for kind in ("carried", "wide"))
+    return (
+        f"loses {lost(fashion, 'carried')} against 32 steps",
+        f"in {steps:.2f} of the time of training steps",
+        f"take {whole['cold cache']['median']:.2f} times as long in all, and "
+        f"{whole['warm cache']['median']:.2f} times with a warm cache",
+        f"Four steps to the end lose {lost(fashion, 'shallow')}",
+        f"four steps lose {lost(plane, 'shallow')}, the ladder {ladder}, four steps with blocks of "
+        f"eight times as many hidden units {wide}",
+    )
+
+
+def choices():
+    table = record("depth_resource/tradeoff-fashion_mnist.json")["result"]["table"]["choices"]
+    own, four, one = (
+        next(row for row in table if row["choice"].startswith(name))
+        for name in ("as trained", "Euler, 4 steps, PiecewiseConstant", "Euler, 1 step, Piecewise")
+    )
+    apart = sum(row["change"][0] > 0 or row["change"][1] < 0 for row in table)
+    assert apart == 1
+    return (
+        f"{100 * own['accuracy']:.2f}% as trained, {100 * four['accuracy']:.2f}% with 4 Euler "
+        f"steps in {four['time']:.2f} of the time, {100 * one['accuracy']:.2f}% with one step",
+    )
+
+
 CLAIMS = (
     trained,
     mnist,
@@ -132,6 +167,8 @@ CLAIMS = (
     evaluations,
     training_noise,
     initial,
+    ladders,
+    choices,
 )
 
 
