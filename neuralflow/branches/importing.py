@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import core
 from jaxtyping import PyTree
 
 from neuralflow import checks
@@ -25,7 +26,7 @@ from neuralflow.branches.alignment import (
 from neuralflow.branches.residual import from_branches
 from neuralflow.branches.states import fitted, misfit, state_errors
 from neuralflow.branches.units import HiddenUnits, hidden_units
-from neuralflow.checks import InputError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, DepthVarying, PiecewiseConstant, raw
 from neuralflow.depth.basis import evaluation
 from neuralflow.depth.grid import locate_steps, uniform
@@ -129,7 +130,7 @@ def fit_branches(
             parameter or no axis, or changes the function of the branch.
         InputError: `units` are given without `x`, or a branch cannot be evaluated on `x`.
         InputError: A weight of a branch is not finite.
-        InputTypeError: An argument is of the wrong kind.
+        InputTypeError: An argument is of the wrong kind, or is traced.
         SolveError: `x` is not finite, or the branches lead out of the range of floating point.
 
     Example:
@@ -151,6 +152,11 @@ def fit_branches(
     checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseLinear(8)")
     checks.whole("steps", steps, least=0)
     stack = original.field.stack
+    given = jax.tree.leaves((nnx.state(stack), x, context))
+    if any(isinstance(leaf, core.Tracer) for leaf in given):
+        raise InputTypeError(
+            "branches and x must be known, got traced ones; call fit_branches outside of jax.jit"
+        )
     matrix = _reading(basis, len(branches), stack)
     inverse = np.linalg.pinv(matrix)
     before = _weights(stack)

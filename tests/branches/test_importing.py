@@ -287,6 +287,10 @@ def spoilt():
 
 test_bad_input_is_refused = refuses(
     {
+        "inputs in a trace": (
+            lambda: jax.jit(lambda x: fit(x=x)[0](x))(X),
+            "branches and x must be known, got traced ones",
+        ),
         "a weight that is not finite": (
             lambda: nf.fit_branches([spoilt()], nf.PiecewiseConstant(1), units=()),
             "branches must hold finite weights, got others in 'bias1'",
