@@ -525,8 +525,12 @@ _FREE = {
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that decide what a training computes."""
-    return {name: value for name, value in record.items() if name not in _FREE}
+    """Return the options that decide what a training computes.
+
+    With levels, the number of epochs says where a network is refined.
+    """
+    free = _FREE - {"epochs"} if record.get("levels") else _FREE
+    return {name: value for name, value in record.items() if name not in free}
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:

@@ -74,6 +74,11 @@ def test_trains_level_by_level(tmp_path, here):
     assert status == 0 and "step 12: loss" in told and f"accuracy {last}" in told
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [row["evaluations"] for row in rows] == [1, 1, 2]
+    # Another number of epochs would have refined the network elsewhere.
+    written = (folder / "options.json").read_text()
+    status, told = here("train", *options, "--epochs", 5, "--resume")
+    assert status == 2 and "was trained with --epochs 3 (now 5)" in " ".join(told.split())
+    assert (folder / "options.json").read_text() == written
     # The second level is gone: the first one still knows its options.
     shutil.rmtree(folder / "checkpoints")
     status, told = here("train", *options, "--epochs", 3, "--resume", "--seed", 1)
