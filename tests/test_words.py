@@ -143,6 +143,35 @@ def ladders():
     )
 
 
+def imports():
+    sets = {
+        name: record(f"depth_resource/importing-{name}.json")["result"]["runs"]
+        for name in ("mnist", "fashion_mnist", "cifar10")
+    }
+
+    def values(column, kinds, names):
+        runs = [run for name in names for kind in kinds for run in sets[name][kind]]
+        if column == "seconds":
+            return [run[column] for run in runs]
+        return [run["trained"] - run[column] for run in runs]
+
+    dense, images = ("mnist", "fashion_mnist"), ("cifar10",)
+    small = [kind for kind in sets["mnist"] if "1/n" in kind]
+    ordinary = ["h = 1", "h = 1, batch norm"]
+    return (
+        f"at most {max(values('projected', small, dense)):.2f} points on MNIST and Fashion-MNIST "
+        f"and {max(values('projected', small, images)):.2f} with convolutions",
+        f"{span(values('projected', ordinary, dense), 0)} points are lost on MNIST and "
+        "Fashion-MNIST with tanh or batch norm, "
+        f"{span(values('aligned', ordinary, dense), 0)} where hidden units",
+        f"in {span(values('seconds', ordinary, dense), 0)} seconds of one core, loses at most "
+        f"{max(values('fitted', ordinary, dense)):.2f}",
+        f"up to {max(values('fitted', ['h = 1, ReLU'], dense)):.1f} points short",
+        f"lose {span(values('fitted', ordinary, images), 1)} after 100 steps "
+        f"({max(values('seconds', ordinary, images)):.0f} seconds)",
+    )
+
+
 def choices():
     table = record("depth_resource/tradeoff-fashion_mnist.json")["result"]["table"]["choices"]
     own, four, one = (
@@ -168,6 +197,7 @@ CLAIMS = (
     training_noise,
     initial,
     ladders,
+    imports,
     choices,
 )
 
