@@ -29,6 +29,12 @@ def span(limits: Sequence[float], digits: int = 2) -> str:
 
 
 @contextmanager
+def silence() -> Iterator[Callable[[str], None]]:
+    """Yield a function that tells nobody of the progress, in the place of `progress`."""
+    yield lambda what: None
+
+
+@contextmanager
 def progress(total: int, shown: Any = None) -> Iterator[Callable[[str], None]]:
     """Show the progress of work: a moving bar in a terminal, numbered lines in a pipe.
 

@@ -176,17 +176,11 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
         solve = layer.discretisation
         layer._take(solve.refined(factor) if solve.planned else solve)
     if x is not None:
-        change = _change(model, new, x)
-        if not change <= _NOTICED:
-            warnings.warn(
-                f"refining changes the outputs on x by {change:.1%} of their norm, because the "
-                "steps of the model are not small; train on, or keep the depth",
-                stacklevel=2,
-            )
+        _tell(model, new, x, "refining", "the steps of the model are not small")
     return new
 
 
-def projected(model: ModelT, basis: Basis) -> ModelT:
+def projected(model: ModelT, basis: Basis, x: PyTree = None) -> ModelT:
     """Return a model whose weights are functions of depth on another basis.
 
     The functions of every `DepthVarying` become the functions of the basis that are nearest in
@@ -197,6 +191,8 @@ def projected(model: ModelT, basis: Basis) -> ModelT:
     Args:
         model: The model, with `DepthVarying` anywhere inside.
         basis: The new basis of all weights that vary with depth.
+        x: An input of the model, or None. With an input, a `UserWarning` tells how much the outputs
+            of the model in evaluation mode change, if this is more than 1 % of their norm.
 
     Returns:
         The new model, which shares nothing with the model.
@@ -205,7 +201,9 @@ def projected(model: ModelT, basis: Basis) -> ModelT:
         InputError: No weight of the model varies with depth. Or a step of a layer would cross a
             knot of the basis, or the model holds batch statistics and the basis is not
             `PiecewiseConstant`.
-        InputTypeError: `model` is not an `nnx.Module`, or `basis` is not a basis.
+        InputError: The model cannot be evaluated on `x`.
+        InputTypeError: `model` is not an `nnx.Module`, `basis` is not a basis, or `x` is traced.
+        SolveError: A solve on `x` failed.
 
     Example:
         >>> import neuralflow as nf
@@ -223,6 +221,8 @@ def projected(model: ModelT, basis: Basis) -> ModelT:
     new = on_basis(model, basis)
     for layer in nodes(new, NeuralODE):
         layer.discretisation.check(layer.field)
+    if x is not None:
+        _tell(model, new, x, "projecting", f"the weights are not near functions on {basis}")
     return new
 
 
@@ -309,6 +309,17 @@ def spread_rows(matrix: np.ndarray, array: Array) -> Array:
     return jax.device_put(new, sharding)
 
 
+def _tell(model: nnx.Module, new: nnx.Module, x: PyTree, what: str, why: str) -> None:
+    """Warn of a change of the outputs on x that people would notice."""
+    change = _change(model, new, x)
+    if not change <= _NOTICED:
+        warnings.warn(
+            f"{what} changes the outputs on x by {change:.1%} of their norm, because {why}; "
+            "train on, or keep the model",
+            stacklevel=3,
+        )
+
+
 def _change(model: nnx.Module, new: nnx.Module, x: PyTree) -> float:
     """Return the norm of the change of the outputs on x, relative to the norm of the outputs."""
     if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves((x, nnx.state(model)))):
@@ -325,6 +336,10 @@ def _change(model: nnx.Module, new: nnx.Module, x: PyTree) -> float:
         return float(jnp.sqrt(sum(jnp.sum(jnp.abs(array) ** 2) for array in arrays)))
 
     before, after = (list(map(wide, jax.tree.leaves(evaluated(each, x)))) for each in (model, new))
+    if not sum(array.size for array in before):
+        raise InputError(
+            f"x of shape {jax.tree.map(jnp.shape, x)} has no outputs to compare; give a sample"
+        )
     return norm([a - b for a, b in zip(after, before, strict=True)]) / max(norm(before), 1e-30)
 
 

@@ -200,10 +200,10 @@ def measure(kind: Kind, seed: int, options: Any, sets: dict[str, Any]) -> dict[s
     plain, _ = nf.fit_branches(branches, basis, units=())
     aligned, _ = nf.fit_branches(branches, basis)
     began = time.process_time()
-    fitted, report = nf.fit_branches(branches, basis, x=x, steps=steps)
+    fitted, report = nf.fit_branches(branches, basis, x=x, steps=steps, progress=False)
     jax.block_until_ready(nnx.state(fitted))
     seconds = time.process_time() - began
-    other, _ = nf.fit_branches(copies, basis, x=x, steps=steps)
+    other, _ = nf.fit_branches(copies, basis, x=x, steps=steps, progress=False)
 
     def accuracy(layer: Any) -> float:
         return 100 * float((network.logits(layer(states)).argmax(-1) == test["y"]).mean())

@@ -33,6 +33,7 @@ from neuralflow.depth.grid import locate_steps, uniform
 from neuralflow.depth.varying import dotted, flatten
 from neuralflow.fields import evaluate
 from neuralflow.layers import NeuralODE
+from neuralflow.solve.system import velocity_of
 
 _PROBE = 8  # Inputs on which the units are checked.
 
@@ -89,6 +90,7 @@ def fit_branches(
     x: PyTree = None,
     context: PyTree = None,
     steps: int = 1500,
+    progress: bool = True,
 ) -> tuple[NeuralODE[DepthVarying], FitReport]:
     """Return a layer on a basis of depth that reproduces trained residual branches.
 
@@ -112,12 +114,15 @@ def fit_branches(
         branches: The residual branches, as for `from_branches`.
         basis: The basis of the functions of depth. It has at most N coefficients, and no step
             crosses a knot.
-        units: The hidden units of a branch. None takes those that `hidden_units` finds.
+        units: The hidden units of a branch. None takes those that `hidden_units` finds, in
+            `nnx.Sequential`, `fields.MLP`, `fields.ConvBlock` and attention. The units of another
+            module have to be named.
         x: Inputs `(samples, ...)` of the first branch, in the distribution of later use. None
             leaves out the fit to states.
         context: The context of the branches at the inputs, or None.
         steps: The number of steps of Adam. Each step walks both networks on at most 256 inputs. 0
             leaves out the fit to states.
+        progress: Whether to show the progress of the fit to states.
 
     Returns:
         The layer, and a report of the errors. The layer has the mode of the branches.
@@ -151,12 +156,9 @@ def fit_branches(
     original = from_branches(branches)
     checks.instance("basis", basis, Basis, "a depth basis such as nf.PiecewiseLinear(8)")
     checks.whole("steps", steps, least=0)
+    checks.flag("progress", progress)
     stack = original.field.stack
-    given = jax.tree.leaves((nnx.state(stack), x, context))
-    if any(isinstance(leaf, core.Tracer) for leaf in given):
-        raise InputTypeError(
-            "branches and x must be known, got traced ones; call fit_branches outside of jax.jit"
-        )
+    _refuse_traced(nnx.state(stack))
     matrix = _reading(basis, len(branches), stack)
     inverse = np.linalg.pinv(matrix)
     before = _weights(stack)
@@ -166,9 +168,10 @@ def fit_branches(
                 f"branches must hold finite weights, got others in '{name}'; give branches that "
                 "were trained without a failure"
             )
+    if x is not None:
+        x = _inputs(original, branches[0], x, context)
     groups = _units(branches[0], before, units)
     if x is not None:
-        x = _inputs(original, x, context)
         _check_functions(branches[0], before, groups, x, context)
     elif units:
         raise InputError("units are checked on inputs; give x, or let hidden_units find the units")
@@ -189,7 +192,7 @@ def fit_branches(
     )
     if x is None:
         return layer, report
-    fit = fitted(layer, original, _rates(layer, after.weights, matrix), x, context, steps)
+    fit = fitted(layer, original, _rates(layer, after.weights, matrix), x, context, steps, progress)
     off, nearer = (state_errors(each, original, x, context) for each in (layer, fit))
     if not misfit(*np.square(nearer)) <= misfit(*np.square(off)):
         fit, nearer = layer, off
@@ -240,16 +243,18 @@ def _units(
     branch: nnx.Module, weights: Weights, units: Sequence[HiddenUnits] | None
 ) -> list[HiddenUnits]:
     """Return the hidden units of a branch, with axes that count from the front."""
+    shapes = {name: array.shape[1:] for name, array in weights.items()}
     if units is None:
         found = hidden_units(branch)
         if not found:
             raise InputError(
-                f"no hidden units are known of a {type(branch).__name__}; name them with "
-                "units=[nf.HiddenUnits(...)], or give units=() to align nothing"
+                f"no hidden units are known of a {type(branch).__name__}; put its layers into an "
+                "nnx.Sequential, or name the axes of its units with units=[nf.HiddenUnits(...)], "
+                'such as nf.HiddenUnits({"first.kernel": 1, "first.bias": 0, "last.kernel": 0}) '
+                f"(the branch has {shapes}), or give units=() to align nothing"
             )
         return found
     given = checks.sequence("units", units, "a sequence of nf.HiddenUnits")
-    shapes = {name: array.shape[1:] for name, array in weights.items()}
     for group in given:
         checks.instance("each of units", group, HiddenUnits, "an nf.HiddenUnits")
         for name, axis in group.axes.items():
@@ -269,19 +274,31 @@ def _units(
     ]
 
 
-def _inputs(layer: NeuralODE, x: PyTree, context: PyTree) -> PyTree:
+def _inputs(layer: NeuralODE, branch: nnx.Module, x: PyTree, context: PyTree) -> PyTree:
     """Return inputs as arrays, and refuse what the branches cannot be evaluated on."""
     checks.states("x", x)
+    _refuse_traced((x, context))
     x = jax.tree.map(jnp.asarray, x)
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(counts) > 1 or counts & {(), (0,)}:
         raise InputError(
             f"x must be inputs (samples, ...), at least one, got shapes {sorted(counts)} in front"
         )
-    quiet = nnx.clone(layer)  # In training, a call would change its batch statistics.
+    # In training, a call would change batch statistics.
+    first, quiet = nnx.clone(branch), nnx.clone(layer)
+    first.eval()
     quiet.eval()
+    jax.eval_shape(lambda: velocity_of(type(branch).__name__, first, x, None, context))
     quiet(_first(1, x, context), context=context)
     return x
+
+
+def _refuse_traced(arrays: PyTree) -> None:
+    """Refuse arrays that are not known while a function is traced."""
+    if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(arrays)):
+        raise InputTypeError(
+            "branches and x must be known, got traced ones; call fit_branches outside of jax.jit"
+        )
 
 
 def _first(count: int, x: PyTree, context: PyTree) -> PyTree:

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from neuralflow import console
 from neuralflow.depth import DepthVarying
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import FixedGrid
@@ -19,6 +20,7 @@ from neuralflow.solve import FixedGrid
 _BATCH = 256
 _JUDGED = 4096  # The errors are those of so many inputs at most, evenly spaced.
 _SHARE = 0.12  # The longest steps of a weight are this share of its error in the projection.
+_PIECES = 10  # The progress is told so many times.
 _LAST = 3  # What follows the blocks sees the last state alone, so it counts more than all states.
 
 
@@ -29,6 +31,7 @@ def fitted(
     x: PyTree,
     context: PyTree,
     steps: int,
+    progress: bool,
 ) -> NeuralODE[DepthVarying]:
     """Return a layer whose states after all steps are near those of another layer.
 
@@ -44,6 +47,7 @@ def fitted(
         x: Inputs `(samples, ...)`. Each step takes a part of the samples, drawn anew.
         context: The context of both layers. With a context, each step takes all samples.
         steps: The number of steps. 0 returns the layer.
+        progress: Whether to show the progress.
     """
     if not steps:
         return layer
@@ -60,7 +64,10 @@ def fitted(
     )
 
     @jax.jit
-    def run(start: PyTree, rest: PyTree, target: PyTree, x: PyTree, context: PyTree) -> PyTree:
+    def run(
+        carry: PyTree, keys: Array, rest: PyTree, target: PyTree, x: PyTree, context: PyTree
+    ) -> tuple[PyTree, Array]:
+        """Return the parameters and the moments after more steps, and the last error."""
         reference = nnx.merge(other, target, copy=True)
 
         def loss(params: PyTree, x: PyTree) -> Array:
@@ -69,22 +76,30 @@ def fitted(
             states, aims = (each.trajectory(x, context=context) for each in (moved, reference))
             return misfit(_off(states, aims, 1), _off(states, aims, -1))
 
-        def step(carry: Any, key: Array) -> tuple[Any, None]:
+        def step(carry: Any, key: Array) -> tuple[Any, Array]:
             params, state = carry
             batch = x
             if context is None and samples > _BATCH:
                 chosen = jax.random.randint(key, (_BATCH,), 0, samples)
                 batch = jax.tree.map(lambda leaf: leaf[chosen], x)
             # The gradient of JAX in a complex number is the conjugate of the steepest ascent.
-            gradient = jax.tree.map(jnp.conj, jax.grad(loss)(params, batch))
+            off, gradient = jax.value_and_grad(loss)(params, batch)
+            gradient = jax.tree.map(jnp.conj, gradient)
             updates, state = optimiser.update(gradient, state)
-            return (optax.apply_updates(params, updates), state), None
+            return (optax.apply_updates(params, updates), state), off
 
-        keys = jax.random.split(jax.random.key(0), steps)
-        return lax.scan(step, (start, optimiser.init(start)), keys)[0][0]
+        carry, off = lax.scan(step, carry, keys)
+        return carry, jnp.sqrt(off[-1] / misfit(jnp.ones(()), jnp.ones(())))
 
+    # Pieces of one length are compiled once.
+    pieces = next(n for n in range(_PIECES, 0, -1) if steps % n == 0)
+    carry = start, optimiser.init(start)
+    with console.progress(pieces) if progress else console.silence() as done:
+        for keys in jax.random.split(jax.random.key(0), steps).reshape(pieces, -1):
+            carry, off = run(carry, keys, rest, target, x, context)
+            done(f"fit to states, {len(keys)} steps: {float(off):.2e} off")
     stack = nnx.clone(layer.field.stack)
-    nnx.update(stack, run(start, rest, target, x, context))
+    nnx.update(stack, carry[0])
     return layer.with_field(DepthVarying.from_stack(stack, basis))
 
 

@@ -171,7 +171,7 @@ def locate_steps(grid: Grid, cells: int | tuple[float, ...]) -> Place:
         )
         raise InputError(
             f"step {across[0]} of {grid.steps} crosses a knot of weights with {count} cells; "
-            f"{remedy}, or bring the weights to the grid with DepthVarying.project()"
+            f"{remedy}, or take weights on a basis whose knots are edges of steps (nf.projected)"
         )
     return Place(cell, enter, leave)
 

@@ -68,22 +68,22 @@ class ErrorSplit:
         return {name: float((part * total).sum()) / square for name, part in self.parts.items()}
 
     def sentence(self) -> str:
-        """Return the distance and the sizes of the parts in a sentence, the largest part first."""
-        sizes, distances = self.sizes, self.distances
-        moved = {
-            n: f"moves them by {size:.2%} to {distances[n]:.2%} off" for n, size in sizes.items()
-        }
-        first, *others = sorted(sizes, key=lambda name: -sizes[name])
-        told = [f"the largest part is the {first}, which {moved[first]}"]
-        told += [f"the {name} {moved[name]}" for name in others]
-        return f"The outputs are {self.distance:.2%} off: {'; '.join(told)}."
+        """Return the distance in a sentence, and how far each part moves the outputs in another."""
+        off = self.distances
+        told = [f"the {name} moves them by {size:.2%}" for name, size in self.sizes.items()]
+        told = [
+            f"{text} and leaves them {off[n]:.2%} off" for text, n in zip(told, off, strict=True)
+        ]
+        first, rest = told[0], told[1:]
+        return f"The outputs are {self.distance:.2%} off. {'; '.join([first.capitalize(), *rest])}."
 
     def __str__(self) -> str:
         lines = [f"{'part':16}{'size':>10}{'share':>10}{'off so far':>12}"]
         for name, size in self.sizes.items():
             share, off = self.shares[name], self.distances[name]
             lines.append(f"{name:16}{size:>10.2%}{share:>+10.2f}{off:>12.2%}")
-        return "\n".join([*lines, self.sentence()])
+        told = "Shares are inner products with the whole difference, and add up to one."
+        return "\n".join([*lines, self.sentence(), told])
 
     def record(self) -> dict[str, Any]:
         """Return the sizes, shares and distances as plain data."""

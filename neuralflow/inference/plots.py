@@ -59,11 +59,12 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
     done = [c for c in table.choices[1:] if np.isfinite(getattr(c, cost))]
     axis.axhline(_height(table, own), color="0.4", linewidth=0.5)
     line = [getattr(c, cost) for c in best], [_height(table, c) for c in best]
-    axis.plot(*line, color="0.6", linewidth=1.2, zorder=1, label="best choices")
+    axis.plot(*line, color="0.6", linewidth=1.2, zorder=1, label="best choices, numbers of steps")
     if table.classes:
         low, high = 100 * np.transpose([c.change for c in best])
-        label = "95% over samples"
-        axis.vlines(line[0], low, high, color="0.6", linewidth=0.8, zorder=1, label=label)
+        axis.vlines(
+            line[0], low, high, "0.6", "dotted", label="95% over samples", linewidth=1, zorder=1
+        )
     schemes, bases = (list(dict.fromkeys(_kind(c)[i] for c in done)) for i in (0, 1))
     for kind in sorted(set(map(_kind, done))):
         for sizes, chosen in ((16, False), (44, True)):
@@ -95,11 +96,13 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     if table.classes:
+        unit = "points"
         if max(abs(_height(table, c)) for c in done or [own]) > 1:
             axis.set_yscale("symlog", linthresh=0.1)
+            unit = "points, logarithmic beyond 0.1"
         axis.yaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
         axis.margins(y=0.1)
-        axis.set_ylabel("accuracy against that as trained (points)")
+        axis.set_ylabel(f"accuracy against that as trained ({unit})")
     else:
         axis.set_yscale("log")
         axis.set_ylabel("loss")

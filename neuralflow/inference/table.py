@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -116,11 +115,12 @@ class Tradeoff:
         """Return the table as text, the heads of its columns first.
 
         A dash stands for a number that is not known. Changes are 95% intervals, of accuracies in
-        points. Milliseconds are medians with quartiles.
+        points. Milliseconds are medians with quartiles. A ratio of times is the median of the
+        ratios in every round, so slow spells of the machine hardly change it.
         """
         names = ("accuracy, %", "disagree, %") if self.classes else ("loss", "off")
         quality = (names[0], "change", names[1])
-        heads = ("choice", *quality, "evaluations", "ms a batch", "time", "memory, bytes")
+        heads = ("choice", *quality, "evaluations", "ms a batch", "time ratio", "memory, bytes")
         best = {cost: self.front(cost) for cost in get_args(Cost)}
         rows = []
         for choice in self.choices:
@@ -255,7 +255,7 @@ def tradeoff(
     size = min(int(batch), len(x))
     choices: list[Choice] = []
     programs: dict[int, Program] = {}
-    with console.progress(len(given) + 2) if progress else _silence() as done:
+    with console.progress(len(given) + 2) if progress else console.silence() as done:
         own, expected = _run(Candidate(), model, x, size, programs, 0)
         first = _scores(expected, y)
         own = replace(own, **_means(first), change=(0.0, 0.0), disagreement=0.0)
@@ -406,9 +406,3 @@ def _candidates(candidates: Any) -> list[Candidate]:
         checks.instance("each of candidates", one, Candidate | Discretisation, example)
         given.append(one if isinstance(one, Candidate) else Candidate(one))
     return given
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[Callable[[str], None]]:
-    """Yield a function that tells nobody of the progress."""
-    yield lambda what: None

@@ -670,7 +670,7 @@ def _check_finite(state: State, epoch: int, log: Log) -> None:
         )
         first = (
             "look for NaN and for labels out of range in the data, "
-            if epoch == 0 and broken == 0
+            if epoch == 0  # Later epochs see no new samples.
             else ""
         )
         raise TrainingError(

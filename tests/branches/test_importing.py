@@ -312,7 +312,7 @@ test_bad_input_is_refused = refuses(
         ),
         "no known units": (
             lambda: nf.fit_branches([Gated(0)], nf.PiecewiseConstant(1)),
-            r"no hidden units are known of a Gated; name them with units=\[nf.HiddenUnits",
+            r"no hidden units are known of a Gated; put its layers into an nnx.Sequential",
         ),
         "no permutation axis": (
             lambda: fit(units=[nf.HiddenUnits({"kernel1": 1, "bias1": 0})]),

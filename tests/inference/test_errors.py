@@ -76,15 +76,16 @@ def test_the_order_of_samples_does_not_matter():
     np.testing.assert_allclose(list(one.sizes.values()), list(two.sizes.values()), rtol=1e-13)
 
 
-def test_the_sentence_names_the_largest_part():
+def test_the_sentence_follows_the_parts():
     split = error_split(MODEL, X, **NETWORKS)
-    by_size = sorted(split.sizes, key=split.sizes.__getitem__)
-    assert by_size[-1] == list(NETWORKS)[np.abs(np.diff(FACTORS)).argmax()]
-    assert f"the largest part is the {by_size[-1]}, which moves them by" in split.sentence()
-    assert f"are {split.distance:.2%} off" in split.sentence()
+    told = [
+        f"the {name} moves them by {split.sizes[name]:.2%} and leaves them {off:.2%} off"
+        for name, off in split.distances.items()
+    ]
+    assert f"are {split.distance:.2%} off. {'; '.join(told).capitalize()}." in split.sentence()
     lines = str(split).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == list(NETWORKS)
-    assert lines[-1] == split.record()["sentence"] == split.sentence()
+    assert lines[-2] == split.record()["sentence"] == split.sentence()
 
 
 def test_parts_without_a_network_are_left_out():

@@ -196,13 +196,13 @@ def test_the_picture_shows_the_front(classes):
     figure = inference.plots.choices(table)
     for axis, best in zip(figure.axes, ([4, 8], [0.7, 1.0]), strict=True):
         lines: Any = {line.get_label(): line for line in axis.lines}
-        np.testing.assert_allclose(lines["best choices"].get_xdata(), best)
+        np.testing.assert_allclose(lines["best choices, numbers of steps"].get_xdata(), best)
         labels = axis.get_legend_handles_labels()[1]
         assert [name for name in labels if "own" in name] == [
             "Euler, own weights",
             "RK4, own weights",
         ]
-        heights = lines["best choices"].get_ydata()
+        heights = lines["best choices, numbers of steps"].get_ydata()
         np.testing.assert_allclose(heights, (-10, 0) if classes else (0.2, 0.1), atol=1e-12)
         bars: Any = [c for c in axis.collections if c.get_label() == "95% over samples"]
         ends = [segment[:, 1] for bar in bars for segment in bar.get_segments()]

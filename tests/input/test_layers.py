@@ -258,8 +258,10 @@ CALLS = {
             "x": X[:, :2],
             "context": None,
             "steps": 0,
+            "progress": False,
         },
         {
+            "progress": FLAG,
             "branches": {**BRANCHES, "of two widths": perceptrons(3, 4)},
             "basis": {"none": None, "number": 2, "class": nf.PiecewiseConstant, "finer": FINER},
             "units": {

@@ -58,6 +58,12 @@ def adam(model):
 MODEL, OTHER = layer(), nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 FINER = nf.refined(MODEL, 2)
 MODELS: Wrong = {**MODULE, "class": nf.NeuralODE, "list": [MODEL]}
+INPUTS: Wrong = {
+    "text": "x",
+    "wide": jnp.ones((2, 3)),
+    "a pair": (jnp.ones((2, 2)),) * 2,
+    "no sample": jnp.ones((0, 2)),
+}
 FACTOR: Wrong = {**COUNT, "one": 1, "huge": 2**60}
 BASES: Wrong = {"none": None, "number": 4, "class": nf.PiecewiseConstant, "list": [BASIS]}
 
@@ -74,7 +80,7 @@ CALLS = {
                 "torn": torn(),
             },
             "factor": FACTOR,
-            "x": {"text": "x", "wide": jnp.ones((2, 3)), "a pair": (jnp.ones((2, 2)),) * 2},
+            "x": INPUTS,
         },
         said={"model": "model|coefficients"},
     ),
@@ -90,6 +96,7 @@ CALLS = {
                 "torn": torn(),
             },
             "basis": {**BASES, "knots within steps": nf.PiecewiseConstant(3)},
+            "x": INPUTS,
         },
         said={"model": "model|coefficients|statistics", "basis": "basis|knot"},
     ),
