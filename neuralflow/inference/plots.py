@@ -102,7 +102,7 @@ def _panel(axis: Axes, table: Tradeoff, cost: Cost) -> None:
             unit = "points, logarithmic beyond 0.1"
         axis.yaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
         axis.margins(y=0.1)
-        axis.set_ylabel(f"accuracy against that as trained ({unit})")
+        axis.set_ylabel(f"accuracy gained ({unit})")
     else:
         axis.set_yscale("log")
         axis.set_ylabel("loss")
