@@ -54,14 +54,7 @@ def fitted(
     wanted, quiet = _in_evaluation(original), _in_evaluation(layer)
     graphdef, start, rest = nnx.split(quiet.field.stack, nnx.Param, ...)
     other, target = nnx.split(wanted)
-    basis, samples = layer.field.basis, len(jax.tree.leaves(x)[0])
-    rate = optax.warmup_cosine_decay_schedule(_SHARE / 25, _SHARE, steps // 5, steps)
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(b2=0.99),
-        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, errors)),
-        optax.scale_by_learning_rate(rate),
-    )
+    basis, optimiser = layer.field.basis, _descent(errors, steps)
 
     @jax.jit
     def run(
@@ -78,12 +71,9 @@ def fitted(
 
         def step(carry: Any, key: Array) -> tuple[Any, Array]:
             params, state = carry
-            batch = x
-            if context is None and samples > _BATCH:
-                chosen = jax.random.randint(key, (_BATCH,), 0, samples)
-                batch = jax.tree.map(lambda leaf: leaf[chosen], x)
-            # The gradient of JAX in a complex number is the conjugate of the steepest ascent.
+            batch = x if context is not None else _drawn(x, key)
             off, gradient = jax.value_and_grad(loss)(params, batch)
+            # The gradient of JAX in a complex number is the conjugate of the steepest ascent.
             gradient = jax.tree.map(jnp.conj, gradient)
             updates, state = optimiser.update(gradient, state)
             return (optax.apply_updates(params, updates), state), off
@@ -101,6 +91,26 @@ def fitted(
     stack = nnx.clone(layer.field.stack)
     nnx.update(stack, carry[0])
     return layer.with_field(DepthVarying.from_stack(stack, basis))
+
+
+def _descent(errors: PyTree, steps: int) -> optax.GradientTransformation:
+    """Return Adam with learning rates that are proportional to errors."""
+    rate = optax.warmup_cosine_decay_schedule(_SHARE / 25, _SHARE, steps // 5, steps)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b2=0.99),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, errors)),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _drawn(x: PyTree, key: Array) -> PyTree:
+    """Return samples that are drawn anew, or all where they are few."""
+    samples = len(jax.tree.leaves(x)[0])
+    if samples <= _BATCH:
+        return x
+    chosen = jax.random.randint(key, (_BATCH,), 0, samples)
+    return jax.tree.map(lambda leaf: leaf[chosen], x)
 
 
 def misfit(states: Array, output: Array) -> Array:
