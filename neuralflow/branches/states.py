@@ -12,7 +12,6 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from neuralflow import console
 from neuralflow.depth import DepthVarying
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import FixedGrid
@@ -51,6 +50,8 @@ def fitted(
     """
     if not steps:
         return layer
+    from neuralflow import console  # The core is imported without it.
+
     wanted, quiet = _in_evaluation(original), _in_evaluation(layer)
     graphdef, start, rest = nnx.split(quiet.field.stack, nnx.Param, ...)
     other, target = nnx.split(wanted)
