@@ -75,6 +75,32 @@ def figure(
     return picture, axes
 
 
+def legend_below(picture: Figure, axis: Axes, columns: int = 4) -> None:
+    """Put one legend for all panels of a picture below them.
+
+    Args:
+        picture: The picture, such as `figure` makes it.
+        axis: The panel whose labels stand in the legend.
+        columns: The number of columns of the legend.
+
+    Raises:
+        InputError: `columns` is less than one or more than 1000.
+        InputTypeError: `picture` is no figure, `axis` no panel, or `columns` no whole number.
+    """
+    from matplotlib.figure import Figure
+
+    _check_axis(axis)
+    checks.instance("picture", picture, Figure, "a figure of matplotlib")
+    checks.whole("columns", columns, most=_PANELS)
+    picture.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )
+
+
 def stability(schemes: Mapping[str, AbstractSolver], columns: int = 4) -> Figure:
     """Draw the stability regions of schemes in the plane of z = h g, for u' = g u.
 

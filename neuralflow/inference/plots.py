@@ -43,13 +43,7 @@ def choices(table: Tradeoff) -> Figure:
         _panel(axis, table, cost)
     axes[0].set_xlabel(f"evaluations of the field for a batch of {table.batch}")
     axes[1].set_xlabel("time of a batch, relative to the model as it was trained")
-    picture.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+    plots.legend_below(picture, axes[0])
     return picture
 
 

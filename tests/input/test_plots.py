@@ -88,6 +88,11 @@ CALLS = {
         lambda: {"rows": 1, "columns": 1},
         {"rows": SIZE, "columns": SIZE, "width": INCHES, "height": INCHES},
     ),
+    "legend_below": Call(
+        plots.legend_below,
+        lambda: {"picture": Figure(), "axis": axis(), "columns": 2},
+        {"picture": {**MODULE, "axes": axis()}, "axis": AXIS, "columns": SIZE},
+    ),
     "stability": Call(
         plots.stability,
         lambda: {"schemes": {"Euler": nf.Euler()}, "columns": 1},

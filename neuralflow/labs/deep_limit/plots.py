@@ -188,13 +188,7 @@ def certificates(networks: Mapping[str, Certificate]) -> Figure:
     decisive.set_title("measured / bound", fontsize=10)
     changes.set_title("change of the velocity from step to step", fontsize=10)
     changes.set_xlabel("normalised depth")
-    picture.legend(
-        *decisive.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-    )
+    plots.legend_below(picture, decisive, columns=2)
     return picture
 
 

@@ -100,11 +100,5 @@ def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
         axis.set(xlabel="convolution", ylim=(0, 1), title=name)
         axis.title.set_fontsize(10)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    picture.legend(
-        *axes.ravel()[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+    plots.legend_below(picture, axes.ravel()[0])
     return picture
