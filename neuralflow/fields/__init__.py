@@ -16,6 +16,7 @@ from neuralflow.fields.networks import (
     Antisymmetric as Antisymmetric,
     ConvBlock as ConvBlock,
 )
+from neuralflow.fields.split import OnSphere as OnSphere, Split as Split
 from neuralflow.fields.structured import (
     Coupled as Coupled,
     Energy as Energy,
@@ -24,3 +25,4 @@ from neuralflow.fields.structured import (
     SecondOrder as SecondOrder,
     Separable as Separable,
 )
+from neuralflow.fields.transformer import Attention as Attention, FeedForward as FeedForward

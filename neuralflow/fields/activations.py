@@ -20,6 +20,11 @@ def relu(x: Array) -> Array:
     return jax.nn.relu(x)
 
 
+def gelu(x: Array) -> Array:
+    """Return `jax.nn.gelu` of every entry of x, in its approximation by tanh."""
+    return jax.nn.gelu(x)
+
+
 def softplus(x: Array) -> Array:
     """Return `jax.nn.softplus` of every entry of x."""
     return jax.nn.softplus(x)

@@ -113,12 +113,26 @@ def evaluate_parts(
         InputTypeError: A context is given, and no part takes one. Or a part is refused, as
             `evaluate` says.
     """
-    takers = [part for part in parts if takes_context(part)]
-    check_context(next(iter(takers), parts[0]), context)
+    check_parts_context(parts, context)
     return [
-        evaluate(part, x, t, context if part in takers else None)
+        evaluate(part, x, t, context if takes_context(part) else None)
         for part, x in zip(parts, states, strict=True)
     ]
+
+
+def check_parts_context(parts: Sequence[Callable[..., Any]], context: PyTree) -> None:
+    """Refuse a context that no part of a field takes, and a missing one that a part needs.
+
+    Args:
+        parts: The parts.
+        context: The context, or None.
+
+    Raises:
+        InputTypeError: No part takes the context, or a part needs one and gets none.
+    """
+    takers = [part for part in parts if takes_context(part)]
+    for part in takers or parts[:1]:
+        check_context(part, context)
 
 
 def check_context(field: Any, context: PyTree) -> None:

@@ -21,7 +21,7 @@ from neuralflow.fields.convolution import convolution
 
 Activation = Callable[[Array], Array]
 """A function that acts on every entry of an array, such as `jax.nn.tanh`."""
-_KERNEL = nnx.initializers.lecun_normal()
+KERNEL = nnx.initializers.lecun_normal()
 """The default initialiser of kernels in flax."""
 
 
@@ -40,8 +40,16 @@ def _check_time(t: Real | None) -> None:
     checks.number("t", t)
 
 
-def _check_types(dtype: Any, param_dtype: Any) -> None:
-    """Refuse dtypes that are not those of floating-point numbers."""
+def check_types(dtype: Any, param_dtype: Any) -> None:
+    """Refuse dtypes that are not those of floating-point numbers.
+
+    Args:
+        dtype: The dtype of computations, or None.
+        param_dtype: The dtype of weights.
+
+    Raises:
+        InputTypeError: One of the dtypes is of another kind.
+    """
     checks.dtype("param_dtype", param_dtype)
     if dtype is not None:
         checks.dtype("dtype", dtype)
@@ -98,14 +106,14 @@ class MLP(nnx.Module):
         time: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        out_kernel_init: nnx.Initializer = _KERNEL,
+        out_kernel_init: nnx.Initializer = KERNEL,
         rngs: nnx.Rngs,
     ):
         for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
             checks.whole(name, size)
         checks.function("activation", activation)
         checks.flag("time", time)
-        _check_types(dtype, param_dtype)
+        check_types(dtype, param_dtype)
         checks.function("out_kernel_init", out_kernel_init)
         checks.rngs(rngs, "params")
         checks.held(
@@ -114,7 +122,7 @@ class MLP(nnx.Module):
             "take smaller ones",
         )
         widths = [dimension + time, *([hidden] * layers), dimension]
-        inits = [_KERNEL] * layers + [out_kernel_init]
+        inits = [KERNEL] * layers + [out_kernel_init]
         self.dense = nnx.List(
             nnx.Linear(a, b, dtype=dtype, param_dtype=param_dtype, kernel_init=init, rngs=rngs)
             for (a, b), init in zip(itertools.pairwise(widths), inits, strict=True)
@@ -202,7 +210,7 @@ class ConvBlock(nnx.Module):
         checks.whole("groups", groups)
         checks.function("activation", activation)
         checks.flag("time", time)
-        _check_types(dtype, param_dtype)
+        check_types(dtype, param_dtype)
         checks.rngs(rngs, "params")
         if channels % groups:
             raise InputError(

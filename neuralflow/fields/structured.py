@@ -98,7 +98,7 @@ class Gradient(nnx.Module):
     """
 
     def __init__(self, energy: nnx.Module):
-        _check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
+        check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -144,7 +144,7 @@ class Hamiltonian(nnx.Module):
     """
 
     def __init__(self, energy: nnx.Module):
-        _check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
+        check_part("energy", energy, "an nnx.Module such as nf.fields.Energy(...)")
         self.energy = energy
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -182,7 +182,7 @@ class Separable(nnx.Module):
 
     def __init__(self, kinetic: nnx.Module, potential: nnx.Module):
         for name, part in (("kinetic", kinetic), ("potential", potential)):
-            _check_part(name, part, "an nnx.Module such as nf.fields.Energy(...)")
+            check_part(name, part, "an nnx.Module such as nf.fields.Energy(...)")
         self.kinetic, self.potential = kinetic, potential
 
     def __call__(self, x: PyTree, *, context: PyTree = None) -> Any:
@@ -204,8 +204,17 @@ class Separable(nnx.Module):
         return kinetic + potential
 
 
-def _check_part(name: str, part: Any, example: str) -> None:
-    """Refuse anything but a module that is called as a field."""
+def check_part(name: str, part: Any, example: str) -> None:
+    """Refuse anything but a module that is called as a field.
+
+    Args:
+        name: The name of the argument, for the message.
+        part: The value to check.
+        example: What to give instead, for the message.
+
+    Raises:
+        InputTypeError: `part` is not an `nnx.Module`, or cannot be called as a field.
+    """
     checks.instance(name, part, nnx.Module, example)
     try:
         takes_time(part)
@@ -261,7 +270,7 @@ class Coupled(nnx.Module):
 
     def __init__(self, first: nnx.Module, second: nnx.Module):
         for name, part in (("first", first), ("second", second)):
-            _check_part(name, part, "an nnx.Module; wrap functions with nf.from_function")
+            check_part(name, part, "an nnx.Module; wrap functions with nf.from_function")
         self.first, self.second = first, second
 
     def __call__(self, x: PyTree, t: Real | None = None, *, context: PyTree = None) -> Any:
@@ -317,7 +326,7 @@ class SecondOrder(nnx.Module):
     """
 
     def __init__(self, acceleration: nnx.Module):
-        _check_part(
+        check_part(
             "acceleration", acceleration, "an nnx.Module; wrap functions with nf.from_function"
         )
         self.acceleration = acceleration

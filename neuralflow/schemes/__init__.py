@@ -40,3 +40,4 @@ from neuralflow.schemes.runge_kutta import (
     ImplicitTrapezoid as ImplicitTrapezoid,
     ThreeEighths as ThreeEighths,
 )
+from neuralflow.schemes.splitting import LieTrotter as LieTrotter, Strang as Strang

@@ -39,6 +39,7 @@ from neuralflow.schemes.network import (
     traits,
 )
 from neuralflow.schemes.reversible import RevNet, halves
+from neuralflow.schemes.splitting import Splitting
 from neuralflow.schemes.watched import Watched
 
 Scheme = diffrax.AbstractSolver
@@ -122,9 +123,10 @@ def derived_order(scheme: Scheme) -> int:
     """Derive the order, up to 2, at which a scheme converges to x' = f(x, t).
 
     Runge-Kutta schemes and linear multi-step schemes have order conditions. Any starter of a
-    multi-step scheme is good enough for order 2. The order of any other scheme follows from the
-    derivatives of its own steps in their length, on a field with f(0) != 0. The field depends on
-    depth, so that the depths count at which a scheme takes its weights.
+    multi-step scheme is good enough for order 2. A splitting has the order of its substeps, and at
+    most that of exact substeps along parts that do not commute. The order of any other scheme
+    follows from the derivatives of its own steps in their length, on a field with f(0) != 0. The
+    field depends on depth, so that the depths count at which a scheme takes its weights.
 
     Values below 1e-6 count as rounding errors of the coefficients. `observed_order` measures the
     order of convergence to whatever limit a scheme has.
@@ -155,9 +157,12 @@ def derived_order(scheme: Scheme) -> int:
         Lubich & Wanner, chapter IX, for other schemes without a memory. The same for schemes with a
         memory is our formulation.
     """
-    _check(scheme)
+    check_scheme(scheme)
     if isinstance(scheme, Watched | diffrax.AbstractWrappedSolver):
         return derived_order(scheme.scheme if isinstance(scheme, Watched) else scheme.solver)
+    if isinstance(scheme, Splitting):
+        return scheme.order(None)
+    _check(scheme)
     _check_alone(scheme)
     if isinstance(scheme, _TwoStep):
         # An array holds one coefficient, and so one scheme, for each channel.
@@ -1005,6 +1010,11 @@ def _check(scheme: AbstractSolver) -> None:
     Constant means the same from step to step.
     """
     check_scheme(scheme)
+    if traits(scheme).parted:
+        raise InputTypeError(
+            f"a step of {type(scheme).__name__} depends on how a field is cut into parts, which "
+            "the analysis of one field does not know; look at its inner scheme"
+        )
     if step_coefficients(scheme):
         raise InputError(
             f"the coefficients of this {type(scheme).__name__} change from step to step; "

@@ -30,6 +30,7 @@ from neuralflow.schemes.network import (
 )
 from neuralflow.schemes.reversible import Reversible
 from neuralflow.schemes.runge_kutta import RK4, explicit_step, times
+from neuralflow.schemes.splitting import Splitting
 
 _SUBSTEPS = 8  # The flow of a step is then exact to about 1e-6 where h |f'| is 1.
 
@@ -37,7 +38,8 @@ _SUBSTEPS = 8  # The flow of a step is then exact to about 1e-6 where h |f'| is 
 def limit_velocity(scheme: AbstractSolver, velocity: Callable[[PyTree], PyTree], x: PyTree) -> Any:
     """Return the velocity g0(x) of the equation u' = g0(u) to which a scheme converges.
 
-    g0 is the field itself for Runge-Kutta schemes, implicit ones too, and for `LinearMultistep`.
+    g0 is the field itself for Runge-Kutta schemes, implicit ones too, for splittings of them, and
+    for `LinearMultistep`.
     The two-step schemes have g0 = f weight(k) / (1 + k). For any other scheme, g0 is the derivative
     of a step in the length of the step, at length zero.
 
@@ -52,9 +54,15 @@ def limit_velocity(scheme: AbstractSolver, velocity: Callable[[PyTree], PyTree],
     Source:
         Our derivation, from the modified equations of `analysis.modified_equation`.
     """
-    if isinstance(scheme, diffrax.AbstractRungeKutta | diffrax.Euler | diffrax.ImplicitEuler):
+    if _has_its_field_as_limit(scheme):
         return velocity(x)
     return step_velocity(scheme, lambda share, y: velocity(y), x)
+
+
+def _has_its_field_as_limit(scheme: AbstractSolver) -> bool:
+    """Tell whether a scheme is known to converge to u' = f(u) whatever its coefficients are."""
+    kinds = diffrax.AbstractRungeKutta | diffrax.Euler | diffrax.ImplicitEuler | Splitting
+    return isinstance(scheme, kinds)
 
 
 def step_velocity(
@@ -63,8 +71,10 @@ def step_velocity(
     """Return the velocity of one step of a scheme, to first order in the velocity.
 
     The weights of the step may change inside the step. The velocity of a Runge-Kutta step is
-    sum_i b_i f(x, c_i) with the weights b_i and the nodes c_i of its tableau. `limit_velocity` is
-    the same for weights that stand still.
+    sum_i b_i f(x, c_i) with the weights b_i and the nodes c_i of its tableau. A splitting has the
+    velocity of a step of its inner scheme for the whole field: exactly for Lie-Trotter, and up to
+    the second differences of the weights inside a step for Strang. `limit_velocity` is the same for
+    weights that stand still.
 
     Args:
         scheme: A diffrax solver. A coefficient has the value of the step.
@@ -77,6 +87,8 @@ def step_velocity(
     """
     if isinstance(scheme, Reversible):
         return step_velocity(scheme.scheme, velocity, x)
+    if isinstance(scheme, Splitting):
+        return step_velocity(scheme.inner, velocity, x)
     if isinstance(scheme, LinearMultistep):
         return velocity(0.0, x)
     if isinstance(scheme, _TwoStep):
@@ -122,9 +134,8 @@ class LimitFlow(OneStepScheme):
 
     def evaluations(self, steps: int) -> int:
         """Return the number of evaluations of the field in a number of steps."""
-        once = (
-            cost(self.scheme, 1) if is_explicit(self.scheme) and not tableau_of(self.scheme) else 1
-        )
+        known = _has_its_field_as_limit(self.scheme) or not is_explicit(self.scheme)
+        once = 1 if known else cost(self.scheme, 1)
         return 4 * _SUBSTEPS * once * steps
 
     def order(self, terms):

@@ -374,9 +374,8 @@ class _TwoStep(ReversibleScheme):
         """Return the number of steps, because a step evaluates the field once."""
         return steps
 
-    @property
-    def retraced(self) -> tuple[int, ...]:
-        """The number of the only evaluation in a step, 0."""
+    def retraced(self, parts: int = 1) -> tuple[int, ...]:
+        """Return the number of the only evaluation in a step, 0."""
         return (0,)
 
     def growth(self, steps: int) -> float:

@@ -68,6 +68,8 @@ class Traits(NamedTuple):
         statistics: The number, from 0, of the evaluation in a step that updates batch statistics.
         restart: The number of continuous derivatives that the weights need at a knot. Where they
             have fewer, the scheme starts anew. -1 means that it never does.
+        parted: Whether a step evaluates the parts of a field one by one. The field must then be an
+            `nf.fields.Split`.
     """
 
     past: int = 0
@@ -76,6 +78,17 @@ class Traits(NamedTuple):
     continued: bool = False
     statistics: int = 0
     restart: int = -1
+    parted: bool = False
+
+
+class Parts(ODETerm):
+    """A field as diffrax's term, with a term for each of its parts beside the whole.
+
+    Attributes:
+        parts: The terms of the parts. The whole is their sum.
+    """
+
+    parts: tuple[ODETerm, ...]
 
 
 class NetworkScheme(AbstractSolver):
@@ -123,7 +136,9 @@ def traits(scheme: AbstractSolver) -> Traits:
     Returns:
         The declarations of a `NetworkScheme`, and the defaults of `Traits` for any other scheme.
     """
-    return scheme.traits if isinstance(scheme, NetworkScheme) else Traits()
+    # A wrapper of diffrax passes for the class that it wraps, and declares nothing.
+    wrapper = isinstance(scheme, diffrax.AbstractWrappedSolver)
+    return scheme.traits if isinstance(scheme, NetworkScheme) and not wrapper else Traits()
 
 
 class OneStepScheme(NetworkScheme):
@@ -178,13 +193,15 @@ class ReversibleScheme(NetworkScheme):
             The state and the memory before the step.
         """
 
-    @property
     @abstractmethod
-    def retraced(self) -> tuple[int, ...]:
-        """The numbers of the evaluations in a step that the evaluations of `unstep` repeat.
+    def retraced(self, parts: int = 1) -> tuple[int, ...]:
+        """Return the numbers of the evaluations in a step that those of `unstep` repeat.
 
         The evaluations in a step count from 0. The k-th entry belongs to the k-th evaluation of
         `unstep`. Both evaluations have the same random keys.
+
+        Args:
+            parts: The number of parts of the field, for a scheme that evaluates them one by one.
         """
 
     @abstractmethod
@@ -354,16 +371,39 @@ def is_explicit(scheme: AbstractSolver) -> bool:
     return isinstance(scheme, NetworkScheme) or tableau_of(scheme) is not None
 
 
-def cost(scheme: AbstractSolver, steps: int) -> int:
+def parts_of(scheme: AbstractSolver, terms: AbstractTerm) -> tuple[ODETerm, ...]:
+    """Return the terms of the parts of a field, for a scheme that evaluates them one by one.
+
+    Args:
+        scheme: The scheme, for the message.
+        terms: The field, as diffrax's terms.
+
+    Raises:
+        InputTypeError: The terms are those of a whole field.
+    """
+    if not isinstance(terms, Parts):
+        raise InputTypeError(
+            f"{type(scheme).__name__} walks along the parts of a field one by one, and here the "
+            "field is whole; take it in a NeuralODE of an nf.fields.Split on a FixedGrid"
+        )
+    return terms.parts
+
+
+def cost(scheme: AbstractSolver, steps: int, parts: int = 1) -> int:
     """Count the evaluations of the field by an explicit scheme.
 
     Args:
         scheme: An explicit scheme.
         steps: The number of steps.
+        parts: The number of parts of the field. A scheme that evaluates them one by one counts each
+            evaluation of a part.
 
     Returns:
         The number of evaluations in all these steps.
     """
+    if traits(scheme).parted:
+        splitting: Any = scheme
+        return splitting.evaluations(steps, parts)
     if isinstance(scheme, NetworkScheme):
         return scheme.evaluations(steps)
     return steps * used_stages(tableau_of(scheme))

@@ -110,9 +110,8 @@ class RevNet(ReversibleScheme):
         """Return the number of steps, because a step evaluates each half of the field once."""
         return steps
 
-    @property
-    def retraced(self) -> tuple[int, ...]:
-        """The evaluation of G first, then the evaluation of F."""
+    def retraced(self, parts: int = 1) -> tuple[int, ...]:
+        """Return the evaluation of G first, then the evaluation of F."""
         return (1, 0)
 
     def growth(self, steps: int) -> float:
@@ -215,16 +214,15 @@ class Reversible(ReversibleScheme):
     @property
     def traits(self) -> Traits:
         """A step hands on a second state."""
-        return Traits(carries=True)
+        return Traits(carries=True, parted=traits(self.scheme).parted)
 
-    def evaluations(self, steps: int) -> int:
+    def evaluations(self, steps: int, parts: int = 1) -> int:
         """Return twice the evaluations of the wrapped scheme in a number of steps."""
-        return 2 * cost(self.scheme, steps)
+        return 2 * cost(self.scheme, steps, parts)
 
-    @property
-    def retraced(self) -> tuple[int, ...]:
-        """The evaluations of the step back first, then those of the step ahead."""
-        count = cost(self.scheme, 1)
+    def retraced(self, parts: int = 1) -> tuple[int, ...]:
+        """Return the evaluations of the step back first, then those of the step ahead."""
+        count = cost(self.scheme, 1, parts)
         return (*range(count, 2 * count), *range(count))
 
     def growth(self, steps: int) -> float:

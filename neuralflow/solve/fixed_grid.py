@@ -33,6 +33,7 @@ from neuralflow.schemes.network import (
 )
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing
+from neuralflow.solve.system import check_parts
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
 
 
@@ -232,9 +233,11 @@ class FixedGrid(Discretisation):
         Raises:
             InputError: A step crosses a knot of the weights, or the scheme restarts at knots with
                 too few steps between them. Or the field holds state that no solve can carry.
-            InputTypeError: The field cannot be called as f(x) or f(x, t).
+            InputTypeError: The field cannot be called as f(x) or f(x, t). Or the scheme walks along
+                the parts of a field, and the field has none.
         """
         takes_time(field)
+        check_parts(self.scheme, field)
         self.plan(FlatField(field).bases)
 
     def integrate(

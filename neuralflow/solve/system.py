@@ -6,6 +6,7 @@ and takes one step of a scheme. The loops over steps stand in `walk` and `adapti
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -24,8 +25,9 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.convolution import with_fast_derivatives
+from neuralflow.fields.split import is_split, parts_of
 from neuralflow.schemes.implicit import with_derivatives
-from neuralflow.schemes.network import is_explicit, prepared, tableau_of, traits
+from neuralflow.schemes.network import Parts, is_explicit, prepared, tableau_of, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
 from neuralflow.schemes.watched import Watched
 from neuralflow.solve.form import split
@@ -84,6 +86,9 @@ class System:
             behind those of the field, as `values` returns them.
         precise: Whether the field multiplies matrices in all digits, as `precise` says. An implicit
             scheme needs all digits in any case.
+
+    Raises:
+        InputTypeError: The scheme walks along parts, and the field has none.
     """
 
     def __init__(
@@ -95,19 +100,23 @@ class System:
         context: PyTree = None,
         precise: bool = False,
     ):
+        check_parts(scheme, field)
         self.flat = FlatField(field)
         self.flat.check(FlatField.values(field))
         leaves, self._context = jax.tree.flatten(context)
         self.timed = takes_time(field)
         self.name = type(field).__name__
+        # A scheme that takes the field as a whole sees no parts.
+        self.parts = len(parts_of(field)) if traits(scheme).parted else None
         self.dtype = dtype
         self.scheme = prepared(scheme, dtype)
         # Variables stay whole: the type PerStep says that a coefficient has a row per step.
         self._form, self.coefficients = split(self.scheme)
         self.refusal = refusal or loops_inside(scheme)
-        # `_calls` holds what each evaluation in the step that is being traced changed. `_numbers`
-        # holds the numbers of these evaluations where the numbers do not count up from zero.
-        self._calls: list[dict[int, Array]] = []
+        # `_calls` holds what each evaluation in the step that is being traced changed, behind the
+        # part that was evaluated (None for the whole field). `_numbers` holds the numbers of these
+        # evaluations where the numbers do not count up from zero.
+        self._calls: list[tuple[int | None, dict[int, Array]]] = []
         self._numbers: tuple[int, ...] = ()
         self.explicit = tableau_of(scheme)
         self.may_fail = isinstance(scheme, diffrax.AbstractImplicitSolver)
@@ -119,7 +128,7 @@ class System:
         self.windowed += [False] * len(leaves)
         # JAX traces the velocity once for all stages of one shape, and inlines the result at each
         # stage. So the inner jit costs nothing at run time.
-        self.velocity = jax.jit(self._velocity, inline=True)
+        self.velocity = jax.jit(self._velocity, inline=True, static_argnames="part")
 
     def values(self, field: nnx.Module, context: PyTree) -> list[Array]:
         """Return the arrays of the field, and behind them the arrays of its context.
@@ -189,12 +198,14 @@ class System:
         x: PyTree,
         t: Array,
         call: Any,
+        part: int | None = None,
     ) -> tuple[Any, dict[int, Array]]:
         """Return the velocity f(x, t), and the state that the evaluation changed.
 
         `where` holds one local coordinate per basis, at which the weights are taken. `call` holds
         the number of the step and the number of the evaluation in the step. Every random key is
-        folded with both numbers.
+        folded with both numbers. `part` is the number of the part that is evaluated. None stands
+        for the whole field.
         """
         local = dict(zip(self.flat.bases, where, strict=True))
         left, right = iter(windows), iter(fixed)
@@ -208,10 +219,11 @@ class System:
             elif stream and call is not None:
                 value = _folded(value, call)
             arrays.append(value)
-        module = with_fast_derivatives(self.flat.module(arrays))
+        module: Any = with_fast_derivatives(self.flat.module(arrays))
+        called = module if part is None else functools.partial(module.along, part)
         context = self._context.unflatten(right)
         with all_digits() if self.precise else nullcontext():
-            v = velocity_of(self.name, module, x, t, context)
+            v = velocity_of(self.name, called, x, t, context)
         changes = self.flat.changes(module, arrays)
         if changes and self.refusal:
             raise InputError(
@@ -220,7 +232,7 @@ class System:
             )
         return v, lax.stop_gradient(changes)
 
-    def stage(self, share: Real, x: PyTree, args: PyTree) -> Any:
+    def stage(self, share: Real, x: PyTree, args: PyTree, part: int | None = None) -> Any:
         """Evaluate the velocity at a share of a step.
 
         At the share 1, the local coordinates are exactly those at which the step leaves its cells.
@@ -229,6 +241,7 @@ class System:
             share: The place in the step, from 0 at its start to 1 at its end.
             x: The state.
             args: The windows, the other arrays and the step record.
+            part: The number of the part that is evaluated. None stands for the whole field.
 
         Returns:
             The velocity, in the form of x.
@@ -257,8 +270,8 @@ class System:
             if step.number is None
             else (step.number, self._numbers[number] if self._numbers else number)
         )
-        v, changes = self.velocity(windows, fixed, where, x, step.start + t, call)
-        self._calls.append(changes)
+        v, changes = self.velocity(windows, fixed, where, x, step.start + t, call, part=part)
+        self._calls.append((part, changes))
         return v
 
     def step(self, x: PyTree, args: PyTree, memory: PyTree, jump: bool | Array) -> StepResult:
@@ -278,10 +291,21 @@ class System:
         self._calls, self._numbers = [], ()
         if self.explicit is not None:
             y = explicit_step(self.explicit, lambda c, y: self.stage(c, y, args), x, length)
-            return StepResult(y, None, None, self._calls[0])
+            return StepResult(y, None, None, self._changes())
         y, _, memory, result = self._advance(x, args, memory, jump)
         failed = jnp.asarray(result != diffrax.RESULTS.successful) if self.may_fail else None
-        return StepResult(y, memory, failed, self._calls[traits(self.scheme).statistics])
+        return StepResult(y, memory, failed, self._changes())
+
+    def _changes(self) -> dict[int, Array]:
+        """Return the new state of the field after the step that was traced.
+
+        The scheme says which evaluation counts. Where it evaluates parts, the first evaluation of
+        each part counts.
+        """
+        if self.parts is None:
+            return self._calls[traits(self.scheme).statistics][1]
+        first = {part: changes for part, changes in reversed(self._calls)}
+        return {place: value for changes in first.values() for place, value in changes.items()}
 
     def unstep(self, y: PyTree, args: PyTree, memory: PyTree) -> tuple[Any, Any]:
         """Take one step of a reversible scheme back.
@@ -296,7 +320,7 @@ class System:
         """
         length = args[2].length
         scheme: Any = self._at_step(args[2])
-        self._calls, self._numbers = [], scheme.retraced
+        self._calls, self._numbers = [], scheme.retraced(self.parts or 1)
         return scheme.unstep(self._term(), jnp.zeros_like(length), length, y, args, memory)
 
     def initial(self, x: PyTree, args: PyTree) -> Any:
@@ -375,11 +399,14 @@ class System:
     def _term(self) -> diffrax.ODETerm:
         """Return the step as diffrax's schemes see a step: in local time from 0 to its length."""
 
-        def vector_field(t, x, args):
+        def vector_field(t, x, args, part=None):
             length = args[2].length
-            return self.stage(t / jnp.where(length == 0, 1, length), x, args)
+            return self.stage(t / jnp.where(length == 0, 1, length), x, args, part)
 
-        return diffrax.ODETerm(vector_field)
+        if self.parts is None:
+            return diffrax.ODETerm(vector_field)
+        terms = (functools.partial(vector_field, part=part) for part in range(self.parts))
+        return Parts(vector_field, tuple(map(diffrax.ODETerm, terms)))
 
     def stages(self) -> tuple[int, bool]:
         """Count the stages of a step in an adaptive loop.
@@ -393,6 +420,24 @@ class System:
             assert isinstance(tableau, diffrax.ButcherTableau)
             return tableau.num_stages, tableau.fsal
         return 1, False
+
+
+def check_parts(scheme: AbstractSolver, field: nnx.Module) -> None:
+    """Refuse a field without parts under a scheme that walks along parts.
+
+    Args:
+        scheme: The scheme.
+        field: The field.
+
+    Raises:
+        InputTypeError: The scheme walks along parts, and the field has none.
+    """
+    if traits(scheme).parted and not is_split(field):
+        raise InputTypeError(
+            f"{type(scheme).__name__} walks along the parts of a field one by one, and "
+            f"{type(field).__name__} is no nf.fields.Split; write nf.fields.Split(attention, "
+            "feed_forward), inside a DepthVarying where the weights vary, or take nf.Euler()"
+        )
 
 
 def all_digits() -> AbstractContextManager:

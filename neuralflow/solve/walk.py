@@ -263,7 +263,7 @@ class Walk:
         system, steps = self.system, self.plan.steps
         if is_explicit(system.scheme):
             runs = self.plan.runs(traits(system.scheme).restart)
-            return sum(cost(system.scheme, int(run)) for run in runs)
+            return sum(cost(system.scheme, int(run), system.parts or 1) for run in runs)
         stages, reuses = system.stages()
         return (stages - reuses) * steps + reuses * (1 + int(self.plan.jumps[1:].sum()))
 

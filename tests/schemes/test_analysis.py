@@ -184,6 +184,9 @@ def test_orders_of_schemes_that_are_known_without_a_step():
         (Watched(nf.Tsit5()), 2),
         (diffrax.HalfSolver(nf.ImplicitEuler()), 1),
         (diffrax.HalfSolver(S.LMResNet(0.3)), 0),
+        (S.LieTrotter(nf.RK4()), 1),
+        (S.Strang(nf.Euler()), 1),
+        (S.Strang(nf.Heun()), 2),
     ):
         assert analysis.derived_order(scheme) == order
     with jax.enable_x64(False):

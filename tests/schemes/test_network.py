@@ -152,8 +152,10 @@ def test_what_does_not_apply_is_refused_in_one_sentence(case):
 
 
 def test_declared_properties_of_schemes():
-    assert traits(nf.Heun()) == (0, False, 0, False, 0, -1)
+    assert traits(nf.Heun()) == (0, False, 0, False, 0, -1, False)
     assert traits(nf.schemes.adams_bashforth(3))[:2] == (2, True)
-    assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0, -1)
-    assert traits(nf.schemes.LMResNet(0.2).after(jnp.ones(2))) == (1, True, 0, True, 0, -1)
+    assert traits(nf.schemes.LMResNet(0.2)) == (1, True, 1, False, 0, -1, False)
+    assert traits(nf.schemes.LMResNet(0.2).after(jnp.ones(2))) == (1, True, 0, True, 0, -1, False)
+    assert traits(nf.schemes.Strang()).parted and not traits(nf.schemes.Strang()).carries
+    assert traits(nf.schemes.Reversible(nf.schemes.LieTrotter())).parted
     assert traits(nf.schemes.RevNet()).statistics == 1

@@ -28,7 +28,8 @@ from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, FlatField
 from neuralflow.depth.basis import Basis, Legendre, PiecewiseConstant
-from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields import Split
+from neuralflow.fields.split import parts_of
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.schemes.limits import LimitFlow, step_velocity
@@ -146,33 +147,27 @@ class Regularity:
     changes: np.ndarray
 
 
-class _Pushed(nnx.Module):
-    """A field with a velocity of its own for every sample and every function of depth on top."""
+def _pushed(field: nnx.Module, push: PyTree, basis: Basis) -> Split:
+    """Return a field with a velocity of its own for every sample and function of depth on top.
 
-    def __init__(self, field: nnx.Module, push: PyTree, basis: Basis):
-        takes_time(field)
-        leaves = jax.tree.leaves(push)
-        held = _Added(tuple(nnx.Param(leaf) for leaf in leaves))
-        self.field, self.push = field, DepthVarying.from_stack(held, basis)
-
-    def __call__(self, x: PyTree, t: Real, context: PyTree = None) -> Any:
-        v = evaluate(self.field, x, t, context)
-        added: Any = self.push
-        return added(v)
+    The added velocity is one more part. So a splitting takes the parts of the field as before.
+    """
+    leaves = tuple(nnx.Param(leaf) for leaf in jax.tree.leaves(push))
+    return Split(*parts_of(field), DepthVarying.from_stack(_Constant(leaves), basis))
 
 
-class _Added(nnx.Module):
+class _Constant(nnx.Module):
     """A constant velocity, with the leaves of a state."""
 
     def __init__(self, leaves: tuple[nnx.Param, ...]):
         self.leaves = nnx.List(leaves)
 
-    def __call__(self, v: PyTree) -> Any:
-        extra = [leaf[...] for leaf in self.leaves]
-        flat, form = jax.tree.flatten(v)
-        if len(extra) != len(flat):  # RevNet hands on the two halves of an array.
-            extra = list(halves(extra[0]))
-        return form.unflatten([a + b for a, b in zip(flat, extra, strict=True)])
+    def __call__(self, x: PyTree) -> Any:
+        values = [leaf[...] for leaf in self.leaves]
+        form = jax.tree.structure(x)
+        if len(values) != form.num_leaves:  # RevNet hands on the two halves of an array.
+            values = list(halves(values[0]))
+        return form.unflatten(values)
 
 
 class _Velocity(OneStepScheme):
@@ -471,7 +466,7 @@ def _adjoints(
             solve = replace(solve, memory="remat")
 
         def final(x: PyTree, push: PyTree) -> Array:
-            pushed = layer.with_field(_Pushed(layer.field, push, basis))
+            pushed = layer.with_field(_pushed(layer.field, push, basis))
             return _rows(pushed.with_solve(solve)(x, context=context))
 
         def one(x: PyTree, push: PyTree) -> Array:
