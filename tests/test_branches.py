@@ -98,5 +98,5 @@ def test_branches_that_do_not_fit_are_refused():
         nf.from_branches([mlp(3), mlp(4)])
     with pytest.raises(ValueError, match="at least one"):
         nf.from_branches([])
-    with pytest.raises(TypeError, match="Euler is a stack of residual blocks"):
+    with pytest.raises(TypeError, match="Euler.*is a stack of residual blocks"):
         nf.to_branches(nf.NeuralODE(mlp(3), nf.FixedGrid(nf.Heun(), steps=4)))

@@ -6,21 +6,21 @@ layer into modules.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from diffrax import AbstractSolver
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying, PiecewiseConstant, field_in_step, raw
-from neuralflow.fields import evaluate, takes_time
-from neuralflow.fields.functions import takes_context
+from neuralflow.fields import Split, evaluate, takes_time
+from neuralflow.fields.functions import needs_time
 from neuralflow.layers import NeuralODE
-from neuralflow.schemes import Euler
+from neuralflow.schemes import Euler, LieTrotter
 from neuralflow.solve import FixedGrid
 from neuralflow.solve.system import time_dtype
 
@@ -36,7 +36,9 @@ class _AtTime(nnx.Module):
         return evaluate(self.field, x, self.t.astype(time_dtype(x)), context)
 
 
-def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
+def from_branches(
+    branches: Sequence[nnx.Module], scheme: AbstractSolver | None = None
+) -> NeuralODE:
     """Return the layer that computes a ResNet from its own residual branches.
 
     The layer computes x + f_0(x), then x + f_1(x), and so on. It takes Euler steps of length one
@@ -44,21 +46,26 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
     scan over the branches, to the last bit. A loop in Python over the branches can round
     differently.
 
+    The blocks of a transformer have two branches each. They enter as `nf.fields.Split` of the two,
+    with `scheme=nf.schemes.LieTrotter()`: y = x + a_0(x), then y + f_0(y), and so on.
+
     Args:
         branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if
             they have a parameter `context`. All branches have the same class, options, shapes and
             dtypes.
+        scheme: The scheme whose steps of length one are the blocks, by default Euler's. A splitting
+            takes branches that are each an `nf.fields.Split`.
 
     Returns:
-        A layer with a `DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of N Euler
-        steps.
+        A layer with a `DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of N steps.
 
     Raises:
         InputError: There is no branch, or `branches` is not a sequence.
         InputError: The branches have different structures, shapes or dtypes, or hold state that no
             solve can carry.
         InputTypeError: A branch is not an `nnx.Module` that can be called as f(x), or a weight is
-            not floating.
+            not floating. Or `scheme` is no diffrax solver, or is a splitting and a branch has no
+            parts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,6 +76,35 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
         >>> y = x + f(x)
         >>> bool(jnp.allclose(nf.from_branches([f, g])(x), y + g(y)))
         True
+
+        A user's block of a transformer, whose two branches become functions of the block:
+
+        >>> class Block(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.attend = nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)
+        ...         self.first = nnx.LayerNorm(4, rngs=rngs)
+        ...         self.second = nnx.LayerNorm(4, rngs=rngs)
+        ...         self.dense = nnx.Linear(4, 4, rngs=rngs)
+        ...
+        ...     def __call__(self, x):
+        ...         x = x + self.attend(self.first(x))
+        ...         return x + jnp.tanh(self.dense(self.second(x)))
+        >>> def attend(block, x):
+        ...     return block.attend(block.first(x))
+        >>> def feed_forward(block, x):
+        ...     return jnp.tanh(block.dense(block.second(x)))
+        >>> one, two = Block(nnx.Rngs(0)), Block(nnx.Rngs(1))
+        >>> branches = [
+        ...     nf.fields.Split(nf.from_function(attend, b), nf.from_function(feed_forward, b))
+        ...     for b in (one, two)
+        ... ]
+        >>> layer = nf.from_branches(branches, scheme=nf.schemes.LieTrotter())
+        >>> x = jnp.ones((1, 3, 4)) * jnp.arange(4)
+        >>> bool(jnp.allclose(layer(x), two(one(x)), atol=1e-6))
+        True
+        >>> back = nf.to_branches(layer)[1].parts[0].params  # the second block again
+        >>> type(back).__name__, bool((back.dense.kernel[...] == two.dense.kernel[...]).all())
+        ('Block', True)
     """
     if (not isinstance(branches, Sequence) and not isinstance(branches, nnx.List)) or not len(
         branches
@@ -85,30 +121,38 @@ def from_branches(branches: Sequence[nnx.Module]) -> NeuralODE:
         checks.instance(
             f"branch {k}", branch, nnx.Module, "an nnx.Module; wrap functions with nf.from_function"
         )
-        takes_time(branch)
-        given = {"context": None} if takes_context(branch) else {}
-        try:
-            inspect.signature(branch).bind(None, **given)
-        except TypeError:
-            raise InputTypeError(
-                f"branch {k} cannot be called as f(x) or f(x, context=...); a residual branch has "
-                "no other input, such as depth time"
-            ) from None
+        _check_branch(f"branch {k}", branch)
     count = len(branches)
     field = DepthVarying.from_modules(branches, PiecewiseConstant(count))
-    return NeuralODE(field, FixedGrid(Euler(), steps=count), 0.0, float(count))
+    scheme = Euler() if scheme is None else scheme
+    return NeuralODE(field, FixedGrid(scheme, steps=count), 0.0, float(count))
+
+
+def _check_branch(name: str, branch: Any) -> None:
+    """Refuse a branch that needs another input than the state and the context."""
+    if needs_time(branch):
+        raise InputTypeError(
+            f"{name} cannot be called as f(x) or f(x, context=...); a residual branch has "
+            "no other input, such as depth time"
+        )
+    for i, part in enumerate(branch.parts if isinstance(branch, Split) else []):
+        _check_branch(f"part {i} of {name}", part)
 
 
 def to_branches(layer: NeuralODE) -> list[nnx.Module]:
-    """Return the residual branches of an Euler layer as plain modules.
+    """Return the residual branches of an Euler layer, or of a transformer, as plain modules.
 
     The k-th residual block of the layer is x + h_k f_k(x). Here f_k is the k-th branch, and h_k is
     the length of the k-th step. On a uniform grid, h_k is (t1 - t0) / steps. The branch of a field
     f(x, t) has the depth time where its step starts. `from_branches` takes steps of length one, and
     gives the same layer back only where every h_k is one.
 
+    A layer with `nf.schemes.LieTrotter()` is a transformer, and f_k an `nf.fields.Split`. Its k-th
+    block walks along the parts of f_k one by one.
+
     Args:
-        layer: A layer with a fixed grid and Euler's scheme that walks forward.
+        layer: A layer with a fixed grid that walks forward, with Euler's scheme or with the
+            Lie-Trotter splitting into Euler substeps.
 
     Returns:
         The branches f_k, one for each step, called as f_k(x), or as f_k(x, context=...) if the
@@ -119,17 +163,25 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     solve = layer.discretisation
-    if not solve.planned or not isinstance(solve.scheme, Euler) or layer.backward:
+    scheme = solve.scheme.inner if isinstance(solve.scheme, LieTrotter) else solve.scheme
+    if not solve.planned or not isinstance(scheme, Euler) or layer.backward:
         raise InputTypeError(
-            "only a forward fixed grid with Euler is a stack of residual blocks; use with_solve(), "
-            "or reverse() of a layer that walks backward, first"
+            "only a forward fixed grid with Euler, or with LieTrotter(Euler()), is a stack of "
+            "residual blocks; use with_solve(), or reverse() of a layer that walks backward, first"
         )
-    plan, timed = layer.plan(), takes_time(layer.field)
+    plan = layer.plan()
     t0, t1 = jnp.asarray(raw(layer.t0), float), jnp.asarray(raw(layer.t1), float)
     modules = []
     for k in range(plan.steps):
         module = field_in_step(layer.field, plan.local(0.0, k))
-        modules.append(
-            _AtTime(module, t0 + plan.starts[k] * (t1 - t0) / plan.total) if timed else module
-        )
+        modules.append(_at_time(module, t0 + plan.starts[k] * (t1 - t0) / plan.total))
     return modules
+
+
+def _at_time(field: Any, t: Float[Array, ""]) -> nnx.Module:
+    """Return a field at one depth time: the field itself where it takes no time."""
+    if isinstance(field, Split):
+        parts = [_at_time(part, t) for part in field.parts]
+        same = all(a is b for a, b in zip(parts, field.parts, strict=True))
+        return field if same else Split(*parts)
+    return _AtTime(field, t) if takes_time(field) else field

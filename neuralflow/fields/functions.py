@@ -46,6 +46,22 @@ def takes_time(field: Any) -> bool:
     return _parameters(field).time is not None
 
 
+def needs_time(field: Any) -> bool:
+    """Tell whether a field cannot be called without depth time.
+
+    Args:
+        field: A module or a function, as for `takes_time`.
+
+    Returns:
+        True for f(x, t), False for f(x) and for a depth time with a default.
+
+    Raises:
+        InputTypeError: `field` cannot be called as `takes_time` says.
+    """
+    time = _parameters(field).time
+    return time is not None and time.default is time.empty
+
+
 def takes_context(field: Any) -> bool:
     """Tell whether a field is called with a context: whether it has a parameter named `context`.
 

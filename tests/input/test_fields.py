@@ -189,6 +189,86 @@ CALLS = {
         {"x": r"\bx\b|a state of two halves"},
         made=True,
     ),
+    "Split": Call(lambda part: fields.Split(mlp(), part), lambda: {"part": mlp()}, {"part": PART}),
+    "Split.call": Call(
+        lambda: fields.Split(mlp(), mlp()),
+        lambda: {"x": jnp.ones((3, 4))},
+        {"x": WIDTH, "context": {"array": jnp.ones(2), "text": "a"}},
+        made=True,
+    ),
+    "Split.along": Call(
+        lambda: fields.Split(mlp(), mlp()).along,
+        lambda: {"part": 1, "x": jnp.ones((3, 4))},
+        {
+            "part": {**without(COUNT, "zero"), "third": 2},
+            "x": WIDTH,
+            "context": {"array": jnp.ones(2), "text": "a"},
+        },
+        made=True,
+    ),
+    "OnSphere": Call(fields.OnSphere, lambda: {"field": mlp()}, {"field": PART}),
+    "OnSphere.call": Call(
+        lambda: fields.OnSphere(mlp()),
+        state,
+        {"x": {**WIDTH, "pair": (jnp.ones((3, 4)), jnp.ones((3, 4)))}},
+        made=True,
+    ),
+    "Attention": Call(
+        fields.Attention,
+        lambda: {"dimension": 4, "heads": 2, "rngs": nnx.Rngs(0)},
+        {
+            "dimension": {**SIZE, "odd": 3},
+            "heads": {**SIZE, "three": 3},
+            "causal": FLAG,
+            "norm": FLAG,
+            "dtype": DTYPE,
+            "param_dtype": {**DTYPE, "none": None},
+            "out_kernel_init": FUNCTION,
+            "rngs": RNGS,
+        },
+    ),
+    "Attention.call": Call(
+        lambda: fields.Attention(4, heads=2, rngs=nnx.Rngs(0)),
+        lambda: {"x": jnp.ones((2, 3, 4)), "context": {"mask": jnp.ones((2, 1, 3), int)}},
+        {
+            "x": {**WIDTH, "one token": jnp.ones(4), "no token": jnp.ones((2, 0, 4))},
+            "context": {
+                "array": jnp.ones((2, 3, 3), bool),
+                "text": "mask",
+                **{
+                    name: {"mask": mask}
+                    for name, mask in {
+                        "no mask": None,
+                        "list": [True],
+                        "words": np.array(["a"]),
+                        "complex": jnp.ones((2, 3, 3)) * 1j,
+                        "flat": jnp.ones((2, 3), bool),
+                        "with heads": jnp.ones((2, 1, 3, 3), bool),
+                        "short": jnp.ones((2, 1, 2), bool),
+                    }.items()
+                },
+            },
+        },
+        {"context": "context|mask"},
+        made=True,
+    ),
+    "FeedForward": Call(
+        fields.FeedForward,
+        lambda: {"dimension": 2, "hidden": 2, "rngs": nnx.Rngs(0)},
+        {
+            "dimension": SIZE,
+            "hidden": SIZE,
+            "activation": FUNCTION,
+            "norm": FLAG,
+            "dtype": DTYPE,
+            "param_dtype": {**DTYPE, "none": None},
+            "out_kernel_init": FUNCTION,
+            "rngs": RNGS,
+        },
+    ),
+    "FeedForward.call": Call(
+        lambda: fields.FeedForward(4, hidden=2, rngs=nnx.Rngs(0)), state, {"x": WIDTH}, made=True
+    ),
     "from_function": Call(
         fields.from_function,
         lambda: {"function": lambda p, x: x, "params": {"a": 1.0}},

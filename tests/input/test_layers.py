@@ -39,6 +39,10 @@ def conditioned():
     return nf.from_function(lambda a, x, context=None: 2.0 * x)
 
 
+STEADY = nf.from_function(lambda a, x: a * x, 1.0)
+TIMED = nf.from_function(lambda a, x, t: a * x + t, 1.0)
+
+
 def layer(solve: Discretisation = EULER):
     return nf.NeuralODE(field(), solve)
 
@@ -246,8 +250,31 @@ CALLS = {
     "from_branches": Call(
         nf.from_branches,
         lambda: {"branches": [nnx.Linear(2, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1)]},
-        {"branches": BRANCHES},
-        said={"branches": "branch|module|time"},
+        {
+            "branches": BRANCHES,
+            "scheme": {
+                "text": "euler",
+                "number": 1,
+                "class": nf.Euler,
+                "splitting": nf.schemes.LieTrotter(),
+            },
+        },
+        said={"branches": "branch|module|time", "scheme": "scheme|splitting|LieTrotter"},
+    ),
+    "from_branches of transformers": Call(
+        nf.from_branches,
+        lambda: {
+            "branches": [nf.fields.Split(STEADY, STEADY)] * 2,
+            "scheme": nf.schemes.LieTrotter(),
+        },
+        {
+            "branches": {
+                **BRANCHES,
+                "plain": [STEADY],
+                "timed part": [nf.fields.Split(STEADY, TIMED)],
+            }
+        },
+        said={"branches": "branch|module|time|Split"},
     ),
     "fit_branches": Call(
         nf.fit_branches,

@@ -120,6 +120,14 @@ LEARNED = {
     name: Call(getattr(schemes, name).learned, lambda: {"steps": np.int64(3)}, {"steps": STEPS})
     for name in ("FractalNet", "ConsistentFractalNet")
 }
+INNER = {
+    **SCHEME,
+    "implicit": nf.ImplicitEuler(),
+    "carries": schemes.leapfrog(),
+    "splitting": schemes.LieTrotter(),
+    "fractal": schemes.FractalNet(),
+}
+
 CALLS = {
     "FixedGrid": Call(
         nf.FixedGrid,
@@ -293,6 +301,12 @@ CALLS = {
         },
         said={"scheme": "scheme|Reversible"},
     ),
+    **{
+        splitting.__name__: Call(
+            splitting, lambda: {"inner": nf.Heun()}, {"inner": INNER}, said={"inner": "scheme"}
+        )
+        for splitting in (schemes.LieTrotter, schemes.Strang)
+    },
     "RK4": Call(nf.RK4, lambda: {"scan_kind": "lax"}, {"scan_kind": KIND}),
     "ThreeEighths": Call(nf.ThreeEighths, lambda: {"scan_kind": None}, {"scan_kind": KIND}),
     "ImplicitTrapezoid": Call(

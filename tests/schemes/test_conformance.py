@@ -13,6 +13,7 @@ from support.schemes import X, grid
 
 import neuralflow as nf
 from neuralflow import schemes as S
+from neuralflow.schemes.network import traits
 
 # A name has a function from a number of steps to a scheme, and an order.
 SCHEMES = {
@@ -41,11 +42,15 @@ SCHEMES = {
     "FractalExpansion": (lambda n: S.FractalExpansion([0.5, 2.0]), 1),
     "RevNet": (lambda n: S.RevNet(), 1),
     "Reversible": (lambda n: S.Reversible(nf.Heun()), 2),
+    "LieTrotter": (lambda n: S.LieTrotter(), 1),
+    "Macaron": (lambda n: S.Strang(nf.Euler()), 1),
+    "Strang": (lambda n: S.Strang(), 2),
+    "ReversibleStrang": (lambda n: S.Reversible(S.Strang()), 2),
 }
 every_scheme = pytest.mark.parametrize("name", SCHEMES)
 # A walk hands different things from step to step; here is one scheme of every kind of them.
 # The other schemes are differentiated with the default memory.
-TWO_LEVEL = ("RK4", "ImplicitEuler", "AB5", "LMResNet", "PolyNet", "RevNet", "Reversible")
+TWO_LEVEL = ("RK4", "ImplicitEuler", "AB5", "LMResNet", "PolyNet", "RevNet", "Reversible", "Strang")
 
 
 def pendulum(params, x, t):
@@ -68,6 +73,24 @@ class Crossed(nnx.Module):
         return velocity if isinstance(x, tuple) else jnp.concatenate(velocity, axis=-1)
 
 
+class Half(nnx.Module):
+    """One half of the velocity of a field, and zeros in the other half."""
+
+    def __init__(self, whole, number):
+        self.whole, self.number = whole, number
+
+    def __call__(self, x, t=None):
+        v = nf.fields.evaluate(self.whole, x, t)
+        halves = list(v if isinstance(v, tuple) else jnp.split(v, 2, axis=-1))
+        halves[1 - self.number] = jnp.zeros_like(halves[1 - self.number])
+        return tuple(halves) if isinstance(v, tuple) else jnp.concatenate(halves, axis=-1)
+
+
+def fitting(scheme, whole) -> Any:
+    """The field as a scheme takes it: in two parts for a splitting."""
+    return nf.fields.Split(Half(whole, 0), Half(whole, 1)) if traits(scheme).parted else whole
+
+
 @functools.cache
 def exact_pendulum():
     field = nf.from_function(pendulum, jnp.asarray(1.5))
@@ -81,7 +104,8 @@ def test_order(name):
     counts = (64, 128) if order < 4 else (48, 96)
     errors = []
     for n in counts:
-        layer = nf.NeuralODE(field, nf.FixedGrid(make(n), steps=n, memory="full"), 0.0, 2.0)
+        solve = nf.FixedGrid(make(n), steps=n, memory="full")
+        layer = nf.NeuralODE(fitting(make(n), field), solve, 0.0, 2.0)
         errors.append(float(jnp.linalg.norm(layer(X) - exact)))
     slope = np.log2(errors[0] / errors[1])
     assert slope > order - 0.1
@@ -99,7 +123,9 @@ def test_conformance(name, worst):
     make = SCHEMES[name][0]
     n = 6
     scheme = make(n)
-    field = nf.DepthVarying(Crossed, nf.PiecewiseConstant(n), rngs=nnx.Rngs(0))
+    field = nf.DepthVarying(
+        lambda rngs: fitting(scheme, Crossed(rngs)), nf.PiecewiseConstant(n), rngs=nnx.Rngs(0)
+    )
     graphdef, params = nnx.split(field)
 
     def layer(params, memory):
@@ -145,7 +171,7 @@ def test_conformance(name, worst):
 @every_scheme
 def test_samples_are_alone_and_time_runs_both_ways(name, worst):
     make, order = SCHEMES[name]
-    field = nf.from_function(pendulum, jnp.asarray(1.5))
+    field = fitting(make(40), nf.from_function(pendulum, jnp.asarray(1.5)))
     layer = nf.NeuralODE(field, nf.FixedGrid(make(40), steps=40, memory="full"))
     forward, alone, back = jax.jit(
         lambda: (layer(X), jax.vmap(layer)(X), layer.reverse()(layer(X)))
@@ -164,20 +190,23 @@ class Normed(nnx.Module):
 
 @every_scheme
 def test_statistics_of_every_cell_or_a_refusal(name, worst):
+    scheme = SCHEMES[name][0](2)
+
     def make(rngs) -> Any:
-        return nf.fields.Coupled(Normed(rngs), Normed(rngs))
+        return fitting(scheme, nf.fields.Coupled(Normed(rngs), Normed(rngs)))
 
     field = nf.DepthVarying(make, nf.PiecewiseConstant(2), rngs=nnx.Rngs(0))
-    layer = nf.NeuralODE(field, nf.FixedGrid(SCHEMES[name][0](2), steps=2))
+    layer = nf.NeuralODE(field, nf.FixedGrid(scheme, steps=2))
     if name.startswith("Implicit"):
         with pytest.raises(ValueError, match="model.eval"):
             layer(X)
         return
     layer(X)
-    for norm in (field.stack.first.norm, field.stack.second.norm):
+    coupled = field.stack.parts[0].whole if traits(scheme).parted else field.stack
+    for norm in (coupled.first.norm, coupled.second.norm):
         assert (norm.mean[...] != 0).all()
         assert (norm.var[...] != 1).all()
-    assert worst(field.stack.first.norm.mean[0], 0.01 * X[:, 1:].mean(0)) < 1e-8
+    assert worst(coupled.first.norm.mean[0], 0.01 * X[:, 1:].mean(0)) < 1e-8
 
 
 @pytest.mark.parametrize("name", ["AB3", "momentum", "PolyNet", "RevNet", "Reversible"])
@@ -191,12 +220,14 @@ def test_schemes_are_diffrax_solvers_of_their_own_right(name, worst):
 
 
 @pytest.mark.parametrize(
-    "name", ["AB3", "ConsistentLM", "PolyNet", "FractalExpansion", "Reversible"]
+    "name", ["AB3", "ConsistentLM", "PolyNet", "FractalExpansion", "Reversible", "ReversibleStrang"]
 )
 def test_evaluations_are_counted(name):
     calls = []
     field = nf.from_function(lambda p, x: (jax.debug.callback(lambda: calls.append(1)), -x)[1])
-    solution = nf.NeuralODE(field, grid(SCHEMES[name][0](7), 7)).solve(jnp.ones((1, 1)))
+    scheme = SCHEMES[name][0](7)
+    field = nf.fields.Split(field, field, field) if traits(scheme).parted else field
+    solution = nf.NeuralODE(field, grid(scheme, 7)).solve(jnp.ones((1, 1)))
     jax.block_until_ready(solution)
     jax.effects_barrier()
     assert len(calls) == int(solution.evaluations)
