@@ -32,6 +32,7 @@ from neuralflow.depth import FlatField, raw
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
+from neuralflow.schemes.network import traits
 from neuralflow.solve.system import check_single, time_dtype
 
 KnownAt = Literal["start", "end"]
@@ -430,7 +431,7 @@ def along(
             Jacobian is taken. Or random probes meet an adaptive solve with `per_sample=True`. Or a
             rate does not give one number for each sample.
         InputTypeError: Axis 0 of x does not count samples, x is not an array of real numbers, or an
-            argument has the wrong type.
+            argument has the wrong type. Or the scheme of the layer is a splitting.
 
     Example:
         >>> import jax.numpy as jnp
@@ -447,6 +448,13 @@ def along(
     for rate in rates:
         checks.function("a rate", rate, 1)
     check_context(layer.field, context)
+    scheme = layer.discretisation.scheme
+    if traits(scheme).parted:
+        raise InputTypeError(
+            f"a rate belongs to the whole velocity of a layer, and the scheme "
+            f"{type(scheme).__name__} walks along its parts one by one; take another scheme, such "
+            "as layer.with_solve(nf.FixedGrid(nf.Heun(), steps=...))"
+        )
     if key is not None:
         checks.key(key)
     points, _ = flat(samples(x))

@@ -69,6 +69,14 @@ def network(basis, dtype=jnp.float32):
     return nf.DepthVarying(make, basis, rngs=nnx.Rngs(0))
 
 
+def in_parts():
+    def make(rngs):
+        parts = nf.fields.Attention(2, heads=1, rngs=rngs), nf.fields.MLP(2, hidden=4, rngs=rngs)
+        return nf.fields.Split(*parts)
+
+    return nf.DepthVarying(make, nf.PiecewiseConstant(STEPS), rngs=nnx.Rngs(0))
+
+
 def grid(scheme, field=None, memory: Memory = "remat"):
     solve = nf.FixedGrid(scheme, steps=STEPS, memory=memory)
     return nf.NeuralODE(crossed() if field is None else field, solve)
@@ -163,6 +171,8 @@ def basis(name):
 SCANS: dict[str, Callable[[], Any]] = {
     **{f"scheme {name}": lambda make=make: grid(make()) for name, make in SCHEMES.items()},
     **{f"basis {name}": lambda name=name: basis(name) for name in BASES if name != "Legendre"},
+    "scheme LieTrotter": lambda: grid(S.LieTrotter(), in_parts()),
+    "scheme Strang": lambda: grid(S.Strang(), in_parts()),
     "memory full": lambda: grid(nf.Heun(), memory="full"),
     "memory reversible": lambda: grid(S.RevNet(), memory="reversible"),
 }

@@ -135,6 +135,7 @@ def summed(estimator, probes):
 
 
 WALK = {"layer": FORWARD, "x": SAMPLES, "context": CONTEXT}
+SHIFT = nf.from_function(lambda a, x: a + x, 1.0)
 VISIT = {"x": SAMPLES, "t": DEPTH, "context": CONTEXT}
 RESIDUAL = {**VISIT, "step": STEP}
 
@@ -178,6 +179,15 @@ CALLS = {
             "key": {k: v for k, v in KEY.items() if k != "none"},
         },
         {"divergence": r"\bdivergence\b|random probes"},
+    ),
+    "along.splitting": Call(
+        lambda scheme: T.along(
+            nf.NeuralODE(nf.fields.Split(SHIFT, SHIFT), nf.FixedGrid(scheme, steps=1)),
+            jnp.ones((1, 2)),
+            T.divergence,
+        ),
+        lambda: {"scheme": nf.Heun()},
+        {"scheme": {s.__name__: s() for s in (nf.schemes.LieTrotter, nf.schemes.Strang)}},
     ),
     "along.random": Call(
         lambda **given: T.along(given.pop("layer"), given.pop("x"), T.divergence, **given),

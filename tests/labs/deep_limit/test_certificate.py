@@ -564,3 +564,20 @@ def test_bad_calls_are_refused():
     pair = nf.NeuralODE(nf.from_function(lambda p, s: s), nf.FixedGrid(nf.Euler(), steps=2))
     with pytest.raises(TypeError, match="one leading axis of samples"):
         D.certify(Around(pair, lambda flow, x: x + flow((x, x[0]))[0]), points())
+
+
+def test_a_splitting_is_held_against_the_flow_of_the_sum_of_its_parts():
+    parts = (nf.from_function(lambda rate, x: -rate * x, rate) for rate in (3.0, 5.0))
+    n = 24
+    layer = nf.NeuralODE(nf.fields.Split(*parts), nf.FixedGrid(S.LieTrotter(), steps=n))
+    certificate = D.certify(layer, points())
+    assert certificate.is_ode
+    k, factor = np.arange(n + 1), (1 - 3 / n) * (1 - 5 / n)
+    own, flow = factor**k, np.exp(-8 * k / n)
+    want = np.sqrt(np.mean((own - flow) ** 2) / np.mean((1 - flow) ** 2))
+    assert np.isclose(certificate.measures["path"].value, want, rtol=1e-4)
+    # A velocity on top is a part behind the others, which moves the state where a step ends.
+    jump, rest = factor ** (n - k[1:]), np.exp(-8 * (1 - k[1:] / n))
+    rest = rest * (1 - np.exp(-8 / n)) * n / 8
+    want = np.sqrt(np.sum((jump - rest) ** 2) / np.sum(rest**2))
+    assert np.isclose(certificate.measures["adjoint"].value, want, rtol=1e-3)
