@@ -20,7 +20,7 @@ from neuralflow import checks
 from neuralflow.branches.norms import Affine
 from neuralflow.checks import InputError
 from neuralflow.depth.varying import dotted, flatten
-from neuralflow.fields import MLP, ConvBlock
+from neuralflow.fields import MLP, Attention, ConvBlock, FeedForward
 
 _NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm, Affine)
 
@@ -87,9 +87,9 @@ def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
     """Return the hidden units that are known of a branch.
 
     Hidden units stand between two dense layers or two convolutions in an `nf.fields.MLP`, an
-    `nf.fields.ConvBlock` or an `nnx.Sequential`, anywhere inside the branch. Activations and norms
-    may stand between the two layers. The heads of an `nnx.MultiHeadAttention` are units too: whole
-    heads are renumbered.
+    `nf.fields.FeedForward`, an `nf.fields.ConvBlock` or an `nnx.Sequential`, anywhere inside the
+    branch. Activations and norms may stand between the two layers. The heads of an
+    `nf.fields.Attention` or an `nnx.MultiHeadAttention` are units too: whole heads are renumbered.
 
     Args:
         branch: A residual branch.
@@ -113,7 +113,7 @@ def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
     checks.instance("branch", branch, nnx.Module, "an nnx.Module")
     found: list[HiddenUnits] = []
     for path, node in nnx.iter_graph(branch):
-        if isinstance(node, nnx.MultiHeadAttention):
+        if isinstance(node, nnx.MultiHeadAttention | Attention):
             found += _heads(path, node)
         else:
             found += _between(_chain(path, node))
@@ -141,6 +141,9 @@ def _chain(path: tuple[Any, ...], node: Any) -> list[Layer]:
     if isinstance(node, MLP):
         dense = [((*path, "dense", i), layer) for i, layer in enumerate(node.dense)]
         return [part for layer in dense for part in (((), node.activation), layer)][1:]
+    if isinstance(node, FeedForward):
+        inner, outer = ((*path, "inner"), node.inner), ((*path, "outer"), node.outer)
+        return [inner, ((), node.activation), outer]
     if isinstance(node, ConvBlock):
         pairs = enumerate(zip(node.norms, node.convs, strict=True))
         return [
@@ -218,9 +221,12 @@ def _axes(path: tuple[Any, ...], layer: nnx.Module) -> dict[str, int]:
     }
 
 
-def _heads(path: tuple[Any, ...], attention: nnx.MultiHeadAttention) -> Iterator[HiddenUnits]:
+def _heads(
+    path: tuple[Any, ...], attention: nnx.MultiHeadAttention | Attention
+) -> Iterator[HiddenUnits]:
     """Yield the heads of attention, where each has its own keys and values."""
-    if attention.num_kv_heads != attention.num_heads:
+    shapes = attention.query.kernel.shape, attention.key.kernel.shape
+    if shapes[0][-2] != shapes[1][-2]:  # Several heads share keys and values.
         return
     axes = {dotted((*path, "out", "kernel")): 0}
     for name in ("query", "key", "value"):

@@ -90,12 +90,14 @@ class Attention(nnx.Module):
         checks.held("attention of this dimension", 4 * int(dimension) ** 2, "take a smaller one")
         self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
         types: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        size = (int(heads), int(dimension) // int(heads))
         self.query, self.key, self.value = (
-            nnx.Linear(dimension, dimension, **types) for _ in range(3)
+            nnx.LinearGeneral(dimension, size, **types) for _ in range(3)
         )
-        self.out = nnx.Linear(dimension, dimension, kernel_init=out_kernel_init, **types)
-        self.heads = int(heads)
-        self.causal = causal
+        self.out = nnx.LinearGeneral(
+            size, dimension, axis=(-2, -1), kernel_init=out_kernel_init, **types
+        )
+        self.dimension, self.causal = int(dimension), causal
 
     def __call__(
         self, x: Inexact[Array, "*batch tokens d"], *, context: PyTree = None
@@ -118,17 +120,13 @@ class Attention(nnx.Module):
             InputTypeError: x is not an array of floating-point numbers, the context is not a
                 mapping, or the mask is not an array of real numbers or booleans.
         """
-        checks.array("x", x, "...", "tokens", self.query.in_features, kind=jnp.inexact)
+        checks.array("x", x, "...", "tokens", self.dimension, kind=jnp.inexact)
         y = x if self.norm is None else self.norm(x)
-
-        def split(a: Array) -> Array:
-            return a.reshape(*a.shape[:-1], self.heads, -1)
-
-        q, k, v = split(self.query(y)), split(self.key(y)), split(self.value(y))
+        q, k, v = self.query(y), self.key(y), self.value(y)
         products = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k)
         weights = self._weights(products, _mask(context, x.shape)).astype(v.dtype)
         mixed = jnp.einsum("...hqk,...khd->...qhd", weights, v)
-        return self.out(mixed.reshape(*x.shape[:-1], -1)).astype(x.dtype)
+        return self.out(mixed).astype(x.dtype)
 
     def _weights(self, products: Array, mask: Array | None) -> Array:
         """Return the softmax over the tokens that a token attends to, and zero elsewhere."""

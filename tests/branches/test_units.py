@@ -96,6 +96,14 @@ FOUND = {
         [(6, 1, False, False)],
     ),
     "heads": (attention, ROWS[None], [(3, 1, False, False)]),
+    "a transformer's block": (
+        lambda: nf.fields.Split(
+            nf.fields.Attention(6, heads=3, param_dtype=jnp.float64, rngs=nnx.Rngs(0)),
+            nf.fields.FeedForward(6, hidden=5, param_dtype=jnp.float64, rngs=nnx.Rngs(1)),
+        ),
+        ROWS[None],
+        [(3, 1, False, False), (5, 1, False, False)],
+    ),
 }
 
 
