@@ -69,8 +69,8 @@ class Attention(nnx.Module):
     def __init__(
         self,
         dimension: int,
-        *,
         heads: int,
+        *,
         causal: bool = False,
         norm: bool = True,
         dtype: DTypeLike | None = None,
@@ -151,9 +151,10 @@ def _mask(context: PyTree, shape: tuple[int, ...]) -> Array | None:
     if context is None:
         return None
     if not isinstance(context, Mapping):
+        given = getattr(context, "shape", None)
         raise InputTypeError(
-            'the context of Attention is a mapping such as {"mask": mask}, got a '
-            f"{type(context).__name__}"
+            'the context of Attention is a mapping such as {"mask": mask}, got '
+            + (f"a {type(context).__name__}" if given is None else f"an array of shape {given}")
         )
     if "mask" not in context:
         return None
@@ -171,7 +172,8 @@ def _mask(context: PyTree, shape: tuple[int, ...]) -> Array | None:
     ):
         raise InputError(
             f"the mask of Attention on x of shape {shape} must broadcast to {wanted} and have as "
-            f"many axes, got {mask.shape}; a mask of padding is mask[..., None, :]"
+            f"many axes, got {mask.shape}; one mask of all samples is mask[None], one of padding "
+            "mask[..., None, :]"
         )
     return jnp.asarray(mask)[..., None, :, :]
 

@@ -93,7 +93,9 @@ def test_the_order_comes_back_from_gaps_to_a_finite_reference(p):
 
 
 def test_weights_on_equal_functions_of_depth_have_no_gap():
-    few, many = (limits.weights(limits.built(depth, 0, nf.tied)) for depth in (4, 32))
+    few, many = (
+        limits.weights(limits.built(depth, 0, limits.SETTINGS["sgd"])) for depth in (4, 32)
+    )
     assert np.array_equal(few, many)
 
 
