@@ -36,6 +36,8 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "device: also run on accelerators, by `python -m experiments.accelerator`"
     )
+    # Traces are made of many objects without cycles, which Python would look through all the time.
+    gc.set_threshold(100_000)
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", not optimised())
     # Later releases do not know this flag, and they end at a flag that they do not know.

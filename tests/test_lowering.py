@@ -1,5 +1,6 @@
 """Programs for accelerators, lowered on any machine: what is in them, and what is not."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -242,6 +243,19 @@ def flat(function, *arguments):
     return lambda *leaves: jax.tree.leaves(function(*form.unflatten(leaves))), leaves
 
 
+def dtype(name):
+    return jnp.bfloat16 if name == "states in bfloat16" else jnp.float32
+
+
+@functools.cache
+def exported(name, batch="3"):
+    """The function of a cell, its arrays, and its program for a batch: "batch" has any size."""
+    (size,) = export.symbolic_shape(batch)
+    function, weights = CELLS[name]()
+    inner, leaves = flat(function, weights, states(size, dtype(name)))
+    return inner, leaves, lowered(inner, *leaves)
+
+
 def test_the_number_of_cells():
     assert len(CELLS) == 48
 
@@ -250,10 +264,7 @@ def test_the_number_of_cells():
 def test_values_and_gradients_are_lowered_for_every_platform(name):
     """A program that is written, read and run computes what the layer computes."""
     pytest.importorskip("flatbuffers", reason="JAX writes exported programs with it")
-    function, weights = CELLS[name]()
-    dtype = jnp.bfloat16 if name == "states in bfloat16" else jnp.float32
-    inner, leaves = flat(function, weights, states(dtype=dtype))
-    program = lowered(inner, *leaves)
+    inner, leaves, program = exported(name)
     assert program.platforms == PLATFORMS
     text = program.mlir_module()
     check_text(text)
@@ -261,7 +272,7 @@ def test_values_and_gradients_are_lowered_for_every_platform(name):
         assert text.count("stablehlo.while") == 2
     *leaves, x = leaves
     leaves.append(jax.random.normal(jax.random.key(1), x.shape, x.dtype))
-    close = 0.05 if dtype == jnp.bfloat16 else 1e-5
+    close = 0.05 if dtype(name) == jnp.bfloat16 else 1e-5
     there = export.deserialize(program.serialize()).call(*leaves)
     for here, other in zip(jax.jit(inner)(*leaves), there, strict=True):
         assert here.dtype == other.dtype
@@ -271,10 +282,7 @@ def test_values_and_gradients_are_lowered_for_every_platform(name):
 
 @pytest.mark.parametrize("name", SYMBOLIC)
 def test_batches_of_any_size_are_lowered(name):
-    function, weights = CELLS[name]()
-    (batch,) = export.symbolic_shape("batch")
-    dtype = jnp.bfloat16 if name == "states in bfloat16" else jnp.float32
-    check_text(lowered(function, weights, states(batch, dtype)).mlir_module())
+    check_text(exported(name, "batch")[2].mlir_module())
 
 
 def test_a_batch_of_any_size_is_refused_where_it_cannot_be_lowered():
@@ -286,14 +294,12 @@ def test_a_batch_of_any_size_is_refused_where_it_cannot_be_lowered():
 
 def test_a_program_for_any_batch_computes_the_same():
     pytest.importorskip("flatbuffers", reason="JAX writes exported programs with it")
-    function, weights = CELLS["alone steps"]()
-    (batch,) = export.symbolic_shape("batch")
-    inner, leaves = flat(function, weights, states(batch))
-    program = export.deserialize(lowered(inner, *leaves, platforms=("cpu", "tpu")).serialize())
+    inner, leaves, program = exported("alone steps", "batch")
+    there = export.deserialize(program.serialize())
     x = jax.random.normal(jax.random.key(1), (5, 2), jnp.float32)
     *leaves, _ = leaves
-    for here, there in zip(jax.jit(inner)(*leaves, x), program.call(*leaves, x), strict=True):
-        np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-6)
+    for here, other in zip(jax.jit(inner)(*leaves, x), there.call(*leaves, x), strict=True):
+        np.testing.assert_allclose(here, other, rtol=1e-5, atol=1e-6)
 
 
 def test_programs_do_not_grow_with_depth():
@@ -358,18 +364,22 @@ def products(text):
     return [line for line in lines if "contracting_dims = [] x []" not in line]
 
 
-@pytest.mark.parametrize("name", ["adaptive steps", "alone continuous", "implicit", "depths"])
+@pytest.mark.parametrize(
+    "name", ["adaptive steps", "alone continuous", "depths of an adaptive solve"]
+)
 def test_products_keep_all_digits_where_they_decide(name):
-    layers = {
-        "adaptive steps": adaptive,
-        "alone continuous": lambda: adaptive(per_sample=True, gradient="continuous"),
-        "implicit": lambda: grid(nf.ImplicitEuler(), network(nf.PiecewiseConstant(STEPS))),
-        "depths": adaptive,
-    }
-    result = {"depths": lambda model, x: model.trajectory(x, jnp.asarray(DEPTHS))}.get(name)
-    function, weights = differentiated(layers[name](), *([] if result is None else [result]))
-    found = products(lowered(function, weights, states()).mlir_module())
-    assert found and all("precision = [HIGHEST, HIGHEST]" in line for line in found)
+    check_digits(exported(name)[2].mlir_module())
+
+
+def test_products_keep_all_digits_in_implicit_steps():
+    layer = grid(nf.ImplicitEuler(), network(nf.PiecewiseConstant(STEPS)))
+    function, weights = differentiated(layer)
+    check_digits(lowered(function, weights, states()).mlir_module())
+
+
+def check_digits(text):
+    lines = products(text)
+    assert lines and all("precision = [HIGHEST, HIGHEST]" in line for line in lines)
 
 
 def test_a_chosen_precision_stays():
@@ -380,8 +390,7 @@ def test_a_chosen_precision_stays():
 
 
 def test_fixed_grids_multiply_as_the_platform_does():
-    function, weights = differentiated(basis("PiecewiseConstant"))
-    text = lowered(function, weights, states()).mlir_module()
+    text = exported("basis PiecewiseConstant")[2].mlir_module()
     assert not any("HIGHEST" in line for line in products(text))
 
 

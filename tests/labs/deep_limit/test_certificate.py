@@ -206,7 +206,8 @@ SCHEMES = {
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_every_scheme_is_held_against_its_own_limit(scheme):
-    certificate = D.certify(network(STEPS, nf.smooth(0.5), scheme=scheme), points())
+    # Few samples: the matrices of an implicit step have a row for every number of the batch.
+    certificate = D.certify(network(STEPS, nf.smooth(0.5), scheme=scheme), points(30))
     assert certificate.is_ode, certificate.sentence()
 
 
