@@ -77,7 +77,8 @@ def from_branches(
         >>> bool(jnp.allclose(nf.from_branches([f, g])(x), y + g(y)))
         True
 
-        A user's block of a transformer, whose two branches become functions of the block:
+        A user's block of a transformer, whose two branches become functions of the block. The
+        context of the layer is its mask:
 
         >>> class Block(nnx.Module):
         ...     def __init__(self, rngs):
@@ -86,11 +87,11 @@ def from_branches(
         ...         self.second = nnx.LayerNorm(4, rngs=rngs)
         ...         self.dense = nnx.Linear(4, 4, rngs=rngs)
         ...
-        ...     def __call__(self, x):
-        ...         x = x + self.attend(self.first(x))
+        ...     def __call__(self, x, mask=None):
+        ...         x = x + self.attend(self.first(x), mask=mask)
         ...         return x + jnp.tanh(self.dense(self.second(x)))
-        >>> def attend(block, x):
-        ...     return block.attend(block.first(x))
+        >>> def attend(block, x, context=None):
+        ...     return block.attend(block.first(x), mask=context)
         >>> def feed_forward(block, x):
         ...     return jnp.tanh(block.dense(block.second(x)))
         >>> one, two = Block(nnx.Rngs(0)), Block(nnx.Rngs(1))
@@ -100,7 +101,8 @@ def from_branches(
         ... ]
         >>> layer = nf.from_branches(branches, scheme=nf.schemes.LieTrotter())
         >>> x = jnp.ones((1, 3, 4)) * jnp.arange(4)
-        >>> bool(jnp.allclose(layer(x), two(one(x)), atol=1e-6))
+        >>> mask = nnx.make_causal_mask(jnp.ones((1, 3)))
+        >>> bool(jnp.allclose(layer(x, context=mask), two(one(x, mask), mask), atol=1e-6))
         True
         >>> back = nf.to_branches(layer)[1].parts[0].params  # the second block again
         >>> type(back).__name__, bool((back.dense.kernel[...] == two.dense.kernel[...]).all())
@@ -148,7 +150,8 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     gives the same layer back only where every h_k is one.
 
     A layer with `nf.schemes.LieTrotter()` is a transformer, and f_k an `nf.fields.Split`. Its k-th
-    block walks along the parts of f_k one by one.
+    block walks along the parts of f_k one by one. A part that is a function of your own block holds
+    the block as `f_k.parts[0].params`.
 
     Args:
         layer: A layer with a fixed grid that walks forward, with Euler's scheme or with the
@@ -167,7 +170,9 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     if not solve.planned or not isinstance(scheme, Euler) or layer.backward:
         raise InputTypeError(
             "only a forward fixed grid with Euler, or with LieTrotter(Euler()), is a stack of "
-            "residual blocks; use with_solve(), or reverse() of a layer that walks backward, first"
+            f"residual blocks, got {solve!r}{', backward' if layer.backward else ''}; write "
+            "layer.with_solve(nf.FixedGrid(nf.Euler(), steps=...)), or reverse() a layer that "
+            "walks backward, first"
         )
     plan = layer.plan()
     t0, t1 = jnp.asarray(raw(layer.t0), float), jnp.asarray(raw(layer.t1), float)

@@ -28,12 +28,16 @@ class Attention(nnx.Module):
     Products are divided by the root of the size of a head.
 
     A mask says which tokens a token attends to. The mask comes as the entry `mask` of the context,
-    as in `layer(x, context={"mask": mask})`. Other entries of the context are left alone.
+    as in `layer(x, context={"mask": mask})`. The mask has as many axes as x, of which the last two
+    are the token that attends and the token that is attended to. It is True, or not zero, where a
+    token attends. A mask that is added to the products, with zeros there and negative numbers
+    elsewhere, is given as `mask >= 0`. Other entries of the context are left alone.
 
     Args:
         dimension: The size d of the last axis of the state, a multiple of `heads`.
         heads: The number of heads.
-        causal: Whether a token attends to itself and to those before it alone.
+        causal: Whether a token attends to itself and to those before it alone, beside what a mask
+            says.
         norm: Whether a LayerNorm stands in front.
         dtype: The type in which the dense layers compute, such as bfloat16. By default it follows
             from x and the weights. The softmax is in float32 at least. The velocity has the dtype
@@ -106,11 +110,12 @@ class Attention(nnx.Module):
 
         Args:
             x: The state, of shape `(*batch, tokens, dimension)`.
-            context: None, or a mapping. Its entry `mask` has as many axes as x, and broadcasts to
-                `(*batch, tokens, tokens)`: the token of the last axis but one attends to that of
-                the last axis where the entry is True, or a number other than zero. A token that
-                attends to none has the velocity of zero values. `(*batch, 1, tokens)` serves for
-                padding. Negative numbers, as in a mask that is added to the products, give NaN.
+            context: None, or a mapping. Its entry `mask`, if there is one and it is not None, has
+                as many axes as x and broadcasts to `(*batch, tokens, tokens)`: the token of the
+                last axis but one attends to that of the last axis where the entry is True, or a
+                number other than zero. `(*batch, 1, tokens)` serves for padding. A token that
+                attends to none has the velocity of zero values. Negative numbers, as in a mask that
+                is added to the products, give NaN.
 
         Returns:
             The velocity, of the shape and dtype of x.
@@ -156,9 +161,9 @@ def _mask(context: PyTree, shape: tuple[int, ...]) -> Array | None:
             'the context of Attention is a mapping such as {"mask": mask}, got '
             + (f"a {type(context).__name__}" if given is None else f"an array of shape {given}")
         )
-    if "mask" not in context:
+    mask: Any = context.get("mask")
+    if mask is None:
         return None
-    mask: Any = context["mask"]
     dtype = jnp.result_type(mask) if checks.holds_numbers(mask) else None
     boolean = hasattr(mask, "dtype") and mask.dtype == bool
     if not boolean and (dtype is None or jnp.issubdtype(dtype, jnp.complexfloating)):
@@ -167,13 +172,15 @@ def _mask(context: PyTree, shape: tuple[int, ...]) -> Array | None:
             f"{type(mask).__name__}; write jnp.asarray(mask)"
         )
     wanted = (*shape[:-1], shape[-2])
-    if len(mask.shape) != len(wanted) or any(
-        a not in (1, b) for a, b in zip(mask.shape, wanted, strict=True)
-    ):
+    axes = zip(mask.shape, wanted, strict=False)
+    if len(mask.shape) != len(wanted) or any(a not in (1, b) for a, b in axes):
+        remedies = {
+            -1: "; one mask of all samples is mask[None], one of padding mask[..., None, :]",
+            1: "; a mask of flax, with an axis for the heads, is mask[..., 0, :, :] here",
+        }
         raise InputError(
             f"the mask of Attention on x of shape {shape} must broadcast to {wanted} and have as "
-            f"many axes, got {mask.shape}; one mask of all samples is mask[None], one of padding "
-            "mask[..., None, :]"
+            f"many axes, got {mask.shape}{remedies.get(len(mask.shape) - len(wanted), '')}"
         )
     return jnp.asarray(mask)[..., None, :, :]
 

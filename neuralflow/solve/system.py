@@ -435,8 +435,9 @@ def check_parts(scheme: AbstractSolver, field: nnx.Module) -> None:
     if traits(scheme).parted and not is_split(field):
         raise InputTypeError(
             f"{type(scheme).__name__} walks along the parts of a field one by one, and "
-            f"{type(field).__name__} is no nf.fields.Split; write nf.fields.Split(attention, "
-            "feed_forward), inside a DepthVarying where the weights vary, or take nf.Euler()"
+            f"{type(field).__name__} is no nf.fields.Split; make a Split the outermost module, as "
+            "nf.fields.Split(attention, feed_forward), inside a DepthVarying where the weights "
+            "vary, or take nf.Euler()"
         )
 
 

@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 from refusals import refuses
 
-import neuralflow as nf
 from experiments.transformer import __main__ as command, limits, rates, sphere, text
 from experiments.transformer.model import Model, bits, by_part, generated
 
@@ -128,7 +127,7 @@ def test_a_run_writes_its_results_and_goes_on(tmp_path, tokens, monkeypatch):
     result = run()
     kept = json.loads((tmp_path / "result.json").read_text())["result"]
     assert kept["test, bits per character"] == result["test, bits per character"] < 8
-    assert len((tmp_path / "text.txt").read_text()) == 6 + 1 + 5
+    assert (len(kept["prompt"]), len(kept["generated"])) == (6, 5)
     assert run()["training, bits per character"] == result["training, bits per character"]
 
 

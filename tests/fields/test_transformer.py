@@ -32,6 +32,7 @@ def test_attention_is_that_of_jax():
     field = attention()
     allowed = jax.random.bernoulli(jax.random.key(1), 0.6, (2, 5, 5)) | jnp.eye(5, dtype=bool)
     assert np.allclose(field(X), by_jax(field, X), atol=1e-6)
+    assert (field(X, context={"mask": None}) == field(X)).all()
     masked = field(X, context={"mask": allowed, "other": 1.0})
     assert np.allclose(masked, by_jax(field, X, allowed[:, None]), atol=1e-6)
     causal = attention(causal=True)

@@ -238,12 +238,11 @@ CALLS = {
                 **{
                     name: {"mask": mask}
                     for name, mask in {
-                        "no mask": None,
                         "list": [True],
                         "words": np.array(["a"]),
                         "complex": jnp.ones((2, 3, 3)) * 1j,
                         "flat": jnp.ones((2, 3), bool),
-                        "with heads": jnp.ones((2, 1, 3, 3), bool),
+                        "with an axis for heads": jnp.ones((2, 1, 3, 3), bool),
                         "short": jnp.ones((2, 1, 2), bool),
                     }.items()
                 },

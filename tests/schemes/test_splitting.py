@@ -229,10 +229,13 @@ def test_weights_of_parts_are_masked_for_decay():
 
 
 def test_plain_fields_and_other_walks_are_refused():
-    field = nf.fields.MLP(3, hidden=4, rngs=nnx.Rngs(0))
+    plain = nf.fields.MLP(3, hidden=4, rngs=nnx.Rngs(0))
     for scheme in (S.LieTrotter(), S.Reversible(S.Strang())):
-        with pytest.raises(TypeError, match=r"MLP is no nf.fields.Split; write nf.fields.Split\("):
-            nf.NeuralODE(field, nf.FixedGrid(scheme, steps=2))
+        for field in (plain, nf.fields.OnSphere(small(nnx.Rngs(0)))):
+            with pytest.raises(
+                TypeError, match="is no nf.fields.Split; make a Split the outermost"
+            ):
+                nf.NeuralODE(field, nf.FixedGrid(scheme, steps=2))
     layer = nf.NeuralODE(small(nnx.Rngs(0)), nf.FixedGrid(S.LieTrotter(), steps=2))
     with pytest.raises(ValueError, match="LieTrotter"):
         layer.with_solve(nf.Adaptive(S.LieTrotter(), 1e-3, 1e-3))
