@@ -1,5 +1,7 @@
 """Attention against JAX's own, masks, and flows on the sphere against their equations."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,8 @@ def test_no_token_to_attend_to_means_no_values():
     def total(x):
         return jnp.sum(field(x, context={"mask": nothing}))
 
-    assert np.allclose(field(X, context={"mask": nothing}), field.out.bias[...])
+    bias: Any = field.out.bias
+    assert np.allclose(field(X, context={"mask": nothing}), bias[...])
     assert (jax.grad(total)(X) == 0).all()
     added = jnp.where(jnp.eye(5, dtype=bool), 0.0, -1e9)[None]
     assert jnp.isnan(field(X, context={"mask": added})).any()
