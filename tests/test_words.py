@@ -186,6 +186,40 @@ def choices():
     )
 
 
+def transformers():
+    language = record("transformer/language.json")["result"]
+    limits = record("transformer/limits.json")["summary"]
+    rates = record("transformer/rates.json")["summary"]
+    networks = record("transformer/verdicts.json")["networks"]
+    meeting = record("transformer/sphere.json")["result"]["rate of 1 - cos, b = 1"]
+
+    def number(summary):
+        return f"{summary['mean']:.2f} ({span(summary['interval'], 2)})"
+
+    def orders(name):
+        after = (limits[f"{name}, {steps} steps"]["order of outputs"] for steps in (150, 600))
+        return [number(order) for order in after]
+
+    losses = [np.ptp([loss["mean"] for loss in row["losses"]]) for row in limits.values()]
+    assert max(losses) < 0.02
+    assert max(gap["mean"] for gap in limits["sgd, fast, 600 steps"]["outputs"]) > 0.1
+    assert [row["verdict"] == "ODE" for row in networks.values()] == [False, False, False, True]
+    sgd, adam = orders("sgd"), orders("adam")
+    changes = {alpha: rates[f"alpha = {alpha}, 2^-8"]["change"] for alpha in (0, 1)}
+    return (
+        f"({language['unigrams, bits']:.2f} bits per character by unigrams)",
+        f"need {language['test, bits per character']:.2f} bits on the test part after "
+        f"{language['seconds of training']:.0f} seconds",
+        f"at order {sgd[0]} after 150 steps and {sgd[1]} after 600",
+        f"under Adam at order {adam[0]} and {adam[1]}",
+        f"Adam comes to {orders('adam, large head')[1]}",
+        f"{limits['sgd, fast, 600 steps']['growth']['mean']:.0f} times as large",
+        f"the loss changes by {changes[1]['mean']:.2f} bits ({span(changes[1]['interval'], 2)})",
+        f"it rises by {number(changes[0])}",
+        f"meet at rate {meeting:.3f}",
+    )
+
+
 CLAIMS = (
     trained,
     mnist,
@@ -199,6 +233,7 @@ CLAIMS = (
     ladders,
     imports,
     choices,
+    transformers,
 )
 
 
