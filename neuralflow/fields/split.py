@@ -124,13 +124,14 @@ class Split(nnx.Module):
         return v
 
 
-def is_split(field: nnx.Module) -> bool:
-    """Tell whether a field has parts: whether it is a `Split`, along depth or not.
+def split_of(field: nnx.Module) -> Split | None:
+    """Return the `Split` that a field is, along depth or not, and None for any other field.
 
     Args:
-        field: The field.
+        field: The field. Of a `DepthVarying`, the stacked module counts.
     """
-    return isinstance(field.stack if isinstance(field, DepthVarying) else field, Split)
+    inner = field.stack if isinstance(field, DepthVarying) else field
+    return inner if isinstance(inner, Split) else None
 
 
 def parts_of(field: nnx.Module) -> list[nnx.Module]:
@@ -142,11 +143,12 @@ def parts_of(field: nnx.Module) -> list[nnx.Module]:
     Returns:
         The parts of a `Split`. The only part of any other field is the field itself.
     """
-    if isinstance(field, Split):
-        return list(field.parts)
-    if isinstance(field, DepthVarying) and isinstance(field.stack, Split):
-        return [DepthVarying.from_stack(part, field.basis) for part in field.stack.parts]
-    return [field]
+    split = split_of(field)
+    if split is None:
+        return [field]
+    if not isinstance(field, DepthVarying):
+        return list(split.parts)
+    return [DepthVarying.from_stack(part, field.basis) for part in split.parts]
 
 
 class OnSphere(nnx.Module):

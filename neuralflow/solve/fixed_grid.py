@@ -33,7 +33,7 @@ from neuralflow.schemes.network import (
 )
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing
-from neuralflow.solve.system import check_parts
+from neuralflow.solve.system import walked_parts
 from neuralflow.solve.walk import Memory, Walk, check_forgets, check_growth, check_rows
 
 
@@ -237,7 +237,7 @@ class FixedGrid(Discretisation):
                 the parts of a field, and the field has none.
         """
         takes_time(field)
-        check_parts(self.scheme, field)
+        walked_parts(self.scheme, field)
         self.plan(FlatField(field).bases)
 
     def integrate(

@@ -25,7 +25,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import Basis, FlatField
 from neuralflow.fields import evaluate, takes_time
 from neuralflow.fields.convolution import with_fast_derivatives
-from neuralflow.fields.split import is_split, parts_of
+from neuralflow.fields.split import split_of
 from neuralflow.schemes.implicit import with_derivatives
 from neuralflow.schemes.network import Parts, is_explicit, prepared, tableau_of, traits
 from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_step
@@ -100,14 +100,12 @@ class System:
         context: PyTree = None,
         precise: bool = False,
     ):
-        check_parts(scheme, field)
         self.flat = FlatField(field)
         self.flat.check(FlatField.values(field))
         leaves, self._context = jax.tree.flatten(context)
         self.timed = takes_time(field)
         self.name = type(field).__name__
-        # A scheme that takes the field as a whole sees no parts.
-        self.parts = len(parts_of(field)) if traits(scheme).parted else None
+        self.parts = walked_parts(scheme, field)
         self.dtype = dtype
         self.scheme = prepared(scheme, dtype)
         # Variables stay whole: the type PerStep says that a coefficient has a row per step.
@@ -422,23 +420,30 @@ class System:
         return 1, False
 
 
-def check_parts(scheme: AbstractSolver, field: nnx.Module) -> None:
-    """Refuse a field without parts under a scheme that walks along parts.
+def walked_parts(scheme: AbstractSolver, field: nnx.Module) -> int | None:
+    """Return the number of parts along which a scheme walks one by one.
 
     Args:
         scheme: The scheme.
         field: The field.
 
+    Returns:
+        The number of parts of the field. None for a scheme that takes the field as a whole.
+
     Raises:
         InputTypeError: The scheme walks along parts, and the field has none.
     """
-    if traits(scheme).parted and not is_split(field):
+    if not traits(scheme).parted:
+        return None
+    split = split_of(field)
+    if split is None:
         raise InputTypeError(
             f"{type(scheme).__name__} walks along the parts of a field one by one, and "
             f"{type(field).__name__} is no nf.fields.Split; make a Split the outermost module, as "
             "nf.fields.Split(attention, feed_forward), inside a DepthVarying where the weights "
             "vary, or take nf.Euler()"
         )
+    return len(split.parts)
 
 
 def all_digits() -> AbstractContextManager:
