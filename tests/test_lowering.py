@@ -257,7 +257,7 @@ def exported(name, batch="3"):
 
 
 def test_the_number_of_cells():
-    assert len(CELLS) == 48
+    assert len(CELLS) == 50
 
 
 @pytest.mark.parametrize("name", CELLS)
