@@ -204,6 +204,11 @@ def transformers():
     assert max(losses) < 0.02
     assert max(gap["mean"] for gap in limits["sgd, fast, 600 steps"]["outputs"]) > 0.1
     assert [row["verdict"] == "ODE" for row in networks.values()] == [False, False, False, True]
+    times = record("benchmarks/results/transformers.json")["rows"]
+
+    def ratios(what, *routes):
+        return span([row[what]["median"] for row in times if row["route"] in routes], 2)
+
     sgd, adam = orders("sgd"), orders("adam")
     changes = {alpha: rates[f"alpha = {alpha}, 2^-8"]["change"] for alpha in (0, 1)}
     return (
@@ -217,6 +222,8 @@ def transformers():
         f"the loss changes by {changes[1]['mean']:.2f} bits ({span(changes[1]['interval'], 2)})",
         f"it rises by {number(changes[0])}",
         f"meet at rate {meeting:.3f}",
+        f"takes {ratios('forward', 'full', 'remat')} of its time forward, its gradient "
+        f"{ratios('gradient', 'remat')} with the default memory and {ratios('gradient', 'full')}",
     )
 
 

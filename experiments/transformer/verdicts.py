@@ -79,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--samples", type=int, default=64, help="windows of the certificate")
+    parser.add_argument("--samples", type=int, default=48, help="windows of the certificate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "verdicts.json")
     given = parser.parse_args()
