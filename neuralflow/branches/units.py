@@ -20,7 +20,7 @@ from neuralflow import checks
 from neuralflow.branches.norms import Affine
 from neuralflow.checks import InputError
 from neuralflow.depth.varying import dotted, flatten
-from neuralflow.fields import MLP, Attention, ConvBlock, FeedForward
+from neuralflow.fields import MLP, Attention, ConvBlock
 
 _NORMS = (nnx.BatchNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.LayerNorm, nnx.RMSNorm, Affine)
 
@@ -141,9 +141,6 @@ def _chain(path: tuple[Any, ...], node: Any) -> list[Layer]:
     if isinstance(node, MLP):
         dense = [((*path, "dense", i), layer) for i, layer in enumerate(node.dense)]
         return [part for layer in dense for part in (((), node.activation), layer)][1:]
-    if isinstance(node, FeedForward):
-        inner, outer = ((*path, "inner"), node.inner), ((*path, "outer"), node.outer)
-        return [inner, ((), node.activation), outer]
     if isinstance(node, ConvBlock):
         pairs = enumerate(zip(node.norms, node.convs, strict=True))
         return [

@@ -17,7 +17,7 @@ from jaxtyping import Array, Inexact, PyTree
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.fields.activations import gelu
-from neuralflow.fields.networks import KERNEL, Activation, check_types
+from neuralflow.fields.networks import KERNEL, MLP, Activation, check_types
 
 
 class Attention(nnx.Module):
@@ -226,20 +226,17 @@ class FeedForward(nnx.Module):
         out_kernel_init: nnx.Initializer = KERNEL,
         rngs: nnx.Rngs,
     ):
-        checks.whole("dimension", dimension)
-        checks.whole("hidden", hidden)
-        checks.function("activation", activation)
-        checks.function("out_kernel_init", out_kernel_init)
-        checks.held(
-            "weights of this dimension and hidden",
-            2 * int(dimension) * int(hidden),
-            "take smaller ones",
+        self.perceptron = MLP(
+            dimension,
+            hidden=hidden,
+            activation=activation,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            out_kernel_init=out_kernel_init,
+            rngs=rngs,
         )
         self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
-        types: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.inner = nnx.Linear(dimension, hidden, **types)
-        self.outer = nnx.Linear(hidden, dimension, kernel_init=out_kernel_init, **types)
-        self.activation = activation
+        self.dimension = int(dimension)
 
     def __call__(self, x: Inexact[Array, "*batch d"]) -> Inexact[Array, "*batch d"]:
         """Return the velocity of every token.
@@ -254,9 +251,9 @@ class FeedForward(nnx.Module):
             InputError: x has another shape.
             InputTypeError: x is not an array of floating-point numbers.
         """
-        checks.array("x", x, "...", self.inner.in_features, kind=jnp.inexact)
+        checks.array("x", x, "...", self.dimension, kind=jnp.inexact)
         y = x if self.norm is None else self.norm(x)
-        return self.outer(self.activation(self.inner(y))).astype(x.dtype)
+        return self.perceptron(y).astype(x.dtype)
 
 
 def _norm(

@@ -224,8 +224,9 @@ def test_a_part_changes_its_statistics_once_a_step(worst):
 def test_weights_of_parts_are_masked_for_decay():
     field = nf.DepthVarying(parts(jnp.float32), nf.PiecewiseConstant(3), rngs=nnx.Rngs(0))
     attention, feed_forward = decayed(field)["stack"]["parts"].values()
-    assert attention["query"]["kernel"] and feed_forward["inner"]["kernel"]
-    assert not attention["norm"]["scale"] and not feed_forward["inner"]["bias"]
+    dense = feed_forward["perceptron"]["dense"][0]
+    assert attention["query"]["kernel"] and dense["kernel"]
+    assert not attention["norm"]["scale"] and not dense["bias"]
 
 
 def test_plain_fields_and_other_walks_are_refused():
