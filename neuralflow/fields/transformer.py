@@ -226,6 +226,8 @@ class FeedForward(nnx.Module):
         out_kernel_init: nnx.Initializer = KERNEL,
         rngs: nnx.Rngs,
     ):
+        checks.whole("dimension", dimension)
+        self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
         self.perceptron = MLP(
             dimension,
             hidden=hidden,
@@ -235,7 +237,6 @@ class FeedForward(nnx.Module):
             out_kernel_init=out_kernel_init,
             rngs=rngs,
         )
-        self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
         self.dimension = int(dimension)
 
     def __call__(self, x: Inexact[Array, "*batch d"]) -> Inexact[Array, "*batch d"]:
