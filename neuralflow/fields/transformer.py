@@ -226,7 +226,6 @@ class FeedForward(nnx.Module):
         out_kernel_init: nnx.Initializer = KERNEL,
         rngs: nnx.Rngs,
     ):
-        checks.whole("dimension", dimension)
         self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
         self.perceptron = MLP(
             dimension,
@@ -261,6 +260,8 @@ def _norm(
     dimension: int, norm: bool, dtype: Any, param_dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.LayerNorm | None:
     """Return the norm in front of a branch, after a check of what both branches have in common."""
+    checks.whole("dimension", dimension)
+    checks.held("a norm of this dimension", int(dimension), "take a smaller one")
     checks.flag("norm", norm)
     check_types(dtype, param_dtype)
     checks.rngs(rngs, "params")
