@@ -7,7 +7,7 @@ length one and independent blocks, as an ordinary transformer; steps of length 1
 blocks; steps of length 1/8 and equal blocks; the same with a penalty on how the weights change
 along depth, 1e-4 times `nf.regularisers.depth_energy`. All are trained by Adam on the same data in
 the same order. The certificate (`nf.labs.deep_limit.certify`) judges them on the
-first 12 characters of 64 windows of the test part. Writes verdicts.json.
+first 12 characters of 48 windows of the test part. Writes verdicts.json.
 """
 
 from __future__ import annotations
