@@ -64,9 +64,9 @@ def side_by_side(
     for name, program in programs.items():
         jax.block_until_ready(program(*arguments[name]))
     runs: dict[str, list[float]] = {name: [] for name in functions}
-    rng, names = np.random.default_rng(0), list(programs)
+    rng = np.random.default_rng(0)
     for _ in range(rounds):
-        for name in map(names.__getitem__, rng.permutation(len(names))):
+        for name in rng.permutation(list(programs)):
             start = time.perf_counter()
             jax.block_until_ready(programs[name](*arguments[name]))
             runs[name].append(time.perf_counter() - start)

@@ -223,6 +223,7 @@ def table(rows: dict[str, dict[str, Any]]) -> Table:
         "p",
         "p, weights",
         "p, increments",
+        "worst row",
         "growth",
         "test bits, 4 and 32",
     ):

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from neuralflow import checks
 from neuralflow.annotations import Real
-from neuralflow.checks import InputTypeError
+from neuralflow.checks import InputError, InputTypeError
 from neuralflow.depth import DepthVarying
 
 
@@ -171,6 +171,22 @@ def check_context(field: Any, context: PyTree) -> None:
         raise InputTypeError(
             f"{name} needs a context, and none is given; call the layer as layer(x, context=...)"
         )
+
+
+def check_shapes(name: str, x: PyTree, v: PyTree) -> None:
+    """Refuse a velocity of another structure or of other shapes than the state.
+
+    Args:
+        name: The name of the field, for the message.
+        x: The state.
+        v: The velocity at x.
+
+    Raises:
+        InputError: The velocity differs from x in one of the two.
+    """
+    wanted, given = (jax.tree.map(jnp.shape, a) for a in (x, v))
+    if wanted != given:
+        raise InputError(f"the velocity of {name} must have the shape of x, {wanted}, got {given}")
 
 
 def _check_state(x: PyTree) -> None:

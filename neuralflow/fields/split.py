@@ -14,7 +14,12 @@ from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError
 from neuralflow.depth import DepthVarying
-from neuralflow.fields.functions import check_parts_context, evaluate, takes_context
+from neuralflow.fields.functions import (
+    check_parts_context,
+    check_shapes,
+    evaluate,
+    takes_context,
+)
 from neuralflow.fields.structured import check_part
 
 
@@ -115,12 +120,7 @@ class Split(nnx.Module):
         check_parts_context(self.parts, context)
         field: Any = self.parts[part]
         v = evaluate(field, x, t, context if takes_context(field) else None)
-        shapes = [jax.tree.map(jnp.shape, a) for a in (x, v)]
-        if shapes[0] != shapes[1]:
-            raise InputError(
-                f"the velocity of part {part} of a Split, {type(field).__name__}, must have the "
-                f"shape of x, {shapes[0]}, got {shapes[1]}"
-            )
+        check_shapes(f"part {part} of a Split, {type(field).__name__},", x, v)
         return v
 
 
@@ -196,9 +196,5 @@ class OnSphere(nnx.Module):
         """
         checks.array("x", x, "...", "d", kind=jnp.inexact)
         v = evaluate(self.field, x, t, context)
-        if jnp.shape(v) != x.shape:
-            raise InputError(
-                f"the velocity of {type(self.field).__name__} must have the shape of x, {x.shape}, "
-                f"got {jnp.shape(v)}"
-            )
+        check_shapes(type(self.field).__name__, x, v)
         return v - jnp.sum(x.conj() * v, axis=-1, keepdims=True).real * x

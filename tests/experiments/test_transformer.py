@@ -91,6 +91,12 @@ def test_the_order_comes_back_from_gaps_to_a_finite_reference(p):
     assert np.isclose(limits.order(gaps), p, atol=1e-5)
 
 
+def test_every_column_of_the_table_of_limits_has_a_head():
+    summary = json.loads((limits.HERE / "limits.json").read_text())["summary"]
+    columns = limits.table(summary).columns
+    assert all(column.header and len(list(column.cells)) == len(summary) for column in columns)
+
+
 def test_weights_on_equal_functions_of_depth_have_no_gap():
     few, many = (
         limits.weights(limits.built(depth, 0, limits.SETTINGS["sgd"])) for depth in (4, 32)
