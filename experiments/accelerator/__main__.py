@@ -24,12 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from experiments.accelerator import arrays, machine, runner
+from experiments.accelerator import arrays, machine
 from experiments.accelerator.plan import STAGES, Plan
-from experiments.benchmarks.measure import show
-from neuralflow.console import screen
+from experiments.stages import runner
+from experiments.stages.report import show_stages
 
 RESULT = "result.json"
 
@@ -86,10 +84,6 @@ def main() -> None:
     plan = Plan(
         str(chosen.out), 0.0, chosen.dry, chosen.arrays and str(chosen.arrays), chosen.resume
     )
-
-    def command(name: str, until: float) -> list[str]:
-        return runner.worker(name, plan._replace(until=until)._asdict())
-
     if chosen.dry:
         # Compile quickly, as the tests do: the times of a dry run mean nothing.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -98,14 +92,11 @@ def main() -> None:
         result = runner.Result(chosen.out / RESULT, about)
     except OSError as error:
         parser.error(f"--out must be a folder that can be written ({error}); give another one")
+    budget = chosen.budget - (time.monotonic() - began)
     try:
-        runner.run(stages, command, chosen.budget - (time.monotonic() - began), result)
-        good = result.end()
-    except KeyboardInterrupt as signal:
-        result.end("interrupted")
-        raise SystemExit(128 + (signal.args or (2,))[0]) from None
+        good = runner.conduct("experiments.accelerator", stages, plan._asdict(), budget, result)
     finally:
-        report(result.stages)
+        show_stages(result.stages)
         print(f"written to {result.path}")
     sys.exit(0 if good else 1)
 
@@ -132,27 +123,6 @@ def checked(chosen: argparse.Namespace) -> dict[str, Any]:
         "images": str(chosen.arrays or ("random ones" if chosen.dry else None)),
         "device": None if chosen.dry else machine.accelerator(),
     }
-
-
-def report(stages: dict[str, dict[str, Any]]) -> None:
-    """Print the rows of every case, and a table of the stages."""
-    for record in stages.values():
-        cases: dict[str, list[dict[str, Any]]] = {}
-        for row in record["rows"]:
-            cases.setdefault(row["case"], []).append(
-                {name: value for name, value in row.items() if name != "case"}
-            )
-        for case, rows in cases.items():
-            show(case, rows)
-    table = Table(title="Stages")
-    for name in ("stage", "status", "seconds", "rows", "errors and what was left out"):
-        table.add_column(name, justify="right" if name in ("seconds", "rows") else "left")
-    for name, record in stages.items():
-        said = [record.get("reason", ""), *record.get("errors", []), *record.get("left out", [])]
-        seconds = f"{record['seconds']:.1f}" if "seconds" in record else ""
-        rows = str(len(record["rows"]))
-        table.add_row(name, record["status"], seconds, rows, "; ".join(filter(None, said)))
-    screen().print(table)
 
 
 if __name__ == "__main__":

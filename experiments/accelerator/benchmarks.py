@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 
-from experiments.accelerator.plan import Case, Plan, Row, each
+from experiments.accelerator.plan import Plan
 from experiments.benchmarks import adaptive, fixed_grid, schemes
+from experiments.stages.stage import Case, Row, each
 
 GRIDS = ((8, 64, 1), (64, 64, 128), (1024, 32, 1024), (16, 1024, 32))
 """Width, steps, batch."""

@@ -23,10 +23,11 @@ from flax import nnx
 import neuralflow as nf
 from experiments.accelerator import arrays
 from experiments.accelerator.machine import peak
-from experiments.accelerator.plan import Add, Case, LeftOut, Plan, Row
+from experiments.accelerator.plan import Plan
 from experiments.accelerator.work import operations
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import Model, Network
+from experiments.stages.stage import Add, Case, LeftOut, Row
 from neuralflow.training.loop import Run
 
 MODELS: tuple[Model, ...] = ("resnet", "lm")

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 import neuralflow as nf
-from experiments.accelerator.plan import Add, Case, Plan, Row
+from experiments.accelerator.plan import Plan
+from experiments.stages.stage import Add, Case, Row
 from neuralflow.labs import deep_limit
 
 SCHEMES = {"euler": nf.Euler(), "heun": nf.Heun()}

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import neuralflow
-from experiments.accelerator.plan import Case, Plan, Row, each
+from experiments.accelerator.plan import Plan
 from experiments.benchmarks.measure import side_by_side
+from experiments.stages.stage import Case, Row, each
 
 PEAKS = {
     "H100": 989e12,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.accelerator.plan import Add, Case, LeftOut, Plan
+from experiments.accelerator.plan import Plan
+from experiments.stages.stage import Add, Case, LeftOut
 
 TESTS = Path(__file__).parents[2] / "tests"
 

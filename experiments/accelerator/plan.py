@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Row = dict[str, Any]
-Add = Callable[[Row], None]
-Case = tuple[str, Callable[[Add], None]]
-"""The name of a case, and a function that measures the case and adds row after row."""
-
-
-class LeftOut(Exception):
-    """A stage or a case cannot run here; the message says why."""
-
-
-def each(measure: Callable[..., Iterable[Row]], *arguments: Any) -> Callable[[Add], None]:
-    """Return the function of a case that adds all rows that `measure` returns."""
-
-    def case(add: Add) -> None:
-        for row in measure(*arguments):
-            add(row)
-
-    return case
+from experiments.stages.stage import Stage
 
 
 class Plan(NamedTuple):
@@ -41,23 +23,6 @@ class Plan(NamedTuple):
     dry: bool
     arrays: str | None
     resume: bool
-
-
-class Stage(NamedTuple):
-    """A stage of the program.
-
-    Attributes:
-        cases: The module and the function that give the cases of the stage.
-        share: The stage's part of the time, relative to the parts of the other stages. A stage
-            without a part runs on its own only.
-        least: The seconds below which the stage is not worth its start.
-        what: What the stage does.
-    """
-
-    cases: str
-    share: float
-    least: float
-    what: str
 
 
 STAGES = {

@@ -16,11 +16,13 @@ import psutil
 import pytest
 from flax import nnx
 
-from experiments.accelerator import arrays, runner
+from experiments.accelerator import arrays
 from experiments.accelerator.__main__ import main
-from experiments.accelerator.plan import STAGES, Stage
+from experiments.accelerator.plan import STAGES
 from experiments.accelerator.work import operations
 from experiments.lm_resnet.model import Network
+from experiments.stages import runner
+from experiments.stages.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}

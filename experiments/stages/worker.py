@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from experiments.accelerator.plan import STAGES, LeftOut, Plan
+from experiments.stages.stage import LeftOut
 
 
 class Stopped(KeyboardInterrupt):
@@ -24,13 +24,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def main() -> None:
-    name, text = sys.argv[1:]
-    plan = Plan(**json.loads(text))
+    program, name, text = sys.argv[1:]
+    known = importlib.import_module(f"{program}.plan")
+    plan, where = known.Plan(**json.loads(text)), known.STAGES[name].cases
     tell = _messages()
     _end_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        _run(name, plan, tell)
+        _run(f"{program}.{where}", plan, tell)
         tell({"peak memory, MB": _peak_memory()})
     except LeftOut as reason:
         tell({"reason": str(reason)})
@@ -38,10 +39,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run(name: str, plan: Plan, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Run the cases of a stage one after the other."""
-    module, _, function = STAGES[name].cases.partition(":")
-    cases = getattr(importlib.import_module(f"experiments.accelerator.{module}"), function)
+def _run(where: str, plan: Any, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Run the cases that the function `where`, such as `package.module:name`, gives in turn."""
+    module, _, function = where.partition(":")
+    cases = getattr(importlib.import_module(module), function)
     for case, measure in cases(plan):
         if time.time() >= plan.until:
             tell({"left out": f"{case}: no time was left"})

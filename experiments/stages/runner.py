@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.accelerator.plan import Stage
+from experiments.stages.stage import Stage
 from neuralflow import files
 
 GRACE = 8.0
@@ -97,6 +97,40 @@ def allotted(left: float, stages: Iterable[Stage]) -> float:
     """
     first, *later = (stage.share for stage in stages)
     return left * first / (first + sum(later)) if later else left
+
+
+def conduct(
+    program: str,
+    stages: Mapping[str, Stage],
+    plan: Mapping[str, Any],
+    budget: float,
+    result: Result,
+) -> bool:
+    """Run the stages of a program, and note how the whole run has ended.
+
+    An interruption ends this process with the number of its signal, after the result is written.
+
+    Args:
+        program: The package of the program, such as `experiments.accelerator`.
+        stages: The stages by name, in order.
+        plan: What every stage is told, but `until`.
+        budget: The seconds for all stages.
+        result: Where to keep the result.
+
+    Returns:
+        Whether no stage has failed and one has run.
+    """
+
+    def command(name: str, until: float) -> list[str]:
+        words = [program, name, json.dumps({**plan, "until": until})]
+        return [sys.executable, "-m", "experiments.stages.worker", *words]
+
+    try:
+        run(stages, command, budget, result)
+        return result.end()
+    except KeyboardInterrupt as signal:
+        result.end("interrupted")
+        raise SystemExit(128 + (signal.args or (2,))[0]) from None
 
 
 def run(
@@ -214,8 +248,3 @@ def interruptible() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-
-
-def worker(name: str, plan: Mapping[str, Any]) -> list[str]:
-    """Return the command that runs a stage."""
-    return [sys.executable, "-m", "experiments.accelerator.worker", name, json.dumps(dict(plan))]
