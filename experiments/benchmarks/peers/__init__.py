@@ -1,0 +1,1 @@
+"""Routes that need other packages, and do without neuralflow."""

@@ -1,0 +1,1 @@
+"""The workloads: cases, data, and the routes in JAX."""
