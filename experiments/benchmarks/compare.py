@@ -5,9 +5,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,21 +45,52 @@ class Route(NamedTuple):
     process: str = HERE
 
 
+def torch_routes(
+    where: str,
+    name: str = "PyTorch",
+    options: Mapping[str, Any] = {},
+    needs: tuple[str, ...] = ("torch",),
+) -> tuple[Route, Route]:
+    """Return a route of PyTorch with one thread, and one with two."""
+    routes = (
+        Route(
+            f"{name}, {threads} thread{'s' * (threads > 1)}",
+            where,
+            {**options, "threads": threads},
+            needs,
+            f"{needs[-1]}, {threads}",
+        )
+        for threads in (1, 2)
+    )
+    one, two = routes
+    return one, two
+
+
 class Runner(Protocol):
     """What runs routes: a bench in this process, or a host, which has a bench in another one."""
 
+    def clear(self) -> None: ...
     def missing(self, packages: tuple[str, ...]) -> list[str]: ...
     def start(self, name: str, where: str, case: Mapping[str, Any]) -> Started: ...
     def run(self, name: str) -> float: ...
 
 
 class Host:
-    """A bench in another process, run by the Python that has its packages."""
+    """A bench in another process, which ends with this one."""
 
     def __init__(self, python: str):
         self.process = subprocess.Popen(
             [python, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
         )
+
+    @staticmethod
+    @cache
+    def of(python: str, process: str) -> Host:
+        """Return the process of that name, which the Python with its packages runs."""
+        return Host(python)
+
+    def clear(self) -> None:
+        self._asked("clear")
 
     def missing(self, packages: tuple[str, ...]) -> list[str]:
         return self._asked("missing", packages)
@@ -69,11 +100,6 @@ class Host:
 
     def run(self, name: str) -> float:
         return self._asked("run", name)
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
 
     def _asked(self, *request: Any) -> Any:
         """Return the answer to a request.
@@ -112,9 +138,6 @@ class Measured:
     left_out: str = ""
 
 
-Hosts = Callable[[], AbstractContextManager[Mapping[str, Runner]]]
-
-
 @dataclass(frozen=True)
 class Workload:
     """One piece of mathematics, and the routes to it.
@@ -135,7 +158,13 @@ class Workload:
     causes: Mapping[str, str] = field(default_factory=dict)
 
     def case(
-        self, name: str, case: Mapping[str, Any], plan: Plan, *, seconds: float = 12.0
+        self,
+        name: str,
+        case: Mapping[str, Any],
+        plan: Plan,
+        *,
+        seconds: float = 12.0,
+        work: float | None = None,
     ) -> Case:
         """Return a case of a stage that compares all routes, in processes of their own.
 
@@ -144,23 +173,26 @@ class Workload:
             case: The arguments of the builders.
             plan: What the stage is told.
             seconds: The seconds of the timed rounds, about.
+            work: The operations of the mathematics, two for a multiply-add, or None. The rows then
+                tell the operations a second.
         """
 
-        @contextmanager
-        def hosts() -> Iterator[Mapping[str, Runner]]:
-            opened = {}
-            try:
-                for process in dict.fromkeys(route.process for route in self.routes):
-                    python = sys.executable if process == HERE else plan.peers
-                    opened[process] = Host(python)
-                yield opened
-            finally:
-                for host in opened.values():
-                    host.close()
+        def hosts() -> dict[str, Runner]:
+            pythons = {HERE: sys.executable}
+            return {
+                route.process: Host.of(pythons.get(route.process, plan.peers), route.process)
+                for route in self.routes
+            }
 
-        if plan.dry:
-            return name, each(self.rows, case, hosts, 1, 0.0, (2, 2))
-        return name, each(self.rows, case, hosts, plan.starts, seconds, ROUNDS)
+        def rows() -> Iterator[Row]:
+            starts, limits = (1, (2, 2)) if plan.dry else (plan.starts, ROUNDS)
+            for row in self.rows(case, hosts(), starts, 0.0 if plan.dry else seconds, limits):
+                if work and "ms" in row:
+                    row["GFLOP/s"] = 1e-6 * work / row["ms"]
+                    row["other GFLOP/s"] = 1e-6 * work / row["other ms"]
+                yield row
+
+        return name, each(rows)
 
     def here(self, case: Mapping[str, Any], rounds: int) -> list[Row]:
         """Compare the routes that need nothing beside neuralflow, in this process."""
@@ -168,12 +200,12 @@ class Workload:
         names = {route.name for route in routes}
         pairs = [pair for pair in self.pairs if names.issuperset(pair)]
         alone = Workload(routes, pairs, self.same, self.told, self.causes)
-        return alone.rows(case, lambda: nullcontext({HERE: Bench()}), 1, 0.0, (rounds, rounds))
+        return alone.rows(case, {HERE: Bench()}, 1, 0.0, (rounds, rounds))
 
     def rows(
         self,
         case: Mapping[str, Any],
-        hosts: Hosts,
+        hosts: Mapping[str, Runner],
         starts: int,
         seconds: float,
         rounds: tuple[int, int],
@@ -182,8 +214,8 @@ class Workload:
 
         Args:
             case: The arguments of the builders.
-            hosts: A context in which the processes run, by name.
-            starts: How often the processes start anew, for as many first calls.
+            hosts: The processes that run the routes, by name.
+            starts: How often the routes start anew, for as many first calls.
             seconds: The seconds of the timed rounds, about.
             rounds: The least and the largest number of rounds, over all starts.
 
@@ -192,13 +224,13 @@ class Workload:
         """
         measured = {route.name: Measured() for route in self.routes}
         rng = np.random.default_rng(0)
+        limits = [max(1, n // starts) for n in rounds]
         for _ in range(starts):
-            with hosts() as opened:
-                order = rng.permutation(len(self.routes))
-                routes = [self.routes[i] for i in order]
-                ready = [r for r in routes if _start(r, case, opened, measured[r.name])]
-                limits = [max(1, n // starts) for n in rounds]
-                _time(ready, opened, measured, rng, seconds / starts, limits)
+            for host in hosts.values():
+                host.clear()
+            routes = [self.routes[i] for i in rng.permutation(len(self.routes))]
+            ready = [r for r in routes if _start(r, case, hosts, measured[r.name])]
+            _time(ready, hosts, measured, rng, seconds / starts, limits)
         return [self._row(ours, other, measured) for ours, other in self.pairs]
 
     def _row(self, ours: str, other: str, measured: Mapping[str, Measured]) -> Row:
@@ -277,7 +309,7 @@ def _time(
         for i in rng.permutation(len(routes)):
             runs[routes[i].name].append(hosts[routes[i].process].run(routes[i].name))
         spent = sum(taken[0] for taken in runs.values())
-        count = int(np.clip(seconds / spent, *rounds))
+        count = min(max(int(seconds / spent), rounds[0]), rounds[1])
     for name, taken in runs.items():
         measured[name].runs += taken
 

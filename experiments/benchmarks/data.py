@@ -19,3 +19,17 @@ def resnet(width: int, depth: int, batch: int) -> tuple[dict[str, np.ndarray], n
         "out bias": 0.1 * normal(depth, width),
     }
     return weights, normal(batch, width)
+
+
+def layer(dimension: int = 2, hidden: int = 32, batch: int = 16) -> tuple[list[np.ndarray], ...]:
+    """Return kernels and biases of a small MLP with one hidden layer, and a batch of states."""
+    rng = np.random.default_rng(0)
+    shapes = ((dimension, hidden), (hidden, dimension))
+    kernels = [rng.standard_normal(s).astype(np.float32) / s[0] ** 0.5 for s in shapes]
+    biases = [0.1 * rng.standard_normal(s[1]).astype(np.float32) for s in shapes]
+    return kernels, biases, [rng.standard_normal((batch, dimension)).astype(np.float32)]
+
+
+def square(size: int) -> np.ndarray:
+    """Return a random square matrix in float32."""
+    return np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)

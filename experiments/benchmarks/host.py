@@ -46,6 +46,14 @@ class Bench:
     def __init__(self) -> None:
         self.runs: dict[str, Callable[[], Any]] = {}
 
+    def clear(self) -> None:
+        """Forget all routes, and what JAX and PyTorch have traced and compiled for them."""
+        self.runs.clear()
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        if "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+
     def missing(self, packages: tuple[str, ...]) -> list[str]:
         """Return the packages that this Python does not have."""
         return [name for name in packages if importlib.util.find_spec(name) is None]
@@ -61,8 +69,7 @@ class Bench:
         """
         module, _, attribute = where.partition(":")
         function, arguments = getattr(importlib.import_module(module), attribute)(**case)
-        if "jax" in sys.modules:
-            _warm_up()
+        _warm_up()
         memory, began = None, time.perf_counter()
         if hasattr(function, "lower"):
             function = function.lower(*arguments).compile()
@@ -81,18 +88,18 @@ class Bench:
 
 
 def _warm_up() -> None:
-    """Start JAX, and forget what other routes have traced and compiled."""
-    import jax
-
-    jax.clear_caches()
-    jax.jit(lambda x: x + 1)(0.0).block_until_ready()
+    """Start what runs programs, so that no route pays for it."""
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        jax.jit(lambda x: x + 1)(0.0).block_until_ready()
+    if torch := sys.modules.get("torch"):
+        a = torch.ones(256, 256, requires_grad=True)
+        (a @ a).sum().backward()
 
 
 def _waited(out: Any) -> Any:
     """Wait for the arrays of JAX. Those of PyTorch on a CPU are there already."""
-    if "jax" in sys.modules:
-        import jax
-
+    if jax := sys.modules.get("jax"):
         jax.block_until_ready(out)
     return out
 

@@ -15,7 +15,7 @@ class Plan(NamedTuple):
         until: The time, as `time.time` gives it, at which no case begins any more.
         dry: Whether to run the smallest sizes, to see that everything runs.
         peers: The Python that has the packages of `requirements.txt`.
-        starts: How often processes start anew, for as many first calls.
+        starts: How often every route starts anew, for as many first calls.
     """
 
     out: str

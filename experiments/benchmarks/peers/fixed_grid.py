@@ -8,7 +8,6 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmarks.data import resnet
 
-
 MOST = 64
 """The blocks up to which PyTorch compiles a network. It unrolls them, which takes minutes then."""
 

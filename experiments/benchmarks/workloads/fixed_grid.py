@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import neuralflow as nf
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data import resnet
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
@@ -126,17 +126,8 @@ WORKLOAD = Workload(
         Route("checkpointed scan by hand", f"{HAND}:scan", {"checkpoint": True}),
         Route("nested scans by hand", f"{HAND}:nested"),
         Route("diffrax", f"{HAND}:solve"),
-        *(
-            Route(
-                f"PyTorch{how}, {threads} thread{'s' * (threads > 1)}",
-                TORCH,
-                {"threads": threads, "compiled": bool(how)},
-                ("torch",),
-                f"PyTorch, {threads}",
-            )
-            for how in ("", ", compiled")
-            for threads in (1, 2)
-        ),
+        *torch_routes(TORCH, "PyTorch", {"compiled": False}),
+        *torch_routes(TORCH, "PyTorch, compiled", {"compiled": True}),
     ),
     pairs=(
         ("full", "scan by hand"),
@@ -161,4 +152,6 @@ def cases(plan: Plan) -> Iterator[Case]:
                 f"{of}, width {width}, depth {depth}, batch {batch}",
                 {"of": of, "width": width, "depth": depth, "batch": batch},
                 plan,
+                # Two products a block forward, and twice as many more in a gradient.
+                work=(4.0 if of == "forward" else 12.0) * depth * batch * width**2,
             )
