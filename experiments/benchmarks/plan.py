@@ -30,6 +30,17 @@ def _workload(name: str, share: float, what: str) -> Stage:
 
 
 STAGES = {
-    "fixed_grid": _workload("fixed_grid", 10, "ResNets on fixed grids"),
+    "product": _workload("product", 2, "a product of matrices: what the cores can multiply"),
+    "fixed_grid": _workload("fixed_grid", 12, "ResNets on fixed grids"),
+    "memory": _workload("memory", 2, "memory and time of a gradient over depth"),
     "small_ode": _workload("small_ode", 10, "a small neural ODE with adaptive steps"),
+    "spiral": _workload("spiral", 6, "the fit of a spiral, from the first call to the last step"),
+    "accuracy": _workload("accuracy", 8, "training to a set accuracy"),
+    "flow": _workload("flow", 4, "a training step of a normalising flow on two moons"),
+    "lm_resnet": _workload("lm_resnet", 4, "a training step of an LM-ResNet on small images"),
+    "convolution": _workload("convolution", 4, "fields of convolutions"),
+    "exponential": _workload("exponential", 4, "the exponential of a displacement on a grid"),
+    "marion": _workload("marion", 8, "the protocol of Marion et al."),
+    "first_minute": _workload("first_minute", 8, "imports and first calls in a new process"),
+    "choices": _workload("choices", 10, "what neuralflow's own choices cost"),
 }

@@ -27,6 +27,10 @@ from experiments.benchmarks.measure import ratio, report
 from experiments.lm_resnet.model import BLOCKS, Model, Network
 
 STEPS = 16
+CASES: tuple[tuple[int, Model, int, float], ...] = (
+    (20, "resnet", 8, 0.5), (20, "resnet", 8, 0.2), (20, "lm", 8, 0.5), (56, "resnet", 8, 0.5),
+)  # fmt: skip
+"""Depth, network, width and the probability that the last block survives."""
 
 
 def stepping(
@@ -94,10 +98,7 @@ def main() -> None:
         help="folder for the JSON file",
     )
     options = parser.parse_args()
-    cases: tuple[tuple[int, Model, int, float], ...] = (
-        (20, "resnet", 8, 0.5), (20, "resnet", 8, 0.2), (20, "lm", 8, 0.5), (56, "resnet", 8, 0.5),
-    )  # fmt: skip
-    rows = [compare(*case, options.rounds) for case in cases]
+    rows = [compare(*case, options.rounds) for case in CASES]
     report(
         "Training steps with stochastic depth against those without",
         rows,

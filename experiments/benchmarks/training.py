@@ -140,6 +140,15 @@ def streamed(folder: Path) -> dict[str, Any]:
     }
 
 
+CASES = (
+    ("convolutional", image_model, 64),
+    ("plain nnx.Conv", plain_model, 64),
+    ("MLP", point_model, 64),
+    ("MLP", point_model, 256),
+)
+"""The name of a model, the function that builds it, and the samples of a batch."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,13 +162,7 @@ def main() -> None:
         help="folder for the JSON files",
     )
     options = parser.parse_args()
-    cases = (
-        ("convolutional", image_model, 64),
-        ("plain nnx.Conv", plain_model, 64),
-        ("MLP", point_model, 64),
-        ("MLP", point_model, 256),
-    )
-    rows = [compare(*case, options.rounds) for case in cases]
+    rows = [compare(*case, options.rounds) for case in CASES]
     report("fit: throughput over a hand-written loop", rows, options.out / "training.json")
     if options.data_dir is not None:
         report(

@@ -46,3 +46,20 @@ def network(threads: int, compiled: bool, of: str, **case: Any) -> Any:
         return {"x": x.grad, **{n: [block[n].grad for block in blocks] for n in weights}}
 
     return {"forward": forward, "gradient": gradient}[of], ()
+
+
+def kept(**case: Any) -> Any:
+    """Build the gradient, which also tells the bytes that its forward pass keeps."""
+    gradient, _ = network(1, False, **case)
+
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        if not tensor.is_leaf:
+            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        gradient()
+    total = torch.tensor(float(sum(sizes.values())))
+    return lambda: {**gradient(), "kept": total}, ()

@@ -31,6 +31,7 @@ SIZES = (
     (256, 64, 256),
 )
 """Width, depth, batch."""
+EULER = nf.Euler()
 
 
 def branch(weights: dict[str, Any], x: Any) -> Any:
@@ -84,10 +85,10 @@ def solve(**case: Any) -> Any:
     return built(network, **case)
 
 
-def layer(memory: Memory, **case: Any) -> Any:
+def layer(memory: Memory, scheme: diffrax.AbstractSolver = EULER, **case: Any) -> Any:
     """Build a NeuralODE."""
     width, depth = case["width"], case["depth"]
-    grid = nf.FixedGrid(nf.Euler(), steps=depth, memory=memory)
+    grid = nf.FixedGrid(scheme, steps=depth, memory=memory)
     field = nf.DepthVarying(
         lambda rngs: nf.fields.MLP(width, hidden=width, rngs=rngs),
         nf.PiecewiseConstant(depth),

@@ -1,0 +1,195 @@
+"""The page of a result: tables with medians and quartiles, losses with their causes, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks.plan import STAGES
+from neuralflow import files, plots
+
+PAGE, PICTURE = "page.md", "page.png"
+LOSS = 1.05
+"""The ratio of times from which neuralflow counts as slower, where the lower quartile is above 1."""
+HIDDEN = ("case", "cause", "rounds")
+Row = Mapping[str, Any]
+
+
+def write(result: Mapping[str, Any], folder: Path) -> None:
+    """Write the page and the picture of a result, each whole or not at all."""
+    files.write(folder / PICTURE, lambda path: picture(result).savefig(path, dpi=150, format="png"))
+    files.write(folder / PAGE, "\n".join(lines(result)) + "\n")
+
+
+def pairs(result: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+    """Yield the rows that compare neuralflow with something else, each with its workload."""
+    for name, stage in result["stages"].items():
+        yield from ((name, row) for row in stage["rows"] if "other" in row and "time" in row)
+
+
+def losses(result: Mapping[str, Any]) -> list[Row]:
+    """Return a row for every comparison in which neuralflow is slower, with the cause."""
+    found = []
+    for name, row in pairs(result):
+        for what in ("time", "first call"):
+            ratio = row.get(what)
+            if ratio and ratio["median"] > LOSS and ratio["low"] > 1:
+                found.append(
+                    {
+                        "workload": name,
+                        "case": row["case"],
+                        "neuralflow": row["neuralflow"],
+                        "other": row["other"],
+                        what_of(what): ratio,
+                        "cause": row.get("cause") or "not known",
+                    }
+                )
+    return found
+
+
+def what_of(name: str) -> str:
+    """Return the head of the column of a ratio."""
+    return {"time": "time, neuralflow / other", "first call": "first call, neuralflow / other"}.get(
+        name, name
+    )
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in (result["versions of the peers"] | result["versions"]).items()
+    )
+    yield from (
+        "# neuralflow beside others",
+        "",
+        f"{result['device']}, {result['cores']} cores; {versions}; {result['written']}.",
+        f"Command: `python -m experiments.benchmarks {result['options']}`"
+        + (" (a dry run: its times mean nothing)." if result["dry"] else "."),
+        "",
+        "Times are ratios, neuralflow over the other: below 1, neuralflow is faster. A ratio is the",
+        "median of the ratios round by round, with the quartiles in brackets. A first call traces,",
+        "compiles and runs, without imports. `apart` is the largest difference of the values, which",
+        "are compared before the clock starts, relative to their largest entry.",
+        "",
+        f"![How many times as fast as others]({PICTURE})",
+        "",
+        "## Where neuralflow is slower",
+        "",
+    )
+    lost = losses(result)
+    for kind in ("time", "first call"):
+        yield from table([row for row in lost if what_of(kind) in row])
+    if not lost:
+        yield "Nowhere in this run."
+        yield ""
+    best = peak(result)
+    for name, stage in result["stages"].items():
+        yield f"## {STAGES[name].what}"
+        yield ""
+        if stage["status"] != "done":
+            said = [stage.get("reason", ""), *stage.get("errors", []), *stage.get("left out", [])]
+            yield f"{name}: {stage['status']}. {'; '.join(filter(None, said))}"
+            yield ""
+        rows = [shared(row, best) for row in stage["rows"] if "left out" not in row]
+        for group in groups(rows):
+            yield from table(group)
+        gone = {
+            f"{row.get('other') or row.get('route')}: {row['left out']}"
+            for row in stage["rows"]
+            if "left out" in row
+        }
+        yield from (f"- Left out: {text}." for text in sorted(gone))
+        yield ""
+
+
+def peak(result: Mapping[str, Any]) -> float | None:
+    """Return the most GFLOP/s that a product of matrices has reached, by any package."""
+    rows = result["stages"].get("product", {}).get("rows", [])
+    reached = [row[k] for row in rows for k in ("GFLOP/s", "other GFLOP/s") if k in row]
+    return max(reached, default=None)
+
+
+def shared(row: Row, best: float | None) -> Row:
+    """Return a row that tells operations a second as a share of the best product too."""
+    if not best or "GFLOP/s" not in row:
+        return row
+    shares = {
+        "share of peak": row["GFLOP/s"] / best,
+        "other share": row["other GFLOP/s"] / best,
+    }
+    return {k: v for k, v in row.items() if not k.endswith("GFLOP/s")} | shares
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the rows in groups of the same columns, in the order in which columns come first."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row), []).append(row)
+    return list(found.values())
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of a table. Columns that say nothing are left out."""
+    if not rows:
+        return
+    columns = [
+        name
+        for name in rows[0]
+        if name not in ("rounds", *(() if "workload" in rows[0] else ("cause",)))
+        and any(row[name] not in (None, "") for row in rows)
+    ]
+    yield "| " + " | ".join(what_of(name) if name == "time" else name for name in columns) + " |"
+    yield "|" + "|".join("---" if isinstance(rows[0][n], str) else "--:" for n in columns) + "|"
+    for row in rows:
+        yield "| " + " | ".join(cell(row[name]) for name in columns) + " |"
+    yield ""
+
+
+def cell(value: Any) -> str:
+    """Return the text of a cell."""
+    if isinstance(value, Mapping):
+        return f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def family(other: str) -> str:
+    """Return the kind of package that a route belongs to."""
+    names = ("diffrax", "jax odeint", "bijx", "torchdiffeq", "torchode", "torchdyn")
+    found = next((name for name in names if name in other and "by hand" not in other), None)
+    return found or ("PyTorch" if "PyTorch" in other else "JAX by hand")
+
+
+def picture(result: Mapping[str, Any]) -> Any:
+    """Draw how many times as fast neuralflow is, a point for every comparison."""
+    rows = list(pairs(result))
+    stages = list(dict.fromkeys(name for name, _ in rows)) or ["nothing"]
+    figure, axes = plots.figure(1, 1, 9.0, 1.6 + 0.62 * len(stages))
+    axis = axes.ravel()[0]
+    kinds = sorted({family(row["other"]) for _, row in rows})
+    for k, kind in enumerate(kinds):
+        points = [
+            (
+                len(stages) - 1 - stages.index(name) + 0.6 * ((k + 0.5) / len(kinds) - 0.5),
+                row["time"],
+            )
+            for name, row in rows
+            if family(row["other"]) == kind
+        ]
+        heights, ratios = zip(*points, strict=True)
+        faster = np.asarray([[1 / r["high"], 1 / r["median"], 1 / r["low"]] for r in ratios])
+        axis.hlines(heights, faster[:, 0], faster[:, 2], color=f"C{k}", linewidth=1, alpha=0.6)
+        axis.plot(faster[:, 1], heights, "o", color=f"C{k}", markersize=4, label=kind)
+    axis.axvline(1, color="black", linewidth=1)
+    axis.set_xscale("log")
+    axis.set_yticks(range(len(stages)), [name.replace("_", " ") for name in reversed(stages)])
+    axis.set_xlabel("time of the other / time of neuralflow (right of 1: neuralflow is faster)")
+    axis.set_ylim(-0.6, len(stages) - 0.4)
+    if rows:
+        plots.legend_below(figure, axis, 4)
+    return figure
