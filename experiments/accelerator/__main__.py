@@ -27,7 +27,7 @@ from typing import Any
 from experiments.accelerator import arrays, machine
 from experiments.accelerator.plan import STAGES, Plan
 from experiments.stages import runner
-from experiments.stages.report import show_stages
+from experiments.stages.report import show_rows, show_stages
 
 RESULT = "result.json"
 
@@ -96,6 +96,7 @@ def main() -> None:
     try:
         good = runner.conduct("experiments.accelerator", stages, plan._asdict(), budget, result)
     finally:
+        show_rows(result.stages)
         show_stages(result.stages)
         print(f"written to {result.path}")
     sys.exit(0 if good else 1)

@@ -132,9 +132,7 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
     if goes_on and held.get("dry") != chosen.dry and not chosen.page:
         raise ValueError(f"{path} is the result of a {'dry' if held.get('dry') else 'whole'} run")
     if not goes_on and not held.get("dry"):
-        raise ValueError(
-            f"{path} is the result of another run; add --resume, or give another --out"
-        )
+        raise ValueError(f"{path} is the result of a run before; add --resume, or another --out")
     return held if goes_on else {}
 
 
@@ -150,11 +148,9 @@ def described(chosen: argparse.Namespace) -> dict[str, Any]:
             done = subprocess.run([python, "-c", ASK, *PACKAGES], capture_output=True, text=True)
             asked[name] = json.loads(done.stdout)
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--peers must be a Python that runs, got {python} ({error})"
-            ) from None
+            raise ValueError(f"--peers must be a Python, got {python} ({error})") from None
     return {
-        "options": " ".join(sys.argv[1:]),
+        "options": " ".join(sys.argv[1:]).replace(chosen.peers, "PYTHON"),
         "dry": chosen.dry,
         "device": processor(),
         "cores": os.cpu_count(),

@@ -10,8 +10,8 @@ from experiments.benchmarks.measure import show
 from neuralflow.console import screen
 
 
-def show_stages(stages: dict[str, dict[str, Any]]) -> None:
-    """Print the rows of every case, and a table of the stages."""
+def show_rows(stages: dict[str, dict[str, Any]]) -> None:
+    """Print the rows of every case."""
     for record in stages.values():
         cases: dict[str, list[dict[str, Any]]] = {}
         for row in record["rows"]:
@@ -20,6 +20,10 @@ def show_stages(stages: dict[str, dict[str, Any]]) -> None:
             )
         for case, rows in cases.items():
             show(case, rows)
+
+
+def show_stages(stages: dict[str, dict[str, Any]]) -> None:
+    """Print a table of the stages."""
     table = Table(title="Stages")
     for name in ("stage", "status", "seconds", "rows", "errors and what was left out"):
         table.add_column(name, justify="right" if name in ("seconds", "rows") else "left")
