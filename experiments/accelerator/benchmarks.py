@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 
 from experiments.accelerator.plan import Plan
-from experiments.benchmarks import adaptive, fixed_grid, schemes
+from experiments.benchmarks import adaptive, schemes
+from experiments.benchmarks.workloads import fixed_grid
 from experiments.stages.stage import Case, Row, each
 
 GRIDS = ((8, 64, 1), (64, 64, 128), (1024, 32, 1024), (16, 1024, 32))
@@ -44,9 +45,11 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 def grids(sizes: Iterable[tuple[int, int, int]], rounds: int) -> Iterator[Case]:
     """Compare fixed grids with a hand-written scan and with `diffeqsolve`."""
-    for width, steps, batch in sizes:
-        name = f"fixed grid over a hand-written scan, d={width}, N={steps}, batch {batch}"
-        yield name, each(fixed_grid.compare, width, steps, batch, rounds, 1)
+    for width, depth, batch in sizes:
+        for of in ("forward", "gradient"):
+            case = {"of": of, "width": width, "depth": depth, "batch": batch}
+            name = f"fixed grid, {of}, d={width}, N={depth}, batch {batch}"
+            yield name, each(fixed_grid.WORKLOAD.here, case, rounds)
 
 
 def solves(sizes: Iterable[tuple[float, float, int, int, int]], rounds: int) -> Iterator[Case]:

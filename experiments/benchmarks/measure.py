@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -78,6 +79,11 @@ def side_by_side(
         )
         for name in functions
     }
+
+
+def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the gradient of a scalar of the output with respect to parameters and input."""
+    return jax.grad(lambda params, x: jnp.sum(function(params, x) ** 2), argnums=(0, 1))
 
 
 def ratio(runs: np.ndarray, against: np.ndarray) -> dict[str, float]:

@@ -72,9 +72,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         f"Command: `python -m experiments.benchmarks {result['options']}`"
         + (" (a dry run: its times mean nothing)." if result["dry"] else "."),
         "",
-        "Times are ratios, neuralflow over the other: below 1, neuralflow is faster. A ratio is the "
-        "median of the ratios round by round, with the quartiles in brackets. A first call traces, "
-        "compiles and runs, without imports. *Apart* is the largest difference of the values, which "
+        "Times are ratios, neuralflow over the other: below 1, neuralflow is faster. They are "
+        "medians of ratios round by round, with the quartiles in brackets. A first call traces, "
+        "compiles and runs, without imports. *Apart* is the largest difference of values, which "
         "are compared before the clock starts, relative to their largest entry. *Memory* is the "
         "ratio of the temporary memory of compiled programs.",
         "",

@@ -20,8 +20,7 @@ import numpy as np
 from flax import nnx
 
 import neuralflow as nf
-from experiments.benchmarks.fixed_grid import gradient
-from experiments.benchmarks.measure import ratio, report, side_by_side
+from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
 from neuralflow.schemes.network import cost
 from neuralflow.solve import Memory
 

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import neuralflow as nf
-from experiments.benchmarks.fixed_grid import gradient
-from experiments.benchmarks.measure import ratio, report, side_by_side
+from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
 from neuralflow.solve import Memory
 
 # dimension, heads, blocks, sequences, tokens
