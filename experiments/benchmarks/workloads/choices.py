@@ -21,11 +21,14 @@ def cases(plan: Plan) -> Iterator[Case]:
         for depth in schemes.DEPTHS:
             yield f"{name}, depth {depth}", each(schemes.memories, 15, name, depth)
     for case in skipped.CASES:
-        yield "stochastic depth", each(_row(skipped.compare), *case, 7)
+        network = f"{case[1]}-{case[0]}, p_L = {case[3]}"
+        yield f"stochastic depth, {network}", each(_row(skipped.compare), *case, 7)
     for case in training.CASES:
-        yield "fit against a loop by hand", each(_row(training.compare), *case, 15)
+        name = f"fit against a loop by hand, {case[0]}, batch {case[2]}"
+        yield name, each(_row(training.compare), *case, 15)
     for case in transformers.CASES:
-        yield "a transformer against a scan by hand", each(transformers.compare, case, 30)
+        name = f"a transformer against a scan by hand, width {case[0]}"
+        yield name, each(transformers.compare, case, 30)
     yield "errors of states between steps", each(interpolation.rows)
 
 
