@@ -96,7 +96,7 @@ class Adaptive(Discretisation):
             then. Between the edges of steps, the interpolant can be less accurate than the
             tolerances: at tolerances of 1e-5, the largest errors on four fields were 1e-5 to 5e-4
             with Tsit5 and 2e-5 to 2e-4 with Dopri8, where the errors of the final states were 3e-7
-            to 4e-4 and 2e-8 to 2e-4 (`python -m experiments.benchmarks.trajectories`). "stepped"
+            to 4e-4 and 2e-8 to 2e-4 (`python -m experiments.benchmarks.interpolation`). "stepped"
             ends a step at every depth, which makes each state as accurate as a final state, and
             costs a step for each depth.
         ends: The two normalised depths between which to walk, by default the whole interval. Arrays

@@ -1,0 +1,43 @@
+"""A fit of a spiral by torchdiffeq, torchode and torchdyn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+
+from experiments.benchmarks import data
+from experiments.benchmarks.peers.solves import SOLVES, Perceptron
+
+END, TOLERANCE, RATE = 2.0, 1e-6, 1e-2
+
+
+def route(
+    package: str,
+    threads: int,
+    options: Mapping[str, Any],
+    hidden: int,
+    count: int,
+    descents: int,
+) -> Any:
+    """Build the training by a package."""
+    torch.set_num_threads(threads)
+    weights, _ = data.perceptron(2, hidden, 1, time=True)
+    at = data.times(END, count)
+    x, states = map(torch.tensor, data.spiral(at))
+
+    def train() -> Any:
+        field = Perceptron(weights)
+        solve = SOLVES[package](field, at, TOLERANCE, **options)
+        optimiser = torch.optim.Adam(field.parameters(), RATE)
+        loss, steps = torch.tensor(0.0), 0
+        for _ in range(descents):
+            optimiser.zero_grad()
+            loss = ((solve(x) - states) ** 2).mean()
+            steps = field.steps
+            loss.backward()
+            optimiser.step()
+        return {"loss": loss, "steps": torch.tensor(steps)}
+
+    return train, ()
