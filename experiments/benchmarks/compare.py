@@ -135,7 +135,13 @@ class Workload:
     causes: Mapping[str, str] = field(default_factory=dict)
 
     def case(
-        self, name: str, case: Mapping[str, Any], plan: Plan, *, seconds: float = 12.0
+        self,
+        name: str,
+        case: Mapping[str, Any],
+        plan: Plan,
+        *,
+        seconds: float = 12.0,
+        rounds: tuple[int, int] = ROUNDS,
     ) -> Case:
         """Return a case of a stage that compares all routes, in processes of their own.
 
@@ -144,6 +150,7 @@ class Workload:
             case: The arguments of the builders.
             plan: What the stage is told.
             seconds: The seconds of the timed rounds, about.
+            rounds: The least and the largest number of timed rounds, over all starts.
         """
 
         @contextmanager
@@ -160,7 +167,7 @@ class Workload:
 
         if plan.dry:
             return name, each(self.rows, case, hosts, 1, 0.0, (2, 2))
-        return name, each(self.rows, case, hosts, plan.starts, seconds, ROUNDS)
+        return name, each(self.rows, case, hosts, plan.starts, seconds, rounds)
 
     def here(self, case: Mapping[str, Any], rounds: int) -> list[Row]:
         """Compare the routes that need nothing beside neuralflow, in this process."""
