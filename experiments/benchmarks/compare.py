@@ -284,7 +284,7 @@ def _time(
         for i in rng.permutation(len(routes)):
             runs[routes[i].name].append(hosts[routes[i].process].run(routes[i].name))
         spent = sum(taken[0] for taken in runs.values())
-        count = int(np.clip(seconds / spent, *rounds))
+        count = int(np.clip(seconds / spent, rounds[0], rounds[1]))
     for name, taken in runs.items():
         measured[name].runs += taken
 

@@ -13,7 +13,9 @@ from experiments.benchmarks.data import velocity
 def eager(threads: int, of: str, size: int, squarings: int) -> Any:
     """Build the loop over `grid_sample`."""
     torch.set_num_threads(threads)
-    v = torch.tensor(np.moveaxis(velocity(size), -1, 0).copy()).requires_grad_(of == "gradient")
+    v: Any = torch.tensor(np.moveaxis(velocity(size), -1, 0).copy()).requires_grad_(
+        of == "gradient"
+    )
 
     def exponential() -> Any:
         nodes = torch.stack(torch.meshgrid(*[torch.arange(size, dtype=v.dtype)] * 2, indexing="ij"))
@@ -32,6 +34,7 @@ def eager(threads: int, of: str, size: int, squarings: int) -> Any:
     def gradient() -> Any:
         v.grad = None
         (exponential() ** 2).sum().backward()
-        return {"v": v.grad.movedim(0, -1)}
+        slope: Any = v.grad
+        return {"v": slope.movedim(0, -1)}
 
     return {"forward": forward, "gradient": gradient}[of], ()

@@ -143,7 +143,7 @@ TORCH = tuple(
     for how in ("", ", compiled")
     for threads in (1, 2)
 )
-SAME = dict.fromkeys(("x", "kernel", "bias"), 2e-4)
+SAME: dict[str, float] = dict.fromkeys(("x", "kernel", "bias"), 2e-4)
 NETWORK = Workload(
     routes=(
         Route("NeuralODE", f"{HERE}:layer"),

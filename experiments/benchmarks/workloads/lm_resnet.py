@@ -37,7 +37,7 @@ def grid(blocks: int, width: int, **case: Any) -> Any:
     """Build the network of neuralflow."""
     network = Network(20, "lm", blocks=blocks, width=width, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-    paths = {_path(name): name for name in lm_resnet(blocks, width)}
+    paths: dict[Any, str] = {_path(name): name for name in lm_resnet(blocks, width)}
     names = [paths[path] for path, _ in nnx.to_flat_state(params)]
 
     def logits(weights: Any, x: Any) -> Any:
