@@ -164,6 +164,7 @@ class Workload:
         plan: Plan,
         *,
         seconds: float = 12.0,
+        rounds: tuple[int, int] = ROUNDS,
         work: float | None = None,
     ) -> Case:
         """Return a case of a stage that compares all routes, in processes of their own.
@@ -173,6 +174,7 @@ class Workload:
             case: The arguments of the builders.
             plan: What the stage is told.
             seconds: The seconds of the timed rounds, about.
+            rounds: The least and the largest number of timed rounds, over all starts.
             work: The operations of the mathematics, two for a multiply-add, or None. The rows then
                 tell the operations a second.
         """
@@ -185,7 +187,7 @@ class Workload:
             }
 
         def rows() -> Iterator[Row]:
-            starts, limits = (1, (2, 2)) if plan.dry else (plan.starts, ROUNDS)
+            starts, limits = (1, (2, 2)) if plan.dry else (plan.starts, rounds)
             for row in self.rows(case, hosts(), starts, 0.0 if plan.dry else seconds, limits):
                 if work and "ms" in row:
                     row["GFLOP/s"] = 1e-6 * work / row["ms"]

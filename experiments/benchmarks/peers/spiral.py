@@ -23,7 +23,7 @@ def route(
 ) -> Any:
     """Build the training by a package."""
     torch.set_num_threads(threads)
-    weights, _ = data.perceptron(2, hidden, 1, time=True)
+    weights, _ = data.small_field(2, hidden, 1, time=True)
     at = data.times(END, count)
     x, states = map(torch.tensor, data.spiral(at))
 

@@ -1,6 +1,6 @@
 """A small neural ODE with adaptive steps: plain `diffeqsolve`, `odeint` of JAX, and PyTorch.
 
-The velocity is a perceptron with one hidden layer, whose weights let states go round. The routes
+The velocity is a small_field with one hidden layer, whose weights let states go round. The routes
 compute the state at the end, or the states at many times, or the gradient of their sum of squares.
 Weights, states, tolerances and float32 are the same. Every package controls its steps by its own
 defaults.
