@@ -54,6 +54,12 @@ def accuracy(scheme: Any, tolerance: float) -> list[dict[str, Any]]:
     return rows
 
 
+def rows() -> list[dict[str, Any]]:
+    """Measure both schemes at tolerances of 1e-5."""
+    with jax.enable_x64(True):
+        return [row for scheme in (nf.Tsit5(), nf.Dopri8()) for row in accuracy(scheme, 1e-5)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,12 +71,8 @@ def main() -> None:
         help="folder for the JSON file",
     )
     options = parser.parse_args()
-    with jax.enable_x64(True):
-        report(
-            "Errors of states at depths, tolerances of 1e-5",
-            [row for scheme in (nf.Tsit5(), nf.Dopri8()) for row in accuracy(scheme, 1e-5)],
-            options.out / "interpolation.json",
-        )
+    title = "Errors of states at depths, tolerances of 1e-5"
+    report(title, rows(), options.out / "interpolation.json")
 
 
 if __name__ == "__main__":

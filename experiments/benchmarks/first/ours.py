@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 import neuralflow as nf
-from experiments.benchmarks.data import layer
+from experiments.benchmarks.data.shared import layer
 
 
 def computes(adaptive: bool, of: str) -> float:

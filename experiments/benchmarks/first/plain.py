@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.benchmarks.data import layer
+from experiments.benchmarks.data.shared import layer
 
 
 class MLP(nnx.Module):

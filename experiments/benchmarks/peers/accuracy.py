@@ -7,7 +7,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import classifier, labelled, orders
+from experiments.benchmarks.data.training import classifier, labelled, orders
 
 Walk = Callable[[Any], Any]
 

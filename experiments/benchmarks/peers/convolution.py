@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import convolutions
+from experiments.benchmarks.data.images import convolutions
 
 
 def network(threads: int, compiled: bool, **case: Any) -> Any:

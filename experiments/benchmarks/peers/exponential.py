@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import velocity
+from experiments.benchmarks.data.images import velocity
 
 
 def eager(threads: int, of: str, size: int, squarings: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch  # pyright: ignore[reportMissingImports]
 from torchdiffeq import odeint  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import layer
+from experiments.benchmarks.data.shared import layer
 
 
 def mlp() -> tuple[torch.nn.Module, torch.Tensor]:

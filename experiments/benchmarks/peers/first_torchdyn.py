@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch  # pyright: ignore[reportMissingImports]
 from torchdyn.core import NeuralODE  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import layer
+from experiments.benchmarks.data.shared import layer
 
 
 def computes(adaptive: bool, of: str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import resnet
+from experiments.benchmarks.data.shared import resnet
 
 MOST = 64
 """The blocks up to which PyTorch compiles a network. It unrolls them, which takes minutes then."""

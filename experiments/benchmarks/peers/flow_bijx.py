@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.benchmarks.data import moons, perceptron
+from experiments.benchmarks.data.training import moons, perceptron
 
 
 class Velocity(nnx.Module):

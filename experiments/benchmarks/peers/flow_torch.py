@@ -8,7 +8,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import moons, perceptron
+from experiments.benchmarks.data.training import moons, perceptron
 from experiments.benchmarks.peers.accuracy import linear
 
 

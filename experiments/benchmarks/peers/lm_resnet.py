@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import labelled, lm_resnet
+from experiments.benchmarks.data.images import labelled, lm_resnet
 
 F = torch.nn.functional
 

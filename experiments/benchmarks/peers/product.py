@@ -6,7 +6,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.data import square
+from experiments.benchmarks.data.shared import square
 
 
 def product(size: int, threads: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks import data
+from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.peers.solves import SOLVES, Perceptron
 
 MOST = 100

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks import data
+from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.peers.solves import SOLVES, Perceptron
 
 END, TOLERANCE, RATE = 2.0, 1e-6, 1e-2
@@ -23,7 +23,7 @@ def route(
 ) -> Any:
     """Build the training by a package."""
     torch.set_num_threads(threads)
-    weights, _ = data.small_field(2, hidden, 1, time=True)
+    weights, _ = data.perceptron(2, hidden, 1, time=True)
     at = data.times(END, count)
     x, states = map(torch.tensor, data.spiral(at))
 

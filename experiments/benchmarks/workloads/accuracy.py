@@ -28,7 +28,7 @@ from jax.experimental.ode import odeint
 
 import neuralflow as nf
 from experiments.benchmarks.compare import Route, Workload
-from experiments.benchmarks.data import classifier, labelled, orders
+from experiments.benchmarks.data.training import classifier, labelled, orders
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 

@@ -24,7 +24,7 @@ from jax import lax
 
 import neuralflow as nf
 from experiments.benchmarks.compare import Route, Workload
-from experiments.benchmarks.data import convolutions
+from experiments.benchmarks.data.images import convolutions
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.compare import Route, Workload
-from experiments.benchmarks.data import velocity
+from experiments.benchmarks.data.images import velocity
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 from neuralflow.labs.diffeo import sampled

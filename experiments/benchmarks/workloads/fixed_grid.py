@@ -17,7 +17,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.compare import Route, Workload, torch_routes
-from experiments.benchmarks.data import resnet
+from experiments.benchmarks.data.shared import resnet
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 from neuralflow.solve import Memory

@@ -22,7 +22,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.compare import Route, Workload
-from experiments.benchmarks.data import moons, perceptron
+from experiments.benchmarks.data.training import moons, perceptron
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 

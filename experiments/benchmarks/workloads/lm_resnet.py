@@ -24,7 +24,7 @@ from flax import nnx
 from jax import lax
 
 from experiments.benchmarks.compare import Route, Workload
-from experiments.benchmarks.data import labelled, lm_resnet
+from experiments.benchmarks.data.images import labelled, lm_resnet
 from experiments.benchmarks.plan import Plan
 from experiments.lm_resnet.model import Network
 from experiments.stages.stage import Case

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from experiments.benchmarks.compare import HERE, Host, Route, torch_routes
-from experiments.benchmarks.data import square
+from experiments.benchmarks.data.shared import square
 from experiments.benchmarks.host import Bench
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case, Row, each

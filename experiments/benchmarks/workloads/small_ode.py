@@ -1,6 +1,6 @@
 """A small neural ODE with adaptive steps: plain `diffeqsolve`, `odeint` of JAX, and PyTorch.
 
-The velocity is a small_field with one hidden layer, whose weights let states go round. The routes
+The velocity is a perceptron with one hidden layer, whose weights let states go round. The routes
 compute the state at the end, or the states at many times, or the gradient of their sum of squares.
 Weights, states, tolerances and float32 are the same. Every package controls its steps by its own
 defaults.
@@ -27,8 +27,8 @@ from flax import nnx
 from jax.experimental import ode
 
 import neuralflow as nf
-from experiments.benchmarks import data
 from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 
@@ -148,7 +148,7 @@ def route(
 
 
 def of_torch(package: str, threads: int, how: str, where: str, **options: Any) -> Route:
-    """Return a route of a package of PyTorch. All such routes of as many threads share a process."""
+    """Return a route of a package of PyTorch. Routes of as many threads share a process."""
     return Route(
         f"{package}, {how}{threads} thread{'s' * (threads > 1)}",
         where,

@@ -1,6 +1,6 @@
 """A fit of a spiral, from the first weights to the last step: diffrax, JAX and PyTorch.
 
-A small_field with time learns the states of x' = x^3 A at 40 times. Every run trains anew, with 200
+A perceptron with time learns the states of x' = x^3 A at 40 times. Every run trains anew, with 200
 steps of Adam at a rate of 1e-2. Weights, states, float32 and the tolerances of 1e-6 are the same.
 The solves are those of `small_ode`, and "steps" those of the last solve. PyTorch takes one thread,
 since there is one sample.
@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.benchmarks import data
 from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.plan import Plan
 from experiments.benchmarks.workloads.small_ode import SOLVES, of_torch
 from experiments.stages.stage import Case
@@ -27,7 +27,7 @@ END, TOLERANCE, RATE = 2.0, 1e-6, 1e-2
 
 def route(by: str, hidden: int, count: int, descents: int) -> tuple[Callable[[], Any], tuple[()]]:
     """Build the training by one of the solves. The first run compiles the step for all runs."""
-    weights, _ = data.small_field(2, hidden, 1, time=True)
+    weights, _ = data.perceptron(2, hidden, 1, time=True)
     at = data.times(END, count)
     x, states = map(jnp.asarray, data.spiral(at))
     solve = SOLVES[by](weights, at, TOLERANCE)
