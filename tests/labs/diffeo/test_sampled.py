@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from jax.test_util import check_grads
 from scipy.interpolate import RegularGridInterpolator
 from support.diffeo import TIGHT
 
@@ -39,6 +40,19 @@ class TestSampled:
         np.testing.assert_array_equal(edge[0], values[0, 3, 2])
         image = jnp.asarray(values[..., 0])
         np.testing.assert_array_equal(sampled.warp(image, jnp.zeros((5, 4, 6, 3))), image)
+
+    @pytest.mark.parametrize("grid", [(5,), (4, 3), (3, 2, 4)])
+    def test_interpolation_has_its_derivatives_in_both_modes(self, grid):
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(*grid, 2))
+        # The points stay inside their cells under the steps of the differences.
+        cells = rng.integers(0, np.asarray(grid) - 1, size=(6, len(grid)))
+        points = jnp.asarray(cells + rng.uniform(0.1, 0.9, size=cells.shape))
+        check_grads(sampled.interpolate, (jnp.asarray(values), points), order=2, atol=1e-6)
+        # Values of numpy and of whole numbers are values too.
+        assert sampled.interpolate(values, points).shape == (6, 2)  # pyright: ignore[reportArgumentType]
+        slope = jax.grad(lambda p: sampled.interpolate(np.arange(grid[0]), p).sum())(points[:, :1])
+        np.testing.assert_allclose(slope, 1, rtol=1e-14)
 
     def test_the_exponential_converges_to_that_of_the_field_in_n_compositions(self):
         flow = D.exponential(nf.from_function(lambda _, p: 0.15 * swirl(p)), TIGHT)
