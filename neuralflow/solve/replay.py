@@ -21,24 +21,22 @@ class Record(NamedTuple):
 
     Attributes:
         values: The arrays of the field.
-        x: The state where the solve started.
         interval: The depth times t0 and t1.
         stops: The normalised depths at which states were asked for, shape `(m,)`. None means that
             the final state alone was asked for.
         edges: The normalised depths where accepted steps start and end, shape `(max_steps + 1,)`.
             The first `accepted + 1` entries are in use.
         bounds: For every step, the last normalised depth whose state it gave, shape `(max_steps,)`.
-        kept: The state after every `every`-th accepted step.
+        states: The states before accepted steps, as `Kept` keeps them.
         accepted: The number of accepted steps.
     """
 
     values: list[Array]
-    x: Any
     interval: tuple[Array, Array]
     stops: Array | None
     edges: Array
     bounds: Array
-    kept: Any
+    states: Any
     accepted: Array
 
 
@@ -105,20 +103,67 @@ def step_at(
     )
 
 
+class Kept:
+    """Which of the states before accepted steps are kept, and where.
+
+    State n is the state before step n, which counts from 0. As long as there is room, every state
+    is kept. Whenever the room is full, the distance between states that are kept doubles. So a
+    state is kept if its number is a multiple of the distance.
+
+    Args:
+        max_steps: The largest number of steps.
+
+    Attributes:
+        room: The number of states that are kept at most. It is a power of two from sqrt(max_steps)
+            on, so the states that are kept and those from one to the next take little memory.
+        longest: The largest distance.
+    """
+
+    def __init__(self, max_steps: int):
+        self._digits = (max_steps - 1).bit_length() // 2 + 1
+        self.room = 1 << self._digits
+        self.longest = 1 << ((max_steps - 1) >> self._digits).bit_length()
+
+    def distance(self, n: Array) -> Array:
+        """Return the distance between states that are kept when state n is reached.
+
+        The distance is the least power of two for which state n has room.
+        """
+        return 1 << (32 - lax.clz((n >> self._digits).astype(jnp.int32)))
+
+    def place(self, n: Array) -> Array:
+        """Return the place of state n, if it is kept.
+
+        Write n = a room + b. The binary digits of a are those that b does not use if n is a
+        multiple of the distance. So no two multiples of the distance share their place.
+        """
+        return (n >> self._digits) + (n & (self.room - 1))
+
+    def empty(self, x: PyTree) -> Any:
+        """Return places for states like x. The last place takes the states that are not kept."""
+        return jax.tree.map(lambda a: jnp.zeros((self.room + 1, *a.shape), a.dtype), x)
+
+    def put(self, states: PyTree, n: Array, x: PyTree) -> Any:
+        """Put the state n among the states, if it is kept."""
+        kept = n & (self.distance(n) - 1) == 0
+        place = jnp.where(kept, self.place(n), self.room)
+        return jax.tree.map(lambda a, b: b.at[place].set(a), x, states)
+
+
 class Replay:
     """A backward walk over the steps of a record.
 
-    The walk goes back in segments of `every` steps. In each segment, it first computes the states
-    before the steps again, from the state that was kept.
+    The walk goes back in segments, from one state that was kept to the one before it. In each
+    segment, it first computes the states before the other steps again.
 
     Args:
         system: The field as the solver sees the field.
         record: What the forward solve left behind.
-        every: The number of steps in a segment.
+        kept: Which states were kept.
     """
 
-    def __init__(self, system: System, record: Record, every: int):
-        self.system, self.record, self.every = system, record, every
+    def __init__(self, system: System, record: Record, kept: Kept):
+        self.system, self.record, self.kept = system, record, kept
         self.moving, self.fixed = system.split(record.values)
 
     def cotangents(
@@ -136,8 +181,6 @@ class Replay:
             The cotangents of the field's arrays, of x, of the interval and of the stops. None
             stands for cotangents that are not wanted.
         """
-        x = self.record.x
-
         def zeros(tree):
             return jax.tree.map(jnp.zeros_like, tree)
 
@@ -150,14 +193,17 @@ class Replay:
         if self.record.stops is None:
             asked, pending, adjoint = None, None, cotangent
         else:
-            asked, adjoint = _Asked(self._places(), cotangent), zeros(x)
+            asked = _Asked(self._places(), cotangent)
+            adjoint = jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), cotangent)
             pending = jnp.asarray(len(asked.places))
 
+        last = jnp.maximum(self.record.accepted - 1, 0)
+        distance = self.kept.distance(last)
+
         def segment(carry: PyTree) -> Any:
-            j, pending, adjoint, gradient, states = carry
-            first = j * self.every
-            length = jnp.minimum(self.every, self.record.accepted - first)
-            states = self._again(j, first, length, states)
+            first, pending, adjoint, gradient, states = carry
+            length = jnp.minimum(distance, self.record.accepted - first)
+            states = self._again(first, length, states)
 
             def back(k: Array, carry: PyTree) -> Any:
                 pending, adjoint, gradient = carry
@@ -165,12 +211,15 @@ class Replay:
                 y = jax.tree.map(lambda b: b[i], states)
                 return self._pull(first + i, y, adjoint, gradient, asked, pending)
 
-            return j - 1, *lax.fori_loop(0, length, back, (pending, adjoint, gradient)), states
+            carry = lax.fori_loop(0, length, back, (pending, adjoint, gradient))
+            return first - distance, *carry, states
 
-        buffer = jax.tree.map(lambda a: jnp.zeros((self.every, *a.shape), a.dtype), x)
-        last = (self.record.accepted - 1) // self.every
+        states = jax.tree.map(
+            lambda a: jnp.zeros((self.kept.longest, *a.shape[1:]), a.dtype), self.record.states
+        )
+        first = jnp.where(self.record.accepted > 0, last & -distance, -1)
         _, _, adjoint, gradient, _ = lax.while_loop(
-            lambda carry: carry[0] >= 0, segment, (last, pending, adjoint, gradient, buffer)
+            lambda carry: carry[0] >= 0, segment, (first, pending, adjoint, gradient, states)
         )
         d_values = self._values(gradient) if weights else [None] * len(self.record.values)
         d_interval = gradient.interval if interval else (None, None)
@@ -195,16 +244,14 @@ class Replay:
         i = jnp.clip(i, 0, jnp.maximum(self.record.accepted - 1, 0))
         return self.record.edges[i], self.record.edges[i + 1]
 
-    def _again(self, j: Array, first: Array, length: Array, states: PyTree) -> Any:
-        """Compute the states before each step of segment j again, from the state that was kept.
+    def _again(self, first: Array, length: Array, states: PyTree) -> Any:
+        """Compute the states before each step of a segment again, from the state that was kept.
 
         The segment starts with step `first` and has `length` steps. `states` is the buffer for the
         states.
         """
-        kept = self.record.kept
-        start = jax.tree.map(
-            lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept
-        )
+        place = self.kept.place(first)
+        start = jax.tree.map(lambda a: a[place], self.record.states)
 
         def step(i: Array, carry: PyTree) -> Any:
             y, states = carry
