@@ -74,7 +74,10 @@ class Adaptive(Discretisation):
         atol: The absolute tolerance of the error of a step, in the unit of the state. Give an array
             for the same purpose as with `rtol`.
         max_steps: The largest number of steps, accepted and rejected ones together. The gradient
-            "steps" keeps the edges of as many steps, for each sample under per-sample control.
+            "steps" keeps the edges of as many steps, and at most 4 sqrt(max_steps) states, which is
+            161 states with the default. Under per-sample control, it keeps as much for each sample.
+            Up to sqrt(max_steps) steps, and up to 128 with the default, no step is computed again
+            for the gradient; of more steps, at most each once.
         gradient: The name of the gradient. "steps" is the exact reverse-mode gradient of the
             accepted steps. "steps" works in reverse mode, and in forward mode over reverse mode.
             "direct" differentiates through the loop, at the memory of `max_steps` steps. "direct"
@@ -721,7 +724,9 @@ class _Loop:
 
 
 class _Recording(diffrax.ForwardMode):
-    """diffrax's loop, which leaves the edges of its steps and states between them in its stats.
+    """diffrax's loop, whose statistics hold the edges of its steps and the states that are kept.
+
+    diffrax can save every state or every k-th one. Which states are kept here is not known before.
 
     Args:
         kept: Which states are kept.
@@ -731,7 +736,7 @@ class _Recording(diffrax.ForwardMode):
 
     @property
     def _loop(self) -> Callable[..., Any]:
-        """diffrax's loop, in the form of `diffrax.ForwardMode`."""
+        """The loop of `diffrax.ForwardMode`, with a record beside diffrax's state."""
 
         def loop(*, outer_while_loop: Callable[..., Any], **rest: Any) -> Any:
             record: Any = None

@@ -5,6 +5,7 @@ The result is the exact gradient of what the solve computed. `adaptive` holds th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -103,48 +104,65 @@ def step_at(
     )
 
 
+@dataclass(frozen=True)
 class Kept:
     """Which of the states before accepted steps are kept, and where.
 
-    State n is the state before step n, which counts from 0. As long as there is room, every state
-    is kept. Whenever the room is full, the distance between states that are kept doubles. So a
-    state is kept if its number is a multiple of the distance.
+    State n is the state before step n. Step 0 is the first step. While there is room, every state
+    is kept. Whenever the room is full, the distance between the states that are kept doubles. So a
+    state is kept if its number is a multiple of the distance. A solve of few steps keeps all its
+    states, and the memory does not grow with the number of steps.
 
     Args:
         max_steps: The largest number of steps.
 
-    Attributes:
-        room: The number of states that are kept at most. It is a power of two from sqrt(max_steps)
-            on, so the states that are kept and those from one to the next take little memory.
-        longest: The largest distance.
+    Source:
+        Our formulation of checkpointing online, where the number of steps is not known before.
     """
 
-    def __init__(self, max_steps: int):
-        self._digits = (max_steps - 1).bit_length() // 2 + 1
-        self.room = 1 << self._digits
-        self.longest = 1 << ((max_steps - 1) >> self._digits).bit_length()
+    max_steps: int
+
+    @property
+    def digits(self) -> int:
+        """The number of binary digits of a place.
+
+        So many digits make the room between sqrt(max_steps) and 3 sqrt(max_steps). There are at
+        most as many states between two states that are kept.
+        """
+        return (self.max_steps - 1).bit_length() // 2 + 1
+
+    @property
+    def room(self) -> int:
+        """The largest number of states that are kept."""
+        return 1 << self.digits
+
+    @property
+    def longest(self) -> int:
+        """The largest distance between states that are kept."""
+        return 1 << ((self.max_steps - 1) >> self.digits).bit_length()
 
     def distance(self, n: Array) -> Array:
-        """Return the distance between states that are kept when state n is reached.
+        """Return the distance between the states that are kept when state n is reached.
 
-        The distance is the least power of two for which state n has room.
+        The distance is the least power of two whose multiples up to n have room.
         """
-        return 1 << (32 - lax.clz((n >> self._digits).astype(jnp.int32)))
+        return 1 << (32 - lax.clz((n >> self.digits).astype(jnp.int32)))
 
     def place(self, n: Array) -> Array:
-        """Return the place of state n, if it is kept.
+        """Return the place of state n among the states that are kept.
 
-        Write n = a room + b. The binary digits of a are those that b does not use if n is a
-        multiple of the distance. So no two multiples of the distance share their place.
+        Write n = a room + b. At a multiple of the distance, a is smaller than the distance, and b
+        is a multiple of the distance. So a + b tells a and b, and no two multiples of the distance
+        have one place.
         """
-        return (n >> self._digits) + (n & (self.room - 1))
+        return (n >> self.digits) + (n & (self.room - 1))
 
     def empty(self, x: PyTree) -> Any:
-        """Return places for states like x. The last place takes the states that are not kept."""
+        """Return the places for states like x. A state that is not kept goes to the last place."""
         return jax.tree.map(lambda a: jnp.zeros((self.room + 1, *a.shape), a.dtype), x)
 
     def put(self, states: PyTree, n: Array, x: PyTree) -> Any:
-        """Put the state n among the states, if it is kept."""
+        """Put x, which is state n, among the states."""
         kept = n & (self.distance(n) - 1) == 0
         place = jnp.where(kept, self.place(n), self.room)
         return jax.tree.map(lambda a, b: b.at[place].set(a), x, states)
@@ -153,8 +171,9 @@ class Kept:
 class Replay:
     """A backward walk over the steps of a record.
 
-    The walk goes back in segments, from one state that was kept to the one before it. In each
-    segment, it first computes the states before the other steps again.
+    The walk goes back in segments. A segment starts at a state that was kept, and the walk first
+    computes the other states in the segment again. Where every state was kept, nothing is computed
+    again.
 
     Args:
         system: The field as the solver sees the field.
@@ -181,6 +200,7 @@ class Replay:
             The cotangents of the field's arrays, of x, of the interval and of the stops. None
             stands for cotangents that are not wanted.
         """
+
         def zeros(tree):
             return jax.tree.map(jnp.zeros_like, tree)
 
@@ -207,7 +227,7 @@ class Replay:
 
             def back(k: Array, carry: PyTree) -> Any:
                 pending, adjoint, gradient = carry
-                i = length - 1 - k
+                i = jnp.maximum(length - 1 - k, 0)
                 y = jax.tree.map(lambda b: b[i], states)
                 return self._pull(first + i, y, adjoint, gradient, asked, pending)
 
@@ -217,9 +237,10 @@ class Replay:
         states = jax.tree.map(
             lambda a: jnp.zeros((self.kept.longest, *a.shape[1:]), a.dtype), self.record.states
         )
-        first = jnp.where(self.record.accepted > 0, last & -distance, -1)
         _, _, adjoint, gradient, _ = lax.while_loop(
-            lambda carry: carry[0] >= 0, segment, (first, pending, adjoint, gradient, states)
+            lambda carry: carry[0] >= 0,
+            segment,
+            (last & -distance, pending, adjoint, gradient, states),
         )
         d_values = self._values(gradient) if weights else [None] * len(self.record.values)
         d_interval = gradient.interval if interval else (None, None)
@@ -245,12 +266,12 @@ class Replay:
         return self.record.edges[i], self.record.edges[i + 1]
 
     def _again(self, first: Array, length: Array, states: PyTree) -> Any:
-        """Compute the states before each step of a segment again, from the state that was kept.
+        """Return the states before the steps of a segment, from the state that was kept.
 
         The segment starts with step `first` and has `length` steps. `states` is the buffer for the
         states.
         """
-        place = self.kept.place(first)
+        place = self.kept.place(jnp.maximum(first, 0))
         start = jax.tree.map(lambda a: a[place], self.record.states)
 
         def step(i: Array, carry: PyTree) -> Any:
