@@ -710,7 +710,8 @@ class _Loop:
 
         At a jump, diffrax ends a step one rounding before the knot, and starts the next step one
         rounding behind it. This method moves such an edge back to the knot. The state at the knot
-        belongs to the step behind it.
+        belongs to the step behind it. `walked` holds the edges in the direction of diffrax's loop,
+        which is upward.
         """
         edges = jnp.where(ends[0] < ends[1], 1, -1) * walked
         if not len(self.jumps):
@@ -747,8 +748,9 @@ class _Recording(diffrax.ForwardMode):
                 def step(carry):
                     state, (edges, states) = carry
                     states = self.kept.put(states, state.num_accepted_steps, state.y)
-                    # A step that is rejected writes the edge before it once more.
                     state = body(state)
+                    # After a step that is rejected, the same state and edge are written once more.
+                    # equinox asks for one write to each place in reverse mode alone.
                     edges = edges.at[state.num_accepted_steps].set(state.tprev)
                     return state, (edges, states)
 
