@@ -32,7 +32,7 @@ from neuralflow.schemes.watched import Watched, root_mean_square, sample_norm
 from neuralflow.solve.base import Discretisation, EveryStep, StepMap, check_ends, out_of_range
 from neuralflow.solve.context import check_axes, leaf_axes
 from neuralflow.solve.modes import forward_only, reverse_only
-from neuralflow.solve.replay import Record, Replay
+from neuralflow.solve.replay import Kept, Record, Replay
 from neuralflow.solve.results import Solution, Status, all_finite, column, failing, instantiated
 from neuralflow.solve.system import System, check_single, time_dtype
 
@@ -74,7 +74,10 @@ class Adaptive(Discretisation):
         atol: The absolute tolerance of the error of a step, in the unit of the state. Give an array
             for the same purpose as with `rtol`.
         max_steps: The largest number of steps, accepted and rejected ones together. The gradient
-            "steps" keeps the edges of as many steps, for each sample under per-sample control.
+            "steps" keeps the edges of as many steps, and at most 4 sqrt(max_steps) states, which is
+            161 states with the default. Under per-sample control, it keeps as much for each sample.
+            Up to sqrt(max_steps) steps, and up to 128 with the default, no step is computed again
+            for the gradient; of more steps, at most each once.
         gradient: The name of the gradient. "steps" is the exact reverse-mode gradient of the
             accepted steps. "steps" works in reverse mode, and in forward mode over reverse mode.
             "direct" differentiates through the loop, at the memory of `max_steps` steps. "direct"
@@ -505,9 +508,7 @@ class _Loop:
         # The interpolant's own derivative belongs to what was computed. The adjoint equation and a
         # step that ends at a depth have the velocity there instead.
         self.differentiates_stops = not self.stepped and solve.gradient != "continuous"
-        # The forward pass keeps the state at every `every`-th step. The backward pass computes the
-        # states in between again. The square root takes the least memory for one recomputation.
-        self.every = int(np.ceil(np.sqrt(solve.max_steps)))
+        self.kept = Kept(solve.max_steps)
         inner = [(basis, basis.knots[1:-1]) for basis in system.multi]
         self.jumps = _union([knots for basis, knots in inner if basis.smoothness < 0])
         self.kinks = _union([knots for basis, knots in inner if basis.smoothness >= 0])
@@ -587,7 +588,7 @@ class _Loop:
         )[0]
 
     def _diffeqsolve(
-        self, wanted: Any, options: Any, adjoint: PyTree, saveat: Any = None
+        self, wanted: Any, options: Any, adjoint: diffrax.AbstractAdjoint
     ) -> diffrax.Solution:
         """Run diffrax's loop in normalised depth, with an edge of a step at every knot."""
         values, x, interval, stops = wanted
@@ -613,8 +614,7 @@ class _Loop:
                 step_ts=jnp.concatenate(steps) if steps else None,
                 jump_ts=jnp.asarray(self.jumps, dtype) if len(self.jumps) else None,
             )
-        if saveat is None:
-            saveat = diffrax.SaveAt(t1=True) if stops is None else diffrax.SaveAt(ts=stops)
+        saveat = diffrax.SaveAt(t1=True) if stops is None else diffrax.SaveAt(ts=stops)
         if stops is not None:
             adjoint = _Stopping(adjoint, jnp.where(ends[0] < ends[1], 1, -1) * stops)
         return diffrax.diffeqsolve(
@@ -677,26 +677,16 @@ class _Loop:
                     f"{self.samples} solve(s), and no more than {_MOST_EDGES} in all; lower "
                     'max_steps, or take gradient="continuous"'
                 )
-            stops = wanted[3]
-            end = diffrax.SubSaveAt(t1=True) if stops is None else diffrax.SubSaveAt(ts=stops)
-            edges = diffrax.SubSaveAt(steps=1, fn=lambda s, y, args: jnp.zeros(0))
-            kept = diffrax.SubSaveAt(steps=self.every)
-            saveat = diffrax.SaveAt(subs=(end, edges, kept))
-            solution: Any = self._diffeqsolve(wanted, options, forward, saveat)
-            states = (
-                solution.ys[0]
-                if stops is not None
-                else jax.tree.map(lambda a: a[0], solution.ys[0])
-            )
-            count = self._count(solution)
-            return (states, count), (solution.ts[1], solution.ys[2], count.accepted)
+            solution = self._diffeqsolve(wanted, options, _Recording(self.kept))
+            states, count = self._out(solution, wanted[3])
+            return (states, count), (*solution.stats["record"], count.accepted)
 
         @solve.def_bwd
         def solve_backward(residuals, cotangents, perturbed, wanted, options):
-            saved, kept, accepted = residuals
+            walked, states, accepted = residuals
             values, x, interval, stops = wanted
-            edges, bounds = self._edges(options[1], saved)
-            record = Record(values, x, interval, stops, edges, bounds, kept, accepted)
+            edges, bounds = self._edges(options[1], walked)
+            record = Record(values, interval, stops, edges, bounds, states, accepted)
 
             def zeros(states, ct):
                 return jnp.zeros_like(states) if ct is None else ct
@@ -708,29 +698,76 @@ class _Loop:
             )
             cotangent = jax.tree.map(zeros, like, cotangents[0], is_leaf=lambda leaf: leaf is None)
             changes = [any(jax.tree.leaves(part)) for part in perturbed]
-            found = Replay(self.system, record, self.every).cotangents(
+            found = Replay(self.system, record, self.kept).cotangents(
                 cotangent, changes[0], changes[2], changes[3]
             )
             return forward_only(found, _TWICE)
 
         return solve(wanted, lax.stop_gradient(options))
 
-    def _edges(self, ends: Array, saved: Array) -> tuple[Array, Array]:
+    def _edges(self, ends: Array, walked: Array) -> tuple[Array, Array]:
         """Return the edges of the accepted steps, and the last depth that each step saved.
 
         At a jump, diffrax ends a step one rounding before the knot, and starts the next step one
         rounding behind it. This method moves such an edge back to the knot. The state at the knot
-        belongs to the step behind it.
+        belongs to the step behind it. `walked` holds the edges in the direction of diffrax's loop,
+        which is upward.
         """
-        edges = jnp.concatenate([ends[:1], saved])
+        edges = jnp.where(ends[0] < ends[1], 1, -1) * walked
         if not len(self.jumps):
             return edges, edges[1:]
-        knots = jnp.asarray(self.jumps, saved.dtype)
+        knots = jnp.asarray(self.jumps, edges.dtype)
         nearest = knots[jnp.argmin(jnp.abs(edges[:, None] - knots), axis=1)]
-        jump = jnp.abs(edges - nearest) <= 4 * jnp.finfo(saved.dtype).eps
+        jump = jnp.abs(edges - nearest) <= 4 * jnp.finfo(edges.dtype).eps
         edges = jnp.where(jump, nearest, edges)
         before = jnp.nextafter(edges, jnp.broadcast_to(ends[0], edges.shape))
         return edges, jnp.where(jump, before, edges)[1:]
+
+
+class _Recording(diffrax.ForwardMode):
+    """diffrax's loop, whose statistics hold the edges of its steps and the states that are kept.
+
+    diffrax can save every state or every k-th one. Which states are kept here is not known before.
+
+    Args:
+        kept: Which states are kept.
+    """
+
+    kept: Kept = eqx.field(static=True)
+
+    @property
+    def _loop(self) -> Callable[..., Any]:
+        """The loop of `diffrax.ForwardMode`, with a record beside diffrax's state."""
+
+        def loop(*, outer_while_loop: Callable[..., Any], **rest: Any) -> Any:
+            record: Any = None
+
+            def recorded(condition, body, start, *, max_steps, buffers):
+                nonlocal record
+
+                def step(carry):
+                    state, (edges, states) = carry
+                    states = self.kept.put(states, state.num_accepted_steps, state.y)
+                    state = body(state)
+                    # After a step that is rejected, the same state and edge are written once more.
+                    # equinox asks for one write to each place in reverse mode alone.
+                    edges = edges.at[state.num_accepted_steps].set(state.tprev)
+                    return state, (edges, states)
+
+                empty = jnp.full(max_steps + 1, start.tprev), self.kept.empty(start.y)
+                end, record = outer_while_loop(
+                    lambda carry: condition(carry[0]),
+                    step,
+                    (start, empty),
+                    max_steps=max_steps,
+                    buffers=lambda carry: (buffers(carry[0]), carry[1]),
+                )
+                return end
+
+            end, stats = super(_Recording, self)._loop(outer_while_loop=recorded, **rest)
+            return end, {**stats, "record": record}
+
+        return loop
 
 
 class _Stopping(diffrax.AbstractAdjoint):

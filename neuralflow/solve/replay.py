@@ -5,6 +5,7 @@ The result is the exact gradient of what the solve computed. `adaptive` holds th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,24 +22,22 @@ class Record(NamedTuple):
 
     Attributes:
         values: The arrays of the field.
-        x: The state where the solve started.
         interval: The depth times t0 and t1.
         stops: The normalised depths at which states were asked for, shape `(m,)`. None means that
             the final state alone was asked for.
         edges: The normalised depths where accepted steps start and end, shape `(max_steps + 1,)`.
             The first `accepted + 1` entries are in use.
         bounds: For every step, the last normalised depth whose state it gave, shape `(max_steps,)`.
-        kept: The state after every `every`-th accepted step.
+        states: The states before accepted steps, as `Kept` keeps them.
         accepted: The number of accepted steps.
     """
 
     values: list[Array]
-    x: Any
     interval: tuple[Array, Array]
     stops: Array | None
     edges: Array
     bounds: Array
-    kept: Any
+    states: Any
     accepted: Array
 
 
@@ -105,20 +104,85 @@ def step_at(
     )
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Which of the states before accepted steps are kept, and where.
+
+    State n is the state before step n. Step 0 is the first step. While there is room, every state
+    is kept. Whenever the room is full, the distance between the states that are kept doubles. So a
+    state is kept if its number is a multiple of the distance. A solve of few steps keeps all its
+    states, and the memory does not grow with the number of steps.
+
+    Args:
+        max_steps: The largest number of steps.
+
+    Source:
+        Our formulation of checkpointing online, where the number of steps is not known before.
+    """
+
+    max_steps: int
+
+    @property
+    def digits(self) -> int:
+        """The number of binary digits of a place.
+
+        So many digits make the room between sqrt(max_steps) and 3 sqrt(max_steps). There are at
+        most as many states between two states that are kept.
+        """
+        return (self.max_steps - 1).bit_length() // 2 + 1
+
+    @property
+    def room(self) -> int:
+        """The largest number of states that are kept."""
+        return 1 << self.digits
+
+    @property
+    def longest(self) -> int:
+        """The largest distance between states that are kept."""
+        return 1 << ((self.max_steps - 1) >> self.digits).bit_length()
+
+    def distance(self, n: Array) -> Array:
+        """Return the distance between the states that are kept when state n is reached.
+
+        The distance is the least power of two whose multiples up to n have room.
+        """
+        return 1 << (32 - lax.clz((n >> self.digits).astype(jnp.int32)))
+
+    def place(self, n: Array) -> Array:
+        """Return the place of state n among the states that are kept.
+
+        Write n = a room + b. At a multiple of the distance, a is smaller than the distance, and b
+        is a multiple of the distance. So a + b tells a and b, and no two multiples of the distance
+        have one place.
+        """
+        return (n >> self.digits) + (n & (self.room - 1))
+
+    def empty(self, x: PyTree) -> Any:
+        """Return the places for states like x. A state that is not kept goes to the last place."""
+        return jax.tree.map(lambda a: jnp.zeros((self.room + 1, *a.shape), a.dtype), x)
+
+    def put(self, states: PyTree, n: Array, x: PyTree) -> Any:
+        """Put x, which is state n, among the states."""
+        kept = n & (self.distance(n) - 1) == 0
+        place = jnp.where(kept, self.place(n), self.room)
+        return jax.tree.map(lambda a, b: b.at[place].set(a), x, states)
+
+
 class Replay:
     """A backward walk over the steps of a record.
 
-    The walk goes back in segments of `every` steps. In each segment, it first computes the states
-    before the steps again, from the state that was kept.
+    The walk goes back in segments. A segment starts at a state that was kept, and the walk first
+    computes the other states in the segment again. Where every state was kept, nothing is computed
+    again.
 
     Args:
         system: The field as the solver sees the field.
         record: What the forward solve left behind.
-        every: The number of steps in a segment.
+        kept: Which states were kept.
     """
 
-    def __init__(self, system: System, record: Record, every: int):
-        self.system, self.record, self.every = system, record, every
+    def __init__(self, system: System, record: Record, kept: Kept):
+        self.system, self.record, self.kept = system, record, kept
         self.moving, self.fixed = system.split(record.values)
 
     def cotangents(
@@ -136,7 +200,6 @@ class Replay:
             The cotangents of the field's arrays, of x, of the interval and of the stops. None
             stands for cotangents that are not wanted.
         """
-        x = self.record.x
 
         def zeros(tree):
             return jax.tree.map(jnp.zeros_like, tree)
@@ -150,27 +213,34 @@ class Replay:
         if self.record.stops is None:
             asked, pending, adjoint = None, None, cotangent
         else:
-            asked, adjoint = _Asked(self._places(), cotangent), zeros(x)
+            asked = _Asked(self._places(), cotangent)
+            adjoint = jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), cotangent)
             pending = jnp.asarray(len(asked.places))
 
+        last = jnp.maximum(self.record.accepted - 1, 0)
+        distance = self.kept.distance(last)
+
         def segment(carry: PyTree) -> Any:
-            j, pending, adjoint, gradient, states = carry
-            first = j * self.every
-            length = jnp.minimum(self.every, self.record.accepted - first)
-            states = self._again(j, first, length, states)
+            first, pending, adjoint, gradient, states = carry
+            length = jnp.minimum(distance, self.record.accepted - first)
+            states = self._again(first, length, states)
 
             def back(k: Array, carry: PyTree) -> Any:
                 pending, adjoint, gradient = carry
-                i = length - 1 - k
+                i = jnp.maximum(length - 1 - k, 0)
                 y = jax.tree.map(lambda b: b[i], states)
                 return self._pull(first + i, y, adjoint, gradient, asked, pending)
 
-            return j - 1, *lax.fori_loop(0, length, back, (pending, adjoint, gradient)), states
+            carry = lax.fori_loop(0, length, back, (pending, adjoint, gradient))
+            return first - distance, *carry, states
 
-        buffer = jax.tree.map(lambda a: jnp.zeros((self.every, *a.shape), a.dtype), x)
-        last = (self.record.accepted - 1) // self.every
+        states = jax.tree.map(
+            lambda a: jnp.zeros((self.kept.longest, *a.shape[1:]), a.dtype), self.record.states
+        )
         _, _, adjoint, gradient, _ = lax.while_loop(
-            lambda carry: carry[0] >= 0, segment, (last, pending, adjoint, gradient, buffer)
+            lambda carry: carry[0] >= 0,
+            segment,
+            (last & -distance, pending, adjoint, gradient, states),
         )
         d_values = self._values(gradient) if weights else [None] * len(self.record.values)
         d_interval = gradient.interval if interval else (None, None)
@@ -195,16 +265,14 @@ class Replay:
         i = jnp.clip(i, 0, jnp.maximum(self.record.accepted - 1, 0))
         return self.record.edges[i], self.record.edges[i + 1]
 
-    def _again(self, j: Array, first: Array, length: Array, states: PyTree) -> Any:
-        """Compute the states before each step of segment j again, from the state that was kept.
+    def _again(self, first: Array, length: Array, states: PyTree) -> Any:
+        """Return the states before the steps of a segment, from the state that was kept.
 
         The segment starts with step `first` and has `length` steps. `states` is the buffer for the
         states.
         """
-        kept = self.record.kept
-        start = jax.tree.map(
-            lambda a, b: jnp.where(j == 0, a, b[jnp.maximum(j - 1, 0)]), self.record.x, kept
-        )
+        place = self.kept.place(jnp.maximum(first, 0))
+        start = jax.tree.map(lambda a: a[place], self.record.states)
 
         def step(i: Array, carry: PyTree) -> Any:
             y, states = carry
