@@ -299,7 +299,8 @@ def test_a_program_for_any_batch_computes_the_same():
     x = jax.random.normal(jax.random.key(1), (5, 2), jnp.float32)
     *leaves, _ = leaves
     for here, other in zip(jax.jit(inner)(*leaves, x), there.call(*leaves, x), strict=True):
-        np.testing.assert_allclose(here, other, rtol=1e-5, atol=1e-6)
+        # Entries are sums that cancel: rounding is relative to the largest one.
+        np.testing.assert_allclose(here, other, rtol=0, atol=1e-6 * float(jnp.abs(here).max()))
 
 
 def test_programs_do_not_grow_with_depth():

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
+from typing import Any
+
+import jax
 
 from experiments.accelerator.plan import Plan
-from experiments.benchmarks import adaptive, schemes
-from experiments.benchmarks.workloads import fixed_grid
+from experiments.benchmarks import schemes
+from experiments.benchmarks.workloads import fixed_grid, small_ode
 from experiments.stages.stage import Case, Row, each
 
 GRIDS = ((8, 64, 1), (64, 64, 128), (1024, 32, 1024), (16, 1024, 32))
 """Width, steps, batch."""
-SOLVES = ((5.0, 1e-4, 2, 8, 1), (30.0, 1e-4, 4, 32, 256), (30.0, 1e-4, 256, 512, 1024))
+SOLVES = ((3.5, 1e-4, 2, 8, 1), (12.0, 1e-4, 4, 32, 256), (8.0, 1e-4, 256, 512, 1024))
 """End of the interval, tolerance, dimension, hidden units, batch."""
 SCHEMES = (
     ("Euler", "LM-ResNet", "leapfrog", "RevNet"),
@@ -53,13 +56,17 @@ def grids(sizes: Iterable[tuple[int, int, int]], rounds: int) -> Iterator[Case]:
 
 
 def solves(sizes: Iterable[tuple[float, float, int, int, int]], rounds: int) -> Iterator[Case]:
-    """Compare adaptive solves with `diffeqsolve`."""
+    """Compare adaptive solves with `diffeqsolve` and with `odeint`, all in full precision."""
 
-    def one(size: tuple[float, float, int, int, int]) -> list[Row]:
-        return [adaptive.compare(*size, rounds, (1, 1))]
+    def one(case: dict[str, Any]) -> list[Row]:
+        with jax.default_matmul_precision("highest"):
+            return small_ode.WORKLOAD.here({**case, "count": 1}, rounds)
 
-    for size in sizes:
-        yield f"adaptive over diffeqsolve, d={size[2]}, batch {size[4]}", each(one, size)
+    for end, tolerance, dimension, hidden, batch in sizes:
+        for of in ("forward", "gradient"):
+            sizes_of = {"dimension": dimension, "hidden": hidden, "batch": batch}
+            case = {"of": of, "end": end, "tolerance": tolerance, **sizes_of}
+            yield f"adaptive, {of}, d={dimension}, batch {batch}", each(one, case)
 
 
 def costs(

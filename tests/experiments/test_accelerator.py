@@ -51,7 +51,7 @@ def test_the_dry_run_measures_every_stage_and_prints_it(tmp_path):
     ), stages
     assert all(stage["rows"] and f"│ {name} " in process.stdout for name, stage in stages.items())
     assert [row["outcome"] for row in stages["tests"]["rows"]] == ["passed"]
-    spread = stages["benchmarks"]["rows"][0]["gradient"]
+    spread = stages["benchmarks"]["rows"][0]["time"]
     assert spread["low"] <= spread["median"] <= spread["high"]
     trained = stages["images"]["rows"][-1]
     assert trained["epochs"] == trained["epochs of the schedule"] == 2

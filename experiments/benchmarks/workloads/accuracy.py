@@ -218,8 +218,12 @@ WORKLOAD = Workload(
         ("step by step", "diffrax"),
         *(("epochs as scans", name) for name in ("jax odeint", *(peer.name for peer in PEERS))),
     ),
-    same={"first losses": 1e-2, "updates": 1.0},
+    same={"first losses": 1e-3, "updates": 1.0},
     told=("updates", "accuracy"),
+    causes={
+        peer.name: "only the first call: compiling the spirals' epoch takes 7.6 of its 9.6 s"
+        for peer in PEERS
+    },
 )
 
 

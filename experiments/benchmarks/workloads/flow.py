@@ -148,9 +148,14 @@ WORKLOAD = Workload(
     ),
     same={
         "loss": 1e-3,
-        **{f"{name} {k}": 1e-2 for name in ("kernel", "bias") for k in range(3)},
+        **{f"{name} {k}": 5e-3 for name in ("kernel", "bias") for k in range(3)},
     },
     told=("steps",),
+    causes={
+        "diffrax, vmapped": "XLA joins the products of both directions with their sum in one "
+        "kernel (106 ms, 37 with its fusion of sums turned off); every sample has cotangents of "
+        "all weights in the loop",
+    },
 )
 
 

@@ -52,9 +52,9 @@ def route(by: str, hidden: int, count: int, descents: int) -> tuple[Callable[[],
 
     def train() -> Any:
         now, memory = start()
-        out, step = {}, compiled()
+        out, descend = {}, compiled()
         for _ in range(descents):
-            now, memory, out = step(now, memory)
+            now, memory, out = descend(now, memory)
         return out
 
     return train, ()
