@@ -81,4 +81,5 @@ def cases(plan: Plan) -> Iterator[Case]:
         f"{descents} steps of Adam, {count} times",
         {"hidden": hidden, "count": count, "descents": descents},
         plan,
+        rounds=(3, 30),
     )
