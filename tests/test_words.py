@@ -18,7 +18,8 @@ def record(path):
 
 
 def span(values, digits):
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def saved(summary):
@@ -47,12 +48,53 @@ def mnist():
     return (f"by {means.max():.2f} points between depths", f"by up to {single.max():.2f})")
 
 
+def beside(workload, ours, *others, case="", what="time", digits=2, inverse=False):
+    """The span of the medians of ratios between neuralflow and others."""
+    rows = record("benchmarks/results/result.json")["stages"][workload]["rows"]
+    medians = [
+        row[what]["median"]
+        for row in rows
+        if row["neuralflow"] == ours
+        and any(row["other"].startswith(other) for other in others)
+        and case in row["case"]
+        and what in row
+    ]
+    return span([1 / median for median in medians] if inverse else medians, digits)
+
+
 def convolutions():
-    loops = record("benchmarks/results/convolution.json")["rows"]
-    layers = record("benchmarks/results/convolution_in_layers.json")["rows"]
-    times = [row["slower"]["median"] for row in loops]
-    times += [row["lax in the layer"]["median"] for row in layers]
-    return (f"are {span(times, 0)} times slower",)
+    loops = beside(
+        "convolution", "nf.fields.convolution", "lax.conv_general_dilated", digits=0, inverse=True
+    )
+    layers = beside(
+        "convolution", "NeuralODE", "NeuralODE with JAX's", case="network", digits=0, inverse=True
+    )
+    return (f"are {loops} times slower in a scan and {layers} times in a layer",)
+
+
+def peers():
+    packages = ("torchdiffeq", "torchode", "torchdyn")
+
+    def adaptive(case, *others, **options):
+        return beside("small_ode", "Adaptive", *others, case=case, **options)
+
+    def spiral(what):
+        return beside("spiral", "Adaptive", "diffrax", what=what)
+
+    def grid(ours, *others):
+        return beside("fixed_grid", ours, *others, case="gradient")
+
+    return (
+        f"takes {grid('full', 'scan by hand')} of the time of a scan by hand",
+        f"{grid('remat', 'checkpointed')} of that of a checkpointed one with the default",
+        f"{grid('full', 'PyTorch, 1', 'PyTorch, 2')} of eager PyTorch's",
+        f"{adaptive('forward', 'diffrax')} of plain diffrax forward",
+        f"{adaptive('gradient', 'diffrax')} with the gradient",
+        f"{adaptive('gradient', 'diffrax', what='first call')} of the first call",
+        f"and {adaptive('gradient', *packages, digits=3)} of the packages of PyTorch",
+        f"takes {spiral('time')} of plain diffrax's time once it is compiled",
+        f"and {spiral('first call')} with the compilation",
+    )
 
 
 def diffeomorphisms():
@@ -232,6 +274,7 @@ CLAIMS = (
     trained,
     mnist,
     convolutions,
+    peers,
     diffeomorphisms,
     gradients,
     weak_errors,

@@ -85,7 +85,7 @@ def main() -> None:
             page.write(held, chosen.out)
             print(f"written to {chosen.out / page.PAGE}")
             return
-        about = described(chosen)
+        about = described(chosen, held)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     kept = {n: s for n, s in held.get("stages", {}).items() if s["status"] == "done"}
@@ -136,7 +136,7 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
     return held if goes_on else {}
 
 
-def described(chosen: argparse.Namespace) -> dict[str, Any]:
+def described(chosen: argparse.Namespace, held: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of the run before its first stage: the machine and the versions.
 
     Raises:
@@ -149,8 +149,9 @@ def described(chosen: argparse.Namespace) -> dict[str, Any]:
             asked[name] = json.loads(done.stdout)
         except (OSError, ValueError) as error:
             raise ValueError(f"--peers must be a Python, got {python} ({error})") from None
+    command = " ".join(["python -m experiments.benchmarks", *sys.argv[1:]])
     return {
-        "options": " ".join(sys.argv[1:]).replace(chosen.peers, "PYTHON"),
+        "commands": [*held.get("commands", []), command.replace(chosen.peers, "PYTHON")],
         "dry": chosen.dry,
         "device": processor(),
         "cores": os.cpu_count(),

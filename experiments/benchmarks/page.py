@@ -26,9 +26,14 @@ def write(result: Mapping[str, Any], folder: Path) -> None:
     files.write(folder / PAGE, "\n".join(lines(result)) + "\n")
 
 
+def ordered(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the workloads that the result holds, in the order of the program."""
+    return [(name, result["stages"][name]) for name in STAGES if name in result["stages"]]
+
+
 def pairs(result: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     """Yield the rows that compare neuralflow with something else, each with its workload."""
-    for name, stage in result["stages"].items():
+    for name, stage in ordered(result):
         yield from ((name, row) for row in stage["rows"] if "other" in row and "time" in row)
 
 
@@ -69,8 +74,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         "# neuralflow beside others",
         "",
         f"{result['device']}, {result['cores']} cores; {versions}; {result['written']}.",
-        f"Command: `python -m experiments.benchmarks {result['options']}`"
-        + (" (a dry run: its times mean nothing)." if result["dry"] else "."),
+        "Commands: "
+        + ", ".join(f"`{command}`" for command in result["commands"])
+        + (" (dry runs: their times mean nothing)." if result["dry"] else "."),
         "",
         "Times are ratios, neuralflow over the other: below 1, neuralflow is faster. They are "
         "medians of ratios round by round, with the quartiles in brackets. A first call traces, "
@@ -90,7 +96,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield "Nowhere in this run."
         yield ""
     best = peak(result)
-    for name, stage in result["stages"].items():
+    for name, stage in ordered(result):
         yield f"## {STAGES[name].what}"
         yield ""
         if stage["status"] != "done":
@@ -162,7 +168,9 @@ def cell(value: Any) -> str:
 
 def family(other: str) -> str:
     """Return the kind of package that a route belongs to."""
-    names = ("diffrax", "jax odeint", "bijx", "torchdiffeq", "torchode", "torchdyn")
+    if "odeint" in other and "torch" not in other:
+        return "odeint of JAX"
+    names = ("diffrax", "bijx", "torchdiffeq", "torchode", "torchdyn")
     found = next((name for name in names if name in other and "by hand" not in other), None)
     return found or ("PyTorch" if "PyTorch" in other else "JAX by hand")
 

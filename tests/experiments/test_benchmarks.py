@@ -82,7 +82,7 @@ def test_a_host_answers_from_another_process_and_tells_its_errors():
 
 
 def result(**stages):
-    about = {"device": "a CPU", "cores": 2, "versions": {"jax": "1"}, "options": "", "dry": False}
+    about = {"device": "a CPU", "cores": 2, "versions": {"jax": "1"}, "commands": [], "dry": False}
     about |= {"versions of the peers": {"torch": "2"}, "written": "today"}
     return {**about, "stages": stages}
 

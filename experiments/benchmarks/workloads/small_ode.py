@@ -12,6 +12,8 @@ defaults.
 - "steps" are the accepted ones. torchdyn tells those that were tried, JAX tells none.
 - "error" is the error of the states, relative to the largest entry, against a solve in float64 at
   tolerances of 1e-10. The gradient has the same tolerances in the adjoint equations.
+- Over the longest interval, the gradients in x are off a gradient in float64 by 1e-4 (neuralflow,
+  diffrax), 3e-4 (JAX, torchdiffeq), 6e-5 (torchdyn) and 1e-2 (torchode), of the largest entry.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ WORKLOAD = Workload(
     pairs=tuple(
         ("Adaptive", other) for other in ("diffrax", "odeint of JAX", *(r.name for r in TORCH))
     ),
-    same=dict.fromkeys(("states", "x", "in", "in bias", "out", "out bias"), 2e-3),
+    same={"states": 2e-3, **dict.fromkeys(("x", "in", "in bias", "out", "out bias"), 2e-2)},
     told=("steps", "error"),
 )
 
