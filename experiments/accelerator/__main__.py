@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -26,22 +25,14 @@ from typing import Any
 
 from experiments.accelerator import arrays, machine
 from experiments.accelerator.plan import STAGES, Plan
-from experiments.stages import runner
+from experiments.stages import options as stage_options, runner
 from experiments.stages.report import show_rows, show_stages
 
 RESULT = "result.json"
 
 
 def options() -> argparse.ArgumentParser:
-    stages = "\n".join(f"  {name:11} {stage.what}" for name, stage in STAGES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.accelerator",
-        description=f"{__doc__}{stages}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--budget", type=float, default=600.0, help="seconds for everything, 600 by default"
-    )
+    parser = stage_options.parser("experiments.accelerator", __doc__, STAGES, 600.0)
     parser.add_argument(
         "--arrays",
         type=Path,
@@ -84,14 +75,7 @@ def main() -> None:
     plan = Plan(
         str(chosen.out), 0.0, chosen.dry, chosen.arrays and str(chosen.arrays), chosen.resume
     )
-    if chosen.dry:
-        # Compile quickly, as the tests do: the times of a dry run mean nothing.
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    runner.interruptible()
-    try:
-        result = runner.Result(chosen.out / RESULT, about)
-    except OSError as error:
-        parser.error(f"--out must be a folder that can be written ({error}); give another one")
+    result = stage_options.begin(parser, chosen.out / RESULT, about, chosen.dry)
     budget = chosen.budget - (time.monotonic() - began)
     try:
         good = runner.conduct("experiments.accelerator", stages, plan._asdict(), budget, result)
@@ -108,8 +92,7 @@ def checked(chosen: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: An option has a wrong value, or JAX finds no accelerator.
     """
-    if not 0 < chosen.budget < float("inf"):
-        raise ValueError(f"--budget must be a number of seconds above 0, got {chosen.budget:g}")
+    stage_options.check_budget(chosen.budget)
     if chosen.resume and chosen.only != "recipe":
         raise ValueError("--resume goes on from checkpoints of the recipe; add --only recipe")
     if chosen.arrays is not None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from experiments.benchmarks import page
 from experiments.benchmarks.plan import STAGES, Plan
-from experiments.stages import runner
+from experiments.stages import options as stage_options, runner
 from experiments.stages.report import show_stages
 
 RESULT = "result.json"
@@ -46,17 +46,9 @@ ASK = (
 
 
 def options() -> argparse.ArgumentParser:
-    stages = "\n".join(f"  {name:13} {stage.what}" for name, stage in STAGES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks",
-        description=f"{__doc__}{stages}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = stage_options.parser("experiments.benchmarks", __doc__, STAGES, 5400.0)
     parser.add_argument(
         "--peers", default=sys.executable, help="the Python that has the packages to compare with"
-    )
-    parser.add_argument(
-        "--budget", type=float, default=5400.0, help="seconds for everything, 5400 by default"
     )
     parser.add_argument("--only", choices=STAGES, nargs="+", help="run these workloads alone")
     parser.add_argument(
@@ -90,14 +82,7 @@ def main() -> None:
         parser.error(str(error))
     kept = {n: s for n, s in held.get("stages", {}).items() if s["status"] == "done"}
     stages = {n: s for n, s in STAGES.items() if n in (chosen.only or STAGES) and n not in kept}
-    if chosen.dry:
-        # Compile quickly, as the tests do: the times of a dry run mean nothing.
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    runner.interruptible()
-    try:
-        result = runner.Result(path, about)
-    except OSError as error:
-        parser.error(f"--out must be a folder that can be written ({error}); give another one")
+    result = stage_options.begin(parser, path, about, chosen.dry)
     result.stages.update(kept)
     plan = Plan(str(chosen.out), 0.0, chosen.dry, chosen.peers, chosen.starts)
     budget = chosen.budget - (time.monotonic() - began)
@@ -116,8 +101,7 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
     Raises:
         ValueError: An option has a wrong value.
     """
-    if not 0 < chosen.budget < float("inf"):
-        raise ValueError(f"--budget must be a number of seconds above 0, got {chosen.budget:g}")
+    stage_options.check_budget(chosen.budget)
     if chosen.starts < 1:
         raise ValueError(f"--starts must be 1 or more, got {chosen.starts}")
     goes_on = chosen.resume or chosen.page

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -48,22 +48,24 @@ class Route(NamedTuple):
 def torch_routes(
     where: str,
     name: str = "PyTorch",
-    options: Mapping[str, Any] = {},
     needs: tuple[str, ...] = ("torch",),
-) -> tuple[Route, Route]:
-    """Return a route of PyTorch with one thread, and one with two."""
-    routes = (
+    threads: tuple[int, ...] = (1, 2),
+    **options: Any,
+) -> tuple[Route, ...]:
+    """Return a route of PyTorch for each number of threads.
+
+    All routes with as many threads share a process.
+    """
+    return tuple(
         Route(
-            f"{name}, {threads} thread{'s' * (threads > 1)}",
+            f"{name}, {n} thread{'s' * (n > 1)}",
             where,
-            {**options, "threads": threads},
+            {**options, "threads": n},
             needs,
-            f"{needs[-1]}, {threads}",
+            f"PyTorch, {n}",
         )
-        for threads in (1, 2)
+        for n in threads
     )
-    one, two = routes
-    return one, two
 
 
 class Runner(Protocol):
@@ -179,16 +181,9 @@ class Workload:
                 tell the operations a second.
         """
 
-        def hosts() -> dict[str, Runner]:
-            pythons = {HERE: sys.executable}
-            return {
-                route.process: Host.of(pythons.get(route.process, plan.peers), route.process)
-                for route in self.routes
-            }
-
         def rows() -> Iterator[Row]:
-            starts, limits = (1, (2, 2)) if plan.dry else (plan.starts, rounds)
-            for row in self.rows(case, hosts(), starts, 0.0 if plan.dry else seconds, limits):
+            starts, least, limits = (1, 0.0, (2, 2)) if plan.dry else (plan.starts, seconds, rounds)
+            for row in self.rows(case, opened(self.routes, plan), starts, least, limits):
                 if work and "ms" in row:
                     row["GFLOP/s"] = 1e-6 * work / row["ms"]
                     row["other GFLOP/s"] = 1e-6 * work / row["other ms"]
@@ -201,7 +196,7 @@ class Workload:
         routes = [route for route in self.routes if route.process == HERE]
         names = {route.name for route in routes}
         pairs = [pair for pair in self.pairs if names.issuperset(pair)]
-        alone = Workload(routes, pairs, self.same, self.told, self.causes)
+        alone = replace(self, routes=routes, pairs=pairs)
         return alone.rows(case, {HERE: Bench()}, 1, 0.0, (rounds, rounds))
 
     def rows(
@@ -274,6 +269,29 @@ class Workload:
         }
 
 
+def opened(routes: Sequence[Route], plan: Plan) -> dict[str, Runner]:
+    """Return the processes of routes, by name."""
+    pythons = {HERE: sys.executable}
+    return {
+        route.process: Host.of(pythons.get(route.process, plan.peers), route.process)
+        for route in routes
+    }
+
+
+def one_by_one(
+    routes: Sequence[Route], case: Mapping[str, Any], plan: Plan, runs: int
+) -> Iterator[tuple[Route, Measured]]:
+    """Measure routes one after the other, each alone, with two runs in a dry run."""
+    hosts = opened(routes, plan)
+    for route in routes:
+        measured = Measured()
+        if _start(route, case, hosts, measured):
+            host = hosts[route.process]
+            measured.runs = [host.run(route.name) for _ in range(2 if plan.dry else runs)]
+            host.clear()
+        yield route, measured
+
+
 def _start(
     route: Route, case: Mapping[str, Any], hosts: Mapping[str, Runner], measured: Measured
 ) -> bool:
@@ -306,12 +324,15 @@ def _time(
 ) -> None:
     """Run all routes in turn, in an order drawn anew every round."""
     runs: dict[str, list[float]] = {route.name: [] for route in routes}
-    count = 1
-    while len(next(iter(runs.values()), [0] * count)) < count:
+
+    def run_all() -> float:
         for i in rng.permutation(len(routes)):
             runs[routes[i].name].append(hosts[routes[i].process].run(routes[i].name))
-        spent = sum(taken[0] for taken in runs.values())
-        count = min(max(int(seconds / spent), rounds[0]), rounds[1])
+        return sum(taken[-1] for taken in runs.values())
+
+    count = seconds / run_all() if routes else 0
+    for _ in range(int(min(max(count, rounds[0]), rounds[1])) - 1):
+        run_all()
     for name, taken in runs.items():
         measured[name].runs += taken
 

@@ -46,6 +46,18 @@ def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
     return program, seconds, int(memory.temp_size_in_bytes) if memory is not None else 0
 
 
+def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function at its first call, and keep the program where JAX's caches are emptied."""
+    program: list[Any] = []
+
+    def call(*arguments: Any) -> Any:
+        if not program:
+            program.append(jax.jit(function).lower(*arguments).compile())
+        return program[0](*arguments)
+
+    return call
+
+
 def side_by_side(
     functions: dict[str, Callable[..., Any]],
     arguments: dict[str, tuple[Any, ...]],
@@ -98,7 +110,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(cell(value) for value in row.values()))
     Console(width=None if Console().is_terminal else 140).print(table)
 
 
@@ -119,7 +131,8 @@ def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
     print(f"written to {out}")
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return the text of a cell."""
     if isinstance(value, dict):
         return f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
     if value is None:

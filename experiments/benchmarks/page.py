@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.measure import cell
 from experiments.benchmarks.plan import STAGES
 from neuralflow import files, plots
 
@@ -153,17 +154,8 @@ def table(rows: list[Row]) -> Iterator[str]:
     yield "| " + " | ".join(HEADS.get(name, name) for name in columns) + " |"
     yield "|" + "|".join("---" if isinstance(rows[0][n], str) else "--:" for n in columns) + "|"
     for row in rows:
-        yield "| " + " | ".join(cell(row[name]) for name in columns) + " |"
+        yield "| " + " | ".join("" if row[n] is None else cell(row[n]) for n in columns) + " |"
     yield ""
-
-
-def cell(value: Any) -> str:
-    """Return the text of a cell."""
-    if isinstance(value, Mapping):
-        return f"{value['median']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def family(other: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from flax import nnx
+from support.signals import restored_signals
 
 from experiments.accelerator import arrays
 from experiments.accelerator.__main__ import main
@@ -94,13 +95,8 @@ def test_unfit_options_are_refused_before_any_stage(tmp_path, monkeypatch, capsy
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "result.json").write_text('{"dry": false}')
     (tmp_path / "file").touch()
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        with pytest.raises(SystemExit, match="2"):
-            main()
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    with restored_signals(), pytest.raises(SystemExit, match="2"):
+        main()
     assert re.search(words, " ".join(capsys.readouterr().err.split()))
 
 
@@ -117,7 +113,6 @@ def run(result, workers, budget=100.0, **stage):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", range(3))
 def test_an_interruption_at_any_stage_leaves_a_readable_result(tmp_path, monkeypatch, number, at):
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     names = ["one", "two", "three"]
     result = runner.Result(tmp_path / "result.json", {})
     last = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print(json.dumps("
@@ -132,13 +127,9 @@ def test_an_interruption_at_any_stage_leaves_a_readable_result(tmp_path, monkeyp
             signal.raise_signal(number)
 
     monkeypatch.setattr(result, "hear", interrupted)
-    try:
+    with restored_signals(), pytest.raises(KeyboardInterrupt) as raised:
         runner.interruptible()
-        with pytest.raises(KeyboardInterrupt) as raised:
-            run(result, workers)
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+        run(result, workers)
     assert raised.value.args == (number,)
     stages = read(tmp_path)["stages"]
     assert [stage["status"] for stage in stages.values()] == ["done"] * at + ["interrupted"]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.signals import restored_signals
 
 from experiments.benchmarks import page
 from experiments.benchmarks.__main__ import main
@@ -174,11 +174,6 @@ def test_unfit_options_are_refused_before_any_workload(tmp_path, monkeypatch, ca
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(text)
     (tmp_path / "file").touch()
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        with pytest.raises(SystemExit, match="2"):
-            main()
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    with restored_signals(), pytest.raises(SystemExit, match="2"):
+        main()
     assert re.search(words, " ".join(capsys.readouterr().err.split()))

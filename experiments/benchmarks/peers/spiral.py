@@ -10,8 +10,6 @@ import torch  # pyright: ignore[reportMissingImports]
 from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.peers.solves import SOLVES, Perceptron
 
-END, TOLERANCE, RATE = 2.0, 1e-6, 1e-2
-
 
 def route(
     package: str,
@@ -20,17 +18,20 @@ def route(
     hidden: int,
     count: int,
     descents: int,
+    end: float,
+    tolerance: float,
+    rate: float,
 ) -> Any:
     """Build the training by a package."""
     torch.set_num_threads(threads)
     weights, _ = data.perceptron(2, hidden, 1, time=True)
-    at = data.times(END, count)
+    at = data.times(end, count)
     x, states = map(torch.tensor, data.spiral(at))
 
     def train() -> Any:
         field = Perceptron(weights)
-        solve = SOLVES[package](field, at, TOLERANCE, **options)
-        optimiser = torch.optim.Adam(field.parameters(), RATE)
+        solve = SOLVES[package](field, at, tolerance, **options)
+        optimiser = torch.optim.Adam(field.parameters(), rate)
         loss, steps = torch.tensor(0.0), 0
         for _ in range(descents):
             optimiser.zero_grad()

@@ -27,8 +27,9 @@ from flax import nnx
 from jax.experimental.ode import odeint
 
 import neuralflow as nf
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.training import classifier, labelled, orders
+from experiments.benchmarks.measure import compiled_once
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 
@@ -174,36 +175,14 @@ def training(
     return train_to_target, ()
 
 
-def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function at its first call, and keep the program where JAX's caches are emptied."""
-    program: list[Any] = []
-
-    def call(*arguments: Any) -> Any:
-        if not program:
-            program.append(jax.jit(function).lower(*arguments).compile())
-        return program[0](*arguments)
-
-    return call
-
-
-def route(name: str, builder: str, package: str, threads: int, **options: Any) -> Route:
-    """Return a route in PyTorch."""
-    process = f"{package if package != 'torchdiffeq' else 'PyTorch'}, {threads}"
-    return Route(
-        f"{name}, {threads} thread{'s' * (threads > 1)}",
-        f"peers.accuracy:{builder}",
-        {"threads": threads, **options},
-        ("torch", package),
-        process,
-    )
-
-
 HAND = "workloads.accuracy"
+TORCH = "peers.accuracy:torchdiffeq"
+DIFFEQ = ("torch", "torchdiffeq")
 PEERS = (
-    *(route("torchdiffeq", "torchdiffeq", "torchdiffeq", n, adjoint=False) for n in (1, 2)),
-    route("torchdiffeq, adjoint", "torchdiffeq", "torchdiffeq", 1, adjoint=True),
-    route("torchdyn", "torchdyn", "torchdyn", 1),
-    route("torchode", "torchode", "torchode", 1),
+    *torch_routes(TORCH, "torchdiffeq", DIFFEQ, adjoint=False),
+    *torch_routes(TORCH, "torchdiffeq, adjoint", DIFFEQ, (1,), adjoint=True),
+    *torch_routes("peers.accuracy:torchdyn", "torchdyn", ("torch", "torchdyn"), (1,)),
+    *torch_routes("peers.accuracy:torchode", "torchode", ("torch", "torchode"), (1,)),
 )
 WORKLOAD = Workload(
     routes=(

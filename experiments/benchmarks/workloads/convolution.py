@@ -23,7 +23,8 @@ from flax import nnx
 from jax import lax
 
 import neuralflow as nf
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks import measure
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.images import convolutions
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
@@ -124,7 +125,7 @@ def _gradient(network: Callable[..., Any], weights: Any, x: Any) -> Any:
     """Return the compiled gradient of a network, and its arguments."""
 
     def gradient(weights: Any, x: Any) -> Any:
-        d_weights, d_x = jax.grad(lambda *a: jnp.sum(network(*a) ** 2), argnums=(0, 1))(weights, x)
+        d_weights, d_x = measure.gradient(network)(weights, x)
         return {**d_weights, "x": d_x}
 
     arguments = {name: jnp.asarray(w) for name, w in weights.items()}, jnp.asarray(x)
@@ -132,16 +133,9 @@ def _gradient(network: Callable[..., Any], weights: Any, x: Any) -> Any:
 
 
 HERE = "workloads.convolution"
-TORCH = tuple(
-    Route(
-        f"PyTorch{how}, {threads} thread{'s' * (threads > 1)}",
-        "peers.convolution:network",
-        {"threads": threads, "compiled": bool(how)},
-        ("torch",),
-        f"PyTorch, {threads}",
-    )
-    for how in ("", ", compiled")
-    for threads in (1, 2)
+TORCH = (
+    *torch_routes("peers.convolution:network", compiled=False),
+    *torch_routes("peers.convolution:network", "PyTorch, compiled", compiled=True),
 )
 SAME: dict[str, float] = dict.fromkeys(("x", "kernel", "bias"), 2e-4)
 NETWORK = Workload(

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.images import velocity
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
@@ -34,22 +34,10 @@ def compiled(of: str, size: int, squarings: int) -> Any:
     return jax.jit({"forward": forward, "gradient": gradient}[of]), (jnp.asarray(velocity(size)),)
 
 
-NAMES = ("PyTorch, 1 thread", "PyTorch, 2 threads")
+TORCH = torch_routes("peers.exponential:eager")
 WORKLOAD = Workload(
-    routes=(
-        Route("exponential", "workloads.exponential:compiled"),
-        *(
-            Route(
-                name,
-                "peers.exponential:eager",
-                {"threads": threads},
-                ("torch",),
-                f"PyTorch, {threads}",
-            )
-            for threads, name in enumerate(NAMES, start=1)
-        ),
-    ),
-    pairs=tuple(("exponential", name) for name in NAMES),
+    routes=(Route("exponential", "workloads.exponential:compiled"), *TORCH),
+    pairs=tuple(("exponential", route.name) for route in TORCH),
     same={"u": 1e-5, "v": 2e-4},
 )
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import neuralflow as nf
+from experiments.benchmarks import measure
 from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.shared import resnet
 from experiments.benchmarks.plan import Plan
@@ -111,7 +112,7 @@ def built(network: Callable[..., Any], of: str, **case: Any) -> Any:
         return {"output": network(weights, x)}
 
     def gradient(weights: Any, x: Any) -> Any:
-        d_weights, d_x = jax.grad(lambda *a: jnp.sum(network(*a) ** 2), argnums=(0, 1))(weights, x)
+        d_weights, d_x = measure.gradient(network)(weights, x)
         return {**d_weights, "x": d_x}
 
     weights, x = resnet(**case)
@@ -127,8 +128,8 @@ WORKLOAD = Workload(
         Route("checkpointed scan by hand", f"{HAND}:scan", {"checkpoint": True}),
         Route("nested scans by hand", f"{HAND}:nested"),
         Route("diffrax", f"{HAND}:solve"),
-        *torch_routes(TORCH, "PyTorch", {"compiled": False}),
-        *torch_routes(TORCH, "PyTorch, compiled", {"compiled": True}),
+        *torch_routes(TORCH, compiled=False),
+        *torch_routes(TORCH, "PyTorch, compiled", compiled=True),
     ),
     pairs=(
         ("full", "scan by hand"),

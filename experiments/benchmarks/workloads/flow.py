@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import neuralflow as nf
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.training import moons, perceptron
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
@@ -116,21 +116,13 @@ def built(log_prob: Callable[[Any, Any], Any], batch: int, hidden: int, toleranc
 HAND = "workloads.flow"
 
 
-def torch_route(name: str, builder: str, package: str, threads: int, **options: Any) -> Route:
-    """Return a route in PyTorch."""
-    return Route(
-        f"{name}, {threads} thread{'s' * (threads > 1)}",
-        f"peers.flow_torch:{builder}",
-        {"threads": threads, **options},
-        ("torch", package),
-        f"{'PyTorch' if package == 'torchdiffeq' else package}, {threads}",
-    )
-
-
+DIFFEQ = ("torch", "torchdiffeq")
 TORCH = (
-    *(torch_route("torchdiffeq", "torchdiffeq", "torchdiffeq", n, adjoint=False) for n in (1, 2)),
-    torch_route("torchdiffeq, adjoint", "torchdiffeq", "torchdiffeq", 1, adjoint=True),
-    *(torch_route("torchdyn", "torchdyn", "torchdyn", n) for n in (1, 2)),
+    *torch_routes("peers.flow_torch:torchdiffeq", "torchdiffeq", DIFFEQ, adjoint=False),
+    *torch_routes(
+        "peers.flow_torch:torchdiffeq", "torchdiffeq, adjoint", DIFFEQ, (1,), adjoint=True
+    ),
+    *torch_routes("peers.flow_torch:torchdyn", "torchdyn", ("torch", "torchdyn")),
 )
 WORKLOAD = Workload(
     routes=(

@@ -26,7 +26,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.images import labelled, lm_resnet
 from experiments.benchmarks.plan import Plan
 from experiments.lm_resnet.model import Network
@@ -160,16 +160,9 @@ def _path(name: str) -> tuple[str | int, ...]:
 
 
 HERE = "workloads.lm_resnet"
-TORCH = tuple(
-    Route(
-        f"PyTorch{how}, {threads} thread{'s' * (threads > 1)}",
-        "peers.lm_resnet:step",
-        {"threads": threads, "compiled": bool(how)},
-        ("torch",),
-        f"PyTorch, {threads}",
-    )
-    for how in ("", ", compiled")
-    for threads in (1, 2)
+TORCH = (
+    *torch_routes("peers.lm_resnet:step", compiled=False),
+    *torch_routes("peers.lm_resnet:step", "PyTorch, compiled", compiled=True),
 )
 WORKLOAD = Workload(
     routes=(

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
 from neuralflow.labs import deep_limit
@@ -96,16 +96,9 @@ def _spread() -> None:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
-TORCH = tuple(
-    Route(
-        f"PyTorch{', seeds at once' * together}, {threads} thread{'s' * (threads > 1)}",
-        "peers.marion:descent",
-        {"threads": threads, "together": together},
-        ("torch",),
-        f"PyTorch, {threads}",
-    )
-    for together in (False, True)
-    for threads in (1, 2)
+TORCH = (
+    *torch_routes("peers.marion:descent", together=False),
+    *torch_routes("peers.marion:descent", "PyTorch, seeds at once", together=True),
 )
 WORKLOAD = Workload(
     routes=(

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.benchmarks.compare import HERE, Host, Route
-from experiments.benchmarks.host import Bench
+import numpy as np
+
+import neuralflow as nf
+from experiments.benchmarks.compare import Route, one_by_one
 from experiments.benchmarks.plan import Plan
-from experiments.benchmarks.workloads.fixed_grid import HAND
+from experiments.benchmarks.workloads.fixed_grid import HAND, layer
 from experiments.stages.stage import Case, Row, each
 
 DEPTHS = (16, 64, 256, 1024)
@@ -29,9 +31,6 @@ ROUTES = (
 
 def reversible(**case: Any) -> Any:
     """Build the same layer with the reversible form of Euler's scheme, which walks back."""
-    import neuralflow as nf
-    from experiments.benchmarks.workloads.fixed_grid import layer
-
     return layer("reversible", nf.schemes.Reversible(nf.Euler()), **case)
 
 
@@ -39,22 +38,14 @@ def measured(depth: int, plan: Plan) -> Iterator[Row]:
     """Yield a row for every route."""
     width, batch = (4, 2) if plan.dry else (64, 128)
     case = {"of": "gradient", "width": width, "depth": depth, "batch": batch}
-    for route in ROUTES:
-        host = Bench() if route.process == HERE else Host.of(plan.peers, route.process)
-        if missing := host.missing(route.needs):
-            yield {"depth": depth, "route": route.name, "left out": f"{missing[0]} not installed"}
+    for route, found in one_by_one(ROUTES, case, plan, 15):
+        row = {"depth": depth, "route": route.name}
+        if found.left_out:
+            yield {**row, "left out": found.left_out}
             continue
-        started = host.start(
-            route.name, f"experiments.benchmarks.{route.where}", {**case, **route.options}
-        )
-        kept = started.memory if "kept" not in started.values else started.values["kept"].item()
-        seconds = sorted(host.run(route.name) for _ in range(2 if plan.dry else 15))
-        yield {
-            "depth": depth,
-            "route": route.name,
-            "memory MB": kept / 1e6 if kept is not None else None,
-            "ms": 1e3 * seconds[len(seconds) // 2],
-        }
+        kept = found.values["kept"].item() if "kept" in found.values else found.memory
+        memory = kept / 1e6 if kept is not None else None
+        yield {**row, "memory MB": memory, "ms": 1e3 * float(np.median(found.runs))}
 
 
 def cases(plan: Plan) -> Iterator[Case]:

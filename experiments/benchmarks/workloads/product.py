@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 
-from experiments.benchmarks.compare import HERE, Host, Route, torch_routes
+from experiments.benchmarks.compare import Route, one_by_one, torch_routes
 from experiments.benchmarks.data.shared import square
-from experiments.benchmarks.host import Bench
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case, Row, each
 
@@ -23,15 +22,12 @@ def product(size: int) -> Any:
 
 def measured(size: int, plan: Plan) -> Iterator[Row]:
     """Yield a row for every route, with the quickest of some runs."""
-    for route in ROUTES:
-        host = Bench() if route.process == HERE else Host.of(plan.peers, route.process)
-        if missing := host.missing(route.needs):
-            yield {"size": size, "route": route.name, "left out": f"{missing[0]} not installed"}
-            continue
-        case = {"size": size, **route.options}
-        host.start(route.name, f"experiments.benchmarks.{route.where}", case)
-        seconds = min(host.run(route.name) for _ in range(2 if plan.dry else 15))
-        yield {"size": size, "route": route.name, "GFLOP/s": 2e-9 * size**3 / seconds}
+    for route, found in one_by_one(ROUTES, {"size": size}, plan, 15):
+        row = {"size": size, "route": route.name}
+        if found.left_out:
+            yield {**row, "left out": found.left_out}
+        else:
+            yield {**row, "GFLOP/s": 2e-9 * size**3 / min(found.runs)}
 
 
 def cases(plan: Plan) -> Iterator[Case]:

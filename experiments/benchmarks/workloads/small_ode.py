@@ -29,7 +29,7 @@ from flax import nnx
 from jax.experimental import ode
 
 import neuralflow as nf
-from experiments.benchmarks.compare import Route, Workload
+from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.plan import Plan
 from experiments.stages.stage import Case
@@ -149,27 +149,25 @@ def route(
     return jax.jit({"forward": forward, "gradient": gradient}[of]), arguments
 
 
-def of_torch(package: str, threads: int, how: str, where: str, **options: Any) -> Route:
-    """Return a route of a package of PyTorch. Routes of as many threads share a process."""
-    return Route(
-        f"{package}, {how}{threads} thread{'s' * (threads > 1)}",
-        where,
-        {"package": package, "threads": threads, "options": options},
-        ("torch", package),
-        f"PyTorch, {threads}",
+def of_torch(
+    where: str, package: str, how: str, threads: tuple[int, ...], **options: Any
+) -> tuple[Route, ...]:
+    """Return the routes of a package of PyTorch that `peers.solves` knows."""
+    return torch_routes(
+        where, package + how, ("torch", package), threads, package=package, options=options
     )
 
 
 TORCH = tuple(
-    of_torch(package, threads, how, "peers.small_ode:route", **options)
-    for package, how, options, most in (
-        ("torchdiffeq", "", {"adjoint": False}, 2),
-        ("torchdiffeq", "adjoint, ", {"adjoint": True}, 1),
-        ("torchode", "", {}, 2),
-        ("torchdyn", "", {"sensitivity": "autograd"}, 1),
-        ("torchdyn", "adjoint, ", {"sensitivity": "adjoint"}, 1),
+    route
+    for package, how, threads, options in (
+        ("torchdiffeq", "", (1, 2), {"adjoint": False}),
+        ("torchdiffeq", ", adjoint", (1,), {"adjoint": True}),
+        ("torchode", "", (1, 2), {}),
+        ("torchdyn", "", (1,), {"sensitivity": "autograd"}),
+        ("torchdyn", ", adjoint", (1,), {"sensitivity": "adjoint"}),
     )
-    for threads in range(1, most + 1)
+    for route in of_torch("peers.small_ode:route", package, how, threads, **options)
 )
 WORKLOAD = Workload(
     routes=(*(Route(by, "workloads.small_ode:route", {"by": by}) for by in SOLVES), *TORCH),

@@ -9,7 +9,6 @@ since there is one sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import jax
@@ -18,20 +17,23 @@ import optax
 
 from experiments.benchmarks.compare import Route, Workload
 from experiments.benchmarks.data import solves as data
+from experiments.benchmarks.measure import compiled_once
 from experiments.benchmarks.plan import Plan
 from experiments.benchmarks.workloads.small_ode import SOLVES, of_torch
 from experiments.stages.stage import Case
 
-END, TOLERANCE, RATE = 2.0, 1e-6, 1e-2
+SETTING = {"end": 2.0, "tolerance": 1e-6, "rate": 1e-2}
 
 
-def route(by: str, hidden: int, count: int, descents: int) -> tuple[Callable[[], Any], tuple[()]]:
+def route(
+    by: str, hidden: int, count: int, descents: int, end: float, tolerance: float, rate: float
+) -> tuple[Callable[[], Any], tuple[()]]:
     """Build the training by one of the solves. The first run compiles the step for all runs."""
     weights, _ = data.perceptron(2, hidden, 1, time=True)
-    at = data.times(END, count)
+    at = data.times(end, count)
     x, states = map(jnp.asarray, data.spiral(at))
-    solve = SOLVES[by](weights, at, TOLERANCE)
-    optimiser = optax.adam(RATE)
+    solve = SOLVES[by](weights, at, tolerance)
+    optimiser = optax.adam(rate)
 
     def loss(weights: Any) -> Any:
         out, told = solve(weights, x)
@@ -46,13 +48,11 @@ def route(by: str, hidden: int, count: int, descents: int) -> tuple[Callable[[],
         now = {name: jnp.asarray(w) for name, w in weights.items()}
         return now, optimiser.init(now)
 
-    @cache
-    def compiled() -> Any:
-        return jax.jit(step).lower(*start()).compile()
+    descend = compiled_once(step)
 
     def train() -> Any:
         now, memory = start()
-        out, descend = {}, compiled()
+        out = {}
         for _ in range(descents):
             now, memory, out = descend(now, memory)
         return out
@@ -61,9 +61,9 @@ def route(by: str, hidden: int, count: int, descents: int) -> tuple[Callable[[],
 
 
 TORCH = (
-    of_torch("torchdiffeq", 1, "", "peers.spiral:route", adjoint=False),
-    of_torch("torchode", 1, "", "peers.spiral:route"),
-    of_torch("torchdyn", 1, "", "peers.spiral:route", sensitivity="autograd"),
+    *of_torch("peers.spiral:route", "torchdiffeq", "", (1,), adjoint=False),
+    *of_torch("peers.spiral:route", "torchode", "", (1,)),
+    *of_torch("peers.spiral:route", "torchdyn", "", (1,), sensitivity="autograd"),
 )
 WORKLOAD = Workload(
     routes=(*(Route(by, "workloads.spiral:route", {"by": by}) for by in SOLVES), *TORCH),
@@ -79,7 +79,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     hidden, count, descents = (4, 5, 2) if plan.dry else (64, 40, 200)
     yield WORKLOAD.case(
         f"{descents} steps of Adam, {count} times",
-        {"hidden": hidden, "count": count, "descents": descents},
+        {"hidden": hidden, "count": count, "descents": descents, **SETTING},
         plan,
         rounds=(3, 30),
     )
