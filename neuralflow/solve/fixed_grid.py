@@ -64,8 +64,8 @@ class FixedGrid(Discretisation):
         times: The normalised depths of the edges of the steps, which increase strictly from 0 to 1.
         memory: The name of what the backward pass keeps. "full" keeps every activation. "remat"
             keeps the states and computes the activations again. "two_level" keeps every fourth
-            state. "reversible" keeps the last state, and walks back over the steps with a scheme
-            that steps back exactly, such as RevNet.
+            state, and all states of up to 16 steps. "reversible" keeps the last state, and walks
+            back over the steps with a scheme that steps back exactly, such as RevNet.
         ends: The two normalised depths between which to walk, by default the whole interval. A step
             that an end cuts is shortened.
 

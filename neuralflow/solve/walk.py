@@ -52,7 +52,8 @@ def _scan(
     """Scan as `lax.scan` does, with a named choice of what is kept for the backward pass."""
     if memory == "full":
         return lax.scan(step, carry, xs, length)
-    if memory == "remat" or length <= chunk:
+    # So few steps have no more states than a chunk has states and activations.
+    if memory == "remat" or length <= chunk**2:
         return lax.scan(jax.checkpoint(step, prevent_cse=False), carry, xs, length)
     whole = length // chunk * chunk
 

@@ -121,7 +121,7 @@ def test_conformance(name, worst):
     A scheme has one compiled function for all of them.
     """
     make = SCHEMES[name][0]
-    n = 6
+    n = 18 if name in TWO_LEVEL else 6
     scheme = make(n)
     field = nf.DepthVarying(
         lambda rngs: fitting(scheme, Crossed(rngs)), nf.PiecewiseConstant(n), rngs=nnx.Rngs(0)

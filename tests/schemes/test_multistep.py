@@ -193,12 +193,12 @@ def test_order_on_weights_that_jump_and_on_weights_that_kink(name):
 
 
 def by_hand(scheme, anew, field, x, h, back=False):
-    """Walk over [0, 1] in twelve steps, and forget the earlier steps at some of their edges."""
-    before = [field_at(field, (k + 1) / 12, "left") for k in range(12)]
-    after = [field_at(field, k / 12) for k in range(12)]
-    steps = list(zip(range(12), after, before, strict=True))
+    """Walk over [0, 1] in 24 steps, and forget the earlier steps at some of their edges."""
+    before = [field_at(field, (k + 1) / 24, "left") for k in range(24)]
+    after = [field_at(field, k / 24) for k in range(24)]
+    steps = list(zip(range(24), after, before, strict=True))
     if back:
-        steps = list(zip(range(12, 0, -1), before[::-1], after[::-1], strict=True))
+        steps = list(zip(range(24, 0, -1), before[::-1], after[::-1], strict=True))
     states, velocities = [], []
     for edge, start, end in steps:
         if edge in anew:
@@ -218,8 +218,8 @@ def by_hand(scheme, anew, field, x, h, back=False):
 @pytest.mark.parametrize(
     ("scheme", "anew", "memory"),
     [
-        (S.adams_bashforth(3, nf.Heun(), restart=True), (3, 6), "remat"),
-        (S.leapfrog(restart=True), (6,), "two_level"),
+        (S.adams_bashforth(3, nf.Heun(), restart=True), (6, 12), "remat"),
+        (S.leapfrog(restart=True), (12,), "two_level"),
     ],
     ids=["AB3", "leapfrog"],
 )
@@ -228,10 +228,10 @@ def test_a_walk_that_restarts_is_its_formula(scheme, anew, memory):
     first = nf.DepthVarying(Rate, nf.PiecewiseConstant((0, 0.5, 1)), rngs=nnx.Rngs(1))
     second = nf.DepthVarying(Rate, nf.PiecewiseLinear((0, 0.25, 1)), rngs=nnx.Rngs(2))
     graphdef, params = nnx.split(Beside(first, second))
-    x, h = jax.random.normal(jax.random.key(0), (3, 2)), 1.5 / 12
+    x, h = jax.random.normal(jax.random.key(0), (3, 2)), 1.5 / 24
 
     def layer(field, memory="remat"):
-        return nf.NeuralODE(field, grid(scheme, 12, memory=memory), 0.5, 2.0)
+        return nf.NeuralODE(field, grid(scheme, 24, memory=memory), 0.5, 2.0)
 
     def slopes(walk):
         def loss(params, x):
@@ -249,7 +249,7 @@ def test_a_walk_that_restarts_is_its_formula(scheme, anew, memory):
     assert jnp.allclose(layer(field).reverse()(x), back, rtol=1e-13)
     solution = layer(field).solve(x)
     assert jnp.allclose(solution.states, wanted[0][1], rtol=1e-13)
-    runs = np.diff([0, *anew, 12]).tolist()
+    runs = np.diff([0, *anew, 24]).tolist()
     assert solution.evaluations == sum(map(scheme.evaluations, runs))
 
 

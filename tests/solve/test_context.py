@@ -51,7 +51,7 @@ REVERSIBLE = nf.schemes.Reversible(nf.Midpoint())
 SOLVES = {
     "full": nf.FixedGrid(nf.RK4(), steps=6, memory="full"),
     "remat": nf.FixedGrid(nf.Euler(), steps=6),
-    "two_level": nf.FixedGrid(nf.Heun(), steps=6, memory="two_level"),
+    "two_level": nf.FixedGrid(nf.Heun(), steps=18, memory="two_level"),
     "reversible": nf.FixedGrid(REVERSIBLE, steps=6, memory="reversible"),
     "implicit": nf.FixedGrid(nf.ImplicitEuler(), steps=3),
     "steps": nf.Adaptive(nf.Tsit5(), 1e-5, 1e-5),
