@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -82,7 +83,12 @@ class Host:
 
     def __init__(self, python: str):
         self.process = subprocess.Popen(
-            [python, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+            [python, "-c", SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            # Every first call compiles. JAX keeps no programs by itself, and PyTorch would.
+            env={**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
         )
 
     @staticmethod
@@ -150,7 +156,9 @@ class Workload:
         same: The relative difference up to which values of a pair are equal, by the name of the
             value. The differences are relative to the largest entry.
         told: The names of single values that the rows report, such as the numbers of steps.
-        causes: Why neuralflow loses, where it does, by the name of the other route.
+        causes: Why neuralflow loses time, where it does, by the name of the other route.
+        first_causes: Why its first call takes longer, where it does, by the name of the other
+            route.
     """
 
     routes: Sequence[Route]
@@ -158,6 +166,7 @@ class Workload:
     same: Mapping[str, float]
     told: Sequence[str] = ()
     causes: Mapping[str, str] = field(default_factory=dict)
+    first_causes: Mapping[str, str] = field(default_factory=dict)
 
     def case(
         self,
@@ -266,6 +275,7 @@ class Workload:
             "rounds": len(a.runs),
             "apart": max(apart.values(), default=None),
             "cause": self.causes.get(other, ""),
+            "first cause": self.first_causes.get(other, ""),
         }
 
 

@@ -62,7 +62,7 @@ def cause(row: Row, what: str) -> str:
     """Return why neuralflow is slower, as the workload says."""
     if what == "first call" and family(row["other"]) in EAGER and "compiled" not in row["other"]:
         return "nothing is compiled before eager PyTorch runs"
-    return row.get("cause") or "not known"
+    return row.get("first cause" if what == "first call" else "cause") or "not known"
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -148,7 +148,7 @@ def table(rows: list[Row]) -> Iterator[str]:
     columns = [
         name
         for name in rows[0]
-        if name not in ("rounds", *(() if "workload" in rows[0] else ("cause",)))
+        if name not in ("rounds", "first cause", *(() if "workload" in rows[0] else ("cause",)))
         and any(row[name] not in (None, "") for row in rows)
     ]
     yield "| " + " | ".join(HEADS.get(name, name) for name in columns) + " |"

@@ -100,7 +100,7 @@ def test_the_page_has_a_row_for_every_loss_with_its_cause(tmp_path):
     fast = {"median": 0.5, "low": 0.4, "high": 0.6}
     rows = [
         row(cause="its kernel"),
-        row(other="diffrax", time=fast, **{"first call": RATIO}, cause="its tracing"),
+        row(other="diffrax", time=fast, **{"first call": RATIO, "first cause": "its tracing"}),
         row(**{"first call": RATIO}, time=fast),
         row(other="scan by hand", time={**RATIO, "low": 0.9}),  # not told apart from one
         {"case": "a", "neuralflow": "full", "other": "bijx", "left out": "bijx not installed"},

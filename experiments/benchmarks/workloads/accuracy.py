@@ -31,6 +31,7 @@ from experiments.benchmarks.compare import Route, Workload, torch_routes
 from experiments.benchmarks.data.training import classifier, labelled, orders
 from experiments.benchmarks.measure import compiled_once
 from experiments.benchmarks.plan import Plan
+from experiments.benchmarks.workloads.small_ode import TRACED
 from experiments.stages.stage import Case
 
 SETS = {
@@ -199,10 +200,11 @@ WORKLOAD = Workload(
     ),
     same={"first losses": 1e-3, "updates": 1.0},
     told=("updates", "accuracy"),
-    causes={
+    first_causes={
         peer.name: "only the first call: compiling the spirals' epoch takes 7.6 of its 9.6 s"
         for peer in PEERS
-    },
+    }
+    | {"jax odeint": TRACED},
 )
 
 

@@ -19,7 +19,7 @@ from experiments.benchmarks.compare import Route, Workload
 from experiments.benchmarks.data import solves as data
 from experiments.benchmarks.measure import compiled_once
 from experiments.benchmarks.plan import Plan
-from experiments.benchmarks.workloads.small_ode import SOLVES, of_torch
+from experiments.benchmarks.workloads.small_ode import SOLVES, TRACED, of_torch
 from experiments.stages.stage import Case
 
 SETTING = {"end": 2.0, "tolerance": 1e-6, "rate": 1e-2}
@@ -72,6 +72,7 @@ WORKLOAD = Workload(
     ),
     same={"loss": 1e-2},
     told=("loss", "steps"),
+    first_causes={"odeint of JAX": TRACED},
 )
 
 
