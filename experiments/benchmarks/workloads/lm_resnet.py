@@ -177,11 +177,9 @@ WORKLOAD = Workload(
     ),
     same={
         "loss": 1e-4,
-        **dict.fromkeys(lm_resnet(2, 1), 2e-2),
-        # Small sums of large terms, which PyTorch rounds otherwise: 4e-2 and 3e-2.
+        **dict.fromkeys(lm_resnet(2, 1), 5e-2),
+        # The slopes in k are sums that cancel.
         **{f"stages.{i}.k": 1e-1 for i in range(3)},
-        "stages.2.block.convs.0.kernel": 6e-2,
-        "stages.2.block.norms.1.bias": 6e-2,
     },
     causes={
         "list of blocks": "a loop copies the states into a stack and out of it again: a scan by "
