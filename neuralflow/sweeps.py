@@ -83,7 +83,7 @@ or in one allocation, with the scheduler on the machine that runs the script of 
     export PYTHONPATH=$PWD
     address=tcp://$(hostname):8786
     dask scheduler --port 8786 &
-    srun dask worker $address --nthreads 1 &
+    srun dask worker $address --nthreads 1 --memory-limit 0 &
     neuralflow sweep study.toml --executor $address
 
 **A sweep as a file**, for `neuralflow sweep study.toml`; the current directory is where `study` and
@@ -115,6 +115,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import multiprocessing.context
 import os
 import platform
 import threading
@@ -123,7 +124,7 @@ import traceback
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
 from contextlib import closing, nullcontext, suppress
 from contextvars import ContextVar
@@ -134,6 +135,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import checks, console, files
@@ -150,7 +152,7 @@ class SweepError(RuntimeError):
     """A sweep cannot go on, or a run cannot be read; the message says why and what to do."""
 
 
-def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+def grid(**axes: Sequence[Any] | np.ndarray) -> list[dict[str, Any]]:
     """Return all combinations of the values of some axes, in order; the last axis is the fastest.
 
     Grids are lists of dicts: `a + b` joins them, and a comprehension filters or changes them.
@@ -397,10 +399,8 @@ def _cell(value: Any) -> Any:
 def _axis(name: str, values: Any) -> list[Any]:
     """Return the values of an axis as plain data, which differ and are one at least."""
     lone = isinstance(values, str | int | float | np.generic)
-    example = f"[{values!r}]" if lone else "[4, 8]"
-    axis = [
-        _plain(name, value) for value in checks.sequence(name, values, f"a list like {example}")
-    ]
+    example = f"a list such as {[values] if lone else [4, 8]}"
+    axis = [_plain(name, value) for value in checks.sequence(name, values, example)]
     if not axis or len({json.dumps(value, sort_keys=True) for value in axis}) < len(axis):
         raise InputError(f"{name} must be different values, one at least, got {values!r}")
     return axis
@@ -484,7 +484,7 @@ def _content(name: str, value: Any) -> tuple[Any, str]:
     """Return a file as an absolute path or arrays on the host, and a digest of the content."""
     if not isinstance(value, str | os.PathLike):
         checks.arrays(name, value)
-        if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(value)):
+        if any(jnp.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(value)):
             raise InputTypeError(f"{name} must not be random keys; give a seed in configurations")
         value = jax.tree.map(np.asarray, value)
         return value, _digest(value)
@@ -557,7 +557,9 @@ def _is_forked(function: Any, sweep: tuple[int, int]) -> bool:
     return os.getpid() != sweep[0] and isinstance(multiprocessing.current_process(), kind)
 
 
-def _outcomes(executor: Executor | None, todo: dict[Path, _Run]) -> Iterator[tuple[Path, _Outcome]]:
+def _outcomes(
+    executor: Executor | None, todo: dict[Path, _Run]
+) -> Generator[tuple[Path, _Outcome]]:
     """Make runs, and yield their outcomes as they end."""
     if executor is None:
         yield from ((each, _attempt(todo[each])) for each in todo)
@@ -631,11 +633,20 @@ def _called(each: _Run) -> _Outcome:
         "results": files.finite(results),
         "not finite": infinite,  # JSON has no word for these numbers
         "arrays": _digest(values) if values else None,
-        "device": f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})",
+        "device": _device(),
         "seconds": seconds,
     }
     files.write(each.folder / "result.json", files.as_json(files.seal(record)))
     return _Outcome("finished", results, "")
+
+
+def _device() -> str | None:
+    """Return the kind of the device of this process, or None if JAX finds none."""
+    try:
+        device = jax.devices()[0]
+    except Exception:  # JAX raises an AssertionError for one platform, a RuntimeError for others.
+        return None
+    return f"{device.platform} ({device.device_kind})"
 
 
 def _read_only(value: Any) -> Any:
