@@ -61,8 +61,9 @@ of them before it computes:
 
 **On a cluster**, the executor of a Dask client, as it is (`pip install 'neuralflow-jax[sweeps]'`).
 All machines share the file system of `out`, and Python finds the function's module on all of them.
-A worker that dies costs the run that it was making, and Dask gives this run to another worker. With
-SLURM and dask-jobqueue, jobs of one GPU and four cores that make one run at a time:
+Workers keep the modules that they have imported: start them anew when the code changes. A worker
+that dies costs the run that it was making, and Dask gives this run to another worker. With SLURM
+and dask-jobqueue, jobs of one GPU and four cores that make one run at a time:
 
     from dask.distributed import Client
     from dask_jobqueue import SLURMCluster
@@ -118,6 +119,7 @@ import multiprocessing
 import multiprocessing.context
 import os
 import platform
+import textwrap
 import threading
 import time
 import traceback
@@ -242,6 +244,7 @@ def run(
         table = _Table(folder, runs)
         todo = {each.folder: each for each in runs if each.folder not in table.outcomes}
         done, total = len(table.outcomes), len(table.outcomes) + len(todo)
+        table.write()
         try:
             if executor is not None and todo:
                 _check_executor(executor, runs[0])
@@ -297,6 +300,25 @@ def arrays(folder: str | Path) -> dict[str, np.ndarray]:
             "remove what is damaged, and start the same sweep again"
         ) from None
     return values
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """End this process when its parent has ended, because nobody would take what it computes.
+
+    A killed sweep could otherwise be started again beside its own processes. Runs call this where
+    another process makes them; as the `initializer` of a pool, it also ends processes that wait for
+    their first run.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Outcome(NamedTuple):
@@ -361,9 +383,9 @@ class _Table:
 
     def words(self, each: Path) -> str:
         """Return what people see of a run that has ended."""
-        failed = self.count("failed")
+        failed, outcome = self.count("failed"), self.outcomes[each]
         entries = ", ".join(f"{name}={value}" for name, value in self._configurations[each].items())
-        said = f"{entries}: {self.outcomes[each].status} {self.outcomes[each].failure}".rstrip()
+        said = f"{entries}: {outcome.status} {textwrap.shorten(outcome.failure, 60)}".rstrip()
         return f"{said} ({failed} failed so far)" if failed else said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -583,7 +605,7 @@ def _outcomes(
 def _attempt(each: _Run) -> _Outcome:
     """Make a run in this process, unless the run is finished; a failure is an outcome, too."""
     if os.getpid() != each.sweep[0]:
-        _end_with_parent()
+        end_with_parent()
     try:
         kept = _kept(each)
         if kept is not None:  # A worker may die after a run, and before it has told of the run.
@@ -723,20 +745,3 @@ def _sentence(error: BaseException) -> str:
     """Return an error as one line: its type and its message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
-
-
-@functools.cache
-def _end_with_parent() -> None:
-    """End this process when its parent has ended: nobody would take what it computes.
-
-    A killed sweep could otherwise be started again beside its own processes.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

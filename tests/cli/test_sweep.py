@@ -1,11 +1,17 @@
 """The command sweep: a file, a table, and processes of this machine or of a cluster."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from typing import Any
 
 import dask.config
 import distributed
+import psutil
 import pytest
+from support.cli import ENVIRONMENT, command
 from support.sweeps import calls
 
 from neuralflow import sweeps
@@ -70,6 +76,31 @@ def test_failed_runs_are_made_again_and_finished_ones_are_not(tmp_path, here):
     assert here("sweep", "study.toml", cwd=tmp_path)[0] == 1
     assert here("sweep", "study.toml")[0] == 0
     assert calls(tmp_path) == {0: 1, 1: 2}
+
+
+def test_ctrl_c_ends_a_sweep_and_its_processes_in_one_line(tmp_path):
+    (tmp_path / "study.toml").write_text(
+        'function = "support.sweeps:counted"\n[grid]\nnumber = [0, 1, 2]\n'
+        f'[options]\nstop = 1\nplace = "{tmp_path}"\n'
+    )
+    process = subprocess.Popen(
+        command("sweep", tmp_path / "study.toml", "--processes", 2, "--out", tmp_path / "out"),
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("out/runs/*/result.json"))) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    told, said = process.communicate(timeout=60)
+    assert (process.returncode, len(told.splitlines())) == (130, 2)
+    assert said == "neuralflow: interrupted; results written so far are kept\n"
+    assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 MISTAKES = {
