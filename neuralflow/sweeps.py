@@ -119,6 +119,7 @@ import multiprocessing
 import multiprocessing.context
 import os
 import platform
+import sys
 import textwrap
 import threading
 import time
@@ -294,7 +295,15 @@ def arrays(folder: str | Path) -> dict[str, np.ndarray]:
             values = {name: held[name] for name in held.files}
         if _digest(values) != record["arrays"]:
             raise ValueError("the arrays do not match their digest")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise SweepError(
             f"folder must be that of a finished run, got {folder} ({_sentence(error)}); "
             "remove what is damaged, and start the same sweep again"
@@ -468,7 +477,7 @@ def _runs(function: Any, configurations: Any, folder: Path, data: Any) -> list[_
         configuration = _configuration(given, shared)
         _check_call(function, {**configuration, **values})
         identity = {
-            "function": f"{function.__module__}:{named}",
+            "function": f"{_module(function)}:{named}",
             "configuration": configuration,
             "data": {name: mark for name, (_, mark) in shared.items()},
         }
@@ -477,6 +486,16 @@ def _runs(function: Any, configurations: Any, folder: Path, data: Any) -> list[_
     if not runs:
         raise InputError("configurations must be one at least, got none; give grid(depth=[4, 8])")
     return runs
+
+
+def _module(function: Any) -> str:
+    """Return the name under which other programs import the module of a function."""
+    main = sys.modules["__main__"]
+    if function.__module__ != "__main__":
+        return function.__module__
+    if main.__spec__ is not None:
+        return main.__spec__.name
+    return Path(getattr(main, "__file__", "__main__")).stem
 
 
 def _configuration(given: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
