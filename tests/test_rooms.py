@@ -26,7 +26,7 @@ CORE = (
     "transport",
     "regularisers",
 )
-BESIDE = ("plots", "models", "data", "training", "inference", "labs")
+BESIDE = ("plots", "models", "data", "training", "sweeps", "inference", "labs")
 TOP = ("cli", "__main__")
 DOOR = "neuralflow"
 
@@ -159,6 +159,7 @@ def test_importing_loads_the_core_only():
         "scipy.optimize",
         "scipy.stats",
         "orbax.checkpoint",
+        "distributed",
     )
     assert not [name for name in heavy if name in loaded]
     ours = {room(name) for name in loaded if name.startswith("neuralflow.")}
