@@ -14,8 +14,6 @@ import pytest
 from support.data import TFDS
 from support.signals import restored_signals
 
-from experiments.program import Parser
-
 ROOT = Path(__file__).parents[2]
 PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
@@ -39,6 +37,10 @@ def programs():
 
 def source(name):
     return (ROOT / "experiments" / Path(*name.split("."))).with_suffix(".py").read_text()
+
+
+def module(name):
+    return f"experiments.{name.removesuffix('.__main__')}"
 
 
 def files(folder):
@@ -91,8 +93,13 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
     for path in results:
         known = strict(path)
         assert known.keys() >= COMMON, known.keys()
-        assert known["command"].startswith(f"python -m experiments.{name.removesuffix('.__main__')} ")
-        assert known["options"]["quick"] and {"python", "jax", "neuralflow"} <= known["versions"].keys()
+        assert known["command"].startswith(
+            f"python -m experiments.{name.removesuffix('.__main__')} "
+        )
+        assert (
+            known["options"]["quick"]
+            and {"python", "jax", "neuralflow"} <= known["versions"].keys()
+        )
         for picture in known.get("pictures", []):
             assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -100,7 +107,7 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
 @pytest.mark.parametrize("name", list(programs()))
 def test_the_docstring_says_the_command_and_what_is_written(name):
     about = " ".join(importlib.import_module(f"experiments.{name}").__doc__.split())
-    assert f"python -m experiments.{name.removesuffix('.__main__')}" in about
+    assert f"python -m {module(name)}" in about
     assert re.search(r"[Ww]rites|writes", about)
 
 
