@@ -13,6 +13,7 @@ A program is a module with a function `main`, and runs by `python -m experiments
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
@@ -111,6 +112,7 @@ class Parser(argparse.ArgumentParser):
             run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.error(f"--out must be a folder that can be written ({error}); give another one")
+        print(f"results go to {run.folder}", flush=True)
         return run
 
 
@@ -164,9 +166,12 @@ class Run:
         known |= {"pictures": list(pictures)} if pictures else {}
         if both := known.keys() & results.keys():
             raise ValueError(f"results must have names of their own, got {sorted(both)}")
+        files.write(self.folder / f"{name}.json", files.as_json({**known, **results}))
+
+    def held(self, name: str) -> dict[str, Any]:
+        """Return the result that is there already, to go on from, or an empty one."""
         path = self.folder / f"{name}.json"
-        files.write(path, files.as_json({**known, **results}))
-        print(f"written to {path}", flush=True)
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 def machine() -> dict[str, Any]:
