@@ -15,18 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import neuralflow
+from experiments.versions import versions
 from neuralflow import files
 
 ROOT = Path(__file__).parent
@@ -184,17 +183,21 @@ def machine() -> dict[str, Any]:
         "platform": device.platform,
         "devices": jax.device_count(),
         "cores": cores(),
-        "versions": versions(),
+        "versions": {"neuralflow": neuralflow.__version__, **versions(PACKAGES)},
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, neuralflow and the packages that it computes with."""
-    known = {"python": platform.python_version(), "neuralflow": neuralflow.__version__}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            known[name] = metadata.version(name)
-    return known
+def machine_elsewhere() -> dict[str, Any]:
+    """Return what `machine` returns, asked in another process: this one leaves the device alone.
+
+    Raises:
+        OSError: JAX finds no device.
+    """
+    code = "import json; from experiments.program import machine; print(json.dumps(machine()))"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if asked.returncode:
+        raise OSError(f"JAX finds no device ({asked.stderr.strip().splitlines()[-1:]})")
+    return json.loads(asked.stdout.splitlines()[-1])
 
 
 def cores() -> int:

@@ -84,7 +84,7 @@ def table(
     for column in (*(f"{n} blocks" for n in STEPS), "±", "order", "seconds", "one"):
         made.add_column(column, justify="right", no_wrap=True)
     for name, row in errors.items():
-        values = (*np.asarray(row.errors.mean), 1.96 * float(row.errors.error.max()))
+        values = (*np.asarray(row.errors.mean), 1.96 * np.asarray(row.errors.error).max())
         order = f"{row.order:.2f} ({span(row.interval)})"
         times = (f"{value:.1f}" for value in seconds[name].values())
         made.add_row(name, *(f"{1e3 * value:.2f}" for value in values), order, *times)

@@ -22,6 +22,7 @@ PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
     "benchmarks.host": "the process that runs the routes of a benchmark",
     "resume.train": "the training that `resume.kill` kills",
+    "versions": "what another Python says of its packages",
     "stages.worker": "the process of a stage",
 }
 """Modules that run as processes of programs, and why nobody calls them by hand."""
@@ -87,8 +88,29 @@ def own(tmp_path, monkeypatch):
     compilation_cache.reset_cache()
 
 
+def measured_on_every_stage(result, printed):
+    stages = result["stages"]
+    assert result["status"] == "done"
+    assert {name: stage["status"] for name, stage in stages.items()} == dict.fromkeys(
+        [name for name, stage in STAGES.items() if stage.share], "done"
+    ), stages
+    assert all(stage["rows"] and f"│ {name} " in printed for name, stage in stages.items())
+    assert [row["outcome"] for row in stages["tests"]["rows"]] == ["passed"]
+    spread = stages["benchmarks"]["rows"][0]["time"]
+    assert spread["low"] <= spread["median"] <= spread["high"]
+    trained = stages["images"]["rows"][-1]
+    assert trained["epochs"] == trained["epochs of the schedule"] == 2
+    assert trained["training images"] == 64 and 0 <= trained["test error, percent"] <= 100
+    minimum = stages["limits"]["rows"][0]
+    assert minimum["gradient"] < 1e-8 and 0 < minimum["error in float32"] < 1e-4
+
+
+CHECKS = {"accelerator.__main__": measured_on_every_stage}
+"""What a quick run of some programs shows beyond the common entries, from JSON and screen."""
+
+
 @pytest.mark.parametrize("name", list(programs()))
-def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
+def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path, capsys):
     out, kept = tmp_path / "out", files(ROOT / "experiments")
     words = ["--quick", "--out", str(out)]
     if needs_data(name):
@@ -102,6 +124,7 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
     assert files(ROOT / "experiments") == kept and not files(own)
     results = [path for path in out.glob("*.json") if "command" in strict(path)]
     assert results
+    printed = capsys.readouterr().out
     for path in results:
         known = strict(path)
         assert known.keys() >= COMMON, known.keys()
@@ -114,6 +137,8 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
         )
         for picture in known.get("pictures", []):
             assert (out / picture).read_bytes().startswith(b"\x89PNG")
+        if name in CHECKS:
+            CHECKS[name](known, printed)
 
 
 @pytest.mark.parametrize("name", list(programs()))
