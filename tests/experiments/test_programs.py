@@ -17,6 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from support.data import TFDS
 from support.signals import restored_signals
 
+from experiments.accelerator.plan import STAGES
+
 ROOT = Path(__file__).parents[2]
 PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
