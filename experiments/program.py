@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -109,6 +110,7 @@ class Parser(argparse.ArgumentParser):
         run = Run(options, shlex.join([*self.prog.split(), *_without_paths(words, options)]), self)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=run.folder).close()
         except OSError as error:
             self.error(f"--out must be a folder that can be written ({error}); give another one")
         print(f"results go to {run.folder}", flush=True)
