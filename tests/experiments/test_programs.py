@@ -108,7 +108,14 @@ def measured_on_every_stage(result, printed):
     assert minimum["gradient"] < 1e-8 and 0 < minimum["error in float32"] < 1e-4
 
 
-CHECKS = {"accelerator.__main__": measured_on_every_stage}
+def ended_in_the_same_bits(result, printed):
+    assert result["kills"]["fit"]["kills"] == 1 and result["kills"]["fit"]["equal"]
+
+
+CHECKS = {
+    "accelerator.__main__": measured_on_every_stage,
+    "resume.kill": ended_in_the_same_bits,
+}
 """What a quick run of some programs shows beyond the common entries, from JSON and screen."""
 
 
