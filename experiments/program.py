@@ -138,7 +138,7 @@ class Run:
         options = {
             name: value
             for name, value in vars(self.options).items()
-            if name not in ("out", "keep") and not isinstance(value, Path)
+            if name not in ("out", "keep", "data_dir") and not isinstance(value, Path)
         }
         return {"command": self.command, "options": options, "started": self.started}
 
