@@ -1,6 +1,7 @@
 """The character model of `experiments.transformer`: its text, its causality, its training."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def test_the_order_comes_back_from_gaps_to_a_finite_reference(p):
 
 
 def test_every_column_of_the_table_of_limits_has_a_head():
-    summary = json.loads((limits.HERE / "limits.json").read_text())["summary"]
+    summary = json.loads(Path(limits.__file__).with_suffix(".json").read_text())["summary"]
     columns = limits.table(summary).columns
     assert all(column.header and len(list(column.cells)) == len(summary) for column in columns)
 
@@ -127,11 +128,11 @@ def test_a_run_writes_its_results_and_goes_on(tmp_path, tokens, monkeypatch):
     short = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
 
     def run():
-        given = command.options().parse_args([*short, "--steps", "4", "--out", str(tmp_path)])
-        return command.run(given, tokens)
+        words = [*short, "--steps", "4", "--out", str(tmp_path)]
+        return command.trained(command.parser().begin(words), tokens)
 
     result = run()
-    kept = json.loads((tmp_path / "result.json").read_text())["result"]
+    kept = json.loads((tmp_path / "language.json").read_text())["result"]
     assert kept["test, bits per character"] == result["test, bits per character"] < 8
     assert (len(kept["prompt"]), len(kept["generated"])) == (6, 5)
     assert run()["training, bits per character"] == result["training, bits per character"]

@@ -117,7 +117,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    depths, iterations, seeds = ((4,), 2, 2) if plan.dry else (DEPTHS, 500, 4)
+    depths, iterations, seeds = ((4,), 2, 2) if plan.quick else (DEPTHS, 500, 4)
     start = functools.cache(lambda: drawn(seeds))
     for depth in depths:
         yield WORKLOAD.case(
