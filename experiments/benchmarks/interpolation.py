@@ -1,13 +1,15 @@
 """Errors of states between the edges of adaptive steps: interpolated and stepped, in float64.
 
-python -m experiments.benchmarks.interpolation
+    python -m experiments.benchmarks.interpolation
+
+The errors are those at 401 depths. The reference is a solve at tolerances of 1e-12 that steps to
+every depth.
+Writes interpolation.json.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 
 import neuralflow as nf
 from experiments.benchmarks.measure import report
+from experiments.program import Parser
 
 FIELDS: dict[str, Callable[..., Any]] = {
     "decay": lambda x, t: -x,
@@ -24,11 +27,8 @@ FIELDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def accuracy(scheme: Any, tolerance: float) -> list[dict[str, Any]]:
-    """Measure the errors at 401 depths of interpolated and of stepped states, in float64.
-
-    The reference is a solve at tolerances of 1e-12 that steps to every depth.
-    """
+def accuracy(scheme: Any, tolerance: float, fields: Iterable[str]) -> list[dict[str, Any]]:
+    """Measure the errors of interpolated and of stepped states, in float64."""
     x, depths = jnp.asarray([[2.0, 0.0], [0.5, -1.0]]), jnp.linspace(0, 2, 401)
 
     def states(field: Any, solve: nf.Adaptive) -> Any:
@@ -36,7 +36,8 @@ def accuracy(scheme: Any, tolerance: float) -> list[dict[str, Any]]:
         return layer.trajectory(x, depths)
 
     rows = []
-    for name, field in FIELDS.items():
+    for name in fields:
+        field = FIELDS[name]
         exact = states(field, nf.Adaptive(nf.Dopri8(), 1e-12, 1e-12, output="stepped"))
         interpolated = nf.Adaptive(scheme, tolerance, tolerance)
         stepped = nf.Adaptive(scheme, tolerance, tolerance, output="stepped")
@@ -54,25 +55,17 @@ def accuracy(scheme: Any, tolerance: float) -> list[dict[str, Any]]:
     return rows
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(fields: Iterable[str] = FIELDS) -> list[dict[str, Any]]:
     """Measure both schemes at tolerances of 1e-5."""
+    schemes = (nf.Tsit5(), nf.Dopri8())
     with jax.enable_x64(True):
-        return [row for scheme in (nf.Tsit5(), nf.Dopri8()) for row in accuracy(scheme, 1e-5)]
+        return [row for scheme in schemes for row in accuracy(scheme, 1e-5, fields)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("experiments/benchmarks/results"),
-        help="folder for the JSON file",
-    )
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = Parser(__file__, __doc__, kept="results").begin(arguments)
     title = "Errors of states at depths, tolerances of 1e-5"
-    report(title, rows(), options.out / "interpolation.json")
+    report(run, "interpolation", title, rows(["decay"] if run.options.quick else FIELDS))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import neuralflow
-from neuralflow.files import as_json, write
+from experiments.program import Run
 
 
 @dataclass(frozen=True)
@@ -114,21 +111,10 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     Console(width=None if Console().is_terminal else 140).print(table)
 
 
-def report(title: str, rows: list[dict[str, Any]], out: Path) -> None:
-    """Print the rows as a table, and write them as JSON with the device and the versions."""
+def report(run: Run, name: str, title: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows of a run as a table, and write them under a name."""
     show(title, rows)
-    device = jax.devices()[0]
-    record = {
-        "title": title,
-        "device": device.device_kind,
-        "platform": device.platform,
-        "cores": os.cpu_count(),
-        "versions": {"jax": jax.__version__, "neuralflow": neuralflow.__version__},
-        "rows": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(out, as_json(record))
-    print(f"written to {out}")
+    run.write(name, {"title": title, "rows": rows})
 
 
 def cell(value: Any) -> str:

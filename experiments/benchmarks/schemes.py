@@ -4,14 +4,14 @@
 
 The first table gives times per evaluation of the field, as ratios to Euler in the same process. The
 second table compares reversible memory with full and remat over depth, as ratios to full. All
-ratios are medians over interleaved runs, with the quartiles in brackets.
+ratios are medians over interleaved runs, with the quartiles in brackets. Writes schemes.json and
+reversible.json.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
+from experiments.program import Parser
+from neuralflow.console import progress
 from neuralflow.schemes.network import cost
 from neuralflow.solve import Memory
 
@@ -131,25 +133,23 @@ def _energy(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda weights, x: jnp.sum(function(weights, x) ** 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 2})
     parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of every function")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("experiments/benchmarks/results"),
-        help="folder for the JSON files",
-    )
-    options = parser.parse_args()
-    title = f"Schemes, time per evaluation against Euler's (d={WIDTH}, N={STEPS}, batch {BATCH})"
-    report(title, costs(options.rounds, schemes(STEPS)), options.out / "schemes.json")
-    report(
-        "Gradient with respect to x: memory modes over depth",
-        [row for name in REVERSIBLE for n in DEPTHS for row in memories(options.rounds, name, n)],
-        options.out / "reversible.json",
-    )
+    run = parser.begin(arguments)
+    quick, rounds = run.options.quick, run.options.rounds
+    steps, width, batch = (4, 4, 1) if quick else (STEPS, WIDTH, BATCH)
+    every = schemes(steps)
+    chosen = {name: every[name] for name in ("Euler", "Heun")} if quick else every
+    title = f"Schemes, time per evaluation against Euler's (d={width}, N={steps}, batch {batch})"
+    report(run, "schemes", title, costs(rounds, chosen, steps, width, batch))
+    pairs = list(itertools.product(REVERSIBLE, DEPTHS))[: 1 if quick else None]
+    rows = []
+    with progress(len(pairs)) as done:
+        for name, depth in pairs:
+            rows += memories(rounds, name, depth, width, batch)
+            done(f"{name}, depth {depth}")
+    report(run, "reversible", "Gradient with respect to x: memory modes over depth", rows)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ The networks are a ResNet and an LM-ResNet on images of 28 x 28. A step computes
 with one draw for the whole batch. A run is sixteen steps, each with draws of its own, and runs with
 and without stochastic depth are interleaved. `time` is the time with stochastic depth over the time
 without: the median, with the quartiles in brackets. Beside `time` stands the expected share of the
-residual blocks that are computed.
+residual blocks that are computed. Writes skipped.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +23,8 @@ from flax import nnx
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report
 from experiments.lm_resnet.model import BLOCKS, Model, Network
+from experiments.program import Parser
+from neuralflow.console import progress
 
 STEPS = 16
 CASES: tuple[tuple[int, Model, int, float], ...] = (
@@ -86,24 +86,16 @@ def compare(depth: int, model: Model, width: int, survival: float, rounds: int) 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 1})
     parser.add_argument("--rounds", type=int, default=7, help="interleaved runs of either")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("experiments/benchmarks/results"),
-        help="folder for the JSON file",
-    )
-    options = parser.parse_args()
-    rows = [compare(*case, options.rounds) for case in CASES]
-    report(
-        "Training steps with stochastic depth against those without",
-        rows,
-        options.out / "skipped.json",
-    )
+    run = parser.begin(arguments)
+    cases, rows = ((20, "resnet", 2, 0.5),) if run.options.quick else CASES, []
+    with progress(len(cases)) as done:
+        for case in cases:
+            rows.append(compare(*case, run.options.rounds))
+            done(f"{rows[-1]['network']}, p_L = {case[-1]}")
+    report(run, "skipped", "Training steps with stochastic depth against those without", rows)
 
 
 if __name__ == "__main__":

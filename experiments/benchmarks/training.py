@@ -4,14 +4,14 @@
 
 Throughput is a ratio to the hand-written loop in the same process, with interleaved epochs: the
 median, with the quartiles in brackets. With --data-dir, a folder that holds MNIST, one epoch of
-MNIST is streamed. The share of the time that is spent waiting is then measured.
+MNIST is streamed. The share of the time that is spent waiting is then measured. Writes
+training.json, and streaming.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report
+from experiments.program import Parser
 from neuralflow import data, models, training
+from neuralflow.console import progress
 from neuralflow.training.loop import Run
 
 
@@ -149,27 +151,18 @@ CASES = (
 """The name of a model, the function that builds it, and the samples of a batch."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, data="taken", kept="results", quick={"rounds": 1})
     parser.add_argument("--rounds", type=int, default=15, help="interleaved epochs of every route")
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("experiments/benchmarks/results"),
-        help="folder for the JSON files",
-    )
-    options = parser.parse_args()
-    rows = [compare(*case, options.rounds) for case in CASES]
-    report("fit: throughput over a hand-written loop", rows, options.out / "training.json")
-    if options.data_dir is not None:
-        report(
-            "fit: waiting for a stream",
-            [streamed(options.data_dir)],
-            options.out / "streaming.json",
-        )
+    run = parser.begin(arguments)
+    cases, rows = CASES[-1:] if run.options.quick else CASES, []
+    with progress(len(cases)) as done:
+        for name, make, batch in cases:
+            rows.append(compare(name, make, batch, run.options.rounds))
+            done(f"{name}, batch {batch}")
+    report(run, "training", "fit: throughput over a hand-written loop", rows)
+    if run.options.data_dir is not None:
+        report(run, "streaming", "fit: waiting for a stream", [streamed(run.options.data_dir)])
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 
 Every figure is a ratio to the hand-written scan in the same process: the median over rounds, with
 the quartiles in brackets. The scan has no checkpoints, and "full" keeps as much as the scan does.
+Writes transformers.json.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +18,8 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
+from experiments.program import Parser
+from neuralflow.console import progress
 from neuralflow.solve import Memory
 
 # dimension, heads, blocks, sequences, tokens
@@ -82,17 +83,16 @@ def compare(case: tuple[int, int, int, int, int], rounds: int) -> list[dict[str,
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 2})
     parser.add_argument("--rounds", type=int, default=30, help="interleaved runs of every function")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON"
-    )
-    options = parser.parse_args()
-    rows = [row for case in CASES for row in compare(case, options.rounds)]
-    report("transformers against a hand-written scan", rows, options.out / "transformers.json")
+    run = parser.begin(arguments)
+    cases, rows = ((8, 2, 2, 2, 4),) if run.options.quick else CASES, []
+    with progress(len(cases)) as done:
+        for case in cases:
+            rows += compare(case, run.options.rounds)
+            done(", ".join(map(str, case)))
+    report(run, "transformers", "transformers against a hand-written scan", rows)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,20 @@ in depth. Writes certificates.json and certificates.png.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from rich.console import Console
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from neuralflow import files, training
+from experiments.program import Parser
+from neuralflow import training
 from neuralflow.cli.certify import table
+from neuralflow.console import screen
 from neuralflow.labs import deep_limit
 from neuralflow.regularisers import depth_energy
 
@@ -51,16 +51,25 @@ def penalised(model: Any, batch: Any) -> Any:
     return plain(model, batch) + PENALTY * depth_energy(model)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
+def judged(model: Network, loss: Any, train: Any, test: Any, epochs: int) -> tuple[Any, Any]:
+    """Train a network, and return its certificate, and its record with the seconds of both."""
+    began = time.perf_counter()
+    training.fit(model, loss, optax.adam(1e-3), train, epochs=epochs, batch=128)
+    trained = time.perf_counter() - began
+    labels, x = test["y"][:2000], jnp.asarray(test["x"][:2000])
+    certificate = deep_limit.certify(model, x, score=lambda logits: accuracy(logits, labels))
+    seconds = {"training": trained, "certificate": time.perf_counter() - began - trained}
+    return certificate, certificate.record() | {"seconds": seconds}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, data="needed", quick={"depth": 4, "epochs": 1})
     parser.add_argument("--depth", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=5)
-    options = parser.parse_args()
-    train, test = (images(split, options.data_dir) for split in ("train", "test"))
-    n, console, record, certificates = options.depth, Console(), {}, {}
+    run = parser.begin(arguments)
+    n, part = run.options.depth, "[:256]" if run.options.quick else ""
+    train, test = (images(split + part, run.options.data_dir) for split in ("train", "test"))
+    console, record, certificates = screen(), {}, {}
     entrants = {
         "ordinary ResNet": (network(n, nf.independent, float(n)), plain),
         "branches / n, layers of their own": (network(n, nf.independent, 1.0), plain),
@@ -68,28 +77,14 @@ def main() -> None:
         "branches / n, penalty in depth": (network(n, nf.tied, 1.0), penalised),
     }
     for name, (model, loss) in entrants.items():
-        began = time.perf_counter()
-        training.fit(model, loss, optax.adam(1e-3), train, epochs=options.epochs, batch=128)
-        trained = time.perf_counter() - began
-        labels, x = test["y"][:2000], jnp.asarray(test["x"][:2000])
-        certificates[name] = deep_limit.certify(
-            model, x, score=lambda logits, y=labels: accuracy(logits, y)
-        )
-        seconds = {"training": trained, "certificate": time.perf_counter() - began - trained}
-        record[name] = certificates[name].record() | {"seconds": seconds}
-        console.print(f"[bold]{name}[/bold]: {certificates[name].sentence()}", highlight=False)
-        console.print(table(certificates[name]))
-    folder = Path(__file__).parent
-    settings = {"depth": n, "epochs": options.epochs, "width": WIDTH, "penalty": PENALTY}
-    held = {
-        "command": "python -m experiments.deep_limit.certificates --data-dir FOLDER",
-        "options": settings,
-        "networks": record,
-    }
-    files.write(folder / "certificates.json", files.as_json(held))
-    figure = deep_limit.plots.certificates(certificates)
-    files.write(
-        folder / "certificates.png", lambda path: figure.savefig(path, format="png", dpi=160)
+        certificate, record[name] = judged(model, loss, train, test, run.options.epochs)
+        certificates[name] = certificate
+        console.print(f"[bold]{name}[/bold]: {certificate.sentence()}", highlight=False)
+        console.print(table(certificate))
+    run.write(
+        "certificates",
+        {"width": WIDTH, "penalty": PENALTY, "networks": record},
+        {"certificates.png": deep_limit.plots.certificates(certificates)},
     )
 
 

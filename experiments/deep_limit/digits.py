@@ -11,16 +11,15 @@ boundary-value problem is too large to be solved. No falsifiers are run. Writes 
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 from flax import nnx
-from rich.console import Console
 
 import neuralflow as nf
-from experiments.deep_limit.orders import keep, measure
+from experiments.deep_limit.orders import measure
+from experiments.program import Parser
 from neuralflow import data
 from neuralflow.labs import deep_limit
 
@@ -38,27 +37,26 @@ def hidden() -> nnx.Module:
     return nf.fields.MLP(4, hidden=4, rngs=nnx.Rngs(0))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, quick={"depths": [4, 8], "starts": 1})
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128])
     parser.add_argument("--starts", type=int, default=6)
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    console = Console(width=None if Console().is_terminal else 140)
-    problems = {f"{a} against {b}": paper(a, b) for a, b in PAIRS}
-    kinds = {
-        "tanh(K x + b)": problems,
-        "A2 tanh(A1 x + b1) + b2": {
-            name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()
-        },
-    }
-    results = {}
-    for kind, chosen in kinds.items():
-        console.print(f"[bold]{kind}[/bold]")
-        results[kind] = measure(chosen, options.depths, options.starts, console, falsify=False)
-    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.digits", results)
+    run = parser.begin(arguments)
+    options, results = run.options, {}
+    with jax.enable_x64(True):
+        problems = {
+            f"{a} against {b}": paper(a, b) for a, b in PAIRS[: 1 if options.quick else None]
+        }
+        kinds = {
+            "tanh(K x + b)": problems,
+            "A2 tanh(A1 x + b1) + b2": {
+                name: replace(p, layer=hidden, weights=0.025) for name, p in problems.items()
+            },
+        }
+        for kind, chosen in list(kinds.items())[: 1 if options.quick else None]:
+            print(kind)
+            results[kind] = measure(chosen, options.depths, options.starts, falsify=False)
+    run.write("digits", {"result": results})
 
 
 if __name__ == "__main__":

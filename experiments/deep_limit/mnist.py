@@ -14,10 +14,8 @@ all depths. Writes mnist.json and mnist.png.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from neuralflow import files, plots
-from neuralflow.console import span
+from experiments.program import Parser, cores
+from neuralflow import plots
+from neuralflow.console import progress, screen, span
 from neuralflow.labs import deep_limit
 from neuralflow.regularisers import depth_energy, sobolev
 from neuralflow.statistics import over_seeds
@@ -53,8 +51,14 @@ def make(depth: int, case: Any) -> nnx.Module:
     return Network(field.refine(nf.PiecewiseLinear(depth)), depth, WIDTH, rngs=rngs)
 
 
-def run(
-    depths: list[int], cases: Any, a: float, steps: int, train: Any, test: Any
+def trained(
+    depths: list[int],
+    cases: Any,
+    a: float,
+    steps: int,
+    train: Any,
+    test: Any,
+    done: Callable[[str], None],
 ) -> list[deep_limit.Trained]:
     """Train networks of every depth. `cases` holds the seeds and the learning rates."""
     a_pass = len(train["y"]) // BATCH
@@ -78,7 +82,7 @@ def run(
 
         return optax.chain(sobolev(model), optax.sgd(rate, momentum=0.9))
 
-    networks, console = [], Console()
+    networks = []
     for network in deep_limit.train(
         depths,
         cases,
@@ -91,7 +95,7 @@ def run(
         probe=test,
     ):
         losses = " ".join(f"{loss:.4f}" for loss in network.losses)
-        console.print(f"depth {network.depth}: test losses {losses}", highlight=False)
+        done(f"depth {network.depth}: test losses {losses}")
         networks.append(network)
     return networks
 
@@ -121,7 +125,7 @@ def measured(networks: list[deep_limit.Trained], labels: Any) -> dict[str, Any]:
     }
 
 
-def show(title: str, depths: list[int], metrics: dict[str, Any], console: Console) -> None:
+def show(title: str, depths: list[int], metrics: dict[str, Any]) -> None:
     """Print the metrics as a table."""
     table = Table(title=title)
     for head in ("depth", *metrics["distances"], "test accuracy"):
@@ -134,7 +138,7 @@ def show(title: str, depths: list[int], metrics: dict[str, Any], console: Consol
         table.add_row(str(depth), *gap, f"{np.mean(metrics['test accuracy'][k]):.2%}")
     cells = (f"{p['mean']:.2f} ({span(p['interval'])})" for p in metrics["orders"].values())
     table.add_row("order", *cells, "", style="bold")
-    console.print(table)
+    screen().print(table)
 
 
 def picture(
@@ -199,86 +203,80 @@ def picture(
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
-    parser.add_argument(
+def parser() -> Parser:
+    made = Parser(
+        __file__, __doc__, seeds=4, data="needed",
+        quick={"seeds": 2, "depths": [4, 8, 16], "epochs": 1, "search": [0.05, 0.1]},
+    )  # fmt: skip
+    made.add_argument(
         "--depths",
         type=int,
         nargs="+",
         default=[4, 8, 16, 32, 64],
         help="multiples of 4; the last is the reference",
     )
-    parser.add_argument("--seeds", type=int, default=4, help="at least two, for the intervals")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
-    parser.add_argument(
+    made.add_argument("--epochs", type=int, default=2)
+    made.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
+    made.add_argument(
         "--rates",
         type=float,
         nargs=2,
         default=[0.025, 0.1],
         help="learning rates of the runs over depth",
     )
-    parser.add_argument(
+    made.add_argument(
         "--search",
         type=float,
         nargs="+",
         default=[0.025, 0.05, 0.1, 0.2, 0.4],
         help="learning rates to choose from",
     )
-    options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    console = Console(width=None if Console().is_terminal else 140)
-    train, test = (images(split, options.data_dir) for split in ("train", "test"))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = parser().begin(arguments)
+    options, part = run.options, "[:256]" if run.options.quick else ""
+    train, test = (images(split + part, options.data_dir) for split in ("train", "test"))
     a_pass, began, seeds = len(train["y"]) // BATCH, time.perf_counter(), np.arange(options.seeds)
     cases = {
         "seed": jnp.tile(seeds, 2),
         "rate": jnp.repeat(jnp.asarray(options.rates), options.seeds),
     }
-    networks = run(options.depths, cases, options.penalty, options.epochs * a_pass, train, test)
+    searching = {
+        "seed": jnp.repeat(jnp.arange(2), len(options.search)),
+        "rate": jnp.tile(jnp.asarray(options.search), 2),
+    }
+    depths, ends, steps = options.depths, [options.depths[1], options.depths[-1]], a_pass
+    with progress(len(depths) + len(ends)) as done:
+        rest = (train, test, done)
+        networks = trained(depths, cases, options.penalty, options.epochs * steps, *rest)
+        spent = time.perf_counter() - began
+        searched = trained(ends, searching, options.penalty, steps, *rest)
     runs = {
         rate: measured(
             [pick(network, seeds + k * options.seeds) for network in networks], test["y"]
         )
         for k, rate in enumerate(options.rates)
     }
-    spent = time.perf_counter() - began
-    searching = {
-        "seed": jnp.repeat(jnp.arange(2), len(options.search)),
-        "rate": jnp.tile(jnp.asarray(options.search), 2),
-    }
-    ends = [options.depths[1], options.depths[-1]]
-    searched = run(ends, searching, options.penalty, a_pass, train, test)
     means = {network.depth: network.losses.reshape(2, -1).mean(axis=0) for network in searched}
     losses = {
         depth: [float(v) if v < 10 else None for v in values] for depth, values in means.items()
     }  # None: the training diverged
     best = {depth: options.search[int(np.nanargmin(values))] for depth, values in means.items()}
     for rate, metrics in runs.items():
-        title = (
-            f"Learning rate {rate:g}: distance to depth {options.depths[-1]}, means over "
-            f"{options.seeds} seeds"
-        )
-        show(title, options.depths, metrics, console)
-    console.print(
-        f"Best learning rate: {best}; {spent:.0f} s for all depths, "
-        f"{time.perf_counter() - began:.0f} s in all."
-    )
+        title = f"Learning rate {rate:g}: distance to depth {depths[-1]}, means over seeds"
+        show(title, depths, metrics)
+    print(f"Best learning rate: {best}; {spent:.0f} s for all depths")
     record = {
-        "command": "python -m experiments.deep_limit.mnist --data-dir FOLDER",
-        "options": {name: value for name, value in vars(options).items() if name != "data_dir"},
         "by learning rate": runs,
         "test losses in the search": losses,
         "best learning rate": best,
-        "seconds": spent,
+        "seconds for all depths": spent,
     }
-    folder = Path(__file__).parent
-    files.write(folder / "mnist.json", files.as_json(record))
-    figure = picture(options.depths, runs, options.search, losses)
-    files.write(folder / "mnist.png", lambda path: figure.savefig(path, format="png", dpi=160))
+    run.write("mnist", record, {"mnist.png": picture(depths, runs, options.search, losses)})
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", cores())  # Cases are shared out among them.
     main()

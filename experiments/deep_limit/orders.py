@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import files
-from neuralflow.console import span
+from neuralflow.console import progress, screen, span
 from neuralflow.labs import deep_limit
 from neuralflow.statistics import over_seeds
 
@@ -62,20 +59,19 @@ def measure(
     problems: Mapping[str, deep_limit.Problem],
     depths: list[int],
     starts: int,
-    console: Console,
     *,
     falsify: bool,
 ) -> dict[str, Any]:
     """Study all data sets, print a table of orders with intervals, and return plain data."""
-    draws = {}
-    for seed, (name, problem) in enumerate(problems.items()):
-        draws[name] = study = draw(problem, seed, depths, starts, falsify)
+    draws, console = {}, screen()
+    with progress(len(problems), console) as done:
+        for seed, (name, problem) in enumerate(problems.items()):
+            draws[name] = draw(problem, seed, depths, starts, falsify)
+            done(name)
+    for name, study in draws.items():
         met = {where: len(basins) for where, basins in study["basins"].items()}
-        apart = (
-            f", optima {study['optima_apart']:.0e} apart"
-            if study["optima_apart"] is not None
-            else ""
-        )
+        known = study["optima_apart"] is not None
+        apart = f", optima {study['optima_apart']:.0e} apart" if known else ""
         console.print(f"{name}: basins {met}{apart}, {study['seconds']:.0f} s")
         for sentence in study["falsifiers"]:
             console.print("  " + sentence, highlight=False)
@@ -93,8 +89,3 @@ def measure(
         table.add_row(scheme, *cells)
     console.print(table)
     return {"depths": depths, "starts": starts, "orders": summary, "draws": draws}
-
-
-def keep(path: Path, command: str, result: Any) -> None:
-    """Write the result beside the script that computed it."""
-    files.write(path, files.as_json({"command": command, "result": result}))

@@ -11,14 +11,13 @@ Writes plane.json.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from rich.console import Console
 
-from experiments.deep_limit.orders import keep, measure
+from experiments.deep_limit.orders import measure
+from experiments.program import Parser
 from neuralflow.labs import deep_limit
 
 
@@ -28,19 +27,16 @@ def points(seed: int) -> deep_limit.Problem:
     return deep_limit.thorpe_van_gennip(x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 0] > 0).astype(float))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--draws", type=int, default=5)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, seeds=5, quick={"seeds": 1, "depths": [4, 8], "starts": 2})
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
     parser.add_argument("--starts", type=int, default=30)
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    problems = {f"draw {seed}": points(seed) for seed in range(options.draws)}
-    console = Console(width=None if Console().is_terminal else 140)
-    results = measure(problems, options.depths, options.starts, console, falsify=True)
-    keep(Path(__file__).with_suffix(".json"), "python -m experiments.deep_limit.plane", results)
+    run = parser.begin(arguments)
+    options = run.options
+    problems = {f"draw {seed}": points(seed) for seed in range(options.seeds)}
+    with jax.enable_x64(True):
+        result = measure(problems, options.depths, options.starts, falsify=True)
+    run.write("plane", {"result": result})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ a stretch of steps each, so that both see the same machine. The negative log-lik
 points come from a tighter solve.
 
 Training is short, for the comparison. `experiments.densities.draw` fits the plane longer, and
-draws. Writes results.json beside this file.
+draws. Writes results.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax
@@ -30,12 +29,10 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import files
+from experiments.program import Parser
 from neuralflow.console import progress, screen
 from neuralflow.transport import NormalisingFlow
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.densities"
 HIDDEN, BATCH, TOLERANCE, STRETCH = 32, 256, 1e-5, 50
 Rates = Callable[[int], float]
 
@@ -249,7 +246,7 @@ def torchdyn(
 
 
 def fit(
-    name: str, train: np.ndarray, test: np.ndarray, options: argparse.Namespace, seed: int
+    name: str, train: np.ndarray, test: np.ndarray, options: Namespace, seed: int
 ) -> dict[str, Any]:
     """Fit all models to one set with one seed, and return held-out values and seconds."""
     dimension = train.shape[1]
@@ -295,50 +292,42 @@ def fit(
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--samples", type=int, default=4_000)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--torch-steps", type=int, default=400, help="0 leaves torchdyn out")
-    parser.add_argument("--seeds", type=int, default=1)
-    options = parser.parse_args()
-    if options.steps % STRETCH or options.torch_steps % STRETCH or options.steps < STRETCH:
-        parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
-    console, results = screen(), []
-    table = Table(
+def table(results: list[dict[str, Any]]) -> Table:
+    """Return a table with a row for every set, seed and model."""
+    shown = Table(
         title="negative log-likelihood of held-out points (nats), milliseconds a step; "
         f"batch {BATCH}, tolerance {TOLERANCE:g}"
     )
     for column in ("set", "seed", "model", "nats", "ms a step", "compile, s", "all, s"):
-        table.add_column(column, justify="left" if column in ("set", "model") else "right")
-    with progress(3 * options.seeds, console) as done:
-        for name, (train, test) in sets(options.samples).items():
+        shown.add_column(column, justify="left" if column in ("set", "model") else "right")
+    what = ("negative log-likelihood", "milliseconds a step", "compile", "seconds")
+    for result in results:
+        for model in ("neuralflow", "plain diffrax", "torchdyn"):
+            if model in result:
+                cells = (f"{result[model][name]:.3f}" for name in what)
+                shown.add_row(result["set"], str(result["seed"]), model, *cells)
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    quick = {"samples": 300, "steps": STRETCH, "torch_steps": 0}
+    parser = Parser(__file__, __doc__, seeds=1, quick=quick)
+    parser.add_argument("--samples", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--torch-steps", type=int, default=400, help="0 leaves torchdyn out")
+    run = parser.begin(arguments)
+    options = run.options
+    if options.steps % STRETCH or options.torch_steps % STRETCH or options.steps < STRETCH:
+        parser.error(f"--steps and --torch-steps are multiples of {STRETCH}")
+    console, results = screen(), []
+    chosen = list(sets(options.samples).items())[: 1 if options.quick else None]
+    with progress(len(chosen) * options.seeds, console) as done:
+        for name, (train, test) in chosen:
             for seed in range(options.seeds):
-                result = fit(name, train, test, options, seed)
-                results.append(result)
-                for model in ("neuralflow", "plain diffrax", "torchdyn"):
-                    if model in result:
-                        run = result[model]
-                        cells = (
-                            run["negative log-likelihood"],
-                            run["milliseconds a step"],
-                            run["compile"],
-                            run["seconds"],
-                        )
-                        table.add_row(name, str(seed), model, *(f"{cell:.3f}" for cell in cells))
+                results.append(fit(name, train, test, options, seed))
                 done(f"{name}, seed {seed}")
-    console.print(table)
-    device = jax.devices()[0]
-    record = {
-        "command": COMMAND,
-        "device": device.device_kind,
-        "steps": options.steps,
-        "batch": BATCH,
-        "tolerance": TOLERANCE,
-    }
-    files.write(HERE / "results.json", files.as_json({**record, "results": results}))
+    console.print(table(results))
+    run.write("results", {"batch": BATCH, "tolerance": TOLERANCE, "results": results})
 
 
 if __name__ == "__main__":

@@ -25,17 +25,14 @@ The columns are test accuracies of layers that are not trained again:
 - scrambled, fitted: the same for the network with hidden units that are scrambled block by block.
 
 The table shows accuracies of the networks, the points that the layers lose, and the seconds of a
-processor that alignment, projection and fit take, with compilation. Writes importing-DATA.json
-beside this file, with the command.
+processor that alignment, projection and fit take, with compilation. Writes importing-DATA.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -47,12 +44,12 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.lm_resnet import recipe
-from neuralflow import data, files, training
+from experiments.program import Parser
+from neuralflow import data, training
 from neuralflow.console import progress, screen, span
 from neuralflow.depth.initial import Init
 from neuralflow.statistics import over_seeds
 
-HERE = Path(__file__).parent
 COLUMNS = ("trained", "constant cells", "projected", "aligned", "fitted", "scrambled, fitted")
 
 
@@ -233,24 +230,41 @@ def shown(summary: dict[str, Any]) -> str:
     return f"{summary['mean']:.2f}\n({span(summary['interval'])})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def table(summaries: dict[str, dict[str, Any]], options: Any) -> Table:
+    """Return the table of all kinds of networks."""
+    rows = Table(
+        title=f"{options.blocks} blocks on PiecewiseLinear({options.cells}), {options.data}: test "
+        "accuracy in percent, points that layers lose, seconds of the fit: mean (95% if roughly "
+        f"normal) over {options.seeds} seeds, and the worst seed"
     )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
-    parser.add_argument("--data", default="mnist", choices=("mnist", "fashion_mnist", "cifar10"))
-    parser.add_argument("--samples", type=int, default=10_000, help="images of the training")
-    parser.add_argument("--inputs", type=int, default=10_000, help="images of the fit to states")
-    parser.add_argument("--tests", type=int, default=10_000, help="test images")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of Adam")
-    parser.add_argument("--blocks", type=int, default=32)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--cells", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=1500, help="steps of the fit to states")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    for head in ("network", *COLUMNS, "seconds"):
+        rows.add_column(head, justify="left" if head == "network" else "right")
+    for name, of_kind in summaries.items():
+        lost = [f"{shown(s)}\n{s['worst']:.2f}" for s in of_kind["points lost"].values()]
+        rows.add_row(name, shown(of_kind["trained"]), *lost, shown(of_kind["seconds"]))
+    return rows
+
+
+def parser() -> Parser:
+    quick = {"samples": 256, "inputs": 64, "tests": 64, "epochs": 1, "blocks": 4, "cells": 2}
+    made = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick | {"steps": 3, "seeds": 1})
+    made.add_argument("--data", default="mnist", choices=("mnist", "fashion_mnist", "cifar10"))
+    made.add_argument("--samples", type=int, default=10_000, help="images of the training")
+    made.add_argument("--inputs", type=int, default=10_000, help="images of the fit to states")
+    made.add_argument("--tests", type=int, default=10_000, help="test images")
+    made.add_argument("--epochs", type=int, default=15)
+    made.add_argument("--batch", type=int, default=128)
+    made.add_argument("--rate", type=float, default=2e-3, help="learning rate of Adam")
+    made.add_argument("--blocks", type=int, default=32)
+    made.add_argument("--width", type=int, default=32)
+    made.add_argument("--cells", type=int, default=8)
+    made.add_argument("--steps", type=int, default=1500, help="steps of the fit to states")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = parser().begin(arguments)
+    options = run.options
     sets = {
         split: recipe.normalised(
             options.data, data.load(options.data, part, data_dir=options.data_dir)
@@ -260,36 +274,19 @@ def main() -> None:
             ("test", f"test[:{options.tests}]"),
         )
     }
-    console, began = screen(), time.perf_counter()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
-    with progress(len(KINDS) * options.seeds, console) as done:
-        for name, kind in KINDS.items():
+    console, kinds = screen(), list(KINDS)[: 2 if options.quick else None]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
+    with progress(len(kinds) * options.seeds, console) as done:
+        for name in kinds:
             for seed in range(options.seeds):
-                runs[name].append(measure(kind, seed, options, sets))
+                runs[name].append(measure(KINDS[name], seed, options, sets))
                 line = ", ".join(f"{column} {runs[name][-1][column]:.2f}" for column in COLUMNS)
                 done(f"{name}, seed {seed}: {line}")
     summaries = {name: summary(of_kind) for name, of_kind in runs.items()}
-    table = Table(
-        title=f"{options.blocks} blocks on PiecewiseLinear({options.cells}), {options.data}: test "
-        "accuracy in percent, points that layers lose, seconds of the fit: mean (95% if roughly "
-        f"normal) over {options.seeds} seeds, and the worst seed"
-    )
-    for head in ("network", *COLUMNS, "seconds"):
-        table.add_column(head, justify="left" if head == "network" else "right")
-    for name, of_kind in summaries.items():
-        lost = [f"{shown(s)}\n{s['worst']:.2f}" for s in of_kind["points lost"].values()]
-        table.add_row(name, shown(of_kind["trained"]), *lost, shown(of_kind["seconds"]))
-    console.print(table)
-    given = {name: value for name, value in vars(options).items() if name != "data_dir"}
-    result = given | {
-        "total seconds": time.perf_counter() - began,
-        "over seeds": summaries,
-        "runs": runs,
-    }
-    flags = " ".join(f"--{name} {value}" for name, value in given.items())
-    command = f"python -m experiments.depth_resource.importing --data-dir FOLDER {flags}"
-    held = {"command": command, "result": result}
-    files.write(HERE / f"importing-{options.data}.json", files.as_json(held))
+    console.print(table(summaries, options))
+    sizes = {"blocks": options.blocks, "cells": options.cells}
+    result = sizes | {"over seeds": summaries, "runs": runs}
+    run.write(f"importing-{options.data}", {"result": result})
 
 
 if __name__ == "__main__":

@@ -38,17 +38,15 @@ cache, and with the cache that the first run has filled. All trainings of one se
 other, so that slow spells of the machine meet them alike. The time is that on the clock, from the
 initial weights to the last step, with refinements between levels. Two lines below the table tell
 from how many epochs on the ladder saves time in all. Writes levels.json, or levels_SET.json for
-another set, beside this file.
+another set.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +63,10 @@ import neuralflow as nf
 from experiments.benchmarks.measure import ratio
 from experiments.benchmarks.training import by_fit
 from experiments.deep_limit.images import Network, accuracy, cross_entropy
-from neuralflow import data, files, training
+from experiments.program import Parser
+from neuralflow import data, training
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
-
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.depth_resource.levels"
 
 
 def swirl(count: int, seed: int) -> dict[str, np.ndarray]:
@@ -257,74 +253,73 @@ def break_even(runs: dict[str, list[dict[str, Any]]], cache: str, options: Any) 
     return ratio(ladder - direct + options.epochs * (each - less), each - less)
 
 
-def cores() -> int | None:
-    """Return the number of cores that this process may use, or that the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def shown(summary: dict[str, Any]) -> str:
     """Return a mean with its interval, or a median with its quartiles, as the table shows it."""
     middle, *spread = summary.values()
     return f"{middle:.2f} ({span(np.ravel(spread).tolist())})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
-    sets = ("mnist", "fashion_mnist", "swirl")
-    parser.add_argument("--data", choices=sets, default="fashion_mnist")
-    parser.add_argument("--width", type=int, default=32, help="dimension of the state")
-    parser.add_argument("--hidden", type=int, default=32, help="hidden units of a block")
-    parser.add_argument("--levels", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--epochs", type=int, default=16, help="a multiple of the levels")
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20, help="rounds that measure times of steps")
-    options = parser.parse_args()
-    # Many small programs add up: the cache keeps them too.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    console, began = screen(), time.perf_counter()
-    train_set, test_set = points(options)
-    taken = times(train_set, options)
-    console.print(f"time of steps, ladder over direct: {shown(taken['ladder over direct'])}")
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    with progress(options.seeds * len(KINDS), console) as done:
-        for seed in range(options.seeds):
-            for kind in KINDS:
-                run = measured(kind, seed, train_set, test_set, options)
-                runs[kind].append(run)
-                done(
-                    f"seed {seed}, {kind}: {run['accuracy']:.2f}%, "
-                    f"{run['cold']:.1f} s with a cold cache, {run['warm']:.1f} s with a warm one"
-                )
-    table = Table(
+def table(rows: dict[str, dict[str, Any]], options: Any) -> Table:
+    """Return the table of all trainings."""
+    made = Table(
         title=f"{options.data}, {options.samples} samples, levels {options.levels}, "
         f"{options.epochs} epochs; mean (95% over seeds, if roughly normal); times over those of "
         "direct training, median (quartiles over seeds)"
     )
-    rows = {kind: compared(runs, kind) for kind in KINDS}
     for column in ("training", *rows["direct"]):
-        table.add_column(column, justify="left" if column == "training" else "right")
+        made.add_column(column, justify="left" if column == "training" else "right")
     for kind, row in rows.items():
-        table.add_row(kind, *map(shown, row.values()))
-    console.print(table)
+        made.add_row(kind, *map(shown, row.values()))
+    return made
+
+
+def parser() -> Parser:
+    quick = {"data": "swirl", "width": 4, "hidden": 4, "levels": [2, 4], "epochs": 4}
+    made = Parser(
+        __file__, __doc__, seeds=5, data="taken",
+        quick=quick | {"samples": 128, "seeds": 1, "rounds": 1},
+    )  # fmt: skip
+    sets = ("mnist", "fashion_mnist", "swirl")
+    made.add_argument("--data", choices=sets, default="fashion_mnist")
+    made.add_argument("--width", type=int, default=32, help="dimension of the state")
+    made.add_argument("--hidden", type=int, default=32, help="hidden units of a block")
+    made.add_argument("--levels", type=int, nargs="+", default=[4, 8, 16, 32])
+    made.add_argument("--epochs", type=int, default=16, help="a multiple of the levels")
+    made.add_argument("--samples", type=int, default=10_000)
+    made.add_argument("--batch", type=int, default=64)
+    made.add_argument("--rate", type=float, default=2e-3)
+    made.add_argument("--rounds", type=int, default=20, help="rounds that measure times of steps")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = parser().begin(arguments)
+    options, console = run.options, screen()
+    kinds = ("direct", "carried") if options.quick else KINDS
+    # Many small programs add up: the cache keeps them too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    train_set, test_set = points(options)
+    taken = times(train_set, options)
+    console.print(f"time of steps, ladder over direct: {shown(taken['ladder over direct'])}")
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    with progress(options.seeds * len(kinds), console) as done:
+        for seed in range(options.seeds):
+            for kind in kinds:
+                one = measured(kind, seed, train_set, test_set, options)
+                runs[kind].append(one)
+                done(
+                    f"seed {seed}, {kind}: {one['accuracy']:.2f}%, "
+                    f"{one['cold']:.1f} s with a cold cache, {one['warm']:.1f} s with a warm one"
+                )
+    rows = {kind: compared(runs, kind) for kind in kinds}
+    console.print(table(rows, options))
     for cache in ("cold", "warm"):
         name = f"epochs to break even, {cache} cache"
         taken[name] = break_even(runs, cache, options)
         console.print(f"{name}: {shown(taken[name])}")
-    result: dict[str, Any] = {k: v for k, v in vars(options).items() if k != "data_dir"}
-    result |= {"cores": cores(), "device": jax.devices()[0].device_kind}
-    result |= {"times": taken, "rows": rows}
-    result |= {"runs": runs, "seconds": time.perf_counter() - began}
-    given = ("data", "width", "hidden", "rate")
-    command = " ".join([COMMAND, *(f"--{name} {getattr(options, name)}" for name in given)])
-    name = "levels.json" if options.data == "fashion_mnist" else f"levels_{options.data}.json"
-    files.write(HERE / name, files.as_json({"command": command, "result": result}))
+    name = "levels" if options.data == "fashion_mnist" else f"levels_{options.data}"
+    run.write(name, {"result": {"times": taken, "rows": rows, "runs": runs}})
 
 
 if __name__ == "__main__":

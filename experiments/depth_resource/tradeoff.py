@@ -10,14 +10,12 @@ batches of 512 images, relative to the network as it was trained.
 
 The second table splits the error of the network on few steps: weights projected on piecewise linear
 ones, then fewer Euler steps, then a fit to the logits of the trained network on the training
-images, without labels. Writes tradeoff-DATA.json and tradeoff-DATA.png beside this file.
+images, without labels. Writes tradeoff-DATA.json and tradeoff-DATA.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,11 +26,10 @@ from flax import nnx
 import neuralflow as nf
 from experiments.depth_resource.importing import KINDS, Network
 from experiments.lm_resnet import recipe
-from neuralflow import data, files, inference, training
+from experiments.program import Parser
+from neuralflow import data, inference, training
 from neuralflow.cli.tradeoff import candidates
 from neuralflow.inference import Candidate
-
-HERE = Path(__file__).parent
 
 
 def choices(blocks: int) -> list[Candidate]:
@@ -58,25 +55,28 @@ def compressed(network: Network, cells: int, images: np.ndarray, epochs: int) ->
     return {"basis": projected, "discretisation": small, "fit": fitted}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
-    parser.add_argument("--data", default="fashion_mnist", choices=("mnist", "fashion_mnist"))
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--blocks", type=int, default=64)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--cells", type=int, default=4, help="steps of the second table")
-    parser.add_argument("--fit-epochs", type=int, default=5, help="passes of the fit to the logits")
-    parser.add_argument("--rounds", type=int, default=30, help="how often a choice is timed")
-    options = parser.parse_args()
+def parser() -> Parser:
+    quick = {"samples": 256, "tests": 512, "epochs": 1, "blocks": 8, "width": 4, "cells": 2}
+    made = Parser(__file__, __doc__, data="needed", quick=quick | {"fit_epochs": 1, "rounds": 1})
+    made.add_argument("--data", default="fashion_mnist", choices=("mnist", "fashion_mnist"))
+    made.add_argument("--samples", type=int, default=10_000)
+    made.add_argument("--tests", type=int, default=10_000, help="test images")
+    made.add_argument("--epochs", type=int, default=15)
+    made.add_argument("--blocks", type=int, default=64)
+    made.add_argument("--width", type=int, default=32)
+    made.add_argument("--cells", type=int, default=4, help="steps of the second table")
+    made.add_argument("--fit-epochs", type=int, default=5, help="passes of the fit to the logits")
+    made.add_argument("--rounds", type=int, default=30, help="how often a choice is timed")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = parser().begin(arguments)
+    options = run.options
     train, test = (
         recipe.normalised(options.data, data.load(options.data, part, data_dir=options.data_dir))
-        for part in (f"train[:{options.samples}]", "test")
+        for part in (f"train[:{options.samples}]", f"test[:{options.tests}]")
     )
-    began = time.perf_counter()
     network = Network(
         KINDS["equal layers, h = 1/n"], train["x"].shape[1:], options.width, options.blocks,
         rngs=nnx.Rngs(0),
@@ -89,18 +89,15 @@ def main() -> None:
     small = inference.tradeoff(parts["fit"], test, [], rounds=1, progress=False).choices[0]
     print(split)
     print(f"{options.cells} Euler steps after the fit: accuracy {small.accuracy:.2%}")
-    result = {name: value for name, value in vars(options).items() if name != "data_dir"} | {
-        "seconds": time.perf_counter() - began,
-        "table": table.record(),
-        "error split": split.record(),
-        "accuracy after the fit": small.accuracy,
-    }
-    command = f"python -m experiments.depth_resource.tradeoff --data {options.data}"
-    held = {"command": f"{command} --data-dir FOLDER", "result": result}
-    files.write(HERE / f"tradeoff-{options.data}.json", files.as_json(held))
-    picture = inference.plots.choices(table)
-    path = HERE / f"tradeoff-{options.data}.png"
-    files.write(path, lambda partial: picture.savefig(partial, format="png", dpi=160))
+    name, result = (
+        f"tradeoff-{options.data}",
+        {
+            "table": table.record(),
+            "error split": split.record(),
+            "accuracy after the fit": small.accuracy,
+        },
+    )
+    run.write(name, {"result": result}, {f"{name}.png": inference.plots.choices(table)})
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ of a stationary field. *Control* means blocks bounded to Lip(h V) <= 0.9, and th
 the samples as a penalty.
 
 Then twenty random planar fields are trained towards targets that no diffeomorphism reaches. Each is
-inspected on 10^5 points. Writes results.json and grids.png beside this file.
+inspected on 10^5 points. Writes results.json and grids.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import files, plots
+from experiments.program import Parser
+from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import diffeo
 from neuralflow.labs.diffeo import Bounded, block_determinants, inverse, jacobian
 from neuralflow.regularisers import kinetic_energy
 from neuralflow.transport import along
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.diffeo --data-dir FOLDER"
-SEEDS, STEPS, BOUND, ENERGY = 3, 10, 0.9, 1e-2
+STEPS, BOUND, ENERGY = 10, 0.9, 1e-2
 KINDS = tuple((weights, control) for weights in ("shared", "own") for control in (False, True))
 
 
@@ -140,18 +138,18 @@ def measured(model: Network, test: dict[str, Any]) -> dict[str, float]:
 
 
 def learned(
-    sets: dict[str, Any], epochs: dict[str, int], console: Console
+    sets: dict[str, Any], epochs: dict[str, int], seeds: int, console: Console
 ) -> tuple[list[dict[str, Any]], list[Network]]:
     """Train networks for every set, kind and seed.
 
     Returns a row for each, and the networks of the first seed on the spirals.
     """
     rows, drawn = [], []
-    with progress(len(sets) * len(KINDS) * SEEDS, console) as done:
+    with progress(len(sets) * len(KINDS) * seeds, console) as done:
         for name, (train, test) in sets.items():
             inputs, classes = int(np.prod(train["x"].shape[1:])), int(train["y"].max()) + 1
             for weights, control in KINDS:
-                for seed in range(SEEDS):
+                for seed in range(seeds):
                     width = 2 if name == "spirals" else 16
                     model = Network(inputs, width, classes, weights, control, rngs=nnx.Rngs(seed))
                     rate = optax.cosine_decay_schedule(1e-2, epochs[name] * (len(train["x"]) // 64))
@@ -180,10 +178,10 @@ def learned(
     return rows, drawn
 
 
-def shown(rows: list[dict[str, Any]]) -> Table:
+def shown(rows: list[dict[str, Any]], seeds: int) -> Table:
     """Tabulate means over seeds, with the least determinant and the largest errors."""
     table = Table(
-        title=f"test points, {SEEDS} seeds: mean (range); least determinant and largest errors "
+        title=f"test points, {seeds} seeds: mean (range); least determinant and largest errors "
         "over all seeds"
     )
     names = list(rows[0])[4:]
@@ -206,7 +204,7 @@ def shown(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
+def random_fields(count: int, steps: int, console: Console) -> list[dict[str, Any]]:
     """Train planar networks of four blocks to take random points to random targets.
 
     Every network is trained without the bound and with the bound.
@@ -238,7 +236,7 @@ def random_fields(count: int, console: Console) -> list[dict[str, Any]]:
             updates, state = optimiser.update(slopes, state)
             return (optax.apply_updates(params, updates), state), error
 
-        (params, _), errors = jax.lax.scan(step, (params, optimiser.init(params)), None, 1000)
+        (params, _), errors = jax.lax.scan(step, (params, optimiser.init(params)), None, steps)
         return nnx.merge(graphdef, params, rest), errors[-1]
 
     with progress(2 * count, console) as done:
@@ -284,31 +282,27 @@ def picture(networks: list[Network], test: dict[str, Any], rows: list[dict[str, 
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets, for CIFAR-10")
+EPOCHS = {"spirals": 200, "digits": 30, "CIFAR-10 components": 15}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    quick = {"seeds": 1, "fields": 1, "epochs": 1, "steps": 10}
+    parser = Parser(__file__, __doc__, seeds=3, data="taken", quick=quick)
     parser.add_argument("--fields", type=int, default=20, help="random planar fields")
-    parser.add_argument(
-        "--shorten", type=int, default=1, help="divide the epochs by this, to try it out"
-    )
-    options = parser.parse_args()
-    console, began = screen(), time.perf_counter()
+    parser.add_argument("--steps", type=int, default=1000, help="of the training of such a field")
+    parser.add_argument("--epochs", type=int, help=f"for every set, in the place of {EPOCHS}")
+    run = parser.begin(arguments)
+    options, console = run.options, screen()
     spirals = tuple(nf.data.spirals(1000, turns=1.5, noise=0.01, seed=seed) for seed in (0, 1))
-    sets: dict[str, Any] = {
-        "spirals": spirals,
-        "digits": (nf.data.digits("train"), nf.data.digits("test")),
-    }
+    sets: dict[str, Any] = {"spirals": spirals}
+    if not options.quick:
+        sets["digits"] = nf.data.digits("train"), nf.data.digits("test")
     if options.data_dir:
         sets["CIFAR-10 components"] = components(options.data_dir)
-    epochs = {
-        name: max(1, n // options.shorten)
-        for name, n in zip(("spirals", "digits", "CIFAR-10 components"), (200, 30, 15), strict=True)
-    }
-    rows, drawn = learned(sets, epochs, console)
-    console.print(shown(rows))
-    fields = random_fields(options.fields, console)
+    epochs = {name: options.epochs or usual for name, usual in EPOCHS.items()}
+    rows, drawn = learned(sets, epochs, options.seeds, console)
+    console.print(shown(rows, options.seeds))
+    fields = random_fields(options.fields, options.steps, console)
     for bounded in (False, True):
         part = [row for row in fields if row["bounded"] is bounded]
         least, folding = min(r["least det"] for r in part), sum(r["folded"] > 0 for r in part)
@@ -316,15 +310,8 @@ def main() -> None:
             f"random fields, bound {bounded}: {folding} of {len(part)} fold on 10^5 points, least "
             f"determinant {least:.2g}"
         )
-    record = {
-        "command": COMMAND,
-        "seconds": time.perf_counter() - began,
-        "rows": rows,
-        "random fields": fields,
-    }
-    files.write(HERE / "results.json", files.as_json(record))
-    figure = picture(drawn, sets["spirals"][1], rows)
-    files.write(HERE / "grids.png", lambda path: figure.savefig(path, format="png", dpi=150))
+    figure = picture(drawn, spirals[1], rows)
+    run.write("results", {"rows": rows, "random fields": fields}, {"grids.png": figure})
 
 
 if __name__ == "__main__":

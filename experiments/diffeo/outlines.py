@@ -5,14 +5,13 @@
 The outlines are pairs of MNIST digits of one kind. Each outline is the level line of the smoothed
 image, as 32 points at equal distances along the line. The first point of the second outline is the
 point that fits best. The landmarks are registered by shooting (nf.labs.diffeo.register), and the
-whole plane goes along. Writes outlines.json and outlines.png beside this file.
+whole plane goes along. Writes outlines.json and outlines.png.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,13 +21,12 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
 import neuralflow as nf
-from neuralflow import files, plots
+from experiments.program import Parser
+from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import diffeo
 from neuralflow.labs.diffeo import Geodesic, jacobian, register
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.diffeo.outlines --data-dir FOLDER"
 WIDTH, COUNT = 0.3, 32
 
 
@@ -75,48 +73,40 @@ def registered(source: np.ndarray, target: np.ndarray) -> tuple[Geodesic, dict[s
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of prepared TFDS sets")
+def closed(points: Any) -> np.ndarray:
+    """Return points `(2, n + 1)` of a line that ends where it begins."""
+    return np.concatenate([points, points[:1]]).T
+
+
+def draw(axes: Any, flow: Geodesic, source: np.ndarray, target: np.ndarray, digit: int) -> None:
+    """Draw the outlines in the plane, before and after the plane has gone along."""
+    titles = (f"two {digit}s: from blue to red", "the plane that goes along")
+    for axis, mapping, title in zip(axes, (lambda x: x, flow), titles, strict=True):
+        diffeo.plots.deformed_grid(mapping, (-1, -1), (1, 1), lines=29, axis=axis)
+        moved = closed(np.asarray(mapping(jnp.asarray(source))))
+        axis.plot(*moved, "o-", color="#20639b", markersize=3, linewidth=1.2)
+        axis.plot(*closed(target), color="#d1495b", linewidth=1.2)
+        axis.set_title(title, fontsize=10)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, data="needed", quick={"digits": [7]})
     parser.add_argument("--digits", type=int, nargs="+", default=[2, 3, 7])
-    options = parser.parse_args()
-    console = screen()
-    data = nf.data.load("mnist", "test[:200]", data_dir=options.data_dir)
-    rows, picture = (
-        [],
-        plots.figure(2, len(options.digits), width=3.4 * len(options.digits), height=6.8),
-    )
-    with jax.enable_x64(True), progress(len(options.digits), console) as done:
-        for column, digit in zip(picture[1].T, options.digits, strict=True):
+    run = parser.begin(arguments)
+    digits, console, rows = run.options.digits, screen(), []
+    count = 6 if run.options.quick else COUNT
+    data = nf.data.load("mnist", "test[:200]", data_dir=run.options.data_dir)
+    figure, axes = plots.figure(2, len(digits), width=3.4 * len(digits), height=6.8)
+    with jax.enable_x64(True), progress(len(digits), console) as done:
+        for column, digit in zip(np.reshape(axes, (2, -1)).T, digits, strict=True):
             first, second = np.flatnonzero(data["label"] == digit)[:2]
-            source = outline(data["image"][first, :, :, 0], COUNT)
-            target = aligned(source, outline(data["image"][second, :, :, 0], COUNT))
+            source = outline(data["image"][first, :, :, 0], count)
+            target = aligned(source, outline(data["image"][second, :, :, 0], count))
             flow, metrics = registered(source, target)
             rows.append({"digit": digit, "images": [int(first), int(second)], **metrics})
-            for axis, mapping, title in zip(
-                column,
-                (lambda x: x, flow),
-                (f"two {digit}s: from blue to red", "the plane that goes along"),
-                strict=True,
-            ):
-                diffeo.plots.deformed_grid(mapping, (-1, -1), (1, 1), lines=29, axis=axis)
-
-                def closed(points):
-                    return np.concatenate([points, points[:1]]).T
-
-                axis.plot(
-                    *closed(np.asarray(mapping(jnp.asarray(source)))),
-                    "o-",
-                    color="#20639b",
-                    markersize=3,
-                    linewidth=1.2,
-                )
-                axis.plot(*closed(target), color="#d1495b", linewidth=1.2)
-                axis.set_title(title, fontsize=10)
+            draw(column, flow, source, target, digit)
             done(f"two {digit}s")
-    table = Table(title=f"{COUNT} landmarks, kernel width {WIDTH}, box [-1, 1]^2")
+    table = Table(title=f"{count} landmarks, kernel width {WIDTH}, box [-1, 1]^2")
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
@@ -124,8 +114,7 @@ def main() -> None:
             *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
         )
     console.print(table)
-    files.write(HERE / "outlines.json", files.as_json({"command": COMMAND, "rows": rows}))
-    files.write(HERE / "outlines.png", lambda path: picture[0].savefig(path, format="png", dpi=130))
+    run.write("outlines", {"rows": rows}, {"outlines.png": figure})
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ Trainings of one seed have the same initial weights and the same batches. Accura
 of the field are those on all test images, in batches of 500, at the tolerances of the table. The
 intervals are Student's over the seeds, of differences and ratios to the training without a penalty.
 One more training without a penalty has half of the learning rate. It tells whether a lower rate
-does what a penalty does. Writes results.json beside this file, sized for ten minutes on two cores.
+does what a penalty does. Writes results.json, in some ten minutes on two cores.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +30,11 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.deep_limit.images import CLASSES, cross_entropy, images
-from neuralflow import files, regularisers, training, transport
+from experiments.program import Parser
+from neuralflow import regularisers, training, transport
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.evaluations --data-dir FOLDER"
 BATCH, SIDE = 128, 14
 TOLERANCES = (1e-3, 1e-4, 1e-5)
 RATE = 2e-2
@@ -153,49 +151,44 @@ def shown(summary: dict[str, Any]) -> str:
     return f"{summary['mean']:.2f} ({span(summary['interval'])})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True)
+def table(rows: dict[str, Any], title: str) -> Table:
+    """Return the table of one tolerance."""
+    made = Table(title=f"{title}; mean (95% over seeds, if roughly normal)")
+    for column in ("penalty", *rows["none"]):
+        made.add_column(column, justify="left" if column == "penalty" else "right")
+    for name, row in rows.items():
+        made.add_row(name, *map(shown, row.values()))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    quick = {"seeds": 1, "samples": 256, "tests": 500, "epochs": 1, "hidden": 4}
+    parser = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick)
     parser.add_argument("--samples", type=int, default=4_096)
+    parser.add_argument("--tests", type=int, default=10_000, help="test images")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    console, began = screen(), time.perf_counter()
+    run = parser.begin(arguments)
+    options, console = run.options, screen()
     train_set = small(f"train[:{options.samples}]", options.data_dir)
-    test_set = small("test", options.data_dir)
+    test_set = small(f"test[:{options.tests}]", options.data_dir)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     with progress(options.seeds * len(KINDS), console) as done:
         for seed in range(options.seeds):
             for name in KINDS:
-                run = train(name, seed, train_set, test_set, options)
-                runs[name].append(run)
-                last = run["test"][f"{TOLERANCES[-1]:g}"]
+                runs[name].append(train(name, seed, train_set, test_set, options))
+                last = runs[name][-1]["test"][f"{TOLERANCES[-1]:g}"]
                 done(
                     f"seed {seed}, {name}: {last['accuracy']:.2f}%, "
                     f"{last['evaluations']:.1f} evaluations"
                 )
-    result: dict[str, Any] = {k: v for k, v in vars(options).items() if k != "data_dir"}
-    result["kinds"] = {
-        name: {"weight": kind.weight, "learning rate": kind.rate} for name, kind in KINDS.items()
-    }
-    result["tolerances"] = {}
+    kinds = {n: {"weight": kind.weight, "learning rate": kind.rate} for n, kind in KINDS.items()}
+    tolerances = {}
     for tolerance in map("{:g}".format, TOLERANCES):
-        table = Table(
-            title=f"MNIST, {options.samples} images, test at tolerances {tolerance}; "
-            "mean (95% over seeds, if roughly normal)"
-        )
-        rows = {name: compared(runs, name, tolerance) for name in KINDS}
-        for column in ("penalty", *rows["none"]):
-            table.add_column(column, justify="left" if column == "penalty" else "right")
-        for name, row in rows.items():
-            table.add_row(name, *map(shown, row.values()))
-        console.print(table)
-        result["tolerances"][tolerance] = rows
-    result |= {"runs": runs, "seconds": time.perf_counter() - began}
-    files.write(HERE / "results.json", files.as_json({"command": COMMAND, "result": result}))
+        rows = tolerances[tolerance] = {name: compared(runs, name, tolerance) for name in KINDS}
+        title = f"MNIST, {options.samples} images, test at tolerances {tolerance}"
+        console.print(table(rows, title))
+    run.write("results", {"result": {"kinds": kinds, "tolerances": tolerances, "runs": runs}})
 
 
 if __name__ == "__main__":

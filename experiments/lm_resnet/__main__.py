@@ -4,63 +4,54 @@
 
 FOLDER holds the set as TFDS writes it (`neuralflow data prepare cifar10 --data-dir FOLDER`).
 Epochs, learning rate and batch are the published ones by default. The published test errors on
-CIFAR-10 are 8.75 (ResNet-20) and 8.33 (LM-ResNet-20). Writes checkpoints, history.jsonl,
-result.json and, for an LM-ResNet, k.png to the folder --out.
+CIFAR-10 are 8.75 (ResNet-20) and 8.33 (LM-ResNet-20). Writes result.json and, for an LM-ResNet,
+k.png. The folder --out also has checkpoints and history.jsonl; no other run may have used it, but
+for the one that --resume goes on with.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import BLOCKS, Network, parameters
-from neuralflow import data, files, plots, training
+from experiments.program import Parser
+from neuralflow import data, plots, training
 from neuralflow.training.checkpoints import CheckpointError
 
 
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> Parser:
+    quick = {"data": "mnist", "samples": 128, "tests": 64, "epochs": 1, "batch": 32}
+    made = Parser(__file__, __doc__, data="needed", quick=quick)
+    made.add_argument("--depth", type=int, default=20, choices=BLOCKS)
+    made.add_argument("--model", default="lm", choices=("resnet", "lm"))
+    made.add_argument("--data", default="cifar10", choices=recipe.STATISTICS)
+    made.add_argument(
+        "--epochs", type=int, help="other than the published number; the cuts move with it"
     )
-    parser.add_argument("--depth", type=int, default=20, choices=BLOCKS)
-    parser.add_argument("--model", default="lm", choices=("resnet", "lm"))
-    parser.add_argument("--data", default="cifar10", choices=recipe.STATISTICS)
-    parser.add_argument("--data-dir", type=Path, default=None, help="folder of prepared TFDS sets")
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        default=None,
-        help="other than the published number; the cuts move with it",
+    made.add_argument("--batch", type=int, default=128)
+    made.add_argument("--rate", type=float, default=0.1, help="learning rate before the first cut")
+    made.add_argument("--bfloat16", action="store_true", help="the branches compute in bfloat16")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--samples", type=int, help="train on so many images only")
+    made.add_argument("--tests", type=int, help="test on so many images only")
+    made.add_argument(
+        "--peak", type=float, help="the device's peak in TFLOP/s, to give the share that is used"
     )
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument(
-        "--rate", type=float, default=0.1, help="learning rate before the first cut"
-    )
-    parser.add_argument("--bfloat16", action="store_true", help="the branches compute in bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=None, help="train on so many images only")
-    parser.add_argument(
-        "--peak",
-        type=float,
-        default=None,
-        help="the device's peak in TFLOP/s, to give the share that is used",
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder of the run")
-    parser.add_argument("--resume", action="store_true")
-    return parser
+    made.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    return made
 
 
-def main() -> None:
-    parser = options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser()
+    run = made.begin(arguments)
     try:
-        run(parser.parse_args())
+        result = trained(run.options)
     except (
         ValueError,
         OSError,
@@ -68,65 +59,58 @@ def main() -> None:
         training.TrainingError,
         CheckpointError,
     ) as error:
-        parser.error(str(error))
+        made.error(str(error))
+    pictures = {}
+    if result["k"]:
+        stages = {f"stage {i + 1}": k for i, k in enumerate(result["k"])}
+        pictures = {"k.png": plots.coefficients(stages)}
+    run.write("result", result, pictures)
+    print("\n".join(f"{name}: {value}" for name, value in result.items() if name != "k"))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train the network, and write the results."""
-    out = (
-        arguments.out
-        or Path("results/lm_resnet")
-        / f"{arguments.model}-{arguments.depth}-{arguments.data}-seed{arguments.seed}"
-    )
-    *cuts, last = recipe.SCHEDULES.get(arguments.data, (80, 120, 160))
-    epochs = last if arguments.epochs is None else arguments.epochs
+def trained(options: Namespace) -> dict[str, Any]:
+    """Train the network, and return the results."""
+    *cuts, last = recipe.SCHEDULES.get(options.data, (80, 120, 160))
+    epochs = last if options.epochs is None else options.epochs
     cuts = tuple(max(1, round(cut * epochs / last)) for cut in cuts)
-    part = "" if arguments.samples is None else f"[:{arguments.samples}]"
-    train_set = recipe.images(arguments.data, f"train{part}", arguments.data_dir)
-    test_set = recipe.images(arguments.data, "test", arguments.data_dir)
-    network = Network(
-        arguments.depth,
-        arguments.model,
-        channels=train_set["x"].shape[-1],
-        classes=100 if arguments.data == "cifar100" else 10,
-        dtype=jnp.bfloat16 if arguments.bfloat16 else None,
-        rngs=nnx.Rngs(arguments.seed),
+    train_set, test_set = (
+        recipe.images(
+            options.data, split if count is None else f"{split}[:{count}]", options.data_dir
+        )
+        for split, count in (("train", options.samples), ("test", options.tests))
     )
-    work = recipe.flops(network, {name: a[: arguments.batch] for name, a in train_set.items()})
+    network = Network(
+        options.depth,
+        options.model,
+        channels=train_set["x"].shape[-1],
+        classes=100 if options.data == "cifar100" else 10,
+        dtype=jnp.bfloat16 if options.bfloat16 else None,
+        rngs=nnx.Rngs(options.seed),
+    )
+    work = recipe.flops(network, {name: a[: options.batch] for name, a in train_set.items()})
     fitted = recipe.train(
-        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=arguments.rate,
-        batch=arguments.batch, flip=arguments.data != "mnist", seed=arguments.seed, folder=out,
-        resume=arguments.resume,
+        network, train_set, test_set, epochs=epochs, cuts=cuts, rate=options.rate,
+        batch=options.batch, flip=options.data != "mnist", seed=options.seed, folder=options.out,
+        resume=options.resume,
     )  # fmt: skip
     rows = fitted.history.rows
     speed = float(rows[-1]["samples_per_second"])
-    result: dict[str, Any] = {
-        "model": arguments.model,
-        "depth": arguments.depth,
-        "data": arguments.data,
+    spent = work / options.batch * speed / 1e12
+    published = recipe.PUBLISHED.get((options.model, options.depth))
+    return {
+        "model": options.model,
+        "depth": options.depth,
+        "data": options.data,
         "samples": len(train_set["y"]),
         "epochs": epochs,
         "parameters": parameters(network),
         "test error, percent": 100 * (1 - rows[-1]["validation_accuracy"]),
-        "published, percent": recipe.PUBLISHED.get((arguments.model, arguments.depth))
-        if arguments.data == "cifar10"
-        else None,
+        "published, percent": published if options.data == "cifar10" else None,
         "k": network.learned_k(),
         "images a second": speed,
-        "TFLOP a second": work / arguments.batch * speed / 1e12,
-        "share of the peak": None
-        if arguments.peak is None
-        else work / arguments.batch * speed / 1e12 / arguments.peak,
-        "device": jax.devices()[0].device_kind
-        if jax.default_backend() != "cpu"
-        else f"{os.cpu_count()} cores",
+        "TFLOP a second": spent,
+        "share of the peak": None if options.peak is None else spent / options.peak,
     }
-    files.write(out / "result.json", files.as_json(result))
-    if result["k"]:
-        plots.coefficients({f"stage {i + 1}": k for i, k in enumerate(result["k"])}).savefig(
-            out / "k.png", dpi=150
-        )
-    print(files.as_json({name: value for name, value in result.items() if name != "k"}))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@
 
 Pairs have the same seed, batches and augmentation, and the weights of the ResNet start as the
 weights of the LM-ResNet. The table has intervals over seeds, and the picture has curves and the
-learned k. Writes small.json and small.png beside this file. The study is sized for twenty minutes
-on two cores.
+learned k. Writes small.json and small.png, in some twenty minutes on two cores.
 """
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,9 @@ from rich.table import Table
 
 from experiments.lm_resnet.model import Model, Network, parameters
 from experiments.lm_resnet.study import Study, study
-from neuralflow import files, plots
+from neuralflow import plots
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
-
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.lm_resnet.small --data-dir FOLDER"
 
 
 def pair(small: Study, seed: int) -> dict[Model, Network]:
@@ -84,25 +79,22 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
     return figure
 
 
-def main() -> None:
-    small = study(__doc__, samples=6_000)
-    console, began = screen(), time.perf_counter()
+def main(arguments: Sequence[str] | None = None) -> None:
+    run, small = study(__file__, __doc__, 6_000, arguments)
+    console, seeds = screen(), run.options.seeds
     runs: dict[str, list[dict[str, Any]]] = {"resnet": [], "lm": []}
-    with progress(2 * small.options.seeds, console) as done:
-        for seed in range(small.options.seeds):
+    with progress(2 * seeds, console) as done:
+        for seed in range(seeds):
             for model, network in pair(small, seed).items():
-                run = small.train(network, seed)
-                run |= {
-                    "seconds": sum(run["seconds"]),
+                one = small.train(network, seed)
+                one |= {
+                    "seconds": sum(one["seconds"]),
                     "parameters": parameters(network),
                     "k": network.learned_k(),
                 }
-                runs[model].append(run)
-                done(f"seed {seed}, {model}: test error {run['error'][-1]:.2f}%")
-    last = {
-        model: np.asarray([run["error"][-1] for run in of_model])
-        for model, of_model in runs.items()
-    }
+                runs[model].append(one)
+                done(f"seed {seed}, {model}: test error {one['error'][-1]:.2f}%")
+    last = {model: np.asarray([one["error"][-1] for one in held]) for model, held in runs.items()}
     table = Table(title=small.title)
     for name in ("model", "parameters", "mean", "95% over seeds, if roughly normal"):
         table.add_column(name, justify="left" if name == "model" else "right")
@@ -112,13 +104,8 @@ def main() -> None:
         size = str(runs[model][0]["parameters"]) if model in runs else ""
         table.add_row(model, size, f"{errors.mean():.2f}", span(summaries[model]["interval"]))
     console.print(table)
-    result = {
-        name: getattr(small.options, name)
-        for name in ("samples", "test_samples", "epochs", "blocks", "width")
-    }
-    result |= {"seconds": time.perf_counter() - began, "test error": summaries, "runs": runs}
-    files.write(HERE / "small.json", files.as_json({"command": COMMAND, "result": result}))
-    picture(runs).savefig(HERE / "small.png", dpi=150)
+    result = {"test error": summaries, "runs": runs}
+    run.write("small", {"result": result}, {"small.png": picture(runs)})
 
 
 if __name__ == "__main__":

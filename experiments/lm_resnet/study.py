@@ -6,7 +6,7 @@ The data are a part of Fashion-MNIST. The results of a run are the numbers that 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import Model, Network
+from experiments.program import Parser, Run
 
 
 class Study(NamedTuple):
@@ -60,24 +61,29 @@ class Study(NamedTuple):
         }
 
 
-def study(description: str | None, samples: int) -> Study:
-    """Return the study that a command line asks for.
+def study(
+    file: str, about: str | None, samples: int, arguments: Sequence[str] | None
+) -> tuple[Run, Study]:
+    """Return the run and the study that a command line asks for.
 
-    `samples` is the default number of training images.
+    Args:
+        file: The file of the program.
+        about: Its docstring.
+        samples: The number of training images by default.
+        arguments: The words of the command line, or None for those of this process.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True)
+    quick = {"samples": 128, "test_samples": 64, "epochs": 2, "blocks": 2, "width": 2, "seeds": 1}
+    parser = Parser(file, about, seeds=3, data="needed", quick=quick)
     parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--test-samples", type=int, default=2_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--blocks", type=int, default=3, help="blocks a stage; 3 is depth 20")
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    run = parser.begin(arguments)
+    options = run.options
 
-    def split(name, count):
+    def split(name: str, count: int) -> dict[str, np.ndarray]:
         return recipe.images("fashion_mnist", f"{name}[:{count}]", options.data_dir)
 
-    return Study(options, split("train", options.samples), split("test", options.test_samples))
+    sets = split("train", options.samples), split("test", options.test_samples)
+    return run, Study(options, *sets)

@@ -6,15 +6,14 @@ Equations on the line and in the plane, with one to three channels and random ma
 coefficients, in float64. For every scheme the growth at `stable_step` and one per cent above it,
 over the allowed growth and less one, is the largest on periodic grids of 3 to 200 points an axis
 (in the plane: of some sizes), from the symbols of the assembled kernels. A row with a limit of zero
-or infinity has no growth. The seconds are those of `stable_step`. Writes steps.json beside this
-file.
+or infinity has no growth. The seconds are those of `stable_step`. Writes steps.json.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,12 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import neuralflow as nf
-from neuralflow import files, schemes as S
-from neuralflow.console import progress, screen
+from experiments.program import Parser
+from neuralflow import schemes as S
+from neuralflow.console import progress
 from neuralflow.labs import operators
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.operators.steps"
 SCHEMES = {
     "Euler": nf.Euler(),
     "Heun": nf.Heun(),
@@ -75,53 +73,43 @@ def excess(rates: np.ndarray, scheme: Any, length: float) -> float:
     return float(grown[rise < 1].max(initial=0) - 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=1)
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    console = screen()
-    cases = [
-        (kind, channels, dimension, seed)
-        for kind in KINDS
-        for channels in (1, 2, 3)
-        for dimension in (1, 2)
-        for seed in range(options.seeds)
-    ]
+def measured(kind: str, channels: int, dimension: int, seed: int) -> list[dict[str, Any]]:
+    """Return a row for every scheme on one equation."""
+    field = equation(kind, channels, dimension, seed)
+    spectra = [np.linalg.eigvals(operators.symbol(field.kernel, n)) for n in SIZES[dimension]]
+    rates = np.concatenate([spectrum.ravel() for spectrum in spectra])
     rows = []
-    with progress(len(cases), console) as done:
-        for kind, channels, dimension, seed in cases:
-            field = equation(kind, channels, dimension, seed)
-            rates = np.concatenate(
-                [
-                    np.linalg.eigvals(operators.symbol(field.kernel, n)).ravel()
-                    for n in SIZES[dimension]
-                ]
-            )
-            for name, scheme in SCHEMES.items():
-                start = time.perf_counter()
-                limit = operators.stable_step(field, scheme)
-                row: dict[str, Any] = {
-                    "kind": kind,
-                    "channels": channels,
-                    "dimension": dimension,
-                    "seed": seed,
-                    "scheme": name,
-                    "seconds": round(time.perf_counter() - start, 3),
-                    "limit": limit if np.isfinite(limit) else None,
-                }
-                if 0 < limit < np.inf:
-                    row["at the limit"] = excess(rates, scheme, limit)
-                    row["one per cent above"] = excess(rates, scheme, 1.01 * limit)
-                rows.append(row)
-            done(f"{kind}, {channels} channels, {dimension} axes")
+    for name, scheme in SCHEMES.items():
+        start = time.perf_counter()
+        limit = operators.stable_step(field, scheme)
+        row: dict[str, Any] = {
+            "kind": kind,
+            "channels": channels,
+            "dimension": dimension,
+            "seed": seed,
+            "scheme": name,
+            "seconds": round(time.perf_counter() - start, 3),
+            "limit": limit if np.isfinite(limit) else None,
+        }
+        if 0 < limit < np.inf:
+            row["at the limit"] = excess(rates, scheme, limit)
+            row["one per cent above"] = excess(rates, scheme, 1.01 * limit)
+        rows.append(row)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = Parser(__file__, __doc__, seeds=1).begin(arguments)
+    kinds, channels = (KINDS[:1], (1,)) if run.options.quick else (KINDS, (1, 2, 3))
+    cases, rows = list(itertools.product(kinds, channels, SIZES, range(run.options.seeds))), []
+    with jax.enable_x64(True), progress(len(cases)) as done:
+        for kind, count, dimension, seed in cases:
+            rows += measured(kind, count, dimension, seed)
+            done(f"{kind}, {count} channels, {dimension} axes")
     bound = [row for row in rows if "at the limit" in row]
     worst = max(row["at the limit"] for row in bound)
     loose = [row for row in bound if row["one per cent above"] <= 1e-11]
     result = {
-        "command": COMMAND,
         "equations and schemes": len(rows),
         "no stable step": sum(row["limit"] == 0 for row in rows),
         "any step": sum(row["limit"] is None for row in rows),
@@ -129,8 +117,8 @@ def main() -> None:
         "stable one per cent above": len(loose),
         "rows": rows,
     }
-    files.write(HERE / "steps.json", files.as_json(result))
-    console.print(f"{len(bound)} limits: excess {worst:.1e}, {len(loose)} stable above them")
+    run.write("steps", result)
+    print(f"{len(bound)} limits: excess {worst:.1e}, {len(loose)} stable above them")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.depth_resource import levels
-from experiments.depth_resource.importing import HERE, KINDS, Network, scrambled, summary
+from experiments.depth_resource.importing import KINDS, Network, scrambled, summary
 from experiments.depth_resource.tradeoff import choices
 from neuralflow import files
 from neuralflow.statistics import interval
@@ -57,8 +58,11 @@ def test_every_choice_can_run_the_network():
     assert sizes == {1, 2, 3, 4, 5, 9}
 
 
+KEPT = Path(levels.__file__).parent
+
+
 def kept(name: str) -> Any:
-    return json.loads((HERE / name).read_text())["result"]
+    return json.loads((KEPT / name).read_text())["result"]
 
 
 DATA = ("mnist", "fashion_mnist", "cifar10")

@@ -1,6 +1,7 @@
 """The character model of `experiments.transformer`: its text, its causality, its training."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def test_the_order_comes_back_from_gaps_to_a_finite_reference(p):
 
 
 def test_every_column_of_the_table_of_limits_has_a_head():
-    summary = json.loads((limits.HERE / "limits.json").read_text())["summary"]
+    summary = json.loads(Path(limits.__file__).with_suffix(".json").read_text())["summary"]
     columns = limits.table(summary).columns
     assert all(column.header and len(list(column.cells)) == len(summary) for column in columns)
 

@@ -1,0 +1,123 @@
+"""Every program of the experiments has the common options, and writes what it says and no more."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from support.data import TFDS
+from support.signals import restored_signals
+
+ROOT = Path(__file__).parents[2]
+PARTS = {
+    "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
+    "benchmarks.host": "the process that runs the routes of a benchmark",
+    "resume.train": "the training that `resume.kill` kills",
+    "stages.worker": "the process of a stage",
+}
+"""Modules that run as processes of programs, and why nobody calls them by hand."""
+COMMON = {"command", "options", "started", "seconds", "device", "platform", "devices", "cores"}
+MAIN = 'if __name__ == "__main__":'
+
+
+def programs():
+    """Yield the name of every program below `experiments`."""
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        parts = path.relative_to(ROOT / "experiments").with_suffix("").parts
+        name = ".".join(parts)
+        if MAIN in path.read_text() and name not in PARTS:
+            yield name
+
+
+def source(name):
+    return (ROOT / "experiments" / Path(*name.split("."))).with_suffix(".py").read_text()
+
+
+def module(name):
+    return f"experiments.{name.removesuffix('.__main__')}"
+
+
+def files(folder):
+    """What lies below a folder, but for bytecode."""
+    paths = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in paths}
+
+
+def strict(path):
+    def refuse(word):
+        raise ValueError(f"{path} has {word}, which is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Runs in an empty folder, as a process of its own would: in float32, with JAX's own settings.
+
+    What a program chooses for its process is taken back.
+    """
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    before = dict(jax.config.values)
+    with jax.enable_x64(False), restored_signals():
+        yield work
+    for name, value in before.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("name", list(programs()))
+def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
+    out, kept = tmp_path / "out", files(ROOT / "experiments")
+    words = ["--quick", "--out", str(out)]
+    if 'data="needed"' in source(name):
+        if not TFDS.is_dir():
+            pytest.skip("needs the prepared data sets beside the project")
+        words += ["--data-dir", str(TFDS)]
+    try:
+        importlib.import_module(f"experiments.{name}").main(words)
+    except SystemExit as end:
+        assert not end.code
+    assert files(ROOT / "experiments") == kept and not files(own)
+    results = [path for path in out.glob("*.json") if "command" in strict(path)]
+    assert results
+    for path in results:
+        known = strict(path)
+        assert known.keys() >= COMMON, known.keys()
+        assert known["command"].startswith(
+            f"python -m experiments.{name.removesuffix('.__main__')} "
+        )
+        assert (
+            known["options"]["quick"]
+            and {"python", "jax", "neuralflow"} <= known["versions"].keys()
+        )
+        for picture in known.get("pictures", []):
+            assert (out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", list(programs()))
+def test_the_docstring_says_the_command_and_what_is_written(name):
+    about = " ".join(importlib.import_module(f"experiments.{name}").__doc__.split())
+    assert f"python -m {module(name)}" in about
+    assert re.search(r"[Ww]rites|writes", about)
+
+
+def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    command = [sys.executable, "-m", "experiments.transformer.sphere", "--keep"]
+    before = files(tmp_path)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
+    after = files(tmp_path)
+    changed = {str(path) for path in after if after[path] != before.get(path)}
+    folder = "experiments/transformer"
+    assert changed == {f"{folder}/sphere.json", f"{folder}/sphere.png"}
