@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         plots as plots,
         regularisers as regularisers,
         statistics as statistics,
+        sweeps as sweeps,
         training as training,
         transport as transport,
     )
@@ -80,6 +81,7 @@ else:
         "plots",
         "regularisers",
         "statistics",
+        "sweeps",
         "training",
         "transport",
     )

@@ -26,7 +26,7 @@ CORE = (
     "transport",
     "regularisers",
 )
-BESIDE = ("plots", "models", "data", "training", "inference", "labs")
+BESIDE = ("plots", "models", "data", "training", "sweeps", "inference", "labs")
 TOP = ("cli", "__main__")
 DOOR = "neuralflow"
 

@@ -39,13 +39,14 @@ def _run(arguments: list[str] | None) -> None:
             "neuralflow's commands need tyro and rich; "
             "install the extra: pip install 'neuralflow-jax[cli]'"
         )
-    from neuralflow.cli import cache, certify, data, deep_limit, info, train
+    from neuralflow.cli import cache, certify, data, deep_limit, info, sweep, train
 
     commands: dict[str, tuple[Any, Any]] = {
         "deep-limit": (deep_limit.DeepLimit, deep_limit.run),
         "certify": (certify.Certify, certify.run),
         "train": (train.Train, train.run),
         "evaluate": (train.Evaluate, train.run_evaluate),
+        "sweep": (sweep.Sweep, sweep.run),
         "data": (data.Data, data.run),
         "info": (info.Info, info.run),
     }
@@ -144,6 +145,8 @@ def _mendable() -> tuple[type[Exception], ...]:
     from neuralflow.checks import ExtraMissing, InputError
     from neuralflow.data import DataMissing
     from neuralflow.files import WriteError
+    from neuralflow.sweeps import SweepError
     from neuralflow.training import CheckpointError
 
-    return InputError, ExtraMissing, DataMissing, CheckpointError, WriteError, ConnectionError
+    mine = (InputError, ExtraMissing, DataMissing, CheckpointError, SweepError, WriteError)
+    return (*mine, ConnectionError)

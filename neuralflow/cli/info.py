@@ -38,6 +38,7 @@ def run(options: Info) -> int:
         "scipy",
         "matplotlib",
         "tyro",
+        "distributed",
     ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             print(f"{name} {importlib.metadata.version(name)}")
@@ -47,6 +48,7 @@ def run(options: Info) -> int:
         "cli": ("sklearn", "matplotlib", "tyro", "rich", "filelock"),
         "data": ("sklearn", "tensorflow_datasets", "array_record", "grain", "PIL"),
         "notebooks": ("ipykernel", "nbclient", "numpyro"),
+        "sweeps": ("distributed",),
     }
     for extra, modules in extras.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]

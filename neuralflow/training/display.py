@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from neuralflow.console import screen
+from neuralflow.console import bar, screen
 
 
 class Display(NamedTuple):
@@ -46,27 +46,12 @@ def display(epochs: int, steps: int, shown: bool | str) -> Iterator[Display]:
     if not console.is_terminal:
         yield Display(nothing, lambda row, epochs: print(front + _line(row, epochs), flush=True))
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("compiling", total=steps)
+    with bar(console, steps, "compiling") as update:
         yield Display(
-            lambda epoch, step: bar.update(
-                task, completed=step, description=f"{front}epoch {epoch + 1}/{epochs}"
+            lambda epoch, step: update(
+                completed=step, description=f"{front}epoch {epoch + 1}/{epochs}"
             ),
-            lambda row, epochs: bar.console.print(front + _line(row, epochs), highlight=False),
+            lambda row, epochs: console.print(front + _line(row, epochs), highlight=False),
         )
 
 
