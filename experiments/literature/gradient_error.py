@@ -1,26 +1,27 @@
 """How far is a gradient from that of the ODE, and from that of its own steps?
 
-Seven gradients of one loss are compared while the number n of steps grows. The field is
-tanh(A(t) x + b(t)) / 2 in four dimensions. Its weights are a sum of four functions of depth t. The
-last function is smooth, or has a kink |t - c|, or a jump at c. The place c is drawn for each seed and
-lies on no grid. The gradient is taken in the coefficients of the four functions and in the states at
-the start.
+Seven gradients of one loss are compared while the number n of steps grows. The field is tanh(A(t)
+x + b(t)) / 2 in four dimensions. Its weights are a sum of four functions of depth t. The last
+function is smooth, or has a kink |t - c|, or a jump at c. The place c is drawn for each seed and
+lies on no grid. The gradient is taken in the coefficients of the four functions and in the states
+at the start.
 
 - "euler", "heun": the exact gradients of the steps (`FixedGrid`, memory="full").
 - "two-level", "reversible": the same with less memory; the reversible form is that of Heun.
-- "adjoint euler", "adjoint heun": the adjoint equation backward in n steps, with the states computed
-  backward too. Nothing of the forward walk is kept.
+- "adjoint euler", "adjoint heun": the adjoint equation backward in n steps, with the states
+  computed backward too. Nothing of the forward walk is kept.
 - "continuous": the adjoint equation in adaptive steps (`Adaptive(gradient="continuous")`), at the
   tolerance n^-2.
 
-The limit is the gradient of RK4 with fine steps that end at c. Errors are relative, in the Euclidean
-norm of all entries. float64 throughout.
+The limit is the gradient of RK4 with fine steps that end at c. Errors are relative, in the
+Euclidean norm of all entries. float64 throughout.
 
-Published statements: reversible schemes have the exact gradient of their steps (McCallum & Foster,
-arXiv 2410.11648; abstract read). A gradient of states recomputed backward is off by O(1/n) with Euler,
-and by at most O(1/n^2) with Heun where the field is smooth in depth (Sander, Ablin & Peyré, arXiv 2205.14612;
-abstract and a summary read). That the gradients of Euler and Heun converge at orders one and two where
-all is smooth is classical (Hager, Numer. Math. 87, 2000; recalled).
+Published statements: reversible schemes have the exact gradient of their steps (McCallum &
+Foster, arXiv 2410.11648; abstract read). A gradient of states recomputed backward is off by
+O(1/n) with Euler, and by at most O(1/n^2) with Heun where the field is smooth in depth (Sander,
+Ablin & Peyré, arXiv 2205.14612; abstract and a summary read). That the gradients of Euler and
+Heun converge at orders one and two where all is smooth is classical (Hager, Numer. Math. 87,
+2000; recalled).
 
 The paper's size: there is none, since the comparison is ours; "paper" goes on to 4096 steps.
 """
@@ -37,7 +38,7 @@ import numpy as np
 from jaxtyping import Array
 
 import neuralflow as nf
-from experiments.literature.statements import Size, Statement, chosen, orders
+from experiments.literature.statements import Size, Statement, chosen, orders, ticks
 from neuralflow import plots
 
 KINDS = ("smooth", "kinked", "jumping")
@@ -130,8 +131,8 @@ def by_adjoint(scheme: Any, steps: int) -> Callable[..., Array]:
     """
 
     def gradient(given: Any, x: Array, y: Array) -> Array:
-        def backward(given: Any, all: Any, t: Array) -> Any:
-            x, cotangent, _ = all
+        def backward(given: Any, state: Any, t: Array) -> Any:
+            x, cotangent, _ = state
 
             def here(coefficients: Array, x: Array) -> Array:
                 return velocity(_with(coefficients, given), x, t)
@@ -243,7 +244,12 @@ def report(rows: Sequence[dict[str, Any]]) -> tuple[list[Statement], Any]:
         exact("two-level"),
         exact("reversible"),
         order(
-            "states recomputed by Euler: off by 1/n", sander, "own adjoint euler", "smooth", 0.9, 1.1
+            "states recomputed by Euler: off by 1/n",
+            sander,
+            "own adjoint euler",
+            "smooth",
+            0.9,
+            1.1,
         ),
         order(
             "states recomputed by Heun, smooth in depth: off by at most C/n^2",
@@ -277,7 +283,7 @@ def _picture(rows: Sequence[dict[str, Any]]) -> Any:
     figure, axes = plots.figure(2, 3, width=11, height=6.6)
     for column, weights in enumerate(KINDS):
         for row, (prefix, title) in enumerate(
-            (("", "against the ODE"), ("own ", "against the exact gradient of the steps"))
+            (("", "against the ODE"), ("own ", "against its own steps"))
         ):
             axis = axes[row, column]
             for k, name in enumerate(METHODS):
@@ -289,11 +295,13 @@ def _picture(rows: Sequence[dict[str, Any]]) -> Any:
                     depths,
                     shown,
                     marker=plots.MARKS[k % len(plots.MARKS)],
-                    markersize=4,
+                    markersize=9 - k,
+                    fillstyle="none",
                     color=(*plots.COLOURS, "black", "grey")[k],
                     label=name,
                 )
             axis.set(title=f"{weights} weights, {title}", xlabel="steps n")
+            ticks(axis, depths)
             axis.title.set_fontsize(9)
         axes[0, column].set_ylim(1e-8, 3)
     axes[0, 0].set_ylabel("relative error")

@@ -28,7 +28,8 @@ class Statement:
     """A published statement about one number, and the number that was measured.
 
     The number agrees with the statement if its whole 95% interval over seeds lies between `low` and
-    `high`. The number differs if its whole interval lies outside. Otherwise the seeds do not decide.
+    `high`. The number differs if its whole interval lies outside. Otherwise the seeds do not
+    decide.
 
     Attributes:
         published: The statement in our words, with the number of the paper.
@@ -83,7 +84,7 @@ class Statement:
             "measured": self.what,
             "mean": mean,
             "interval": list(ends),
-            "covers": f"95% for the mean over seeds, from {len(self.values)} seeds, if roughly normal",
+            "covers": f"the mean over seeds, 95% from {len(self.values)} if roughly normal",
             "seeds": [float(value) for value in self.values],
             "agrees from": self.low,
             "agrees to": self.high,
@@ -151,3 +152,9 @@ def chosen(rows: Sequence[dict[str, Any]], key: str, **wanted: Any) -> tuple[lis
     fitting = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
     fitting.sort(key=lambda row: row["depth"])
     return [row["depth"] for row in fitting], np.asarray([row[key] for row in fitting])
+
+
+def ticks(axis: Any, depths: Sequence[int]) -> None:
+    """Mark the depths, and no others, on the lower axis of a panel with logarithmic axes."""
+    axis.set_xticks(depths, [str(n) for n in depths], fontsize=8)
+    axis.set_xticks([], minor=True)
