@@ -13,19 +13,19 @@ A program is a module with a function `main`, and runs by `python -m experiments
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import neuralflow
+from experiments.versions import versions
 from neuralflow import files
 
 ROOT = Path(__file__).parent
@@ -111,6 +111,7 @@ class Parser(argparse.ArgumentParser):
             run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.error(f"--out must be a folder that can be written ({error}); give another one")
+        print(f"results go to {run.folder}", flush=True)
         return run
 
 
@@ -164,9 +165,12 @@ class Run:
         known |= {"pictures": list(pictures)} if pictures else {}
         if both := known.keys() & results.keys():
             raise ValueError(f"results must have names of their own, got {sorted(both)}")
+        files.write(self.folder / f"{name}.json", files.as_json({**known, **results}))
+
+    def held(self, name: str) -> dict[str, Any]:
+        """Return the result that is there already, to go on from, or an empty one."""
         path = self.folder / f"{name}.json"
-        files.write(path, files.as_json({**known, **results}))
-        print(f"written to {path}", flush=True)
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 def machine() -> dict[str, Any]:
@@ -179,17 +183,21 @@ def machine() -> dict[str, Any]:
         "platform": device.platform,
         "devices": jax.device_count(),
         "cores": cores(),
-        "versions": versions(),
+        "versions": {"neuralflow": neuralflow.__version__, **versions(PACKAGES)},
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, neuralflow and the packages that it computes with."""
-    known = {"python": platform.python_version(), "neuralflow": neuralflow.__version__}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            known[name] = metadata.version(name)
-    return known
+def machine_elsewhere() -> dict[str, Any]:
+    """Return what `machine` returns, asked in another process: this one leaves the device alone.
+
+    Raises:
+        OSError: JAX finds no device.
+    """
+    code = "import json; from experiments.program import machine; print(json.dumps(machine()))"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if asked.returncode:
+        raise OSError(f"JAX finds no device ({asked.stderr.strip().splitlines()[-1:]})")
+    return json.loads(asked.stdout.splitlines()[-1])
 
 
 def cores() -> int:

@@ -4,7 +4,8 @@
 
 FOLDER holds the set as TFDS writes it (`neuralflow data prepare cifar10 --data-dir FOLDER`). Files
 of 1000 images each go to the folder ARRAYS. First come all test images, where they take at most
-half of --megabytes, then as many training images as fit. The whole set takes about 112 MB.
+half of --megabytes, then as many training images as fit. The whole set takes about 112 MB. Writes
+arrays.json beside them. A quick run writes random images.
 
 A file holds differences of neighbouring pixels and colours, modulo 256. These compress to two
 thirds of the images' own size.
@@ -12,14 +13,14 @@ thirds of the images' own size.
 
 from __future__ import annotations
 
-import argparse
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments.program import Parser
 from neuralflow import data, files
 
 BLOCK = 1000
@@ -137,35 +138,33 @@ def drawn(count: int) -> dict[str, Images]:
     return {"train": split(0), "test": split(1)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.accelerator.arrays",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
-    parser.add_argument("--out", type=Path, required=True, help="empty folder for the .npz files")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, data="taken")
     parser.add_argument(
         "--megabytes",
         type=float,
         default=50.0,
         help="size of all files, in millions of bytes, 50 by default",
     )
-    options = parser.parse_args()
+    run = parser.begin(arguments)
+    options = run.options
     if not 0 < options.megabytes < float("inf"):
         parser.error(f"--megabytes must be a number above 0, got {options.megabytes:g}")
     try:
-        sets = {
-            split: data.load("cifar10", split, data_dir=options.data_dir)
-            for split in ("train", "test")
-        }
-        written = write(sets, options.out, 1e6 * options.megabytes)
+        sets = drawn(64) if options.quick else loaded(options.data_dir)
+        written = write(sets, run.folder, 1e6 * options.megabytes)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    run.write("arrays", {"written": written})
     print(
         f"{written['train']} training and {written['test']} test images, "
-        f"{written['bytes'] / 1e6:.1f} MB, in {options.out}"
+        f"{written['bytes'] / 1e6:.1f} MB"
     )
+
+
+def loaded(folder: Path | None) -> dict[str, Images]:
+    """Load the whole set."""
+    return {split: data.load("cifar10", split, data_dir=folder) for split in ("train", "test")}
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ DEPTHS = (64, 1024)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    if plan.dry:
+    if plan.quick:
         yield from grids([(4, 4, 1)], 3)
         yield from solves([(1.0, 1e-2, 2, 4, 1)], 3)
         yield from costs([("Euler", "LM-ResNet")], (4, 4, 1), 3)

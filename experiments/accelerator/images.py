@@ -37,7 +37,7 @@ Images = dict[str, np.ndarray]
 
 def cases(plan: Plan) -> Iterator[Case]:
     train_set, test_set = _sets(plan)
-    most = 2 if plan.dry else EPOCHS
+    most = 2 if plan.quick else EPOCHS
 
     def case(model: Model, later: int, add: Add) -> None:
         nonlocal most
@@ -45,14 +45,14 @@ def cases(plan: Plan) -> Iterator[Case]:
         until = now + (plan.until - now) / (1 + later)
         most = stretched(model, _network(model, plan), train_set, test_set, most, until, add)
 
-    models = MODELS[-1:] if plan.dry else MODELS
+    models = MODELS[-1:] if plan.quick else MODELS
     for later, model in zip(range(len(models))[::-1], models, strict=True):
         yield model, lambda add, model=model, later=later: case(model, later, add)
 
 
 def recipe_cases(plan: Plan) -> Iterator[Case]:
     train_set, test_set = _sets(plan)
-    epochs = 2 if plan.dry else EPOCHS
+    epochs = 2 if plan.quick else EPOCHS
 
     def case(model: Model, add: Add) -> None:
         folder = Path(plan.out) / "recipe" / model
@@ -68,7 +68,7 @@ def recipe_cases(plan: Plan) -> Iterator[Case]:
             if rows := [json.loads(line) for line in lines]:
                 add(_summary(model, network, train_set, test_set, rows, epochs))
 
-    for model in MODELS[-1:] if plan.dry else MODELS:
+    for model in MODELS[-1:] if plan.quick else MODELS:
         yield model, lambda add, model=model: case(model, add)
 
 
@@ -168,7 +168,7 @@ def _summary(
 
 
 def _network(model: Model, plan: Plan) -> Network:
-    sizes: dict[str, Any] = {"width": 2, "blocks": 2} if plan.dry else {}
+    sizes: dict[str, Any] = {"width": 2, "blocks": 2} if plan.quick else {}
     return Network(20, model, dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **sizes)
 
 
@@ -177,11 +177,11 @@ def _batch(train_set: Images) -> int:
 
 
 def _sets(plan: Plan) -> tuple[Images, Images]:
-    """Return the training and the test images, in a dry run a few of them or random ones."""
-    if plan.arrays is None and not plan.dry:
+    """Return the training and the test images, in a quick run a few of them or random ones."""
+    if plan.arrays is None and not plan.quick:
         raise LeftOut("it needs images: give --arrays, a folder of experiments.accelerator.arrays")
     held = arrays.drawn(64) if plan.arrays is None else arrays.read(Path(plan.arrays))
-    few = 64 if plan.dry else None
+    few = 64 if plan.quick else None
     parts = ({key: a[:few] for key, a in held[split].items()} for split in ("train", "test"))
     train_set, test_set = (recipe.normalised("cifar10", part) for part in parts)
     return train_set, test_set

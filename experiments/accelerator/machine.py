@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import neuralflow
+from experiments import program
 from experiments.accelerator.plan import Plan
 from experiments.benchmarks.measure import side_by_side
 from experiments.stages.stage import Case, Row, each
@@ -30,7 +24,6 @@ PEAKS = {
     "TPU v6 lite": 918e12,
 }
 """Dense bfloat16 operations a second as the makers give them, by a part of the device's name."""
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "orbax-checkpoint", "numpy")
 
 
 def peak(kind: str) -> float | None:
@@ -41,45 +34,37 @@ def peak(kind: str) -> float | None:
 def cases(plan: Plan) -> Iterator[Case]:
     yield "device", each(described)
     for dtype in ("bfloat16", "float32", "float64"):
-        yield f"products in {dtype}", each(product, dtype, 64 if plan.dry else 8192)
-    yield "a launch", each(launch, 3 if plan.dry else 1000)
+        yield f"products in {dtype}", each(product, dtype, 64 if plan.quick else 8192)
+    yield "a launch", each(launch, 3 if plan.quick else 1000)
 
 
 def described() -> Iterator[Row]:
     """Say what the device is, and which versions work on it."""
     device = jax.devices()[0]
     held = device.memory_stats() or {}
+    known = program.machine()
+    versions = known.pop("versions")
     yield {
-        "device": device.device_kind,
-        "platform": device.platform,
-        "devices": jax.device_count(),
+        **known,
         "memory, MB": held["bytes_limit"] / 1e6 if "bytes_limit" in held else None,
         "peak in bfloat16, TFLOP/s": (peak(device.device_kind) or 0) / 1e12 or None,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "neuralflow": neuralflow.__version__,
-        **{name: metadata.version(name) for name in PACKAGES},
+        **versions,
     }
 
 
 def accelerator() -> dict[str, Any]:
-    """Return what JAX runs on, asked in another process: this one leaves the device alone.
+    """Return what JAX runs on, and the versions.
 
     Raises:
         ValueError: JAX finds no accelerator.
     """
-    code = (
-        "import json, jax; from experiments.accelerator.machine import described; "
-        "print(json.dumps(next(described())))"
-    )
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    found = json.loads(asked.stdout.splitlines()[-1]) if asked.returncode == 0 else {}
-    if found.get("platform", "cpu") == "cpu":
+    known = program.machine_elsewhere()
+    if known["platform"] == "cpu":
         raise ValueError(
             "JAX finds no accelerator; install JAX's part for it, such as jax[cuda13] or jax[tpu], "
-            "and look at JAX_PLATFORMS, or take --dry to try the stages on a CPU"
+            "and look at JAX_PLATFORMS, or take --quick to try the stages on a CPU"
         )
-    return found
+    return known
 
 
 def product(dtype: str, size: int) -> Iterator[Row]:

@@ -13,14 +13,14 @@ class Plan(NamedTuple):
     Attributes:
         out: The folder of the result.
         until: The time, as `time.time` gives it, at which no case begins any more.
-        dry: Whether to run the smallest sizes, to see that everything runs.
+        quick: Whether to run the smallest sizes, to see that everything runs.
         arrays: The folder that `experiments.accelerator.arrays` has written, or None.
         resume: Whether the whole recipe goes on from its checkpoints.
     """
 
     out: str
     until: float
-    dry: bool
+    quick: bool
     arrays: str | None
     resume: bool
 

@@ -8,9 +8,9 @@ and what is not installed is left out, with the reason in its row. Every workloa
 its own, and every package with a workload another one. The routes of a case are verified equal
 before they are timed, and run in turn, in an order drawn anew every round.
 
-The folder --out holds result.json, which is written anew with every row and can be read at any
-time, and at the end page.md and page.png. `--resume` goes on from the result of a run that was
-interrupted: it repeats what has not ended well. Ends with status 0 if no workload has failed.
+Writes result.json anew with every row, so that it can be read at any time, and at the end page.md
+and page.png. `--resume` goes on from the result of a run that was interrupted: it repeats what has
+not ended well. Ends with status 0 if no workload has failed.
 
 Workloads:
 """
@@ -19,80 +19,78 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import page
 from experiments.benchmarks.plan import STAGES, Plan
+from experiments.program import Parser, Run, machine_elsewhere
 from experiments.stages import options as stage_options, runner
+from experiments.stages.options import RESULT
 from experiments.stages.report import show_stages
 
-RESULT = "result.json"
+ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "bijx", "numpy", "torch",
     "torchdiffeq", "torchode", "torchdyn", "scikit-learn",
 )  # fmt: skip
-ASK = (
-    "import json, platform, sys; from importlib import metadata; found = {}\n"
-    "for name in sys.argv[1:]:\n"
-    "    try: found[name] = metadata.version(name)\n"
-    "    except metadata.PackageNotFoundError: pass\n"
-    "print(json.dumps({'python': platform.python_version(), **found}))"
-)
 
 
-def options() -> argparse.ArgumentParser:
-    parser = stage_options.parser("experiments.benchmarks", __doc__, STAGES, 5400.0)
-    parser.add_argument(
+def parser() -> Parser:
+    quick = {"only": ["product", "memory"], "starts": 1}
+    made = stage_options.parser(__file__, __doc__, STAGES, 5400.0, kept="results", quick=quick)
+    made.add_argument(
         "--peers", default=sys.executable, help="the Python that has the packages to compare with"
     )
-    parser.add_argument("--only", choices=STAGES, nargs="+", help="run these workloads alone")
-    parser.add_argument(
+    made.add_argument(
+        "--only", choices=STAGES, nargs="+", help="run these workloads alone, with --quick two"
+    )
+    made.add_argument(
         "--starts", type=int, default=3, help="first calls of every route, 3 by default"
     )
-    parser.add_argument(
+    made.add_argument(
         "--resume", action="store_true", help="keep the workloads of --out that have ended well"
     )
-    parser.add_argument(
-        "--dry", action="store_true", help="run two rounds of the smallest sizes, in some minutes"
-    )
-    parser.add_argument(
+    made.add_argument(
         "--page", action="store_true", help="measure nothing, and draw the page of --out anew"
     )
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="folder")
-    return parser
+    return made
 
 
-def main() -> None:
-    began, parser = time.monotonic(), options()
-    chosen = parser.parse_args()
-    path = chosen.out / RESULT
+def main(arguments: Sequence[str] | None = None) -> None:
+    began, made = time.monotonic(), parser()
+    run = made.begin(arguments)
+    chosen, path = run.options, run.options.out / RESULT
     try:
         held = checked(chosen, path)
         if chosen.page:
             page.write(held, chosen.out)
-            print(f"written to {chosen.out / page.PAGE}")
+            stage_options.keep(run, FILES)
             return
-        about = described(chosen, held)
+        about = described(run, held)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        made.error(str(error))
     kept = {n: s for n, s in held.get("stages", {}).items() if s["status"] == "done"}
     stages = {n: s for n, s in STAGES.items() if n in (chosen.only or STAGES) and n not in kept}
-    result = stage_options.begin(parser, path, about, chosen.dry)
+    result = stage_options.begin(run, about)
     result.stages.update(kept)
-    plan = Plan(str(chosen.out), 0.0, chosen.dry, chosen.peers, chosen.starts)
+    plan = Plan(str(chosen.out), 0.0, chosen.quick, chosen.peers, chosen.starts)
     budget = chosen.budget - (time.monotonic() - began)
     try:
         good = runner.conduct("experiments.benchmarks", stages, plan._asdict(), budget, result)
     finally:
         show_stages(result.stages)
         page.write(json.loads(path.read_text()), chosen.out)
-        print(f"written to {chosen.out / page.PAGE}")
+        stage_options.keep(run, FILES)
     sys.exit(0 if good else 1)
+
+
+FILES = (RESULT, page.PAGE, page.PICTURE)
+"""What is kept."""
 
 
 def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
@@ -109,47 +107,33 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
         if goes_on:
             raise ValueError(f"{path} is not there to go on from; leave --resume and --page out")
         return {}
-    try:
-        held = json.loads(path.read_text())
-    except ValueError:
-        raise ValueError(f"{path} is damaged; give another --out") from None
-    if goes_on and held.get("dry") != chosen.dry and not chosen.page:
-        raise ValueError(f"{path} is the result of a {'dry' if held.get('dry') else 'whole'} run")
-    if not goes_on and not held.get("dry"):
+    quick = stage_options.was_quick(path)
+    if goes_on and quick != chosen.quick and not chosen.page:
+        raise ValueError(f"{path} is the result of a {'quick' if quick else 'whole'} run")
+    if not goes_on and not quick:
         raise ValueError(f"{path} is the result of a run before; add --resume, or another --out")
-    return held if goes_on else {}
+    return json.loads(path.read_text()) if goes_on else {}
 
 
-def described(chosen: argparse.Namespace, held: dict[str, Any]) -> dict[str, Any]:
+def described(run: Run, held: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of the run before its first stage: the machine and the versions.
 
     Raises:
         ValueError: The Python of the peers does not run.
     """
-    asked = {}
-    for name, python in (("versions", sys.executable), ("versions of the peers", chosen.peers)):
-        try:
-            done = subprocess.run([python, "-c", ASK, *PACKAGES], capture_output=True, text=True)
-            asked[name] = json.loads(done.stdout)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--peers must be a Python, got {python} ({error})") from None
-    command = " ".join(["python -m experiments.benchmarks", *sys.argv[1:]])
-    return {
-        "commands": [*held.get("commands", []), command.replace(chosen.peers, "PYTHON")],
-        "dry": chosen.dry,
-        "device": processor(),
-        "cores": os.cpu_count(),
-        **asked,
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor as Linux tells it, or an empty text."""
+    peers, words = run.options.peers, ["-m", "experiments.versions", *PACKAGES]
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
+        done = subprocess.run([peers, *words], capture_output=True, text=True, cwd=ROOT)
+        asked = json.loads(done.stdout)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--peers must be a Python, got {peers} ({error})") from None
+    command = run.command.replace(peers, "PYTHON")
+    return {
+        "command": command,
+        "commands": [*held.get("commands", []), command],
+        **machine_elsewhere(),
+        "versions of the peers": asked,
+    }
 
 
 if __name__ == "__main__":

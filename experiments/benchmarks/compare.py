@@ -182,7 +182,9 @@ class Workload:
         """
 
         def rows() -> Iterator[Row]:
-            starts, least, limits = (1, 0.0, (2, 2)) if plan.dry else (plan.starts, seconds, rounds)
+            starts, least, limits = (
+                (1, 0.0, (2, 2)) if plan.quick else (plan.starts, seconds, rounds)
+            )
             for row in self.rows(case, opened(self.routes, plan), starts, least, limits):
                 if work and "ms" in row:
                     row["GFLOP/s"] = 1e-6 * work / row["ms"]
@@ -281,13 +283,13 @@ def opened(routes: Sequence[Route], plan: Plan) -> dict[str, Runner]:
 def one_by_one(
     routes: Sequence[Route], case: Mapping[str, Any], plan: Plan, runs: int
 ) -> Iterator[tuple[Route, Measured]]:
-    """Measure routes one after the other, each alone, with two runs in a dry run."""
+    """Measure routes one after the other, each alone, with two runs in a quick run."""
     hosts = opened(routes, plan)
     for route in routes:
         measured = Measured()
         if _start(route, case, hosts, measured):
             host = hosts[route.process]
-            measured.runs = [host.run(route.name) for _ in range(2 if plan.dry else runs)]
+            measured.runs = [host.run(route.name) for _ in range(2 if plan.quick else runs)]
             host.clear()
         yield route, measured
 

@@ -71,13 +71,14 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         f"{name} {version}"
         for name, version in (result["versions of the peers"] | result["versions"]).items()
     )
+    quick = result.get("options", {}).get("quick", False)
     yield from (
         "# neuralflow beside others",
         "",
         f"{result['device']}, {result['cores']} cores; {versions}; {result['written']}.",
         "Commands: "
         + ", ".join(f"`{command}`" for command in result["commands"])
-        + (" (dry runs: their times mean nothing)." if result["dry"] else "."),
+        + (" (quick runs: their times mean nothing)." if quick else "."),
         "",
         "Times are ratios, neuralflow over the other: below 1, neuralflow is faster. They are "
         "medians of ratios round by round, with the quartiles in brackets. A first call traces, "

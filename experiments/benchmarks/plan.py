@@ -13,14 +13,14 @@ class Plan(NamedTuple):
     Attributes:
         out: The folder of the result.
         until: The time, as `time.time` gives it, at which no case begins any more.
-        dry: Whether to run the smallest sizes, to see that everything runs.
+        quick: Whether to run the smallest sizes, to see that everything runs.
         peers: The Python that has the packages of `requirements.txt`.
         starts: How often every route starts anew, for as many first calls.
     """
 
     out: str
     until: float
-    dry: bool
+    quick: bool
     peers: str
     starts: int
 

@@ -10,14 +10,15 @@ that gives as many weights, on two sets of images with three paired seeds. Pairs
 batches.
 
 The results also have the time of a training step, from interleaved runs, and the equations that the
-layers of the trained ResNet belong to. Writes results.json and shares.png beside this file.
+layers of the trained ResNet belong to. Writes results.json and shares.png. The kept run took 55
+minutes.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,11 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, side_by_side
-from neuralflow import files
+from experiments.program import Parser
 from neuralflow.console import progress, screen, span
 from neuralflow.labs import operators
 from neuralflow.statistics import over_seeds
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.path_integral --data-dir FOLDER"
 BLOCKS, BATCH = 4, 64
 
 
@@ -99,14 +98,15 @@ def weights(model: Network) -> int:
     return sum(np.size(leaf) for leaf in jax.tree.leaves(nnx.state(model.flow, nnx.Param)))
 
 
-def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
+def step_times(models: Sequence[str], channels: int, size: int, rounds: int) -> dict[str, Any]:
     """Measure the time of a step's gradient against the ResNet's, round by round."""
     functions, arguments = {}, {}
     batch = {
         "image": jax.random.normal(jax.random.key(0), (BATCH, size, size, channels)),
         "label": jnp.zeros(BATCH, int),
     }
-    for name, (kernel, width) in MODELS.items():
+    for name in models:
+        kernel, width = MODELS[name]
         graphdef, params = nnx.split(Network(kernel, width, channels, rngs=nnx.Rngs(0)))
         functions[name] = jax.grad(
             lambda p, batch, graphdef=graphdef: loss(nnx.merge(graphdef, p), batch)[0]
@@ -119,108 +119,93 @@ def step_times(channels: int, size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def trained(
+    model: str, seed: int, train: dict[str, Any], test: dict[str, Any], epochs: int
+) -> tuple[Network, float]:
+    """Train one network, and return it with its test error in percent."""
+    kernel, width = MODELS[model]
+    network = Network(kernel, width, train["image"].shape[-1], rngs=nnx.Rngs(seed))
+    rate = optax.cosine_decay_schedule(3e-3, epochs * (len(train["label"]) // BATCH))
+    nf.training.fit(
+        network, loss, optax.adam(rate), train, epochs=epochs, batch=BATCH, seed=seed,
+        progress=False,
+    )  # fmt: skip
+    metrics = nf.training.evaluate(network, loss, test, batch=500)
+    return network, 100 * (1 - float(metrics["accuracy"]))
+
+
+def measured(
+    name: str, models: Sequence[str], options: Namespace, done: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compare the models on one set.
+
+    Returns their results, and the equations of the layers of the first ResNet.
+    """
+    train = images(name, f"train[:{options.samples}]", options.data_dir)
+    test = images(name, f"test[:{options.test_samples}]", options.data_dir)
+    size, channels = train["image"].shape[2:]
+    errors: dict[str, list[float]] = {model: [] for model in models}
+    sizes, layers = {}, {}
+    for seed in range(options.seeds):
+        for model in models:
+            network, error = trained(model, seed, train, test, options.epochs)
+            errors[model].append(error)
+            sizes[model] = weights(network)
+            if model == "ResNet" and seed == 0:
+                read = operators.read(network.flow)
+                layers = {place: operators.shares(values) for place, values in read.items()}
+            done(f"{name}, seed {seed}, {model}: {error:.2f}%")
+    values = {model: np.asarray(by_seed) for model, by_seed in errors.items()}
+    entry: dict[str, Any] = {
+        model: {
+            "weights": sizes[model],
+            "error": over_seeds(values[model]),
+            "less the ResNet's": over_seeds(values[model] - values["ResNet"]),
+            "seeds": errors[model],
+        }
+        for model in models
+    }
+    times = step_times(models, channels, size, options.rounds)
+    return entry | {"step over the ResNet's": times}, layers
+
+
+def table(name: str, entry: dict[str, Any], options: Namespace) -> Table:
+    """Return the table of one set."""
+    made = Table(
+        title=f"{name}, {options.samples} images, {options.epochs} epochs: "
+        "test error, percent; intervals if roughly normal"
     )
-    parser.add_argument("--data-dir", type=Path, required=True)
+    columns = ("weights", "error", "95% over seeds", "less the ResNet's", "95%", "time of a step")
+    for column in ("blocks", *columns):
+        made.add_column(column, justify="left" if column == "blocks" else "right")
+    for model, step in entry["step over the ResNet's"].items():
+        row, cells = entry[model], []
+        for what in ("error", "less the ResNet's"):
+            cells += [f"{row[what]['mean']:.2f}", span(row[what]["interval"])]
+        made.add_row(model, str(row["weights"]), *cells, f"{step['median']:.2f}")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    quick = {"samples": 128, "test_samples": 64, "epochs": 1, "seeds": 1, "rounds": 1}
+    parser = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick)
     parser.add_argument("--samples", type=int, default=6_000)
     parser.add_argument("--test-samples", type=int, default=4_000)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of a step")
-    options = parser.parse_args()
-    console, began = screen(), time.perf_counter()
-    result: dict[str, Any] = {
-        "samples": options.samples,
-        "test_samples": options.test_samples,
-        "epochs": options.epochs,
-        "sets": {},
-    }
-    layers: dict[str, Any] = {}
-    with progress(2 * options.seeds * len(MODELS), console) as done:
-        for name in ("fashion_mnist", "cifar10"):
-            train = images(name, f"train[:{options.samples}]", options.data_dir)
-            test = images(name, f"test[:{options.test_samples}]", options.data_dir)
-            size, channels = train["image"].shape[2:]
-            errors: dict[str, list[float]] = {model: [] for model in MODELS}
-            sizes = {}
-            for seed in range(options.seeds):
-                for model, (kernel, width) in MODELS.items():
-                    network = Network(kernel, width, channels, rngs=nnx.Rngs(seed))
-                    rate = optax.cosine_decay_schedule(
-                        3e-3, options.epochs * (options.samples // BATCH)
-                    )
-                    nf.training.fit(
-                        network,
-                        loss,
-                        optax.adam(rate),
-                        train,
-                        epochs=options.epochs,
-                        batch=BATCH,
-                        seed=seed,
-                        progress=False,
-                    )
-                    metrics = nf.training.evaluate(network, loss, test, batch=500)
-                    errors[model].append(100 * (1 - float(metrics["accuracy"])))
-                    sizes[model] = weights(network)
-                    if model == "ResNet" and seed == 0:
-                        read = nf.labs.operators.read(network.flow)
-                        layers[name] = {
-                            place: nf.labs.operators.shares(values)
-                            for place, values in read.items()
-                        }
-                    done(f"{name}, seed {seed}, {model}: {errors[model][-1]:.2f}%")
-            values = {model: np.asarray(by_seed) for model, by_seed in errors.items()}
-            result["sets"][name] = {
-                model: {
-                    "weights": sizes[model],
-                    "error": over_seeds(values[model]),
-                    "less the ResNet's": over_seeds(values[model] - values["ResNet"]),
-                    "seeds": errors[model],
-                }
-                for model in MODELS
-            }
-            result["sets"][name]["step over the ResNet's"] = step_times(
-                channels, size, options.rounds
-            )
-    for name, entry in result["sets"].items():
-        table = Table(
-            title=f"{name}, {options.samples} images, {options.epochs} epochs: "
-            "test error, percent; intervals if roughly normal"
-        )
-        for column in (
-            "blocks",
-            "weights",
-            "error",
-            "95% over seeds",
-            "less the ResNet's",
-            "95%",
-            "time of a step",
-        ):
-            table.add_column(column, justify="left" if column == "blocks" else "right")
-        for model in MODELS:
-            row, step = entry[model], entry["step over the ResNet's"][model]
-            cells = [f"{row[k]['mean']:.2f}" for k in ("error", "less the ResNet's")]
-            spans = [span(row[k]["interval"]) for k in ("error", "less the ResNet's")]
-            table.add_row(
-                model,
-                str(row["weights"]),
-                cells[0],
-                spans[0],
-                cells[1],
-                spans[1],
-                f"{step['median']:.2f}",
-            )
-        console.print(table)
-    result |= {
-        "shares": {
-            name: {p: s._asdict() for p, s in shares.items()} for name, shares in layers.items()
-        }
-    }
-    result |= {"seconds": time.perf_counter() - began}
-    files.write(HERE / "results.json", files.as_json({"command": COMMAND, "result": result}))
-    operators.plots.shares(layers).savefig(HERE / "shares.png", dpi=150)
+    run = parser.begin(arguments)
+    options, console = run.options, screen()
+    sets = ("fashion_mnist",) if options.quick else ("fashion_mnist", "cifar10")
+    models = list(MODELS)[: 2 if options.quick else None]
+    entries, layers = {}, {}
+    with progress(len(sets) * options.seeds * len(models), console) as done:
+        for name in sets:
+            entries[name], layers[name] = measured(name, models, options, done)
+    for name, entry in entries.items():
+        console.print(table(name, entry, options))
+    shares = {n: {place: s._asdict() for place, s in held.items()} for n, held in layers.items()}
+    result = {"sets": entries, "shares": shares}
+    run.write("results", {"result": result}, {"shares.png": operators.plots.shares(layers)})
 
 
 if __name__ == "__main__":

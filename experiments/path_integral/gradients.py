@@ -7,14 +7,13 @@ x + h f_k(x) with dense branches, and a linear readout. N is 8, 32 or 128, and h
 or 1 / N. The plain networks x -> f_k(x) have no skips, and start from the same weights. At each of
 256 test points, a network is the linear network of its gates: it has 2^N sub-paths, and C(N, k) of
 them go through k branches. The gradients are measured before and after training. Writes
-gradients.json and gradients.png beside this file.
+gradients.json and gradients.png. The kept run took two and a half minutes.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,13 +24,12 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from neuralflow import files, plots
+from experiments.program import Parser
+from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import paths
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.path_integral.gradients"
-DEPTHS, WIDTH = (8, 32, 128), 16
+WIDTH = 16
 KINDS = {"h = 1": 0.0, "h = 1/√N": 0.5, "h = 1/N": 1.0, "plain": 0.0}
 LIMITS = (1, 2, 4, 8, 16)
 
@@ -112,117 +110,85 @@ def measured(branches: paths.Branches, cotangent: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    began, console = time.perf_counter(), screen()
-    # Some gradients grow by 1e30 and more. Training stays in float32.
-    jax.config.update("jax_enable_x64", True)
-    train, test = nf.data.digits("train"), nf.data.digits("test")
-    points = {key: jnp.asarray(value[:256]) for key, value in test.items()}
-    figure, axes = plots.figure(len(DEPTHS), 2, width=10.5, height=9.5)
-    rows = []
-    with progress(len(DEPTHS) * len(KINDS), console) as done:
-        for row, depth in zip(axes, DEPTHS, strict=True):
-            drawn = {}
-            for kind in KINDS:
-                model = Network(kind, depth, rngs=nnx.Rngs(options.seed))
-                record: dict[str, Any] = {
-                    "depth": depth,
-                    "kind": kind,
-                    "before": measured(*looked_at(model, points)),
-                }
-                rate = optax.cosine_decay_schedule(2e-3, options.epochs * (len(train["x"]) // 64))
-                optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-                nf.training.fit(
-                    model,
-                    loss,
-                    optimiser,
-                    train,
-                    epochs=options.epochs,
-                    batch=64,
-                    seed=options.seed,
-                    progress=False,
-                )
-                linearisation = looked_at(model, points)
-                record["after"] = measured(*linearisation)
-                record["accuracy, %"] = 100 * float(
-                    nf.training.evaluate(model, loss, test, batch=64)["accuracy"]
-                )
-                if kind != "plain":
-                    drawn[kind] = linearisation
-                else:
-                    size = np.linalg.norm(
-                        np.asarray(paths.adjoints(*linearisation), float), axis=-1
-                    ).sum(axis=1)
-                    row[1].semilogy(
-                        np.linspace(0, 1, len(size)),
-                        size / size[-1],
-                        color="black",
-                        linewidth=1.2,
-                        label="plain",
-                    )
-                rows.append(record)
-                done(f"depth {depth}, {kind}: accuracy {record['accuracy, %']:.1f}%")
-            paths.plots.gradient_paths(drawn, row)
-            row[1].legend(fontsize=8, frameon=False)
-    table = Table(
+def studied(
+    kind: str, depth: int, points: Any, train: Any, test: Any, options: Namespace
+) -> tuple[dict[str, Any], tuple[paths.Branches, Any]]:
+    """Train one network.
+
+    Returns what was measured before and after, and the trained branches with their gradients.
+    """
+    model = Network(kind, depth, rngs=nnx.Rngs(options.seed))
+    before = measured(*looked_at(model, points))
+    rate = optax.cosine_decay_schedule(2e-3, options.epochs * (len(train["x"]) // 64))
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    nf.training.fit(
+        model, loss, optimiser, train, epochs=options.epochs, batch=64, seed=options.seed,
+        progress=False,
+    )  # fmt: skip
+    linearisation = looked_at(model, points)
+    right = float(nf.training.evaluate(model, loss, test, batch=64)["accuracy"])
+    record = {"depth": depth, "kind": kind, "before": before, "after": measured(*linearisation)}
+    return record | {"accuracy, %": 100 * right}, linearisation
+
+
+def draw(row: Any, linearisations: dict[str, tuple[paths.Branches, Any]]) -> None:
+    """Draw the gradients of one depth by length of path, and along the plain network."""
+    plain = linearisations.pop("plain")
+    size = np.linalg.norm(np.asarray(paths.adjoints(*plain), float), axis=-1).sum(axis=1)
+    line = {"color": "black", "linewidth": 1.2, "label": "plain"}
+    row[1].semilogy(np.linspace(0, 1, len(size)), size / size[-1], **line)
+    paths.plots.gradient_paths(linearisations, row)
+    row[1].legend(fontsize=8, frameon=False)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Return the table of all networks."""
+    made = Table(
         title="gradients at 256 test digits: at the input over at the output, and the share by "
         "length of path, trained"
     )
-    for column in (
-        "depth",
-        "network",
-        "accuracy",
-        "gradient",
-        "no skips",
-        "untrained",
-        "no skips",
-        "mean length",
-        "up to 4",
-        "up to 16",
-    ):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    heads = ("accuracy", "gradient", "no skips", "untrained", "no skips", "mean length")
+    for column in ("depth", "network", *heads, "up to 4", "up to 16"):
+        made.add_column(column, justify="left" if column == "network" else "right")
     for r in rows:
-        after, before = r["after"], r["before"]
-        plain = r["kind"] == "plain"
-        without = ["-" if plain else f"{part['without skips']:.1e}" for part in (after, before)]
-        lengths = (
-            [str(r["depth"]), "0", "0"]
-            if plain
-            else [
-                f"{after['mean length']:.1f}",
-                *(f"{after['share up to'][k]:.1%}" for k in ("4", "16")),
-            ]
-        )
-        table.add_row(
-            str(r["depth"]),
-            r["kind"],
-            f"{r['accuracy, %']:.1f}%",
-            f"{after['gradient at the input']:.1e}",
-            without[0],
-            f"{before['gradient at the input']:.1e}",
-            without[1],
-            *lengths,
-        )
-    console.print(table)
+        cells: list[str] = []
+        for part in (r["after"], r["before"]):
+            cells.append(f"{part['gradient at the input']:.1e}")
+            cells.append("-" if r["kind"] == "plain" else f"{part['without skips']:.1e}")
+        lengths = [str(r["depth"]), "0", "0"]
+        if r["kind"] != "plain":
+            shares = (f"{r['after']['share up to'][k]:.1%}" for k in ("4", "16"))
+            lengths = [f"{r['after']['mean length']:.1f}", *shares]
+        made.add_row(str(r["depth"]), r["kind"], f"{r['accuracy, %']:.1f}%", *cells, *lengths)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, quick={"depths": [4], "epochs": 1})
+    parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    run = parser.begin(arguments)
+    options, depths, console, rows = run.options, run.options.depths, screen(), []
+    # Some gradients grow by 1e30 and more. Training stays in float32.
+    with jax.enable_x64(True), progress(len(depths) * len(KINDS), console) as done:
+        train, test = nf.data.digits("train"), nf.data.digits("test")
+        points = {key: jnp.asarray(value[:256]) for key, value in test.items()}
+        figure, axes = plots.figure(len(depths), 2, width=10.5, height=3.2 * len(depths))
+        for axis, depth in zip(np.reshape(axes, (-1, 2)), depths, strict=True):
+            drawn = {}
+            for kind in KINDS:
+                record, drawn[kind] = studied(kind, depth, points, train, test, options)
+                rows.append(record)
+                done(f"depth {depth}, {kind}: accuracy {record['accuracy, %']:.1f}%")
+            draw(axis, drawn)
+    console.print(table(rows))
     for r in rows:
         if r["kind"] == "plain":  # x -> f(x) has one path; its skips are not its own
             for part in (r["before"], r["after"]):
                 for key in ("without skips", "mean length", "share up to", "shares"):
                     del part[key]
-    result = {
-        "epochs": options.epochs,
-        "seed": options.seed,
-        "seconds": time.perf_counter() - began,
-        "rows": rows,
-    }
-    files.write(HERE / "gradients.json", files.as_json({"command": COMMAND, "result": result}))
-    figure.savefig(HERE / "gradients.png", dpi=150)
+    run.write("gradients", {"result": {"rows": rows}}, {"gradients.png": figure})
 
 
 if __name__ == "__main__":

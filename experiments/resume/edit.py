@@ -11,20 +11,19 @@ minimiser, a changed cache of decoded examples. Then the run is resumed and eval
 - silent: the results are others, and nobody said so;
 - raw: an error that is not for people.
 
-What lies behind a link must be as it was. Ends with status 0 if no edit is silent or raw. The
-result is edit.json.
+What lies behind a link must be as it was. Edits of the cache of decoded examples need --data-dir, a
+folder with MNIST. Ends with status 0 if no edit is silent or raw. Writes edit.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,15 @@ import optax
 from flax import nnx
 
 import neuralflow as nf
-from experiments.resume.kill import HERE, rows, weights
+from experiments.program import Parser
+from experiments.resume.kill import rows, weights
 from neuralflow import data, files, training
 from neuralflow.checks import InputError
 from neuralflow.cli.train import Evaluate, Train, restored, run as run_train
+from neuralflow.console import progress
 from neuralflow.labs import deep_limit
 
 Edit = Callable[[Path], Any]
-DATA = HERE.parents[2] / "shared" / "data" / "tfds"
 
 
 def digit(path: Path, rng: random.Random) -> None:
@@ -130,13 +130,17 @@ def sweep(folder: Path) -> Any:
     return study.record({"euler": nf.Euler()})["rows"]
 
 
-def decoded(folder: Path) -> Any:
-    """Read a split through its cache of decoded examples."""
-    held = data.load("mnist", "test[:200]", data_dir=DATA, cache=folder)
-    return {name: files.digest(held[name]) for name in sorted(held)}
+def decoded(sets: Path) -> Callable[[Path], Any]:
+    """Return the program that reads a split through its cache of decoded examples."""
+
+    def program(folder: Path) -> Any:
+        held = data.load("mnist", "test[:200]", data_dir=sets, cache=folder)
+        return {name: files.digest(held[name]) for name in sorted(held)}
+
+    return program
 
 
-def edits(rng: random.Random) -> list[tuple[str, Callable[[Path], Any], Edit]]:
+def edits(rng: random.Random, sets: Path | None) -> list[tuple[str, Callable[[Path], Any], Edit]]:
     """Return the edits: a name, the program that goes on after it, and the edit."""
 
     def some(name: str, count: int, program: Any, edit: Edit) -> list[Any]:
@@ -178,6 +182,7 @@ def edits(rng: random.Random) -> list[tuple[str, Callable[[Path], Any], Edit]]:
     def names(folder: Path) -> None:
         next(folder.glob("*/names.json")).write_text('["../image", "label"]')
 
+    read = decoded(sets) if sets else None
     return [
         *some("digit of a record", 14, go_on, record),
         *some("digit of a score, best", 3, best, one("checkpoints/*/metrics/metrics", digit)),
@@ -196,60 +201,65 @@ def edits(rng: random.Random) -> list[tuple[str, Callable[[Path], Any], Edit]]:
         *some("options that are sealed anew", 1, command, swapped),
         *some("bit of a minimiser", 6, sweep, one("*.npz", byte)),
         *some("copy of another minimiser", 1, sweep, other),
-        *some("bit of the decoded cache", 5, decoded, one("*/*", byte)),
-        *some("names that lead out of the cache", 1, decoded, names),
+        *(some("bit of the decoded cache", 5, read, one("*/*", byte)) if read else ()),
+        *(some("names that lead out of the cache", 1, read, names) if read else ()),
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE / "edit.json")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    before: dict[Any, Callable[[Path], Any]] = {
-        best: lambda folder: fit(folder, 3),
-        command: lambda folder: run_train(
-            Train(data="moons", width=4, steps=2, epochs=2, out=folder)
-        ),
-        sweep: sweep,
-        decoded: decoded,
-    }
-    told = []
+def begun(program: Callable[[Path], Any], folder: Path) -> None:
+    """Make the finished run that a program goes on from."""
+    if program is command:
+        run_train(Train(data="moons", width=4, steps=2, epochs=2, out=folder))
+    elif program is sweep or program.__qualname__.startswith(decoded.__name__):
+        program(folder)
+    else:
+        fit(folder, 3)
+
+
+def ended(program: Callable[[Path], Any], edit: Edit, source: Path, wanted: Any) -> str:
+    """Edit a copy of a run, go on with it, and return how that ends."""
     with tempfile.TemporaryDirectory() as place:
-        begun: dict[Any, tuple[Path, Any]] = {}
-        for k, (name, program, edit) in enumerate(edits(random.Random(options.seed))):
-            if program is decoded and not DATA.exists():
-                continue
-            start = before.get(program, before[best])
-            if program not in begun:
-                source = Path(place) / f"source-{len(begun)}"
-                start(source)
-                whole = Path(place) / f"whole-{len(begun)}"
-                shutil.copytree(source, whole)
-                begun[program] = source, program(whole)
-            source, wanted = begun[program]
-            folder = Path(place) / f"edit-{k}" / "run"
-            shutil.copytree(source, folder)
-            (folder.parent / "outside").mkdir()
-            edit(folder)
-            outside = {p: p.read_bytes() for p in folder.parent.glob("outside/**/*") if p.is_file()}
-            try:
-                end = "mended" if program(folder) == wanted else "silent"
-            except (InputError, training.CheckpointError) as error:
-                end = "refused" if "\n" not in str(error) else "raw"
-            except Exception as error:
-                end = f"raw: {type(error).__name__} {error}"
-            kept = all(p.exists() and p.read_bytes() == held for p, held in outside.items())
-            told.append({"edit": name, "end": end if kept else "silent: a link was followed"})
-            print(name, "->", told[-1]["end"], flush=True)
+        folder, beside = Path(place) / "run", Path(place) / "outside"
+        shutil.copytree(source, folder)
+        beside.mkdir()
+        edit(folder)
+        outside = {p: p.read_bytes() for p in beside.rglob("*") if p.is_file()}
+        try:
+            end = "mended" if program(folder) == wanted else "silent"
+        except (InputError, training.CheckpointError) as error:
+            end = "refused" if "\n" not in str(error) else "raw"
+        except Exception as error:
+            end = f"raw: {type(error).__name__} {error}"
+        kept = all(p.exists() and p.read_bytes() == held for p, held in outside.items())
+        return end if kept else "silent: a link was followed"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, data="taken")
+    parser.add_argument("--seed", type=int, default=0)
+    run = parser.begin(arguments)
+    cases = edits(random.Random(run.options.seed), run.options.data_dir)
+    cases, told = cases[:: len(cases) // 3 if run.options.quick else 1], []
+    with (
+        tempfile.TemporaryDirectory() as place,
+        jax.enable_x64(True),
+        progress(len(cases)) as done,
+    ):
+        whole: dict[Any, tuple[Path, Any]] = {}
+        for name, program, edit in cases:
+            if program not in whole:
+                source = Path(place) / f"source-{len(whole)}"
+                begun(program, source)
+                copy = Path(place) / f"whole-{len(whole)}"
+                shutil.copytree(source, copy)
+                whole[program] = source, program(copy)
+            told.append({"edit": name, "end": ended(program, edit, *whole[program])})
+            done(f"{name} -> {told[-1]['end']}")
     counts = Counter(entry["end"].partition(":")[0] for entry in told)
-    record = {"command": "python -m experiments.resume.edit", "edits": len(told), **counts}
-    files.write(options.out, files.as_json({**record, "told": told}))
-    print(record)
-    sys.exit(1 if counts["silent"] or counts["raw"] else 0)
+    run.write("edit", {"edits": len(told), **counts, "told": told})
+    print(f"{len(told)} edits: {dict(counts)}")
+    if counts["silent"] or counts["raw"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

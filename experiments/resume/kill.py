@@ -14,12 +14,11 @@ Two further series send SIGINT and SIGTERM to the commands at random moments, fr
 `main` on, and look at the status and at the lines on the error stream.
 
 Ends with status 0 if every target reached the same bits (weights, batch statistics, random streams
-and history), and if every signal ended in one line with its status. The result is results.json.
+and history), and if every signal ended in one line with its status. Writes results.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from neuralflow import files
+from experiments.program import Parser
+from neuralflow.console import progress
 
-HERE = Path(__file__).parent
 PROGRAM = "import sys, neuralflow.cli as c; print('main', flush=True); c.main(sys.argv[1:])"
 TIMING = ("seconds", "samples_per_second")
 
@@ -215,35 +214,32 @@ def signalled(count: int, number: int, seed: int = 0) -> list[dict[str, Any]]:
     return told
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, quick={"kills": 1, "signals": 0})
     parser.add_argument("--kills", type=int, default=20, help="of fit and of train")
     parser.add_argument("--sweeps", type=int, default=10, help="kills of deep-limit")
     parser.add_argument("--signals", type=int, default=5, help="of each kind and command")
-    parser.add_argument("--out", type=Path, default=HERE / "results.json")
-    options = parser.parse_args()
-    counts = {"fit": options.kills, "train": options.kills, "deep-limit": options.sweeps}
-    outcomes = {}
-    for name, target in TARGETS.items():
-        outcomes[name] = outcome = kill(target, counts[name])
-        print(f"{name}: killed at {', '.join(outcome.saved)}; {outcome.writing} during a write; ")
-        print("equal bit for bit" if outcome.equal else "NOT equal", flush=True)
-    signals = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        told = signalled(options.signals, number)
-        clean = [e["status"] == 128 + number and len(e["lines"]) == 1 for e in told]
-        signals[number.name] = {"sent": len(told), "one line": sum(clean), "ends": told}
-        print(f"{number.name}: {sum(clean)} of {len(told)} ended in one line", flush=True)
-    record = {
-        "command": "python -m experiments.resume.kill",
-        "kills": {name: asdict(outcome) for name, outcome in outcomes.items()},
-        "signals": signals,
-    }
-    files.write(options.out, files.as_json(record))
+    run = parser.begin(arguments)
+    options = run.options
+    counts = {"fit": options.kills}
+    if not options.quick:
+        counts |= {"train": options.kills, "deep-limit": options.sweeps}
+    outcomes, signals = {}, {}
+    with progress(len(counts) + 2) as done:
+        for name, count in counts.items():
+            outcomes[name] = outcome = kill(TARGETS[name], count)
+            end = "equal bit for bit" if outcome.equal else "NOT equal"
+            done(f"{name}: {outcome.kills} kills, {outcome.writing} during a write; {end}")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            told = signalled(options.signals, number)
+            clean = [e["status"] == 128 + number and len(e["lines"]) == 1 for e in told]
+            signals[number.name] = {"sent": len(told), "one line": sum(clean), "ends": told}
+            done(f"{number.name}: {sum(clean)} of {len(told)} ended in one line")
+    kills = {name: asdict(outcome) for name, outcome in outcomes.items()}
+    run.write("results", {"kills": kills, "signals": signals})
     good = all(outcome.equal for outcome in outcomes.values())
-    sys.exit(0 if good and all(s["sent"] == s["one line"] for s in signals.values()) else 1)
+    if not good or any(s["sent"] != s["one line"] for s in signals.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,26 @@
 Two trainings of the same options run for at least a minute each: one alone, one beside a reader.
 Every 0.1 seconds the reader restores the last checkpoint, and now and then the best one. Ends with
 status 0 if no read failed, the steps that were read never went back, and both trainings reached the
-same history and the same weights. The result is read.json.
+same history and the same weights. Writes read.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
 import neuralflow as nf
-from experiments.resume.kill import HERE, Target, rows, start, steps, trained
-from neuralflow import data, files, training
+from experiments.program import Parser
+from experiments.resume.kill import Target, rows, start, steps, trained
+from neuralflow import data, training
+from neuralflow.console import progress
 
 
 def words(folder: Path, epochs: int) -> list[str]:
@@ -52,7 +54,7 @@ def read(folder: Path, trainer: subprocess.Popen[str], pause: float) -> dict[str
             failed.append(f"{type(error).__name__}: {error}")
         time.sleep(pause)
     return {
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds of reading": round(time.monotonic() - began, 1),
         "reads": len(met),
         "reads of the best": best,
         "different steps": len(set(met)),
@@ -61,35 +63,35 @@ def read(folder: Path, trainer: subprocess.Popen[str], pause: float) -> dict[str
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, quick={"epochs": 2})
     parser.add_argument("--epochs", type=int, default=110, help="22 steps each")
-    parser.add_argument("--pause", type=float, default=0.1)
-    parser.add_argument("--out", type=Path, default=HERE / "read.json")
-    options = parser.parse_args()
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between reads")
+    run = parser.begin(arguments)
+    options, met = run.options, {}
     target = Target(lambda folder: words(folder, options.epochs), steps, trained)
     assert set(data.digits()) == {"x", "y"}  # the data is at hand before the clock starts
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, progress(2) as done:
         alone, watched = Path(place) / "alone", Path(place) / "watched"
         for folder in (alone, watched):
             trainer = start(target, folder)
-            met = read(folder, trainer, options.pause) if folder is watched else {}
+            if folder is watched:
+                met = read(folder, trainer, options.pause)
             _, said = trainer.communicate()
             if trainer.returncode != 0:
                 raise RuntimeError(f"the training ended with {trainer.returncode}: {said[-500:]}")
+            done(f"{folder.name}: {22 * options.epochs} steps")
         record = {
-            "command": "python -m experiments.resume.read",
             **met,
             "steps": 22 * options.epochs,
             "same history": rows(alone) == rows(watched),
             "same weights": trained(alone) == trained(watched),
         }
-    files.write(options.out, files.as_json(record))
-    print(files.as_json(record))
+    run.write("read", record)
+    print("\n".join(f"{name}: {value}" for name, value in record.items()))
     good = record["in order"] and record["same history"] and record["same weights"]
-    sys.exit(0 if good and not record["failed"] else 1)
+    if not good or record["failed"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.program import now
 from experiments.stages.stage import Stage
 from neuralflow import files
 
@@ -43,13 +43,15 @@ class Result:
     def __init__(self, path: Path, about: Mapping[str, Any]):
         self.path = path
         self.stages: dict[str, dict[str, Any]] = {}
-        self.about = {"status": "running", "process": os.getpid(), "began": _now(), **about}
+        self.about = {"status": "running", "process": os.getpid(), **about}
+        self.began = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write()
 
     def write(self) -> None:
         """Write everything that is known, and when."""
-        known = {**self.about, "written": _now(), "stages": self.stages}
+        seconds = round(time.monotonic() - self.began, 1)
+        known = {**self.about, "seconds": seconds, "written": now(), "stages": self.stages}
         files.write(self.path, files.as_json(known))
 
     def end(self, status: str | None = None) -> bool:
@@ -79,11 +81,6 @@ class Result:
             else:
                 record[name] = value
         self.write()
-
-
-def _now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def allotted(left: float, stages: Iterable[Stage]) -> float:

@@ -8,13 +8,12 @@ branch is left out: an LM block keeps its two steps (Lu et al., arXiv 1710.10121
 left out are not computed, and the time of an epoch tells what this saves.
 
 There are three paired seeds. Pairs share seed, batches and augmentation. Tests use the expectation.
-Writes results.json and curves.png beside this file.
+Writes results.json and curves.png. The kept run took half an hour.
 """
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,10 @@ from rich.table import Table
 
 from experiments.lm_resnet.model import Model
 from experiments.lm_resnet.study import study
-from neuralflow import files, plots
+from neuralflow import plots
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.stochastic --data-dir FOLDER"
 KINDS: tuple[tuple[Model, float | None], ...] = (
     ("resnet", None),
     ("resnet", 0.5),
@@ -64,55 +61,59 @@ def picture(runs: dict[str, list[dict[str, Any]]]) -> Any:
     return figure
 
 
-def main() -> None:
-    small = study(__doc__, samples=4_000)
-    console, began = screen(), time.perf_counter()
-    runs: dict[str, list[dict[str, Any]]] = {called(*kind): [] for kind in KINDS}
-    with progress(small.options.seeds * len(KINDS), console) as done:
-        for seed in range(small.options.seeds):
-            for model, survival in KINDS:
-                run = small.train(small.network(model, seed, survival), seed)
+def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return for every kind its test errors, and how these and its times differ from those without.
+
+    Without stochastic depth, both are compared with themselves.
+    """
+
+    def errors(name: str) -> np.ndarray:
+        return np.asarray([run["error"][-1] for run in runs[name]])
+
+    rows = {}
+    for name in runs:
+        model = name.partition(",")[0]
+        pairs = zip(runs[name], runs[model], strict=True)
+        rows[name] = {
+            "error": over_seeds(errors(name)),
+            "less that without": over_seeds(errors(name) - errors(model)),
+            "time over that without": [a["epoch, seconds"] / b["epoch, seconds"] for a, b in pairs],
+            "runs": runs[name],
+        }
+    return rows
+
+
+def table(rows: dict[str, dict[str, Any]], title: str) -> Table:
+    """Return the table of all kinds."""
+    made = Table(title=title)
+    heads = ("error", "95% over seeds, if roughly normal", "less that without", "95%")
+    for column in ("network", *heads, "time of an epoch over that without"):
+        made.add_column(column, justify="left" if column == "network" else "right")
+    for name, row in rows.items():
+        cells = []
+        for what in ("error", "less that without"):
+            cells += [f"{row[what]['mean']:.2f}", span(row[what]["interval"])]
+        cells.append(f"{np.median(row['time over that without']):.2f}")
+        made.add_row(name, *(cells if "," in name else cells[:2]))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run, small = study(__file__, __doc__, 4_000, arguments)
+    console, seeds = screen(), run.options.seeds
+    kinds = KINDS[: 2 if run.options.quick else None]
+    runs: dict[str, list[dict[str, Any]]] = {called(*kind): [] for kind in kinds}
+    with progress(seeds * len(kinds), console) as done:
+        for seed in range(seeds):
+            for model, survival in kinds:
+                one = small.train(small.network(model, seed, survival), seed)
                 # The first epoch compiles.
-                seconds = float(np.median(run.pop("seconds")[1:]))
-                runs[called(model, survival)].append({**run, "epoch, seconds": seconds})
-                done(f"seed {seed}, {called(model, survival)}: {run['error'][-1]:.2f}%")
-    table = Table(title=small.title)
-    for column in (
-        "network",
-        "error",
-        "95% over seeds, if roughly normal",
-        "less that without",
-        "95%",
-        "time of an epoch over that without",
-    ):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    result: dict[str, Any] = {
-        key: value for key, value in vars(small.options).items() if key != "data_dir"
-    }
-    for model, survival in KINDS:
-        name = called(model, survival)
-        last = np.asarray([run["error"][-1] for run in runs[name]])
-        plain = np.asarray([run["error"][-1] for run in runs[model]])
-        times = np.asarray(
-            [
-                a["epoch, seconds"] / b["epoch, seconds"]
-                for a, b in zip(runs[name], runs[model], strict=True)
-            ]
-        )
-        summaries = {"error": over_seeds(last), "less that without": over_seeds(last - plain)}
-        result[name] = {**summaries, "time over that without": times.tolist(), "runs": runs[name]}
-        spans = [span(summary["interval"]) for summary in summaries.values()]
-        cells = [name, f"{last.mean():.2f}", spans[0]]
-        cells += (
-            ["", "", ""]
-            if survival is None
-            else [f"{(last - plain).mean():.2f}", spans[1], f"{np.median(times):.2f}"]
-        )
-        table.add_row(*cells)
-    console.print(table)
-    result["seconds"] = time.perf_counter() - began
-    files.write(HERE / "results.json", files.as_json({"command": COMMAND, "result": result}))
-    picture(runs).savefig(HERE / "curves.png", dpi=150)
+                seconds = float(np.median(one.pop("seconds")[1:]))
+                runs[called(model, survival)].append({**one, "epoch, seconds": seconds})
+                done(f"seed {seed}, {called(model, survival)}: {one['error'][-1]:.2f}%")
+    rows = compared(runs)
+    console.print(table(rows, small.title))
+    run.write("results", {"result": rows}, {"curves.png": picture(runs)})
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ cosine; gradients are clipped to length one.
 
 Bits per character are measured on the whole test part, a tenth of the files, in windows of the
 context: a character in the middle of a window has half of the context before it. Text is generated
-by drawing every character from the model, after a piece of the test part. The run is kept in the
-folder --out: checkpoints, history.jsonl and result.json. The same command goes on with what was
-interrupted. The results of the defaults stand in language.json beside this file.
+by drawing every character from the model, after a piece of the test part. Writes language.json. The
+folder --out also has checkpoints and history.jsonl. The same command goes on with what was
+interrupted, and every other one needs a folder of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,39 +29,36 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.depth_resource.levels import cores
 from experiments.lm_resnet.model import parameters
+from experiments.program import Parser, Run
 from experiments.transformer import text
 from experiments.transformer.model import SCHEMES, Model, bits, cosine, generated, train
 from neuralflow import files, training
 from neuralflow.console import screen
 from neuralflow.training.checkpoints import CheckpointError
 
-COMMAND = "python -m experiments.transformer"
 EVERY = 250  # steps an epoch
 CHARACTERS = 600  # of the generated text
 
 
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--context", type=int, default=64, help="characters before a character")
-    parser.add_argument("--scheme", choices=SCHEMES, default="lie-trotter")
-    parser.add_argument("--step", type=float, default=1.0, help="length of a step in depth time")
-    parser.add_argument("--batch", type=int, default=8, help="windows in a step of the training")
-    parser.add_argument("--rate", type=float, default=3e-3, help="the largest learning rate")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of training")
-    parser.add_argument("--steps", type=int, help=f"instead of seconds, a multiple of {EVERY}")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder of the run")
-    return parser
+def parser() -> Parser:
+    quick = {"depth": 2, "width": 8, "heads": 2, "context": 16, "batch": 2, "steps": EVERY}
+    made = Parser(__file__, __doc__, quick=quick)
+    made.add_argument("--depth", type=int, default=8)
+    made.add_argument("--width", type=int, default=64)
+    made.add_argument("--heads", type=int, default=4)
+    made.add_argument("--context", type=int, default=64, help="characters before a character")
+    made.add_argument("--scheme", choices=SCHEMES, default="lie-trotter")
+    made.add_argument("--step", type=float, default=1.0, help="length of a step in depth time")
+    made.add_argument("--batch", type=int, default=8, help="windows in a step of the training")
+    made.add_argument("--rate", type=float, default=3e-3, help="the largest learning rate")
+    made.add_argument("--seconds", type=float, default=120.0, help="of training")
+    made.add_argument("--steps", type=int, help=f"instead of seconds, a multiple of {EVERY}")
+    made.add_argument("--seed", type=int, default=0)
+    return made
 
 
-def built(given: argparse.Namespace) -> Model:
+def built(given: Namespace) -> Model:
     """Return the model with the weights of the seed."""
     sizes = {name: getattr(given, name) for name in ("width", "heads", "context", "scheme", "step")}
     return Model(given.depth, **sizes, rngs=nnx.Rngs(given.seed))
@@ -71,7 +68,7 @@ def adam(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(cosine(rate, steps), b2=0.99))
 
 
-def fitting(given: argparse.Namespace, tokens: np.ndarray) -> int:
+def fitting(given: Namespace, tokens: np.ndarray) -> int:
     """Return how many steps fit into the seconds: the second of two short epochs tells.
 
     A tenth of the seconds is kept back for what is slower than there.
@@ -84,32 +81,33 @@ def fitting(given: argparse.Namespace, tokens: np.ndarray) -> int:
     return max(1, int((0.9 * given.seconds - compiled) / each) // EVERY) * EVERY
 
 
-def planned(given: argparse.Namespace, tokens: np.ndarray, out: Path) -> int:
+def planned(given: Namespace, tokens: np.ndarray) -> int:
     """Return the number of steps: that of the command, of the run to go on with, or that fit."""
-    plan = out / "plan.json"
+    plan = given.out / "plan.json"
     if given.steps is not None:
         return max(1, given.steps // EVERY) * EVERY
     if plan.exists():
         return json.loads(plan.read_text())["steps"]
     steps = fitting(given, tokens)
-    out.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     files.write(plan, files.as_json({"steps": steps}))
     return steps
 
 
-def run(given: argparse.Namespace, tokens: text.Text) -> dict[str, Any]:
+NOT_SETTINGS = ("out", "keep", "quick", "seconds")
+
+
+def trained(run: Run, tokens: text.Text) -> dict[str, Any]:
     """Train the model, write the results, and return them."""
-    name = f"{given.scheme}-{given.depth}-{given.width}-seed{given.seed}"
-    out = given.out or Path("results/transformer") / name
-    steps = planned(given, tokens.train, out)
-    sizes = {key: value for key, value in vars(given).items() if key not in ("out", "seconds")}
+    given, console = run.options, screen()
+    steps = planned(given, tokens.train)
+    sizes = {key: value for key, value in vars(given).items() if key not in NOT_SETTINGS}
     settings = sizes | {"steps": steps, "text": files.digest(tokens.train)}
     model = built(given)
-    console = screen()
     console.print(f"{parameters(model)} parameters, {steps} steps", highlight=False)
     fitted = train(
         model, tokens.train, adam(given.rate, steps), steps=steps, batch=given.batch,
-        seed=given.seed, every=EVERY, folder=out, settings=settings, progress=True,
+        seed=given.seed, every=EVERY, folder=given.out, settings=settings, progress=True,
     )  # fmt: skip
     windows = {"tokens": text.spread(tokens.test, given.context)}
     spoken = tokens.test[: given.context]
@@ -124,20 +122,19 @@ def run(given: argparse.Namespace, tokens: text.Text) -> dict[str, Any]:
         "prompt": text.decode(spoken),
         "generated": text.decode(written),
         "seconds of training": float(fitted.history["seconds"].sum()),
-        "cores": cores(),
-        "device": jax.devices()[0].device_kind,
     }
-    files.write(out / "result.json", files.as_json({"command": COMMAND, "result": result}))
+    run.write("language", {"result": result})
     console.print(text.decode(spoken) + text.decode(written), highlight=False, markup=False)
     return result
 
 
-def main() -> None:
-    parser = options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser()
+    run = made.begin(arguments)
     try:
-        result = run(parser.parse_args(), text.load())
+        result = trained(run, text.load())
     except (ValueError, OSError, training.TrainingError, CheckpointError) as error:
-        parser.error(str(error))
+        made.error(str(error))
     print(
         f"{result['test, bits per character']:.3f} bits per character of the test part, after "
         f"{result['options']['steps']} steps in {result['seconds of training']:.0f} s of training"

@@ -33,12 +33,9 @@ and goes on from what it holds.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import tempfile
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,17 +46,16 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
+from experiments.program import Parser, Run
 from experiments.transformer import text
 from experiments.transformer.model import Model, bits, by_part, train
-from neuralflow import files, training
+from neuralflow import training
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import fitted_order, over_seeds
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.transformer.limits"
 DEPTHS = (4, 8, 16, 32)
 LENGTH = 2.0  # of the interval of depth time
-EVERY = 50  # steps an epoch
+EVERY = 50  # steps an epoch, at most
 
 
 class Setting(NamedTuple):
@@ -154,10 +150,10 @@ def trained(
 ) -> list[Measured]:
     """Return what is measured before the training and after each number of steps."""
     optimiser = setting.optimiser(model.flow.field.basis.size)
-    rows, fitted = [measured(model, tokens)], None
+    rows, fitted, every = [measured(model, tokens)], None, min(EVERY, *horizons)
     for steps in horizons:
         fitted = train(
-            model, tokens.train, optimiser, steps=steps, seed=seed, every=EVERY, after=fitted
+            model, tokens.train, optimiser, steps=steps, seed=seed, every=every, after=fitted
         )
         rows.append(measured(model, tokens))
     return rows
@@ -241,10 +237,10 @@ def table(rows: dict[str, dict[str, Any]]) -> Table:
     return shown
 
 
-def study(given: argparse.Namespace) -> None:
+def study(run: Run) -> None:
     """Train what is not in the file yet, write it, and show the table."""
-    console, began, tokens = screen(), time.perf_counter(), text.load()
-    held = json.loads(given.out.read_text()) if given.out.exists() else {}
+    given, console, tokens = run.options, screen(), text.load()
+    held = run.held("limits")
     runs = held["runs"] if held.get("steps") == given.steps else {}
 
     def rows() -> dict[str, dict[str, Any]]:
@@ -261,27 +257,23 @@ def study(given: argparse.Namespace) -> None:
                 of_seed[str(seed)] = compared(SETTINGS[name], seed, tokens, given.steps)
             last = of_seed[str(seed)][str(given.steps[-1])]
             done(f"{name}, seed {seed}: " + " ".join(f"{g:.3f}" for g in last["outputs"]))
-            record = {"command": COMMAND, "steps": given.steps, "summary": rows(), "runs": runs}
-            files.write(given.out, files.as_json(record))
+            run.write("limits", {"steps": given.steps, "summary": rows(), "runs": runs})
     console.print(table(rows()))
-    console.print(f"{time.perf_counter() - began:.0f} s", highlight=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    quick = {"settings": ["sgd"], "steps": [2], "seeds": 1}
+    parser = Parser(__file__, __doc__, seeds=3, quick=quick)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--steps", type=int, nargs="+", default=[150, 600])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE / "limits.json")
-    given = parser.parse_args()
-    if any(steps % EVERY for steps in given.steps):
-        parser.error(f"--steps must be multiples of {EVERY}, got {given.steps}")
+    run = parser.begin(arguments)
+    horizons = run.options.steps
+    if any(steps % min(EVERY, *horizons) for steps in horizons):
+        parser.error(f"--steps must be multiples of {EVERY} or of the first, got {horizons}")
     with tempfile.TemporaryDirectory() as folder:
         # Every number of steps compiles the training of a network again, unless it is kept.
         jax.config.update("jax_compilation_cache_dir", folder)
-        study(given)
+        study(run)
 
 
 if __name__ == "__main__":

@@ -118,17 +118,17 @@ def train(
 ) -> training.Fitted:
     """Train a model on windows that every step draws anew, by a key of the seed and the step.
 
-    An epoch is `every` steps. With a folder, a training that was interrupted goes on. `steps`
-    counts those of an earlier training, `after`, too.
+    An epoch is `every` steps, or all of them. With a folder, a training that was interrupted goes
+    on. `steps` counts those of an earlier training, `after`, too.
     """
-    whole = jnp.asarray(tokens)
+    whole, every = jnp.asarray(tokens), min(every, steps)
 
     def drawn(places: dict[str, Array], key: Array) -> dict[str, Array]:
         return {"tokens": windows(whole, len(places["window"]), model.context, key)}
 
     return training.fit(
         model, loss, optimiser, {"window": np.zeros(every * batch, np.uint8)},
-        epochs=max(1, steps // every), batch=batch, augment=drawn, seed=seed, folder=folder,
+        epochs=steps // every, batch=batch, augment=drawn, seed=seed, folder=folder,
         resume=folder is not None, settings=settings, progress=progress,
         after=after,
     )  # fmt: skip

@@ -14,11 +14,9 @@ Writes rates.json after each training, and goes on from what it holds.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import time
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +24,13 @@ import optax
 from flax import nnx
 from rich.table import Table
 
+from experiments.program import Parser
 from experiments.transformer import text
 from experiments.transformer.model import Model, bits, by_part, train
-from neuralflow import files, training
+from neuralflow import training
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.transformer.rates"
 DEPTHS = (4, 32)
 ALPHAS = (0, 1)
 POWERS = (-10, -8, -6, -4)  # of two: the rates of the blocks
@@ -41,7 +38,7 @@ FIXED = 2.0**-8  # the rate of all the rest
 
 
 def loss(
-    depth: int, alpha: int, power: int, seed: int, tokens: text.Text, given: argparse.Namespace
+    depth: int, alpha: int, power: int, seed: int, tokens: text.Text, given: Namespace
 ) -> float:
     """Train one network, and return its test loss in bits per character."""
     model = Model(
@@ -75,32 +72,27 @@ def table(rows: dict[str, Any]) -> Table:
     return shown
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, __doc__, seeds=3, quick={"steps": 1, "seeds": 1})
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE / "rates.json")
-    given = parser.parse_args()
-    console, began, tokens = screen(), time.perf_counter(), text.load()
-    held = json.loads(given.out.read_text()) if given.out.exists() else {}
-    losses = held["losses"] if held.get("steps") == given.steps else {}
+    run = parser.begin(arguments)
+    options, console, tokens = run.options, screen(), text.load()
+    held = run.held("rates")
+    losses = held["losses"] if held.get("steps") == options.steps else {}
     # The rate that the statement is about comes first.
-    powers = sorted(POWERS, key=lambda power: abs(power + 8))
-    cases = list(itertools.product(range(given.seeds), powers, ALPHAS, DEPTHS))
-    for _, power, alpha, depth in cases:
+    powers = sorted(POWERS, key=lambda power: abs(power + 8))[: 1 if options.quick else None]
+    cases = list(itertools.product(range(options.seeds), powers, ALPHAS, DEPTHS))
+    for alpha, power, depth in itertools.product(ALPHAS, POWERS, DEPTHS):
         losses.setdefault(f"{alpha} {power} {depth}", [])
     with progress(len(cases), console) as done:
         for seed, power, alpha, depth in cases:
             of_case = losses[f"{alpha} {power} {depth}"]
             if len(of_case) <= seed:
-                of_case.append(loss(depth, alpha, power, seed, tokens, given))
+                of_case.append(loss(depth, alpha, power, seed, tokens, options))
             done(f"seed {seed}, alpha = {alpha}, rate 2^{power}, L = {depth}: {of_case[seed]:.3f}")
-            record = {"command": COMMAND, "steps": given.steps, "losses": losses}
-            files.write(given.out, files.as_json(record | {"summary": summary(losses)}))
+            record = {"steps": options.steps, "losses": losses, "summary": summary(losses)}
+            run.write("rates", record)
     console.print(table(summary(losses)))
-    console.print(f"{time.perf_counter() - began:.0f} s", highlight=False)
 
 
 if __name__ == "__main__":

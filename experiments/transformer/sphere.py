@@ -16,14 +16,12 @@ solve with tolerances of 1e-12:
 - energy: the mean of e^(b <x, y>) over all pairs never falls. The smallest change from one time to
   the next, relative to the energy.
 
-Writes sphere.json and sphere.png beside this file.
+Writes sphere.json and sphere.png, in some five seconds.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,11 +30,10 @@ import numpy as np
 from jaxtyping import Array
 
 import neuralflow as nf
-from neuralflow import files, plots
+from experiments.program import Parser
+from neuralflow import plots
 from neuralflow.console import screen
 
-HERE = Path(__file__).parent
-COMMAND = "python -m experiments.transformer.sphere"
 EXACT = nf.Adaptive(nf.Tsit5(), rtol=1e-12, atol=1e-12, max_steps=1 << 15)
 
 
@@ -107,35 +104,29 @@ def picture(runs: dict[float, tuple[np.ndarray, np.ndarray]], gaps: Any) -> Any:
     return figure
 
 
-def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    jax.config.update("jax_enable_x64", True)
-    began, times, n = time.perf_counter(), np.linspace(0.0, 24.0, 481), 16
-    start = circle(64, 0)
-    runs = {beta: (times, walked(start, beta, times)) for beta in (1.0, 16.0)}
-    series = farthest(runs[1.0][1])
-    result: dict[str, Any] = {
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = Parser(__file__, __doc__).begin(arguments)
+    with jax.enable_x64(True):
+        times, n = np.linspace(0.0, 24.0, 481), 16
+        start = circle(8 if run.options.quick else 64, 0)
+        runs = {beta: (times, walked(start, beta, times)) for beta in (1.0, 16.0)}
+        series = farthest(runs[1.0][1])
+        apart = {}
+        for beta in (1.0, 4.0):
+            states = walked(jnp.eye(n), beta, times)
+            cosines = states @ np.swapaxes(states, 1, 2)
+            gaps = np.abs(cosines - cosine_alone(n, beta, times)[:, None, None])
+            apart[beta] = float(gaps[:, ~np.eye(n, dtype=bool)].max())
+    result = {
         "rate of 1 - cos, b = 1": rate(times, series),
         "smallest change of the energy, relative": {
             beta: float((np.diff(energy(x, beta)) / energy(x, beta)[1:]).min())
             for beta, (_, x) in runs.items()
         },
-        "gap of the cosine from an orthogonal start": {},
+        "gap of the cosine from an orthogonal start": apart,
     }
-    for beta in (1.0, 4.0):
-        states = walked(jnp.eye(n), beta, times)
-        cosines = states @ np.swapaxes(states, 1, 2)
-        gap = np.abs(cosines - cosine_alone(n, beta, times)[:, None, None])[
-            :, ~np.eye(n, dtype=bool)
-        ]
-        result["gap of the cosine from an orthogonal start"][beta] = float(gap.max())
-    result["seconds"] = time.perf_counter() - began
-    files.write(HERE / "sphere.json", files.as_json({"command": COMMAND, "result": result}))
-    figure = picture(runs, (times, series))
-    files.write(HERE / "sphere.png", lambda path: figure.savefig(path, format="png", dpi=150))
     screen().print(result)
+    run.write("sphere", {"result": result}, {"sphere.png": picture(runs, (times, series))})
 
 
 if __name__ == "__main__":

@@ -38,31 +38,8 @@ def read(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-def test_the_dry_run_measures_every_stage_and_prints_it(tmp_path):
-    process = subprocess.run(
-        program("--dry", "--out", tmp_path),
-        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=600,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    result = read(tmp_path)
-    stages = result["stages"]
-    assert result["status"] == "done"
-    assert {name: stage["status"] for name, stage in stages.items()} == dict.fromkeys(
-        [name for name, stage in STAGES.items() if stage.share], "done"
-    ), stages
-    assert all(stage["rows"] and f"│ {name} " in process.stdout for name, stage in stages.items())
-    assert [row["outcome"] for row in stages["tests"]["rows"]] == ["passed"]
-    spread = stages["benchmarks"]["rows"][0]["time"]
-    assert spread["low"] <= spread["median"] <= spread["high"]
-    trained = stages["images"]["rows"][-1]
-    assert trained["epochs"] == trained["epochs of the schedule"] == 2
-    assert trained["training images"] == 64 and 0 <= trained["test error, percent"] <= 100
-    minimum = stages["limits"]["rows"][0]
-    assert minimum["gradient"] < 1e-8 and 0 < minimum["error in float32"] < 1e-4
-
-
 def test_a_killed_program_leaves_its_result_and_no_process(tmp_path):
-    command = program("--dry", "--only", "device", "--out", tmp_path)
+    command = program("--quick", "--only", "device", "--out", tmp_path)
     with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + 100
@@ -82,21 +59,20 @@ def test_a_killed_program_leaves_its_result_and_no_process(tmp_path):
         (["--budget", "0"], "--budget must be a number of seconds above 0, got 0"),
         (["--resume"], "add --only recipe"),
         (["--arrays", "."], r"\. holds no files train-000.npz and so on; write them with"),
-        ([], "JAX finds no accelerator; install .* or take --dry to try the stages on a CPU"),
-        (["--dry", "--out", "held"], "is the result of another run; give another --out"),
-        (["--dry", "--out", "file"], "--out must be a folder that can be written .*give another"),
+        ([], "JAX finds no accelerator; install .* or take --quick to try the stages on a CPU"),
+        (["--quick", "--out", "held"], "is the result of another run; give another --out"),
+        (["--quick", "--out", "file"], "--out must be a folder that can be written .*give another"),
     ],
 )
 def test_unfit_options_are_refused_before_any_stage(tmp_path, monkeypatch, capsys, wrong, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(sys, "argv", ["accelerator", *wrong])
     (tmp_path / "held").mkdir()
-    (tmp_path / "held" / "result.json").write_text('{"dry": false}')
+    (tmp_path / "held" / "result.json").write_text('{"options": {"quick": false}}')
     (tmp_path / "file").touch()
     with restored_signals(), pytest.raises(SystemExit, match="2"):
-        main()
+        main(wrong)
     assert re.search(words, " ".join(capsys.readouterr().err.split()))
 
 

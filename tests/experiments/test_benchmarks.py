@@ -82,7 +82,7 @@ def test_a_host_answers_from_another_process_and_tells_its_errors():
 
 
 def result(**stages):
-    about = {"device": "a CPU", "cores": 2, "versions": {"jax": "1"}, "commands": [], "dry": False}
+    about = {"device": "a CPU", "cores": 2, "versions": {"jax": "1"}, "commands": []}
     about |= {"versions of the peers": {"torch": "2"}, "written": "today"}
     return {**about, "stages": stages}
 
@@ -127,8 +127,8 @@ def test_operations_a_second_are_shares_of_the_best_product():
     assert "| 0.5 | 0.1 |" in text and "share of peak" in text
 
 
-def test_a_dry_run_writes_result_page_and_picture_and_can_be_resumed(tmp_path):
-    command = [sys.executable, "-m", "experiments.benchmarks", "--dry", "--out", str(tmp_path)]
+def test_a_quick_run_writes_result_page_and_picture_and_can_be_resumed(tmp_path):
+    command = [sys.executable, "-m", "experiments.benchmarks", "--quick", "--out", str(tmp_path)]
     only = [*command, "--only", "product", "memory"]
     done = subprocess.run(only, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -161,19 +161,18 @@ def test_every_workload_names_its_cases(name):
         (["--resume"], "is not there to go on from; leave --resume and --page out"),
         (["--page"], "is not there to go on from"),
         (["--out", "held"], "is the result of a run before; add --resume, or another --out"),
-        (["--dry", "--resume", "--out", "held"], "is the result of a whole run"),
+        (["--quick", "--resume", "--out", "held"], "is the result of a whole run"),
         (["--out", "damaged"], "is damaged; give another --out"),
-        (["--dry", "--peers", "no_such_python"], "--peers must be a Python, got no_such_python"),
-        (["--dry", "--out", "file"], "--out must be a folder that can be written .*give another"),
+        (["--quick", "--peers", "no_such_python"], "--peers must be a Python, got no_such_python"),
+        (["--quick", "--out", "file"], "--out must be a folder that can be written .*give another"),
     ],
 )
 def test_unfit_options_are_refused_before_any_workload(tmp_path, monkeypatch, capsys, wrong, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", *wrong])
-    for name, text in (("held", '{"dry": false}'), ("damaged", "{")):
+    for name, text in (("held", '{"options": {"quick": false}}'), ("damaged", "{")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(text)
     (tmp_path / "file").touch()
     with restored_signals(), pytest.raises(SystemExit, match="2"):
-        main()
+        main(wrong)
     assert re.search(words, " ".join(capsys.readouterr().err.split()))

@@ -1,6 +1,8 @@
 """Every program of the experiments has the common options, and writes what it says and no more."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from support.data import TFDS
 from support.signals import restored_signals
 
@@ -19,6 +22,7 @@ PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
     "benchmarks.host": "the process that runs the routes of a benchmark",
     "resume.train": "the training that `resume.kill` kills",
+    "versions": "what another Python says of its packages",
     "stages.worker": "the process of a stage",
 }
 """Modules that run as processes of programs, and why nobody calls them by hand."""
@@ -35,8 +39,16 @@ def programs():
             yield name
 
 
-def source(name):
-    return (ROOT / "experiments" / Path(*name.split("."))).with_suffix(".py").read_text()
+def usage(name):
+    """What a program says of itself, in one line."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit, match="0"):
+        importlib.import_module(f"experiments.{name}").main(["--help"])
+    return " ".join(said.getvalue().split())
+
+
+def needs_data(name):
+    return re.search(r"(?<!\[)--data-dir DATA_DIR ", usage(name)) is not None
 
 
 def module(name):
@@ -73,13 +85,35 @@ def own(tmp_path, monkeypatch):
     for name, value in before.items():
         if jax.config.values[name] != value:
             jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def measured_on_every_stage(result, printed):
+    stages = result["stages"]
+    assert result["status"] == "done"
+    assert {name: stage["status"] for name, stage in stages.items()} == dict.fromkeys(
+        [name for name, stage in STAGES.items() if stage.share], "done"
+    ), stages
+    assert all(stage["rows"] and f"│ {name} " in printed for name, stage in stages.items())
+    assert [row["outcome"] for row in stages["tests"]["rows"]] == ["passed"]
+    spread = stages["benchmarks"]["rows"][0]["time"]
+    assert spread["low"] <= spread["median"] <= spread["high"]
+    trained = stages["images"]["rows"][-1]
+    assert trained["epochs"] == trained["epochs of the schedule"] == 2
+    assert trained["training images"] == 64 and 0 <= trained["test error, percent"] <= 100
+    minimum = stages["limits"]["rows"][0]
+    assert minimum["gradient"] < 1e-8 and 0 < minimum["error in float32"] < 1e-4
+
+
+CHECKS = {"accelerator.__main__": measured_on_every_stage}
+"""What a quick run of some programs shows beyond the common entries, from JSON and screen."""
 
 
 @pytest.mark.parametrize("name", list(programs()))
-def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
+def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path, capsys):
     out, kept = tmp_path / "out", files(ROOT / "experiments")
     words = ["--quick", "--out", str(out)]
-    if 'data="needed"' in source(name):
+    if needs_data(name):
         if not TFDS.is_dir():
             pytest.skip("needs the prepared data sets beside the project")
         words += ["--data-dir", str(TFDS)]
@@ -90,6 +124,7 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
     assert files(ROOT / "experiments") == kept and not files(own)
     results = [path for path in out.glob("*.json") if "command" in strict(path)]
     assert results
+    printed = capsys.readouterr().out
     for path in results:
         known = strict(path)
         assert known.keys() >= COMMON, known.keys()
@@ -102,13 +137,16 @@ def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path):
         )
         for picture in known.get("pictures", []):
             assert (out / picture).read_bytes().startswith(b"\x89PNG")
+        if name in CHECKS:
+            CHECKS[name](known, printed)
 
 
 @pytest.mark.parametrize("name", list(programs()))
-def test_the_docstring_says_the_command_and_what_is_written(name):
-    about = " ".join(importlib.import_module(f"experiments.{name}").__doc__.split())
-    assert f"python -m {module(name)}" in about
-    assert re.search(r"[Ww]rites|writes", about)
+def test_help_tells_the_command_the_common_options_and_what_is_written(name):
+    said = usage(name)
+    assert said.count(f"python -m {module(name)}") >= 2
+    assert {"--out", "--keep", "--quick"} <= set(re.findall(r"--[a-z-]+", said))
+    assert "rites" in said
 
 
 def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):

@@ -128,11 +128,11 @@ def test_a_run_writes_its_results_and_goes_on(tmp_path, tokens, monkeypatch):
     short = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
 
     def run():
-        given = command.options().parse_args([*short, "--steps", "4", "--out", str(tmp_path)])
-        return command.run(given, tokens)
+        words = [*short, "--steps", "4", "--out", str(tmp_path)]
+        return command.trained(command.parser().begin(words), tokens)
 
     result = run()
-    kept = json.loads((tmp_path / "result.json").read_text())["result"]
+    kept = json.loads((tmp_path / "language.json").read_text())["result"]
     assert kept["test, bits per character"] == result["test, bits per character"] < 8
     assert (len(kept["prompt"]), len(kept["generated"])) == (6, 5)
     assert run()["training, bits per character"] == result["training, bits per character"]

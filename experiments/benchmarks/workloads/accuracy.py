@@ -208,6 +208,6 @@ WORKLOAD = Workload(
 
 def cases(plan: Plan) -> Iterator[Case]:
     for name, case in SETS.items():
-        if plan.dry:
+        if plan.quick:
             case = {**case, "train": 64, "test": 32, "batch": 32, "epochs": 1}
         yield WORKLOAD.case(f"{name} to {case['target']:.0%}", case, plan, rounds=(3, 30))

@@ -13,7 +13,7 @@ from experiments.stages.stage import Case, Row, each
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    if plan.dry:
+    if plan.quick:
         yield "schemes", each(schemes.costs, 2, {"Euler": schemes.schemes(4)["Euler"]}, 4, 4, 1)
         return
     yield "schemes, an evaluation against Euler's", each(schemes.costs, 15, schemes.schemes(64))

@@ -168,13 +168,13 @@ LOOP = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for channels, size, batch, depth in ((4, 4, 2, 2),) if plan.dry else NETWORKS:
+    for channels, size, batch, depth in ((4, 4, 2, 2),) if plan.quick else NETWORKS:
         yield NETWORK.case(
             f"network, {channels} channels, {size} x {size}, batch {batch}, depth {depth}",
             {"channels": channels, "size": size, "batch": batch, "depth": depth},
             plan,
         )
-    for channels, size, batch, depth, groups in ((4, 4, 2, 2, 1),) if plan.dry else LOOPS:
+    for channels, size, batch, depth, groups in ((4, 4, 2, 2, 1),) if plan.quick else LOOPS:
         yield LOOP.case(
             f"scan, {channels} channels, {size} x {size}, batch {batch}, depth {depth}, "
             f"groups {groups}",

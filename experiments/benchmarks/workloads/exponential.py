@@ -43,7 +43,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    size, numbers = (16, (2,)) if plan.dry else (256, (4, 7, 10))
+    size, numbers = (16, (2,)) if plan.quick else (256, (4, 7, 10))
     for squarings in numbers:
         for of in ("forward", "gradient"):
             yield WORKLOAD.case(

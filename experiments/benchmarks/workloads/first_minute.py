@@ -135,7 +135,7 @@ def _row(name: str, warm: bool, ours: list[Taken], theirs: list[Taken]) -> Row:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for adaptive in (False,) if plan.dry else (False, True):
-        for of in ("gradient",) if plan.dry else ("output", "gradient"):
+    for adaptive in (False,) if plan.quick else (False, True):
+        for of in ("gradient",) if plan.quick else ("output", "gradient"):
             steps = "adaptive steps" if adaptive else "16 Euler steps"
-            yield f"first {of}, {steps}", each(compare, plan, adaptive, of, 1 if plan.dry else 7)
+            yield f"first {of}, {steps}", each(compare, plan, adaptive, of, 1 if plan.quick else 7)

@@ -148,7 +148,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for width, depth, batch in ((4, 4, 2),) if plan.dry else SIZES:
+    for width, depth, batch in ((4, 4, 2),) if plan.quick else SIZES:
         for of in ("forward", "gradient"):
             yield WORKLOAD.case(
                 f"{of}, width {width}, depth {depth}, batch {batch}",

@@ -151,6 +151,6 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    batch, hidden = (4, 4) if plan.dry else (256, 64)
+    batch, hidden = (4, 4) if plan.quick else (256, 64)
     case = {"batch": batch, "hidden": hidden, "tolerance": 1e-4}
     yield WORKLOAD.case(f"two moons, batch {batch}, {hidden} hidden units", case, plan)

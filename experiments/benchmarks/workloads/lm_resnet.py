@@ -180,7 +180,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for blocks, width, size, batch in ((2, 2, 8, 4),) if plan.dry else NETWORKS:
+    for blocks, width, size, batch in ((2, 2, 8, 4),) if plan.quick else NETWORKS:
         yield WORKLOAD.case(
             f"{6 * blocks + 2} layers, {width} channels, {size} x {size}, batch {batch}",
             {"blocks": blocks, "width": width, "size": size, "batch": batch},

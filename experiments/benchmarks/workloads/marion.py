@@ -112,7 +112,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    depths, iterations, seeds = ((4,), 2, 2) if plan.dry else (DEPTHS, 100, 4)
+    depths, iterations, seeds = ((4,), 2, 2) if plan.quick else (DEPTHS, 100, 4)
     start = functools.cache(lambda: drawn(seeds))
     for depth in depths:
         yield WORKLOAD.case(

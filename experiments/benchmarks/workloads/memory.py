@@ -36,7 +36,7 @@ def reversible(**case: Any) -> Any:
 
 def measured(depth: int, plan: Plan) -> Iterator[Row]:
     """Yield a row for every route."""
-    width, batch = (4, 2) if plan.dry else (64, 128)
+    width, batch = (4, 2) if plan.quick else (64, 128)
     case = {"of": "gradient", "width": width, "depth": depth, "batch": batch}
     for route, found in one_by_one(ROUTES, case, plan, 15):
         row = {"depth": depth, "route": route.name}
@@ -49,5 +49,5 @@ def measured(depth: int, plan: Plan) -> Iterator[Row]:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for depth in (4,) if plan.dry else DEPTHS:
+    for depth in (4,) if plan.quick else DEPTHS:
         yield f"depth {depth}", each(measured, depth, plan)

@@ -183,7 +183,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     ends = [(*size, 1) for size in SIZES]
     many = [(*MANY, count) for count in COUNTS]
     for dimension, hidden, batch, end, tolerance, count in (
-        ((2, 4, 2, 1.0, 1e-3, 3),) if plan.dry else (*ends, *many)
+        ((2, 4, 2, 1.0, 1e-3, 3),) if plan.quick else (*ends, *many)
     ):
         for of in ("forward", "gradient"):
             what = "state at the end" if count == 1 else f"states at {count} times"

@@ -76,7 +76,7 @@ WORKLOAD = Workload(
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    hidden, count, descents = (4, 5, 2) if plan.dry else (64, 40, 200)
+    hidden, count, descents = (4, 5, 2) if plan.quick else (64, 40, 200)
     yield WORKLOAD.case(
         f"{descents} steps of Adam, {count} times",
         {"hidden": hidden, "count": count, "descents": descents, **SETTING},
