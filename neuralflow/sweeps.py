@@ -61,8 +61,9 @@ of them before it computes:
 
 **On a cluster**, the executor of a Dask client, as it is (`pip install 'neuralflow-jax[sweeps]'`).
 All machines share the file system of `out`, and Python finds the function's module on all of them.
-A worker that dies costs the run that it was making, and Dask gives this run to another worker. With
-SLURM and dask-jobqueue, jobs of one GPU and four cores that make one run at a time:
+Workers keep the modules that they have imported: start them anew when the code changes. A worker
+that dies costs the run that it was making, and Dask gives this run to another worker. With SLURM
+and dask-jobqueue, jobs of one GPU and four cores that make one run at a time:
 
     from dask.distributed import Client
     from dask_jobqueue import SLURMCluster
@@ -83,7 +84,7 @@ or in one allocation, with the scheduler on the machine that runs the script of 
     export PYTHONPATH=$PWD
     address=tcp://$(hostname):8786
     dask scheduler --port 8786 &
-    srun dask worker $address --nthreads 1 &
+    srun dask worker $address --nthreads 1 --memory-limit 0 &
     neuralflow sweep study.toml --executor $address
 
 **A sweep as a file**, for `neuralflow sweep study.toml`; the current directory is where `study` and
@@ -115,15 +116,17 @@ import itertools
 import json
 import math
 import multiprocessing
+import multiprocessing.context
 import os
 import platform
+import textwrap
 import threading
 import time
 import traceback
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
 from contextlib import closing, nullcontext, suppress
 from contextvars import ContextVar
@@ -134,6 +137,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from neuralflow import checks, console, files
@@ -150,7 +154,7 @@ class SweepError(RuntimeError):
     """A sweep cannot go on, or a run cannot be read; the message says why and what to do."""
 
 
-def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+def grid(**axes: Sequence[Any] | np.ndarray) -> list[dict[str, Any]]:
     """Return all combinations of the values of some axes, in order; the last axis is the fastest.
 
     Grids are lists of dicts: `a + b` joins them, and a comprehension filters or changes them.
@@ -240,6 +244,7 @@ def run(
         table = _Table(folder, runs)
         todo = {each.folder: each for each in runs if each.folder not in table.outcomes}
         done, total = len(table.outcomes), len(table.outcomes) + len(todo)
+        table.write()
         try:
             if executor is not None and todo:
                 _check_executor(executor, runs[0])
@@ -295,6 +300,25 @@ def arrays(folder: str | Path) -> dict[str, np.ndarray]:
             "remove what is damaged, and start the same sweep again"
         ) from None
     return values
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """End this process when its parent has ended, because nobody would take what it computes.
+
+    A killed sweep could otherwise be started again beside its own processes. Runs call this where
+    another process makes them; as the `initializer` of a pool, it also ends processes that wait for
+    their first run.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Outcome(NamedTuple):
@@ -359,9 +383,9 @@ class _Table:
 
     def words(self, each: Path) -> str:
         """Return what people see of a run that has ended."""
-        failed = self.count("failed")
+        failed, outcome = self.count("failed"), self.outcomes[each]
         entries = ", ".join(f"{name}={value}" for name, value in self._configurations[each].items())
-        said = f"{entries}: {self.outcomes[each].status} {self.outcomes[each].failure}".rstrip()
+        said = f"{entries}: {outcome.status} {textwrap.shorten(outcome.failure, 60)}".rstrip()
         return f"{said} ({failed} failed so far)" if failed else said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -397,10 +421,8 @@ def _cell(value: Any) -> Any:
 def _axis(name: str, values: Any) -> list[Any]:
     """Return the values of an axis as plain data, which differ and are one at least."""
     lone = isinstance(values, str | int | float | np.generic)
-    example = f"[{values!r}]" if lone else "[4, 8]"
-    axis = [
-        _plain(name, value) for value in checks.sequence(name, values, f"a list like {example}")
-    ]
+    example = f"a list such as {[values] if lone else [4, 8]}"
+    axis = [_plain(name, value) for value in checks.sequence(name, values, example)]
     if not axis or len({json.dumps(value, sort_keys=True) for value in axis}) < len(axis):
         raise InputError(f"{name} must be different values, one at least, got {values!r}")
     return axis
@@ -484,7 +506,7 @@ def _content(name: str, value: Any) -> tuple[Any, str]:
     """Return a file as an absolute path or arrays on the host, and a digest of the content."""
     if not isinstance(value, str | os.PathLike):
         checks.arrays(name, value)
-        if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(value)):
+        if any(jnp.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(value)):
             raise InputTypeError(f"{name} must not be random keys; give a seed in configurations")
         value = jax.tree.map(np.asarray, value)
         return value, _digest(value)
@@ -557,7 +579,9 @@ def _is_forked(function: Any, sweep: tuple[int, int]) -> bool:
     return os.getpid() != sweep[0] and isinstance(multiprocessing.current_process(), kind)
 
 
-def _outcomes(executor: Executor | None, todo: dict[Path, _Run]) -> Iterator[tuple[Path, _Outcome]]:
+def _outcomes(
+    executor: Executor | None, todo: dict[Path, _Run]
+) -> Generator[tuple[Path, _Outcome]]:
     """Make runs, and yield their outcomes as they end."""
     if executor is None:
         yield from ((each, _attempt(todo[each])) for each in todo)
@@ -581,7 +605,7 @@ def _outcomes(executor: Executor | None, todo: dict[Path, _Run]) -> Iterator[tup
 def _attempt(each: _Run) -> _Outcome:
     """Make a run in this process, unless the run is finished; a failure is an outcome, too."""
     if os.getpid() != each.sweep[0]:
-        _end_with_parent()
+        end_with_parent()
     try:
         kept = _kept(each)
         if kept is not None:  # A worker may die after a run, and before it has told of the run.
@@ -631,11 +655,20 @@ def _called(each: _Run) -> _Outcome:
         "results": files.finite(results),
         "not finite": infinite,  # JSON has no word for these numbers
         "arrays": _digest(values) if values else None,
-        "device": f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})",
+        "device": _device(),
         "seconds": seconds,
     }
     files.write(each.folder / "result.json", files.as_json(files.seal(record)))
     return _Outcome("finished", results, "")
+
+
+def _device() -> str | None:
+    """Return the kind of the device of this process, or None if JAX finds none."""
+    try:
+        device = jax.devices()[0]
+    except Exception:  # JAX raises an AssertionError for one platform, a RuntimeError for others.
+        return None
+    return f"{device.platform} ({device.device_kind})"
 
 
 def _read_only(value: Any) -> Any:
@@ -712,20 +745,3 @@ def _sentence(error: BaseException) -> str:
     """Return an error as one line: its type and its message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
-
-
-@functools.cache
-def _end_with_parent() -> None:
-    """End this process when its parent has ended: nobody would take what it computes.
-
-    A killed sweep could otherwise be started again beside its own processes.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -47,6 +47,8 @@ FIRST = [
     "statistics.fitted_order",
     "training.fit",
     "training.multilevel",
+    "sweeps.grid",
+    "sweeps.run",
     "inference.Candidate",
     "inference.tradeoff",
     "inference.error_split",

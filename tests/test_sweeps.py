@@ -1,6 +1,5 @@
 """Sweeps: the same table wherever runs are made, and nothing made twice."""
 
-import contextlib
 import csv
 import json
 import logging
@@ -15,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import dask.config
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,7 +23,7 @@ import pytest
 from distributed import Client, LocalCluster
 from flax import nnx
 from support.cli import ENVIRONMENT
-from support.sweeps import GRID, calls, counted, depth_error, mean, square
+from support.sweeps import GRID, calls, counted, depth_error, mean, square, warned
 
 import neuralflow as nf
 from neuralflow import statistics, sweeps
@@ -44,7 +44,7 @@ def processes(count=2):
 @pytest.fixture(scope="module")
 def cluster():
     """A Dask cluster of two workers, as processes of their own."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster) as client,
@@ -378,15 +378,9 @@ def test_threads_have_logs_of_their_own(tmp_path, capsys):
     assert "".join(capsys.readouterr()) == ""
 
 
-def test_a_log_holds_its_own_warnings_also_after_other_runs(tmp_path, monkeypatch):
-    def warned(number):
-        warnings.warn("beware", stacklevel=1)
-        return {}
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        monkeypatch.setattr(warnings, "showwarning", warnings._showwarning_orig)  # pyright: ignore
-        rows = run(warned, sweeps.grid(number=[1, 2]), tmp_path)
+def test_a_log_holds_its_own_warnings_also_after_other_runs(tmp_path):
+    with processes(1) as pool:
+        rows = run(warned, sweeps.grid(number=[1, 2]), tmp_path, executor=pool)
     for row in rows:
         assert "UserWarning: beware" in (tmp_path / row["run"] / "log.txt").read_text()
 
@@ -446,14 +440,12 @@ def test_the_table_is_there_while_the_sweep_runs(tmp_path):
     seen = []
 
     def look(number):
-        if (tmp_path / "table.csv").exists():
-            table = table_of(tmp_path)
-            seen.append([row["status"] for row in table])
+        seen.append([row["status"] for row in table_of(tmp_path)].count("finished"))
         time.sleep(0.2)  # much longer than writing the table takes
         return {}
 
     run(look, sweeps.grid(number=range(3)), tmp_path)
-    assert seen == [["finished", "missing", "missing"], ["finished", "finished", "missing"]]
+    assert seen == [0, 1, 2]
 
 
 def test_a_pool_that_forks_is_refused(tmp_path):
@@ -477,12 +469,18 @@ def test_a_function_that_cannot_be_sent_is_a_sentence(tmp_path, cluster):
     assert row["square"] == 4
 
 
-def test_a_cluster_that_goes_is_a_sentence(tmp_path):
-    configurations = sweeps.grid(number=range(3), place=[str(tmp_path)], stop=[0])
-    with contextlib.ExitStack() as stack:
-        options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
-        local = stack.enter_context(LocalCluster(**options, silence_logs=logging.CRITICAL))
-        client = stack.enter_context(Client(local))
+def test_a_run_that_kills_its_worker_fails_and_a_cluster_that_goes_is_a_sentence(tmp_path):
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(**options, silence_logs=logging.CRITICAL) as local,
+        Client(local) as client,
+    ):
+        deadly = sweeps.grid(number=[7], place=[str(tmp_path)], stop=[7], how=["dies"])
+        (row,) = run(counted, deadly, tmp_path / "out", executor=client.get_executor())
+        assert row["failure"].startswith("KilledWorker: ")
+        (row,) = run(counted, deadly, tmp_path / "out", executor=client.get_executor())
+        assert row["square"] == 49
 
         def close():
             until((tmp_path / "0.txt").exists)
@@ -490,6 +488,7 @@ def test_a_cluster_that_goes_is_a_sentence(tmp_path):
 
         closing = threading.Thread(target=close)
         closing.start()
+        waiting = sweeps.grid(number=range(3), place=[str(tmp_path)], stop=[0])
         with pytest.raises(SweepError, match="0 of 3 runs were finished"):
-            run(counted, configurations, tmp_path / "out", executor=client.get_executor())
+            run(counted, waiting, tmp_path / "out", executor=client.get_executor())
         closing.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -116,18 +117,37 @@ def _function(file: Path, words: str) -> Callable[..., Any]:
 def _executor(options: Sweep) -> Iterator[Executor | None]:
     """Yield where the runs are made, and close it."""
     if options.processes is not None:
-        import jax
-
-        keep: Any = jax.config
-        start = cache.switch_on if keep.jax_compilation_cache_dir else None
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(options.processes, context, start) as executor:
+        with _processes(options.processes) as executor:
             yield executor
     elif options.executor is not None:
         with _client(options.executor) as client:
             yield client.get_executor()
     else:
         yield None
+
+
+def _processes(count: int) -> Executor:
+    """Return a pool of processes that begin anew and do not hear Ctrl-C, but end with this one."""
+    import jax
+
+    # The system takes back what a pool leaves behind when Ctrl-C ends it. Python would warn of it.
+    sys.warnoptions.append("ignore:resource_tracker")
+    config: Any = jax.config
+    context = multiprocessing.get_context("spawn")
+    keeps = bool(config.jax_compilation_cache_dir)
+    executor = ProcessPoolExecutor(count, context, _begin, (keeps,))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which processes inherit
+    for _ in range(count):
+        executor.submit(_begin, keeps)  # A process is started where none is idle.
+    signal.signal(signal.SIGINT, before)
+    return executor
+
+
+def _begin(keeps: bool) -> None:
+    """Begin a process: it ends with its parent, and keeps what JAX compiles as its parent does."""
+    sweeps.end_with_parent()
+    if keeps:
+        cache.switch_on()
 
 
 def _client(address: str) -> Any:

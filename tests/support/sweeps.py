@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -56,3 +57,9 @@ def mean(points):
     """The mean of the numbers in a text file."""
     numbers = [float(line) for line in points.read_text().split()]
     return {"mean": sum(numbers) / len(numbers)}
+
+
+def warned(number):
+    """A warning that Python tells once."""
+    warnings.warn("beware", stacklevel=1)
+    return {}
