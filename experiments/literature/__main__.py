@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="their number; every row has its own default")
     run = parser.begin(arguments)
     options = run.options
+    if options.quick and options.paper:
+        parser.error("take --quick or --paper, not both")
+    if options.seeds is not None and options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     size: Size = "quick" if options.quick else "paper" if options.paper else "default"
     for name in [options.name] if options.name else NAMES:
         found = rows(name, size, options.seeds, options.out / name)

@@ -2,8 +2,8 @@
 
 The blocks have two layers, h_(l+1) = h_l + sqrt(D) / (L M) sum_m v_(l,m) tanh(<u_(l,m), h_l>).
 The u are drawn with variance 1 / D and the v with variance 1, each unit of every layer on its
-own. Embedding and readout are fixed. Full gradient descent with the rate 0.2 L M takes 20 steps
-on 16 samples. Data are the same for all seeds; a seed draws the weights.
+own. There is no embedding and no readout. Full gradient descent with the rate 0.2 L M takes 20
+steps on 16 samples. Data are the same for all seeds; a seed draws the weights.
 
 The limit, the mean ODE, is approximated by the mean of four networks of 64 layers and thousands
 of units, walked by midpoint steps. Its standard error stands in the row. The error is the root

@@ -14,9 +14,9 @@ Published statements: with alpha = 1 the base rates of Adam transfer over depth,
 alpha the blocks' rate has to fall as L^(alpha - 1) (CompleteP, arXiv 2505.01618; abstract read,
 the rule recalled); in blocks of one layer 1 / sqrt(L) is the unique optimal multiplier, with
 transfer where Adam's rate falls as 1 / sqrt(L), while deeper blocks have fundamental limits
-(depth-muP, arXiv 2310.02244; abstract read, the rule of the rate recalled). Both papers train
-transformers of text, and CompleteP also scales epsilon and weight decay. Blocks here have two
-layers and a width of 32.
+(depth-muP, arXiv 2310.02244; abstract read, the rule of the rate recalled). CompleteP trains
+transformers of text, and also scales epsilon and weight decay. Blocks here have two layers and a
+width of 32.
 
 The paper's size: transformers with up to 128 blocks, out of reach here; "paper" takes depths to
 128, more steps, and a width of 128.

@@ -17,11 +17,11 @@ The limit is the gradient of RK4 with fine steps that end at c. Errors are relat
 Euclidean norm of all entries. float64 throughout.
 
 Published statements: reversible schemes have the exact gradient of their steps (McCallum &
-Foster, arXiv 2410.11648; abstract read). A gradient of states recomputed backward is off by
-O(1/n) with Euler, and by at most O(1/n^2) with Heun where the field is smooth in depth (Sander,
-Ablin & Peyré, arXiv 2205.14612; abstract and a summary read). That the gradients of Euler and
-Heun converge at orders one and two where all is smooth is classical (Hager, Numer. Math. 87,
-2000; recalled).
+Foster, arXiv 2410.11648; as our notes have it). A gradient of states recomputed backward is off
+by O(1/n) with Euler, and by at most O(1/n^2) with Heun where the field is smooth in depth
+(Sander, Ablin & Peyré, arXiv 2205.14612; abstract and a summary read). That the gradients of
+Euler and Heun converge at orders one and two where all is smooth is classical (Hager, Numer.
+Math. 87, 2000; recalled).
 
 The paper's size: there is none, since the comparison is ours; "paper" goes on to 4096 steps.
 """
@@ -233,7 +233,7 @@ def report(rows: Sequence[dict[str, Any]]) -> tuple[list[Statement], Any]:
     def exact(name: str):
         _, errors = chosen(rows, f"own {name}", weights="jumping")
         what = f"largest difference of {name} from full memory, jumping weights"
-        source = "2410.11648, abstract, read" if name == "reversible" else "by construction"
+        source = "2410.11648, our notes" if name == "reversible" else "by construction"
         text = f"{name} steps have the exact gradient of their steps at any depth"
         return Statement(text, source, what, errors.max(axis=0), -np.inf, 1e-10, rests)
 

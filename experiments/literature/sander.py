@@ -20,7 +20,7 @@ without smoothness in depth; with linear residuals and a small loss at the start
 keeps the weights smooth, and the distance is O(1/N); the memory-free adjoint is off by O(1/N)
 with Euler if residuals are Lipschitz in x, and by O(1/N^2) with Heun if they are smooth in depth.
 
-The paper's size is recalled, not read: "paper" takes more seeds and iterations, and N up to 1024.
+The paper's size was not read: "paper" takes more seeds and iterations, and N up to 1024.
 """
 
 from __future__ import annotations
