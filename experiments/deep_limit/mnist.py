@@ -9,7 +9,8 @@ start from the same theta(t) and see the same batches.
 
 The results are the distance to the deepest network with its order, the test accuracy by depth, and
 the test loss by learning rate at two depths. The last one tells whether one learning rate serves
-all depths. Writes mnist.json and mnist.png.
+all depths. Writes mnist.json and mnist.png. The kept run took three minutes for all depths, before
+the search.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ from neuralflow.regularisers import depth_energy, sobolev
 from neuralflow.statistics import over_seeds
 
 WIDTH, BATCH, COARSE = 32, 128, 4
+TABLE = (
+    "by learning rate",
+    ("", "test accuracy", "distances, output", "orders, output", "orders, loss"),
+)
+"""The rows and the columns that the report shows."""
 
 
 def make(depth: int, case: Any) -> nnx.Module:

@@ -185,6 +185,9 @@ def _of_program(program: Module, results: list[Result]) -> list[Experiment]:
 
 def _of_nobody(result: Result, claimed: set[Path]) -> Experiment:
     """Return the experiment of a result that no program has made, with the pictures left over."""
-    pictures = [p for p in sorted(result.path.parent.glob("*.png")) if p not in claimed]
+    own = result.path.with_suffix(".png")
+    free = set(result.path.parent.glob("*.png")) - claimed
+    left_over = sorted(path for path in free if not path.with_suffix(".json").exists())
+    pictures = [own] if own.exists() else left_over
     question = result.data.get("title") or next(iter(result.commands), result.path.stem)
     return Experiment(question, "", "", [(result, pictures)])

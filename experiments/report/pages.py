@@ -23,7 +23,7 @@ INTRODUCTION = (
     "What every experiment asks, its command, its time, and what it measured. "
     "`python -m experiments.report --keep` writes this page from the results that are kept beside "
     "the programs, and no number in it is typed by hand. Intervals are written as "
-    "\"mean (low to high)\"; what a result does not record is not guessed. The tables show the first rows."
+    '"mean (low to high)"; what a result does not record is not guessed.'
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
@@ -89,9 +89,9 @@ def of_run(result: Result) -> dict[str, str]:
 
 
 def more(shown: Table, most: int, path: Path) -> str:
-    """Return the sentence on the rows that a page leaves out."""
+    """Return what to say of the rows that a page leaves out."""
     left = len(shown.rows) - most
-    return f"And {left} more row{'s' * (left > 1)} in {path.name}." if left > 0 else ""
+    return f"{left} more row{'s' * (left > 1)} in {path.name}" if left > 0 else ""
 
 
 def commands(each: Experiment, result: Result) -> str:
@@ -120,11 +120,11 @@ def markdown(experiments: Sequence[Experiment], folder: Path = ROOT) -> str:
     lines.append("|---|---|---|")
     for each, link in zip(experiments, links, strict=True):
         times = ", ".join(seconds(result) for result, _ in each.results) or "no result is kept"
-        lines.append(f"| [{_cell(heading(each.question))}](#{link}) | {_code(each)} | {times} |")
-    for each in experiments:
+        question = _cell(heading(each.question))
+        linked = f"[{question}](#{link})" if each.results else question
+        lines.append(f"| {linked} | {_code(each)} | {times} |")
+    for each in filter(lambda each: each.results, experiments):
         lines += ["", f"## {_plain(heading(each.question))}"]
-        if not each.results:
-            lines += ["", f"{_code(each)}. No result is kept."]
         for result, files in each.results:
             lines += _result_lines(each, result, files, folder)
     return "\n".join(lines) + "\n"
@@ -136,23 +136,23 @@ def _result_lines(
     def link(path: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
 
-    run = ". ".join(f"{name}: {text}" for name, text in of_run(result).items())
-    pages = [result.path, *(path for path in files if path.suffix != ".png")]
-    links = ", ".join(f"[{path.name}]({link(path)})" for path in pages)
-    yield from ("", f"{commands(each, result)}.", *_wrapped(f"{run}. {links}"))
-    if verdict := result.data.get("verdict"):
-        yield from ("", *_wrapped(_plain(verdict)))
     shown = table(result.data, each.table)
-    if single := beside(result, shown):
-        yield from ("", *_wrapped(_plain(single)))
+    links = ", ".join(
+        f"[{path.name}]({link(path)})"
+        for path in (result.path, *(path for path in files if path.suffix != ".png"))
+    )
+    told = [f"{name}: {text}" for name, text in of_run(result).items()]
+    told += [_plain(beside(result, shown)), _plain(result.data.get("verdict", "").rstrip("."))]
+    if shown is not None:
+        told.append(more(shown, ROWS, result.path))
+    yield f"\n{commands(each, result)}."
+    yield from _wrapped(". ".join(filter(None, (*told, links))))
     if shown is not None:
         yield from ("", _row(shown.head), "|" + "---|" * len(shown.head))
         yield from map(_row, shown.rows[:ROWS])
-        if left := more(shown, ROWS, result.path):
-            yield from ("", left)
-    for path in files:
-        if path.suffix == ".png":
-            yield from ("", f"![{path.stem}]({link(path)})")
+    pictures = [f"![{path.stem}]({link(path)})" for path in files if path.suffix == ".png"]
+    if pictures:
+        yield from ("", *pictures)
 
 
 def _row(texts: Sequence[str]) -> str:

@@ -16,8 +16,27 @@ ROWS, COLUMNS = 12, 8
 LONG, LONGEST = 60, 200
 """The letters from which a text is long, and from which the rest of it is left out."""
 RUN = frozenset(
-    "command commands options started seconds device platform devices cores versions pictures title"
-    " question verdict status process began dry written".split()
+    [
+        "command",
+        "commands",
+        "options",
+        "started",
+        "seconds",
+        "device",
+        "platform",
+        "devices",
+        "cores",
+        "versions",
+        "pictures",
+        "title",
+        "question",
+        "verdict",
+        "status",
+        "process",
+        "began",
+        "dry",
+        "written",
+    ]
 ) | {"versions of the peers"}
 """Entries that tell of the run and not of what was measured."""
 Record = Mapping[str, Any]
@@ -153,9 +172,9 @@ def _candidates(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         return
     if not isinstance(node, Mapping) or _is_cell(node):
         return
-    if len(node) > 1 and all(_estimate(v) or isinstance(v, list) for v in node.values()):
-        if all(map(_is_cell, node.values())):
-            yield path, _pairs(node)
+    many = [_is_cell(v) and (_estimate(v) or isinstance(v, list)) for v in node.values()]
+    if len(many) > 1 and all(many):
+        yield path, _pairs(node)
     alike = _alike(node)
     if alike:
         yield path, [{"": name, **_flat(record)} for name, record in alike.items()]
@@ -254,4 +273,8 @@ def _worth(table: Table) -> float:
     if table.head in ((), ("",)):
         return 0.0
     single = any(name in ("runs", "seeds", "draws") for name in table.path)
-    return (len(cells) + 2 * sum(" to " in text for text in cells)) * 0.75**len(table.path) * (0.2 if single else 1)
+    return (
+        (len(cells) + 2 * sum(" to " in text for text in cells))
+        * 0.75 ** len(table.path)
+        * (0.2 if single else 1)
+    )

@@ -43,7 +43,10 @@ def test_a_killed_program_leaves_its_result_and_no_process(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + 100
-            while not (children := psutil.Process(process.pid).children()):
+            # The process that asks for the device comes before the result.
+            children, written = [], tmp_path / "result.json"
+            while not (written.exists() and children):
+                children = psutil.Process(process.pid).children() if written.exists() else []
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.01)
         finally:
