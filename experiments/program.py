@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -106,9 +107,11 @@ class Parser(argparse.ArgumentParser):
         folder = getattr(options, "data_dir", None)
         if folder is not None and not folder.is_dir():
             self.error(f"--data-dir must be a folder of prepared TFDS sets, got {folder}")
-        run = Run(options, shlex.join([*self.prog.split(), *_without_paths(words, options)]), self)
+        command = shlex.join([*self.prog.split(), *_without_paths(words, options)])
+        run = Run(options, command, self.kept if options.keep else options.out)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=run.folder).close()
         except OSError as error:
             self.error(f"--out must be a folder that can be written ({error}); give another one")
         print(f"results go to {run.folder}", flush=True)
@@ -125,9 +128,8 @@ class Run:
         started: The time of the start in UTC, to the second.
     """
 
-    def __init__(self, options: argparse.Namespace, command: str, parser: Parser):
-        self.options, self.command = options, command
-        self.folder: Path = parser.kept if options.keep else options.out
+    def __init__(self, options: argparse.Namespace, command: str, folder: Path):
+        self.options, self.command, self.folder = options, command, folder
         self.started = now()
         self._began = time.perf_counter()
 
@@ -136,14 +138,9 @@ class Run:
         options = {
             name: value
             for name, value in vars(self.options).items()
-            if name not in ("out", "keep") and not isinstance(value, Path)
+            if name not in ("out", "keep", "data_dir") and not isinstance(value, Path)
         }
         return {"command": self.command, "options": options, "started": self.started}
-
-    @property
-    def seconds(self) -> float:
-        """The seconds since the start."""
-        return time.perf_counter() - self._began
 
     def write(
         self, name: str, results: Mapping[str, Any], pictures: Mapping[str, Any] | None = None
@@ -161,7 +158,11 @@ class Run:
                 self.folder / file,
                 lambda path, figure=figure: figure.savefig(path, format="png", dpi=150),
             )
-        known = {**self.about(), "seconds": round(self.seconds, 1), **machine()}
+        known = {
+            **self.about(),
+            "seconds": round(time.perf_counter() - self._began, 1),
+            **machine(),
+        }
         known |= {"pictures": list(pictures)} if pictures else {}
         if both := known.keys() & results.keys():
             raise ValueError(f"results must have names of their own, got {sorted(both)}")

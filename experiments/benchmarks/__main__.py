@@ -130,6 +130,7 @@ def described(run: Run, held: dict[str, Any]) -> dict[str, Any]:
     command = run.command.replace(peers, "PYTHON")
     return {
         "command": command,
+        "options": {**run.about()["options"], "peers": "PYTHON"},
         "commands": [*held.get("commands", []), command],
         **machine_elsewhere(),
         "versions of the peers": asked,

@@ -90,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 1})
     parser.add_argument("--rounds", type=int, default=7, help="interleaved runs of either")
     run = parser.begin(arguments)
-    cases, rows = ((20, "resnet", 2, 0.5),) if run.options.quick else CASES, []
+    small: tuple[int, Model, int, float] = (20, "resnet", 2, 0.5)
+    cases, rows = (small,) if run.options.quick else CASES, []
     with progress(len(cases)) as done:
         for case in cases:
             rows.append(compare(*case, run.options.rounds))

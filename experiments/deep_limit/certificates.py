@@ -5,7 +5,7 @@
 FOLDER holds MNIST as TFDS writes it. The first network is an ordinary ResNet, x + f_k(x), whose
 layers are drawn independently. The second is the same with its branches scaled by 1/n. The third
 and the fourth have equal layers at the start and branches scaled by 1/n, without and with a penalty
-in depth. Writes certificates.json and certificates.png.
+in depth. Writes certificates.json and certificates.png. The kept run took under a minute.
 """
 
 from __future__ import annotations

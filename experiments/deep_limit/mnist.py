@@ -9,7 +9,8 @@ start from the same theta(t) and see the same batches.
 
 The results are the distance to the deepest network with its order, the test accuracy by depth, and
 the test loss by learning rate at two depths. The last one tells whether one learning rate serves
-all depths. Writes mnist.json and mnist.png.
+all depths. Writes mnist.json and mnist.png. The kept run took three minutes for all depths, before
+the search.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The problem is nonlinear, with S = 10 standard normal points in d = 2 dimensions
 x1 x2 + x1 / 2 > 0. It has tanh layers, a sigmoid readout and the squared loss. The orders are
 measured between the last two depths. Their intervals over the draws are Student's. Several draws
 have two basins. The study then follows one branch, and the table says how many basins were met.
-Writes plane.json.
+Writes plane.json. The kept run took under two minutes.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ a stretch of steps each, so that both see the same machine. The negative log-lik
 points come from a tighter solve.
 
 Training is short, for the comparison. `experiments.densities.draw` fits the plane longer, and
-draws. Writes results.json.
+draws. Writes results.json. The kept fits took four minutes.
 """
 
 from __future__ import annotations

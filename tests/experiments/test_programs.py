@@ -17,6 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from support.data import TFDS
 from support.signals import restored_signals
 
+from experiments.accelerator.plan import STAGES
+from experiments.depth_resource import levels
+
 ROOT = Path(__file__).parents[2]
 PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
@@ -105,7 +108,14 @@ def measured_on_every_stage(result, printed):
     assert minimum["gradient"] < 1e-8 and 0 < minimum["error in float32"] < 1e-4
 
 
-CHECKS = {"accelerator.__main__": measured_on_every_stage}
+def ended_in_the_same_bits(result, printed):
+    assert result["kills"]["fit"]["kills"] == 1 and result["kills"]["fit"]["equal"]
+
+
+CHECKS = {
+    "accelerator.__main__": measured_on_every_stage,
+    "resume.kill": ended_in_the_same_bits,
+}
 """What a quick run of some programs shows beyond the common entries, from JSON and screen."""
 
 
@@ -147,6 +157,39 @@ def test_help_tells_the_command_the_common_options_and_what_is_written(name):
     assert said.count(f"python -m {module(name)}") >= 2
     assert {"--out", "--keep", "--quick"} <= set(re.findall(r"--[a-z-]+", said))
     assert "rites" in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--seeds", "0"], "--seeds: must be a whole number of at least 1, got 0"),
+        (["--quick", "--keep"], "--keep keeps the results of whole runs; leave --quick or"),
+        (["--out", "file"], "--out must be a folder that can be written .*; give another one"),
+        (["--data-dir", "none"], "--data-dir must be a folder of prepared TFDS sets, got none"),
+    ],
+)
+def test_unfit_options_are_refused_before_anything_is_computed(own, capsys, wrong, words):
+    (own / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        levels.main(wrong)
+    assert re.search(words, " ".join(capsys.readouterr().err.split()))
+
+
+def test_the_command_is_told_without_paths_and_results_go_to_the_name(own):
+    run = levels.parser().begin(["--data-dir", str(own), "--out=some/where"])
+    assert run.command == f"python -m {levels.__name__} --data-dir FOLDER --out=FOLDER"
+    assert not {"out", "keep", "data_dir"} & run.about()["options"].keys()
+    assert levels.parser().begin([]).folder == Path("results/depth_resource-levels")
+
+
+def test_options_that_are_given_win_over_those_of_a_quick_run(own):
+    options = levels.parser().begin(["--quick", "--epochs", "8"]).options
+    assert (options.epochs, options.seeds, options.data) == (8, 1, "swirl")
+
+
+def test_results_cannot_take_the_names_of_what_is_known_of_a_run(own):
+    with pytest.raises(ValueError, match=r"names of their own, got \['options', 'seconds'\]"):
+        levels.parser().begin([]).write("result", {"options": 1, "seconds": 2, "rows": []})
 
 
 def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):

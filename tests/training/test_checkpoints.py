@@ -235,10 +235,3 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(CheckpointError, match="cannot hold checkpoints"):
         fit(linear(), folder=tmp_path / "run")
-
-
-def test_killed_it_ends_in_the_same_bits():
-    from experiments.resume.kill import TARGETS, kill
-
-    outcome = kill(TARGETS["fit"], 1)
-    assert outcome.equal and outcome.kills == 1
