@@ -28,10 +28,11 @@ seconds of a run stand in its `result.json`.
 
 **What is repeated.** A run is known by the name of its function, its configuration and the content
 of its data. A sweep that is started again, in whatever way it ended, makes only the runs that are
-not finished. The code of the function does not count: give another folder when the code changes. A
-run that was interrupted can go on where it was: `folder()` is the folder of the run for
-checkpoints, such as `nf.training.fit(..., folder=nf.sweeps.folder(), resume=True)`. Sweeps of other
-configurations into the same folder add their runs, and the table is that of the last sweep.
+not finished. The code of the function, and what the function takes from elsewhere than its
+arguments, do not count: give another folder when they change. A run that was interrupted can go on
+where it was: `folder()` is the folder of the run for checkpoints, such as
+`nf.training.fit(..., folder=nf.sweeps.folder(), resume=True)`. Sweeps of other configurations into
+the same folder add their runs, and the table is that of the last sweep.
 
 **On one big machine**, in processes of Python that begin anew, because the threads of JAX do not
 survive a fork:
@@ -119,6 +120,7 @@ import multiprocessing
 import multiprocessing.context
 import os
 import platform
+import sys
 import textwrap
 import threading
 import time
@@ -294,7 +296,15 @@ def arrays(folder: str | Path) -> dict[str, np.ndarray]:
             values = {name: held[name] for name in held.files}
         if _digest(values) != record["arrays"]:
             raise ValueError("the arrays do not match their digest")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise SweepError(
             f"folder must be that of a finished run, got {folder} ({_sentence(error)}); "
             "remove what is damaged, and start the same sweep again"
@@ -468,7 +478,7 @@ def _runs(function: Any, configurations: Any, folder: Path, data: Any) -> list[_
         configuration = _configuration(given, shared)
         _check_call(function, {**configuration, **values})
         identity = {
-            "function": f"{function.__module__}:{named}",
+            "function": f"{_module(function)}:{named}",
             "configuration": configuration,
             "data": {name: mark for name, (_, mark) in shared.items()},
         }
@@ -477,6 +487,16 @@ def _runs(function: Any, configurations: Any, folder: Path, data: Any) -> list[_
     if not runs:
         raise InputError("configurations must be one at least, got none; give grid(depth=[4, 8])")
     return runs
+
+
+def _module(function: Any) -> str:
+    """Return the name under which other programs import the module of a function."""
+    main = sys.modules["__main__"]
+    if function.__module__ != "__main__":
+        return function.__module__
+    if main.__spec__ is not None:
+        return main.__spec__.name
+    return Path(getattr(main, "__file__", "__main__")).stem
 
 
 def _configuration(given: Any, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def test_importing_loads_the_core_only():
         "scipy.optimize",
         "scipy.stats",
         "orbax.checkpoint",
+        "distributed",
     )
     assert not [name for name in heavy if name in loaded]
     ours = {room(name) for name in loaded if name.startswith("neuralflow.")}

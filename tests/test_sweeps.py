@@ -11,8 +11,10 @@ import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import dask.config
 import jax.numpy as jnp
@@ -434,6 +436,24 @@ def test_a_folder_tells_what_it_holds(tmp_path):
     assert record["function"] == "support.sweeps:square"
     assert record["configuration"] == {"number": 2}
     assert record["versions"]["neuralflow-jax"] == nf.__version__
+
+
+def test_a_script_is_known_by_the_name_by_which_others_import_it(tmp_path, monkeypatch):
+    def local():
+        return {}
+
+    monkeypatch.setattr(local, "__module__", "__main__")
+    for attributes, name in (
+        ({"__spec__": None, "__file__": "folder/study.py"}, "study"),
+        ({"__spec__": ModuleSpec("package.study", None)}, "package.study"),
+        ({"__spec__": None}, "__main__"),
+    ):
+        main = ModuleType("__main__")
+        vars(main).update(attributes)
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        (row,) = run(local, [{}], tmp_path)
+        record = json.loads((tmp_path / row["run"] / "configuration.json").read_text())
+        assert record["function"].split(":")[0] == name
 
 
 def test_the_table_is_there_while_the_sweep_runs(tmp_path):

@@ -14,6 +14,7 @@ adaptive = nf.Adaptive(nf.Tsit5(), 1e-6, 1e-6, gradient="direct")
 mask = nf.depth.decayed
 report = nf.labs.diffeo.report
 energy = nf.regularisers.depth_energy
+configurations = nf.sweeps.grid(depth=range(3), scheme=["euler"])
 """
 WRONG = {
     "a scheme's class": "nf.FixedGrid(nf.Euler, steps=4)",

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.literature.statements import Size, sentence, table
-from experiments.program import Parser
+from experiments.program import Parser, cores
 from neuralflow import sweeps
 from neuralflow.console import screen
 
@@ -92,4 +93,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", cores())  # The seeds of marion are shared out.
     main()

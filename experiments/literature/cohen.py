@@ -203,6 +203,7 @@ def report(rows: Sequence[dict[str, Any]]) -> tuple[list[Statement], Any]:
 
 def _picture(rows: Sequence[dict[str, Any]]) -> Any:
     figure, axes = plots.figure(2, 3, width=12, height=7)
+    layers = sorted({row["depth"] for row in rows})
     names = {
         "largest": "max|A|",
         "delta": "delta",
@@ -217,12 +218,12 @@ def _picture(rows: Sequence[dict[str, Any]]) -> Any:
                 style = {"color": plots.COLOURS[k], "marker": plots.MARKS[k]}
                 axis.loglog(depths, shown, markersize=4, label=label, **style)
             found = exponents(rows, activation=activation, start=start)
-            means = {name: np.mean(values) for name, values in found.items()}
+            means = {name: float(np.mean(values)) for name, values in found.items()}
             numbers = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
             axis.set_title(
                 f"{activation}, {start} start: {regime(means['increment'])}\n{numbers}", fontsize=9
             )
             axis.set_xlabel("layers L")
-            ticks(axis, depths)
+            ticks(axis, layers)
     plots.legend_below(figure, axes[0, 0], 4)
     return figure

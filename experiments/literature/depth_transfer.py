@@ -103,7 +103,8 @@ def _one(rate: Array, seed: Array, multiplier: Array, depth: int, width: int, st
     def step(i: Array, carry: Any) -> Any:
         w, memory = carry
         x, y = samples(jax.random.fold_in(keys[1], i), BATCH)
-        moves, memory = rule.update(jax.grad(loss)(w, x, y), memory)
+        updates: Any = rule.update(jax.grad(loss)(w, x, y), memory)
+        moves, memory = updates
         left = 1 - i / steps  # rates fall to zero in a line
         return {name: w[name] - left * rates[name] * moves[name] for name in w}, memory
 

@@ -281,6 +281,7 @@ def report(rows: Sequence[dict[str, Any]]) -> tuple[list[Statement], Any]:
 
 def _picture(rows: Sequence[dict[str, Any]]) -> Any:
     figure, axes = plots.figure(2, 3, width=11, height=6.6)
+    steps = sorted({row["depth"] for row in rows})
     for column, weights in enumerate(KINDS):
         for row, (prefix, title) in enumerate(
             (("", "against the ODE"), ("own ", "against its own steps"))
@@ -301,7 +302,7 @@ def _picture(rows: Sequence[dict[str, Any]]) -> Any:
                     label=name,
                 )
             axis.set(title=f"{weights} weights, {title}", xlabel="steps n")
-            ticks(axis, depths)
+            ticks(axis, steps)
             axis.title.set_fontsize(9)
         axes[0, column].set_ylim(1e-8, 3)
     axes[0, 0].set_ylabel("relative error")

@@ -266,6 +266,7 @@ def report(rows: Sequence[dict[str, Any]]) -> tuple[list[Statement], Any]:
 
 def _picture(rows: Sequence[dict[str, Any]]) -> Any:
     figure, axes = plots.figure(2, 3, width=11, height=6.4)
+    layers = sorted({row["depth"] for row in rows})
     columns = {
         "error": "states: ResNet against its ODE",
         "euler adjoint": "gradient: memory-free adjoint, Euler",
@@ -283,7 +284,7 @@ def _picture(rows: Sequence[dict[str, Any]]) -> Any:
                 )
             axis.set_title(f"{kind}; {title}", fontsize=9)
             axis.set_xlabel("layers N")
-            ticks(axis, depths)
+            ticks(axis, layers)
         axes[i, 0].set_ylabel("error (spread over seeds)")
     plots.legend_below(figure, axes[0, 0], 3)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import signal
 import sys
@@ -159,6 +160,8 @@ def _client(address: str) -> Any:
             "--executor needs dask.distributed; install the extra: "
             "pip install 'neuralflow-jax[sweeps]'"
         ) from None
+    # What the client logs of a scheduler that is gone is told in one sentence.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         return Client(address)
     except (OSError, ValueError) as error:

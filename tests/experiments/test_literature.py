@@ -89,8 +89,8 @@ def test_midpoint_steps_of_the_mean_ode_are_of_order_two():
     x = jax.random.normal(jax.random.key(1), (3, 8))
 
     def walked(depth, midpoint):
-        tied = tuple(jnp.broadcast_to(a, (depth, *a.shape)) for a in (u, v))
-        return chizat.network(tied, x, midpoint)
+        tied = (jnp.broadcast_to(a, (depth, *a.shape)) for a in (u, v))
+        return chizat.network((next(tied), next(tied)), x, midpoint)
 
     exact = walked(2048, True)
     for midpoint, order in ((False, 1), (True, 2)):
@@ -100,10 +100,11 @@ def test_midpoint_steps_of_the_mean_ode_are_of_order_two():
 
 def test_the_best_rate_is_the_vertex_of_a_parabola():
     powers = np.arange(-10, 0)
-    assert np.isclose(depth_transfer.best(powers, np.exp((powers + 4.3) ** 2)), -4.3)
-    assert depth_transfer.best(powers, np.exp(1.0 * powers)) == -10  # at the end of the rates
+    rates = powers.tolist()
+    assert np.isclose(depth_transfer.best(rates, np.exp((powers + 4.3) ** 2)), -4.3)
+    assert depth_transfer.best(rates, np.exp(1.0 * powers)) == -10  # at the end of the rates
     blown = np.where(powers > -5, np.inf, np.exp(-1.0 * powers))
-    assert depth_transfer.best(powers, blown) == -5
+    assert depth_transfer.best(rates, blown) == -5
 
 
 def test_slopes_and_prices_of_rates_that_fall_as_the_depth():
