@@ -125,7 +125,8 @@ def markdown(experiments: Sequence[Experiment], folder: Path = ROOT) -> str:
         lines.append(f"| {linked} | {_code(each)} | {times} |")
     for each in filter(lambda each: each.results, experiments):
         lines += ["", f"## {_plain(heading(each.question))}"]
-        for result, files in each.results:
+        for later, (result, files) in enumerate(each.results):
+            lines += [""] * bool(later)
             lines += _result_lines(each, result, files, folder)
     return "\n".join(lines) + "\n"
 
@@ -141,11 +142,11 @@ def _result_lines(
         f"[{path.name}]({link(path)})"
         for path in (result.path, *(path for path in files if path.suffix != ".png"))
     )
-    told = [f"{name}: {text}" for name, text in of_run(result).items()]
-    told += [_plain(beside(result, shown)), _plain(result.data.get("verdict", "").rstrip("."))]
+    run = ". ".join(f"{name}: {text}" for name, text in of_run(result).items())
+    told = [_plain(beside(result, shown)), _plain(result.data.get("verdict", "").rstrip("."))]
     if shown is not None:
         told.append(more(shown, ROWS, result.path))
-    yield f"\n{commands(each, result)}."
+    yield from (f"{commands(each, result)}.", f"{run}.")
     yield from _wrapped(". ".join(filter(None, (*told, links))))
     if shown is not None:
         yield from ("", _row(shown.head), "|" + "---|" * len(shown.head))
