@@ -15,7 +15,7 @@ from experiments.report.kept import Experiment, Result
 from experiments.report.tables import Table, facts, number, table
 
 NOT = "not recorded"
-ROWS, MOST = 4, 12
+ROWS, MOST = 3, 12
 """The rows of a table in Markdown, and in HTML."""
 WIDTH = 100
 TITLE = "Experiments"
@@ -88,10 +88,10 @@ def of_run(result: Result) -> dict[str, str]:
     }
 
 
-def more(shown: Table, most: int, path: Path) -> str:
+def more(shown: Table, most: int) -> str:
     """Return what to say of the rows that a page leaves out."""
     left = len(shown.rows) - most
-    return f"{left} more row{'s' * (left > 1)} in {path.name}" if left > 0 else ""
+    return f"{left} more row{'s' * (left > 1)}" if left > 0 else ""
 
 
 def commands(each: Experiment, result: Result) -> str:
@@ -144,10 +144,9 @@ def _result_lines(
     )
     run = ". ".join(f"{name}: {text}" for name, text in of_run(result).items())
     told = [_plain(beside(result, shown)), _plain(result.data.get("verdict", "").rstrip("."))]
-    if shown is not None:
-        told.append(more(shown, ROWS, result.path))
-    yield from (f"{commands(each, result)}.", f"{run}.")
-    yield from _wrapped(". ".join(filter(None, (*told, links))))
+    left = f" ({more(shown, ROWS)})" if shown and len(shown.rows) > ROWS else ""
+    yield from (f"{commands(each, result)}.", f"{run}. {links}{left}")
+    yield from _wrapped(". ".join(filter(None, told)))
     if shown is not None:
         yield from ("", _row(shown.head), "|" + "---|" * len(shown.head))
         yield from map(_row, shown.rows[:ROWS])
@@ -232,7 +231,7 @@ def _result_parts(each: Experiment, result: Result, files: Sequence[Path]) -> It
         yield "<tr>" + "".join(f"<th>{escape(text)}</th>" for text in shown.head) + "</tr>"
         for row in shown.rows[:MOST]:
             yield "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>"
-        yield f"</table></div><p>{escape(more(shown, MOST, result.path))}</p>"
+        yield f"</table></div><p>{escape(more(shown, MOST))}</p>"
     for path in files:
         if path.suffix == ".png":
             content = base64.b64encode(path.read_bytes()).decode()
