@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from neuralflow.labs.deep_limit import Scaling
+from neuralflow.statistics import over_seeds
 
 ROOT = Path(__file__).parents[1]
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -28,13 +29,13 @@ def saved(summary):
 
 
 def trained():
-    protocols = record("deep_limit/trained.json")["protocols"]
-    gelu, relu = (protocols[f"{name}, equal layers"]["exponents"] for name in ("GELU", "ReLU"))
+    runs = {run["protocol"]: run for run in record("literature/marion.json")["runs"]}
+    gelu, relu = (runs[f"{name}, equal layers"] for name in ("GELU", "ReLU"))
 
-    def orders(exponents):
-        return span([p["mean"] for name, p in exponents.items() if name.startswith("gaps")], 2)
+    def orders(run):
+        return span([np.mean(p) for name, p in run.items() if name.startswith("gaps")], 2)
 
-    increment = relu["increment W"]
+    increment = over_seeds(relu["increment W"])
     return (
         f"at orders of {orders(gelu)} with GELU and {orders(relu)} with ReLU",
         f"L^-{increment['mean']:.2f} ({span(increment['interval'], 2)})",
@@ -159,9 +160,9 @@ def training_noise():
 
 
 def initial():
-    result = record("stochastic/initial.json")["result"]
-    boundary = dict(zip(result["hursts"], result["boundary"], strict=True))
-    return (f"β = {boundary[0.5]:.2f} for weights drawn", f"at {boundary[1.0]:.2f} for tied ones")
+    statements = record("literature/hurst.json")["statements"]
+    boundary = {s["measured"].removeprefix("boundary beta at H = "): s["mean"] for s in statements}
+    return (f"β = {boundary['0.5']:.2f} for weights drawn", f"at {boundary['1']:.2f} for tied ones")
 
 
 def ladders():
@@ -301,12 +302,20 @@ def test_two_optima_of_the_plane_agree_and_digits_have_one():
         assert all(draw["optima_apart"] is None for draw in kind["draws"].values())
 
 
-@pytest.mark.parametrize("name", record("deep_limit/trained.json")["protocols"])
-def test_the_verdict_is_that_of_the_exponents(name):
-    protocol = record("deep_limit/trained.json")["protocols"][name]
+@pytest.mark.parametrize("number", range(3))
+def test_the_verdict_is_that_of_the_exponents(number):
+    run = record("literature/marion.json")["runs"][number]
     increment = {
-        key.removeprefix("increment "): np.asarray([p["mean"]])
-        for key, p in protocol["exponents"].items()
+        key.removeprefix("increment "): np.asarray(p)
+        for key, p in run.items()
         if key.startswith("increment ")
     }
-    assert protocol["verdict"] == Scaling({}, {}, increment, {}).verdict()
+    assert run["verdict"] == Scaling({}, {}, increment, {}).verdict()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments/literature").glob("*.json")), ids=str)
+def test_every_row_of_the_literature_has_its_statements_and_its_time(path):
+    held = json.loads(path.read_text())
+    assert held["statements"] and held["seconds of runs"] > 0
+    page = (ROOT / "experiments/README.md").read_text()
+    assert f"`python -m experiments.literature {path.stem}" in page

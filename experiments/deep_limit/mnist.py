@@ -36,6 +36,11 @@ from neuralflow.regularisers import depth_energy, sobolev
 from neuralflow.statistics import over_seeds
 
 WIDTH, BATCH, COARSE = 32, 128, 4
+TABLE = (
+    "by learning rate",
+    ("", "test accuracy", "distances, output", "orders, output", "orders, loss"),
+)
+"""The rows and the columns that the report shows."""
 
 
 def make(depth: int, case: Any) -> nnx.Module:

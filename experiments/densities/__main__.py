@@ -34,6 +34,17 @@ from neuralflow.console import progress, screen
 from neuralflow.transport import NormalisingFlow
 
 HIDDEN, BATCH, TOLERANCE, STRETCH = 32, 256, 1e-5, 50
+TABLE = (
+    "results",
+    (
+        "set",
+        "neuralflow, negative log-likelihood",
+        "plain diffrax, negative log-likelihood",
+        "torchdyn, negative log-likelihood",
+        "plain diffrax over neuralflow",
+    ),
+)
+"""The rows and the columns that the report shows."""
 Rates = Callable[[int], float]
 
 

@@ -41,6 +41,8 @@ from neuralflow.console import progress
 
 PROGRAM = "import sys, neuralflow.cli as c; print('main', flush=True); c.main(sys.argv[1:])"
 TIMING = ("seconds", "samples_per_second")
+TABLE = ("kills", ("", "kills", "writing", "equal"))
+"""The rows and the columns that the report shows."""
 
 
 @dataclass(frozen=True)

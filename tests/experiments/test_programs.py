@@ -19,27 +19,10 @@ from support.signals import restored_signals
 
 from experiments.accelerator.plan import STAGES
 from experiments.depth_resource import levels
+from experiments.report.kept import programs
 
 ROOT = Path(__file__).parents[2]
-PARTS = {
-    "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
-    "benchmarks.host": "the process that runs the routes of a benchmark",
-    "resume.train": "the training that `resume.kill` kills",
-    "versions": "what another Python says of its packages",
-    "stages.worker": "the process of a stage",
-}
-"""Modules that run as processes of programs, and why nobody calls them by hand."""
 COMMON = {"command", "options", "started", "seconds", "device", "platform", "devices", "cores"}
-MAIN = 'if __name__ == "__main__":'
-
-
-def programs():
-    """Yield the name of every program below `experiments`."""
-    for path in sorted((ROOT / "experiments").rglob("*.py")):
-        parts = path.relative_to(ROOT / "experiments").with_suffix("").parts
-        name = ".".join(parts)
-        if MAIN in path.read_text() and name not in PARTS:
-            yield name
 
 
 def usage(name):

@@ -1,0 +1,1 @@
+"""Statements of the literature, each measured here by one command."""

@@ -1,0 +1,1 @@
+"""What all experiments asked and measured, from the results that are kept beside them."""
