@@ -95,6 +95,7 @@ def peers():
         f"and {adaptive('gradient', *packages, digits=3)} of the packages of PyTorch",
         f"takes {spiral('time')} of plain diffrax's time once it is compiled",
         f"and {spiral('first call')} with the compilation",
+        f"takes {beside('marion', 'descend', 'PyTorch, 1', 'PyTorch, 2')} of eager PyTorch's time",
     )
 
 
