@@ -44,10 +44,10 @@ survive a fork:
         with ProcessPoolExecutor(16, get_context("spawn")) as executor:
             nf.sweeps.run(error, configurations, out="results/study", executor=executor)
 
-or, with the file below, `neuralflow sweep study.toml --processes 16`. XLA starts as many threads as
-the process may use cores, in every process: `PJRT_NPROC=1` in the environment makes it one, and
-`OMP_NUM_THREADS=1` does the same for NumPy. On a machine with several GPUs, every process takes one
-of them before it computes:
+or, with the file below, `neuralflow sweep study.toml --processes 16`. In every process, each
+pool of XLA has as many threads as the process may use cores: `PJRT_NPROC=1` in the environment
+makes it one thread a pool, and `OMP_NUM_THREADS=1` does the same for NumPy. On a machine with
+several GPUs, every process takes one of them before it computes:
 
     def take_one(numbers):
         os.environ["CUDA_VISIBLE_DEVICES"] = str(numbers.get())
@@ -134,7 +134,7 @@ from contextlib import closing, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -646,8 +646,7 @@ def _called(each: _Run) -> _Outcome:
     """Call the function, and write what it gets and what it returns."""
     record = {
         **each.identity,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
         "paths": {name: str(path) for name, path in each.data.items() if isinstance(path, Path)},
         "host": platform.node(),
         "process": os.getpid(),
@@ -680,6 +679,16 @@ def _called(each: _Run) -> _Outcome:
     }
     files.write(each.folder / "result.json", files.as_json(files.seal(record)))
     return _Outcome("finished", results, "")
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that runs use."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # such as a neuralflow that was never installed
+            found[name] = version(name)
+    return found
 
 
 def _device() -> str | None:

@@ -223,13 +223,13 @@ def train(
         )
     (count,) = lengths.pop()
 
-    def start(case: Any, depth: int) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    def start(case: Any, depth: int) -> Any:
         model = make(depth, case)
         checks.instance("what make(depth, case) returns", model, nnx.Module, "an nnx.Module")
         return nnx.split(model, nnx.Param, ...)
 
     def one(
-        case: Any, begun: tuple[nnx.GraphDef, nnx.State, nnx.State], arrays: PyTree, depth: int
+        case: Any, begun: Any, arrays: PyTree, depth: int
     ) -> tuple[dict[str, Array], Array, Array]:
         graphdef, params, rest = begun
         model = nnx.merge(*begun)
