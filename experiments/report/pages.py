@@ -15,7 +15,7 @@ from experiments.report.kept import Experiment, Result
 from experiments.report.tables import Table, facts, number, table
 
 NOT = "not recorded"
-ROWS, MOST = 3, 12
+ROWS, MOST = 8, 12
 """The rows of a table in Markdown, and in HTML."""
 WIDTH = 100
 TITLE = "Experiments"
