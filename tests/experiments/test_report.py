@@ -125,7 +125,7 @@ def test_a_planted_result_is_found_with_its_program(tmp_path: Path):
     page = markdown(found, tmp_path)
     assert "Command: not recorded; now `python -m experiments.one`" in page
     assert (
-        "Time: 2.5 seconds. Machine: not recorded. Versions: not recorded. [one.json](one.json) (37"
+        "Time: 2.5 seconds. Machine: not recorded. Versions: not recorded. [one.json](one.json) (32"
         in page
     )
     assert "| n | y |" in page and "| 2 | 4 |" in page and "| 3 | 9 |" not in page
