@@ -128,4 +128,4 @@ def test_a_planted_result_is_found_with_its_program(tmp_path: Path):
         "Time: 2.5 seconds. Machine: not recorded. Versions: not recorded. [one.json](one.json) (32"
         in page
     )
-    assert "| n | y |" in page and "| 2 | 4 |" in page and "| 3 | 9 |" not in page
+    assert "| n | y |" in page and "| 7 | 49 |" in page and "| 8 | 64 |" not in page
