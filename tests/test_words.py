@@ -91,11 +91,13 @@ def peers():
         f"{grid('full', 'PyTorch, 1', 'PyTorch, 2')} of eager PyTorch's",
         f"{adaptive('forward', 'diffrax')} of plain diffrax forward",
         f"{adaptive('gradient', 'diffrax')} with the gradient",
-        f"{adaptive('gradient', 'diffrax', what='first call')} of the first call",
+        f"{adaptive('gradient', 'diffrax', what='first call')} of its first call",
         f"and {adaptive('gradient', *packages, digits=3)} of the packages of PyTorch",
         f"takes {spiral('time')} of plain diffrax's time once it is compiled",
         f"and {spiral('first call')} with the compilation",
         f"takes {beside('marion', 'descend', 'PyTorch, 1', 'PyTorch, 2')} of eager PyTorch's time",
+        f"and {beside('marion', 'descend', 'PyTorch, seeds')} with all",
+        f"than vmapped diffrax ({beside('flow', 'per sample', 'diffrax', digits=1)})",
     )
 
 

@@ -133,7 +133,7 @@ def described(run: Run, held: dict[str, Any]) -> dict[str, Any]:
         "options": {**run.about()["options"], "peers": "PYTHON"},
         "commands": [*held.get("commands", []), command],
         **machine_elsewhere(),
-        "versions of the peers": asked,
+        "versions of the peers": {**held.get("versions of the peers", {}), **asked},
     }
 
 

@@ -86,6 +86,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         "are compared before the clock starts, relative to their largest entry. *Memory* is the "
         "ratio of the temporary memory of compiled programs.",
         "",
+        f"A loss is a median above {LOSS:g} whose lower quartile is above 1. Rows nearer to 1 "
+        "stand in the tables of the workloads.",
+        "",
         f"![How many times as fast as others]({PICTURE})",
         "",
         "## Where neuralflow is slower",
@@ -95,7 +98,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("time", "first call"):
         yield from table([row for row in lost if HEADS[kind] in row])
     if not lost:
-        yield "Nowhere in this run."
+        yield "Nowhere in this run." if any(pairs(result)) else "Nothing was compared."
         yield ""
     best = peak(result)
     for name, stage in ordered(result):

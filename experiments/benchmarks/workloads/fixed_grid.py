@@ -146,14 +146,14 @@ WORKLOAD = Workload(
     same=dict.fromkeys(("output", "x", "in", "in bias", "out", "out bias"), 2e-4),
     causes={
         "scan by hand": "two_level computes the steps twice, and a chunk of four steps is not a "
-        "loop; full runs as many operations as the scan",
+        "loop; full has the loop of the scan, and more operations around it",
         "nested scans by hand": "four steps that are not a loop share nothing between them",
     },
     first_causes={
         **dict.fromkeys(
             ("scan by hand", "checkpointed scan by hand", "nested scans by hand"),
-            "13 ms more of tracing (26 in a gradient), and in a gradient a third more operations; "
-            "two_level compiles the four steps of a chunk",
+            "tracing takes 13 ms more (25 in a gradient); a gradient has a third more operations, "
+            "and compiles 50 ms longer; two_level compiles the four steps of each chunk",
         ),
         **{
             f"PyTorch, compiled, {threads}": "tracing and compilation take 0.1 to 0.3 s"
