@@ -145,7 +145,7 @@ WORKLOAD = Workload(
     ),
     same=dict.fromkeys(("output", "x", "in", "in bias", "out", "out bias"), 2e-4),
     causes={
-        "scan by hand": "two_level computes the steps twice, and a chunk of four steps is not a "
+        "scan by hand": "two_level computes the steps of a gradient twice, and a chunk is not a "
         "loop; full has the loop of the scan, and more operations around it",
         "nested scans by hand": "four steps that are not a loop share nothing between them",
     },
