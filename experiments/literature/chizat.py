@@ -34,7 +34,7 @@ from jax import lax
 from jaxtyping import Array
 
 from experiments.literature.statements import Size, Statement, ticks
-from neuralflow import plots
+from neuralflow import plots, sweeps
 
 DIMENSION, SAMPLES, STEPS, RATE = 8, 16, 20, 0.2
 DEPTHS = {"quick": (4, 16), "default": (4, 8, 16, 32, 64), "paper": (4, 8, 16, 32, 64, 128, 256)}
@@ -51,8 +51,12 @@ FORMS: dict[str, Callable[..., Any]] = {
 
 def configurations(size: Size, seeds: int | None = None) -> list[dict[str, Any]]:
     """Return the runs: one for each depth and width."""
-    rest = {"seeds": seeds or SEEDS[size], "limit": list(LIMIT[size])}
-    return [{"depth": n, "width": m, **rest} for n in DEPTHS[size] for m in WIDTHS[size]]
+    return sweeps.grid(
+        depth=DEPTHS[size],
+        width=WIDTHS[size],
+        seeds=[seeds or SEEDS[size]],
+        limit=[list(LIMIT[size])],
+    )
 
 
 def data() -> tuple[Array, Array, Array]:

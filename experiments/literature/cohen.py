@@ -43,7 +43,7 @@ from jaxtyping import Array
 
 import neuralflow as nf
 from experiments.literature.statements import Size, Statement, chosen, orders, ticks
-from neuralflow import plots
+from neuralflow import plots, sweeps
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 STARTS = {"smooth": nf.smooth(0.5), "independent": nf.independent, "small": nf.independent}
@@ -60,13 +60,13 @@ STEPS = {"quick": 32, "default": 640, "paper": 6400}
 
 def configurations(size: Size, seeds: int | None = None) -> list[dict[str, Any]]:
     """Return the runs: one for each activation, start and depth."""
-    rest = {"seeds": seeds or SEEDS[size], "steps": STEPS[size]}
-    return [
-        {"activation": activation, "start": start, "depth": depth, **rest}
-        for depth in DEPTHS[size]
-        for activation in ACTIVATIONS
-        for start in STARTS
-    ]
+    return sweeps.grid(
+        depth=DEPTHS[size],
+        activation=list(ACTIVATIONS),
+        start=list(STARTS),
+        seeds=[seeds or SEEDS[size]],
+        steps=[STEPS[size]],
+    )
 
 
 def data(key: Array) -> tuple[Array, Array]:

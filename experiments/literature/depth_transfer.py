@@ -36,7 +36,7 @@ from jax import lax
 from jaxtyping import Array
 
 from experiments.literature.statements import Size, Statement, chosen, ticks
-from neuralflow import plots
+from neuralflow import plots, sweeps
 
 ALPHAS = {0.0: "1", 0.5: "1/sqrt(L)", 1.0: "1/L"}
 INPUTS, BATCH, FIXED = 8, 64, 2.0**-7
@@ -53,8 +53,13 @@ POWERS = tuple(range(-13, -1))  # of two: the rates of the blocks
 
 def configurations(size: Size, seeds: int | None = None) -> list[dict[str, Any]]:
     """Return the runs: one for each depth and multiplier, with all rates and seeds."""
-    rest = {"seeds": seeds or SEEDS[size], "steps": STEPS[size], "width": WIDTH[size]}
-    return [{"depth": n, "alpha": alpha, **rest} for n in DEPTHS[size] for alpha in ALPHAS]
+    return sweeps.grid(
+        depth=DEPTHS[size],
+        alpha=list(ALPHAS),
+        seeds=[seeds or SEEDS[size]],
+        steps=[STEPS[size]],
+        width=[WIDTH[size]],
+    )
 
 
 def samples(key: Array, count: int) -> tuple[Array, Array]:

@@ -37,7 +37,7 @@ from jaxtyping import Array
 
 import neuralflow as nf
 from experiments.literature.statements import Size, Statement, chosen, orders, ticks
-from neuralflow import plots
+from neuralflow import plots, sweeps
 
 RESIDUALS, STARTS = ("linear", "tanh"), ("smooth", "independent", "rough")
 DIMENSION, HIDDEN, SAMPLES, SUBSTEPS = 4, 16, 32, 4
@@ -53,13 +53,13 @@ RATE = 0.1  # of gradient descent, for one layer
 
 def configurations(size: Size, seeds: int | None = None) -> list[dict[str, Any]]:
     """Return the runs: one for each residual, start and depth."""
-    rest = {"seeds": seeds or SEEDS[size], "iterations": ITERATIONS[size]}
-    return [
-        {"residual": residual, "start": start, "depth": depth, **rest}
-        for depth in DEPTHS[size]
-        for residual in RESIDUALS
-        for start in STARTS
-    ]
+    return sweeps.grid(
+        depth=DEPTHS[size],
+        residual=RESIDUALS,
+        start=STARTS,
+        seeds=[seeds or SEEDS[size]],
+        iterations=[ITERATIONS[size]],
+    )
 
 
 def residual(w: dict[str, Array], x: Array) -> Array:
