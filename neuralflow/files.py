@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -119,6 +122,20 @@ def digest(*arrays: Any) -> str:
         raw: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         total.update(raw)
     return total.hexdigest()
+
+
+@functools.cache
+def versions(*packages: str) -> Mapping[str, str]:
+    """Return the versions of those packages that are installed, by name.
+
+    Args:
+        *packages: The names by which packages are installed.
+    """
+    known = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            known[name] = metadata.version(name)
+    return MappingProxyType(known)
 
 
 def inside(path: Path, folder: Path) -> bool:

@@ -134,7 +134,6 @@ from contextlib import closing, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -646,7 +645,7 @@ def _called(each: _Run) -> _Outcome:
     """Call the function, and write what it gets and what it returns."""
     record = {
         **each.identity,
-        "versions": _versions(),
+        "versions": {"python": platform.python_version(), **files.versions(*_PACKAGES)},
         "paths": {name: str(path) for name, path in each.data.items() if isinstance(path, Path)},
         "host": platform.node(),
         "process": os.getpid(),
@@ -679,16 +678,6 @@ def _called(each: _Run) -> _Outcome:
     }
     files.write(each.folder / "result.json", files.as_json(files.seal(record)))
     return _Outcome("finished", results, "")
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that runs use."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):  # such as a neuralflow that was never installed
-            found[name] = version(name)
-    return found
 
 
 def _device() -> str | None:

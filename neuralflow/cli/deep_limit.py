@@ -6,7 +6,6 @@ The experiment itself stands in `labs.deep_limit`.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import time
 from collections.abc import Iterator
@@ -337,13 +336,9 @@ def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str,
         "seed": options.seed,
         "data": options.data,
     }
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("neuralflow-jax", "jax", "flax", "diffrax")
-    }
     return {
         "command": "neuralflow deep-limit",
         "options": settings,
-        "versions": versions,
+        "versions": dict(files.versions("neuralflow-jax", "jax", "flax", "diffrax")),
         **study.record(chosen),
     }

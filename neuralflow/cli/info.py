@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import dataclass
 
+from neuralflow import files
 from neuralflow.cli import cache
 
 
@@ -28,9 +27,14 @@ def run(options: Info) -> int:
     import jax
 
     print(f"python {platform.python_version()} on {platform.machine()}")
-    for name in ("neuralflow-jax", "jax", "jaxlib", "flax", "optax", "diffrax", "equinox"):
-        print(f"{name} {importlib.metadata.version(name)}")
-    for name in (
+    known = files.versions(
+        "neuralflow-jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "diffrax",
+        "equinox",
         "orbax-checkpoint",
         "grain",
         "tensorflow-datasets",
@@ -39,9 +43,9 @@ def run(options: Info) -> int:
         "matplotlib",
         "tyro",
         "distributed",
-    ):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            print(f"{name} {importlib.metadata.version(name)}")
+    )
+    for name, version in known.items():
+        print(f"{name} {version}")
     print("devices: " + ", ".join(f"{d.platform} ({d.device_kind})" for d in jax.devices()))
     print(f"compilation cache: {cache.state()}")
     extras = {
