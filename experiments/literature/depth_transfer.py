@@ -1,5 +1,7 @@
 """Does the best learning rate of a shallow network serve a deep one?
 
+    python -m experiments.literature depth-transfer
+
 Networks of L pre-norm blocks h + L^-alpha V relu(U norm(h)) learn a fixed random function by
 Adam, on fresh samples at every step. The multiplier is 1 (alpha = 0), 1 / sqrt(L) or 1 / L. Only
 the rate of the blocks is swept; embedding and readout have one fixed rate. Every block starts on

@@ -178,7 +178,13 @@ def _of_program(program: Module, results: list[Result]) -> list[Experiment]:
         path = own if own.exists() else program.path
         told.setdefault(path, []).append((result, result.beside(program)))
     return [
-        Experiment(module.question, module.about, program.command, of_module, module.table)
+        Experiment(
+            module.question,
+            module.about,
+            module.command or program.command,
+            of_module,
+            module.table,
+        )
         for module, of_module in ((Module(path), each) for path, each in told.items())
     ]
 
