@@ -195,5 +195,6 @@ def _of_nobody(result: Result, claimed: set[Path]) -> Experiment:
     free = set(result.path.parent.glob("*.png")) - claimed
     left_over = sorted(path for path in free if not path.with_suffix(".json").exists())
     pictures = [own] if own.exists() else left_over
-    question = result.data.get("title") or next(iter(result.commands), result.path.stem)
+    told = (result.data.get(name) for name in ("question", "title"))
+    question = next(filter(None, told), None) or next(iter(result.commands), result.path.stem)
     return Experiment(question, "", "", [(result, pictures)])

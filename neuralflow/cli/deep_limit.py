@@ -350,6 +350,7 @@ def _record(
         "data": options.data,
     }
     return {
+        "question": "Do optimal weights converge to those of the optimal ODE as depth grows?",
         "command": "neuralflow deep-limit",
         "options": settings,
         "seconds": round(seconds, 1),
