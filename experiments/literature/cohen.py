@@ -56,7 +56,7 @@ DEPTHS = {
     "default": (16, 32, 64, 128, 256),
     "paper": (16, 32, 64, 128, 256, 512, 1024),
 }
-SEEDS = {"quick": 2, "default": 16, "paper": 16}
+SEEDS = {"quick": 2, "default": 48, "paper": 48}
 STEPS = {"quick": 32, "default": 640, "paper": 6400}
 
 

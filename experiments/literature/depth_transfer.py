@@ -47,7 +47,7 @@ DEPTHS = {
     "default": (2, 4, 8, 16, 32, 64),
     "paper": (2, 4, 8, 16, 32, 64, 128),
 }
-SEEDS = {"quick": 2, "default": 4, "paper": 8}
+SEEDS = {"quick": 2, "default": 16, "paper": 16}
 STEPS = {"quick": 10, "default": 300, "paper": 2000}
 WIDTH = {"quick": 8, "default": 32, "paper": 128}
 POWERS = tuple(range(-13, -1))  # of two: the rates of the blocks

@@ -33,7 +33,7 @@ DEPTHS = {
     "default": (16, 32, 64, 128, 256),
     "paper": (16, 32, 64, 128, 256, 512),
 }
-SEEDS = {"quick": 2, "default": 4, "paper": 4}
+SEEDS = {"quick": 2, "default": 16, "paper": 16}
 ITERATIONS = {"quick": 20, "default": 500, "paper": 500}
 KINDS = ("gaps", "largest", "increment", "variation")
 GELU, OWN, RELU = deep_limit.PROTOCOLS
