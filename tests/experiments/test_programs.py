@@ -179,6 +179,21 @@ def test_results_cannot_take_the_names_of_what_is_known_of_a_run(own):
         levels.parser().begin([]).write("result", {"options": 1, "seconds": 2, "rows": []})
 
 
+def test_a_run_goes_on_with_the_seconds_of_what_it_holds_and_a_kept_one_begins_anew(own):
+    first = levels.parser().begin([])
+    assert first.held("result") == {}
+    first.write("result", {"rows": [1]})
+    held = {**strict(first.folder / "result.json"), "seconds": 100.0}
+    (first.folder / "result.json").write_text(json.dumps(held))
+    second = levels.parser().begin([])
+    assert second.held("result") == held
+    second.write("result", {"rows": [1, 2]})
+    assert strict(first.folder / "result.json")["seconds"] >= 100
+    kept = levels.parser().begin(["--keep"])
+    kept.folder = first.folder
+    assert kept.held("result") == {}
+
+
 def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     command = [sys.executable, "-m", "experiments.transformer.sphere", "--keep"]
