@@ -33,7 +33,7 @@ QUOTES = {
         "differ at most by # points between depths (those of a single seed by up to #)",
     ),
     "depth_resource/levels": (
-        "against 32 steps from the start, in # of the time of training steps",
+        "against # steps from the start, in # of the time of training steps",
         "take # times as long in all, and # times with a warm cache",
     ),
     "depth_resource/tradeoff-fashion_mnist": (

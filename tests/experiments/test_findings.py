@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def record(name):
     return json.loads((ROOT / f"{name}.json").read_text())
 
 
-def scaled(value, kind):
+def scaled(value, kind) -> Any:
     """Return a record with every number of a type half as large again."""
     if isinstance(value, dict):
         return {key: scaled(entry, kind) for key, entry in value.items()}
