@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +31,22 @@ def test_what_is_published(tmp_path):
     check_the_source_archive_holds_what_its_tests_read(archive)
     check_the_description_shows_its_pictures_on_a_package_index(wheel)
     check_the_wheel_alone_runs_the_readmes_first_example(wheel, tmp_path)
+
+
+def test_the_citation_says_what_the_project_says_of_itself():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    names = {
+        "name": "title",
+        "description": "abstract",
+        "version": "version",
+        "license": "license",
+        "authors": "authors",
+    }
+    assert {name: cited[other] for name, other in names.items()} == {n: project[n] for n in names}
+    assert cited["repository-code"] == project["urls"]["Repository"]
+    papers = [reference["doi"].removeprefix("10.48550/arXiv.") for reference in cited["references"]]
+    assert papers == ["1810.11741", "1710.10121", "1708.06257", "1805.09585", "1904.07568"]
 
 
 def check_the_wheel_alone_runs_the_readmes_first_example(wheel, tmp_path):
@@ -65,7 +83,7 @@ def check_the_source_archive_holds_what_its_tests_read(archive):
         for path in (ROOT / folder).rglob("*")
         if path.suffix in kinds and "__pycache__" not in path.parts
     }
-    assert len(here) > 300 and here | {"README.md", "pyproject.toml"} <= names
+    assert len(here) > 300 and here | {"README.md", "CITATION.cff", "pyproject.toml"} <= names
 
 
 def check_the_description_shows_its_pictures_on_a_package_index(wheel):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.program import ROOT
+from experiments.report import findings
 
 PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
@@ -108,6 +109,13 @@ class Result:
         """The longest of the times that are recorded of the whole run, with its name."""
         times = {k: v for k, v in self.run.items() if "seconds" in k and isinstance(v, int | float)}
         return max(times.items(), key=lambda item: item[1], default=None)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What was found, in sentences. Nothing tells of results outside the experiments."""
+        if not self.path.is_relative_to(ROOT):
+            return ()
+        return findings.of(self.path.relative_to(ROOT).with_suffix("").as_posix(), self.data)
 
     def is_of(self, program: Module, root: Path) -> bool:
         """Return whether a program has made the result.
