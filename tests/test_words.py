@@ -1,5 +1,6 @@
 """Numbers that the README quotes are those of the committed results."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,60 +12,23 @@ from experiments.report import findings
 from neuralflow.labs.deep_limit import Scaling
 
 ROOT = Path(__file__).parents[1]
-README = " ".join((ROOT / "README.md").read_text().split())
 NUMBER = r"-?\d+(?:\.\d+)?%?"
 QUOTES = {
-    "benchmarks/results/nvidia-h200/fixed_grid": (
-        "takes # of the hand-written scan's time, where `diffeqsolve` takes",
-    ),
-    "benchmarks/results/result": (
-        "are # times slower in a scan and # times in a layer",
-        "takes # of the time of a scan by hand",
-        "# of that of a checkpointed one with the default memory, and # of eager PyTorch's time",
-        "An adaptive layer takes # of plain diffrax forward, # with the gradient",
-        "of its first call, and # of the packages of PyTorch",
-        "takes # of plain diffrax's time once it is compiled and # with the compilation",
-        "takes # of eager PyTorch's time, compilation included",
-    ),
-    "benchmarks/results/transformers": (
-        'forward, its gradient # with the default memory and # with `memory="full"`',
-    ),
-    "deep_limit/mnist": (
-        "differ at most by # points between depths (those of a single seed by up to #)",
-    ),
-    "depth_resource/levels": (
-        "against # steps from the start, in # of the time of training steps",
-        "take # times as long in all, and # times with a warm cache",
-    ),
-    "depth_resource/tradeoff-fashion_mnist": (
-        "# as trained, # with # Euler steps in # of the time, # with one step",
-    ),
-    "diffeo/results": ("at mean accuracies from # points less to # more",),
-    "evaluations/results": (
-        "saves an adaptive layer # (#) of its evaluations on MNIST's test images",
-        "Half of the learning rate alone saves # (#)",
-        "the penalty at the full rate takes # evaluations where that takes #",
-        "The second derivative saves # (#), the squared speed # (#)",
-    ),
-    "literature/hurst": (
-        "β = # for weights drawn each on their own (the limit is an SDE), at # for tied ones",
-    ),
-    "literature/marion": (
-        "at orders of # with GELU and # with ReLU",
-        "L^-# (#), where GELU's falls as",
-    ),
-    "path_integral/gradients": (
-        "branches carry # of the gradient; the mean length of all paths is # (# are longer)",
-    ),
-    "transformer/language": ("# bits on the test part after # seconds of training",),
-    "transformer/limits": (
-        "at order # (#) after # steps and # (#) after #",
-        "under Adam at order # (#) and # (#)",
-        "Adam comes to # (#)",
-    ),
-    "transformer/sphere": ("meet at rate #",),
+    "README.md": {
+        "benchmarks/results/result": (
+            "takes # of the time of a scan by hand",
+            "An adaptive layer takes # of plain diffrax forward, # with the gradient",
+        ),
+        "literature/marion": ("at orders of # with GELU and # with ReLU",),
+        "depth_resource/tradeoff-fashion_mnist": (
+            "# as trained, # with # Euler steps in # of the time, # with one step",
+        ),
+    },
+    "notebooks/README.md": {
+        "benchmarks/results/result": ("# times slower in a scan and # times in a layer",),
+    },
 }
-"""Words of the README that are also words of a finding. A `#` is a number, or "low to high"."""
+"""Words of a page that are also words of a finding. A `#` is a number, or "low to high"."""
 
 
 def record(name):
@@ -73,14 +37,36 @@ def record(name):
 
 def quoted(text, words):
     """Return the places of a text that say these words, with their numbers."""
-    pattern = re.escape(words).replace(r"\#", f"(?:{NUMBER}(?: to {NUMBER})?)")
-    return re.findall(pattern, text)
+    return re.findall(_pattern(words), text)
 
 
-@pytest.mark.parametrize("name, words", [(name, w) for name in QUOTES for w in QUOTES[name]])
-def test_the_readme_quotes_the_findings(name, words):
+def _pattern(words):
+    return re.escape(words).replace(r"\#", f"(?:{NUMBER}(?: to {NUMBER})?)")
+
+
+def page(name):
+    return " ".join((ROOT / name).read_text().split())
+
+
+@pytest.mark.parametrize(
+    "where, name, words",
+    [(page, name, w) for page, names in QUOTES.items() for name in names for w in names[name]],
+)
+def test_a_page_quotes_the_findings(where, name, words):
     found = " ".join(findings.of(name, record(name)))
-    assert quoted(README, words) == quoted(found, words) != []
+    assert quoted(page(where), words) == quoted(found, words) != []
+
+
+def test_the_readme_is_short_and_every_decimal_number_in_it_is_a_quote():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    prose = [line for line in lines if not line.startswith(("    ", "|", "!["))]
+    assert max(map(len, prose)) <= 100
+    text = page("README.md")
+    for words in itertools.chain(*QUOTES["README.md"].values()):
+        text = re.sub(_pattern(words), "", text)
+    text = re.sub(r"```.*?```|`[^`]*`|\([^)]*\)|\[[^]]*\]", "", text)
+    assert re.findall(r"\d+\.\d\d+%?", text.replace("Python 3.11 to 3.13", "")) == []
 
 
 def test_a_quote_of_another_number_is_seen():
