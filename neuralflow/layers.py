@@ -377,6 +377,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 cannot be evaluated on `x`; the error of the field is the cause.
             InputTypeError: `x` has a leaf that is not an array of numbers.
             SolveError: Outside of a trace, the solve failed.
+
+        @public
         """
         return self._checked(_integrate, x, None, context).states
 

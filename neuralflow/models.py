@@ -28,6 +28,8 @@ from neuralflow.fields import MLP, ConvBlock
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import Discretisation
 
+__docformat__ = "google"
+
 
 class Augment(nnx.Module):
     """Append entries to the last axis of x, for a flow of more dimensions.
@@ -85,6 +87,8 @@ class Augment(nnx.Module):
         Raises:
             InputError: x has no axis, or the module does not keep the leading axes of x.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", "entries", kind=jnp.inexact)
         module: Any = self.entries
@@ -166,6 +170,8 @@ class PointClassifier(nnx.Module):
         Raises:
             InputError: x has another shape, or holds no sample.
             InputTypeError: x is not an array of real numbers.
+
+        @public
         """
         x = _scaled(x)
         checks.array("x", x, "batch", *["coordinates"] * (x.ndim - 1))
@@ -259,6 +265,8 @@ class ImageClassifier(nnx.Module):
         Raises:
             InputError: x has another shape, or holds no image.
             InputTypeError: x is not an array of real numbers.
+
+        @public
         """
         x = _scaled(x)
         checks.array("x", x, "batch", *self.shape)

@@ -4,8 +4,6 @@ Penalties on weights come with the gradient that belongs to them. Penalties on t
 which `transport.along` integrates beside the states. A new rate is a function of a `Motion`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -32,6 +30,8 @@ from neuralflow.schemes.watched import Watch, Watched, sees_stiffness
 from neuralflow.solve import Adaptive
 from neuralflow.solve.system import time_dtype
 from neuralflow.transport import MOST_DERIVATIVES, Motion, Rate, flat, log_determinant, samples
+
+__docformat__ = "google"
 
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
@@ -371,7 +371,7 @@ def volume_change(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> Flo
     return log_determinant(layer, x, context=context).log ** 2
 
 
-def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
+def _chosen(model: nnx.Module, tau: float) -> "list[_Product | None]":
     """Return the inner product of every parameter, in the order in which gradients come.
 
     None stands for a parameter that does not vary with depth.
@@ -383,7 +383,9 @@ def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
 
 
 def _mapped(
-    chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: PyTree
+    chosen: "list[_Product | None]",
+    function: "Callable[[_Product, Array], Array]",
+    gradient: PyTree,
 ) -> Any:
     """Apply a function of product and gradient to the gradient of every weight with a product."""
     leaves, treedef = jax.tree.flatten(gradient)

@@ -144,6 +144,8 @@ import numpy as np
 from neuralflow import checks, console, files
 from neuralflow.checks import InputError, InputTypeError
 
+__docformat__ = "google"
+
 # This number grows when the meaning of what a run leaves behind changes.
 _FORMAT = 1
 _OWN = ("status", "failure", "run")  # the columns of the table that are no one else's

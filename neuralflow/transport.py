@@ -8,8 +8,6 @@ beside the states. Rates that serve as penalties stand in `regularisers`.
 Axis 0 of x counts the samples. The other axes of x make up one point of d coordinates.
 """
 
-from __future__ import annotations
-
 import abc
 import functools
 from collections.abc import Callable
@@ -34,6 +32,8 @@ from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.network import traits
 from neuralflow.solve.system import check_single, time_dtype
+
+__docformat__ = "google"
 
 KnownAt = Literal["start", "end"]
 """The end of a layer's interval at which a function is known."""
@@ -671,6 +671,8 @@ class Transport(_Carried):
 
         Raises:
             InputError: t is known and lies outside the interval.
+
+        @public
         """
         x = samples(x)
         check_context(self.layer.field, context)
@@ -766,6 +768,8 @@ class Continuity(_Carried):
         Raises:
             InputError: t is known and lies outside the interval, or a random divergence has no key.
             InputTypeError: Axis 0 of x does not count samples.
+
+        @public
         """
         return self.accompanied(x, t, key=key, context=context)[0]
 

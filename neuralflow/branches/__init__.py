@@ -6,10 +6,22 @@ order along depth in `alignment`, how weights are fitted to states in `states`. 
 batch statistics.
 """
 
-from neuralflow.branches.importing import FitReport as FitReport, fit_branches as fit_branches
-from neuralflow.branches.norms import Affine as Affine, frozen as frozen
+from neuralflow.branches.importing import FitReport, fit_branches
+from neuralflow.branches.norms import Affine, frozen
 from neuralflow.branches.residual import (
-    from_branches as from_branches,
-    to_branches as to_branches,
+    from_branches,
+    to_branches,
 )
-from neuralflow.branches.units import HiddenUnits as HiddenUnits, hidden_units as hidden_units
+from neuralflow.branches.units import HiddenUnits, hidden_units
+
+__all__ = [
+    "Affine",
+    "FitReport",
+    "HiddenUnits",
+    "fit_branches",
+    "from_branches",
+    "frozen",
+    "hidden_units",
+    "to_branches",
+]
+__docformat__ = "google"

@@ -53,6 +53,8 @@ class Affine(nnx.Module):
         Raises:
             InputError: x has another number of features.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", kind=jnp.inexact)
         features = self.scale.shape[-1]

@@ -6,26 +6,26 @@ training. Only `prepare` downloads anything.
 """
 
 from neuralflow.data.arrays import (
-    Data as Data,
-    digits as digits,
-    digits_pair as digits_pair,
-    from_file as from_file,
+    Data,
+    digits,
+    digits_pair,
+    from_file,
 )
 from neuralflow.data.augment import images as augment_images
 from neuralflow.data.generated import (
-    annuli as annuli,
-    checkerboard as checkerboard,
-    circles as circles,
-    gaussians as gaussians,
-    moons as moons,
-    spirals as spirals,
+    annuli,
+    checkerboard,
+    circles,
+    gaussians,
+    moons,
+    spirals,
 )
-from neuralflow.data.stream import Stream as Stream
+from neuralflow.data.stream import Stream
 from neuralflow.data.tfds import (
-    DataMissing as DataMissing,
-    load as load,
-    prepare as prepare,
-    source as source,
+    DataMissing,
+    load,
+    prepare,
+    source,
 )
 
 __all__ = [
@@ -46,3 +46,4 @@ __all__ = [
     "source",
     "spirals",
 ]
+__docformat__ = "google"

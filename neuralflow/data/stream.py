@@ -67,7 +67,10 @@ class Stream:
         checks.whole("ahead", self.ahead, most=2**20)
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Return the number of examples.
+
+        @public
+        """
         return len(self.examples)
 
     def example(self, i: int) -> Data:

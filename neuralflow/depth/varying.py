@@ -268,6 +268,8 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
 
         Raises:
             InputTypeError: Always.
+
+        @public
         """
         raise InputTypeError(
             "a DepthVarying has no weights until its depth is known; "

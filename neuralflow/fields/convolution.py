@@ -20,6 +20,9 @@ from jaxtyping import Array
 from neuralflow import checks
 from neuralflow.checks import InputError
 
+__all__ = ["convolution"]
+__docformat__ = "google"
+
 
 def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """Convolve channels-last arrays, with derivatives that stay fast inside a loop over depth.

@@ -94,6 +94,8 @@ class Split(nnx.Module):
         Raises:
             InputError: The velocity of a part has another structure or other shapes than x.
             InputTypeError: A context is given and no part takes one, or a part needs one.
+
+        @public
         """
         velocities = [self.along(i, x, t, context=context) for i in range(len(self.parts))]
         return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), velocities)
@@ -193,6 +195,8 @@ class OnSphere(nnx.Module):
             InputError: x has no axis, or the velocity of the field has another shape than x.
             InputTypeError: x is not one array of floating-point numbers. Or a context is given and
                 the field takes none, or the field needs one.
+
+        @public
         """
         checks.array("x", x, "...", "d", kind=jnp.inexact)
         v = evaluate(self.field, x, t, context)

@@ -6,11 +6,22 @@ compares candidates by what they cost and what they give. `errors` splits the er
 network into parts. The picture stands in `plots`.
 """
 
-from neuralflow.inference import plots as plots
-from neuralflow.inference.candidates import Candidate as Candidate
-from neuralflow.inference.errors import ErrorSplit as ErrorSplit, error_split as error_split
+from neuralflow.inference import plots
+from neuralflow.inference.candidates import Candidate
+from neuralflow.inference.errors import ErrorSplit, error_split
 from neuralflow.inference.table import (
-    Choice as Choice,
-    Tradeoff as Tradeoff,
-    tradeoff as tradeoff,
+    Choice,
+    Tradeoff,
+    tradeoff,
 )
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "ErrorSplit",
+    "Tradeoff",
+    "error_split",
+    "plots",
+    "tradeoff",
+]
+__docformat__ = "google"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def choices(table: Tradeoff) -> Figure:
     """Draw what all choices give over what they cost, with the front of best choices.

@@ -15,22 +15,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Type checkers see the rooms, and no other name.
-    from neuralflow.labs import (
-        deep_limit as deep_limit,
-        diffeo as diffeo,
-        operators as operators,
-        paths as paths,
-        plain_net as plain_net,
-        stochastic as stochastic,
-    )
+    from neuralflow.labs import deep_limit, diffeo, operators, paths, plain_net, stochastic
 else:
-    _ROOMS = ("deep_limit", "diffeo", "operators", "paths", "plain_net", "stochastic")
 
     def __getattr__(name):
         """Import a laboratory at its first use."""
-        if name in _ROOMS:
+        if name in __all__:
             return _import_module(f"neuralflow.labs.{name}")
         raise AttributeError(f"module 'neuralflow.labs' has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *_ROOMS})
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "deep_limit",
+    "diffeo",
+    "operators",
+    "paths",
+    "plain_net",
+    "stochastic",
+]
+__docformat__ = "google"

@@ -42,6 +42,8 @@ from neuralflow.schemes.reversible import RevNet, halves
 from neuralflow.schemes.splitting import Splitting
 from neuralflow.schemes.watched import Watched
 
+__docformat__ = "google"
+
 Scheme = diffrax.AbstractSolver
 """A scheme is any diffrax solver."""
 

@@ -8,12 +8,25 @@ gradient of adaptive steps stands in `replay`. One step of a scheme, for both ki
 `system`.
 """
 
-from neuralflow.solve.adaptive import Adaptive as Adaptive, GradientMethod as GradientMethod
-from neuralflow.solve.base import EVERY_STEP as EVERY_STEP, Discretisation as Discretisation
-from neuralflow.solve.fixed_grid import FixedGrid as FixedGrid
+from neuralflow.solve.adaptive import Adaptive, GradientMethod
+from neuralflow.solve.base import EVERY_STEP, Discretisation
+from neuralflow.solve.fixed_grid import FixedGrid
 from neuralflow.solve.results import (
-    Solution as Solution,
-    SolveError as SolveError,
-    Status as Status,
+    Solution,
+    SolveError,
+    Status,
 )
-from neuralflow.solve.walk import Memory as Memory
+from neuralflow.solve.walk import Memory
+
+__all__ = [
+    "EVERY_STEP",
+    "Adaptive",
+    "Discretisation",
+    "FixedGrid",
+    "GradientMethod",
+    "Memory",
+    "Solution",
+    "SolveError",
+    "Status",
+]
+__docformat__ = "google"

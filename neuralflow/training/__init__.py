@@ -7,16 +7,30 @@ checkpoint is due, `checkpoints` writes and reads checkpoints, `display` shows t
 levels of its training.
 """
 
-from neuralflow.training.checkpoints import CheckpointError as CheckpointError
-from neuralflow.training.evaluation import Loss as Loss, evaluate as evaluate
+from neuralflow.training.checkpoints import CheckpointError
+from neuralflow.training.evaluation import Loss, evaluate
 from neuralflow.training.levels import (
-    multilevel as multilevel,
-    refined_moments as refined_moments,
+    multilevel,
+    refined_moments,
 )
-from neuralflow.training.log import History as History
+from neuralflow.training.log import History
 from neuralflow.training.loop import (
-    Fitted as Fitted,
-    TrainingError as TrainingError,
-    fit as fit,
-    restore as restore,
+    Fitted,
+    TrainingError,
+    fit,
+    restore,
 )
+
+__all__ = [
+    "CheckpointError",
+    "Fitted",
+    "History",
+    "Loss",
+    "TrainingError",
+    "evaluate",
+    "fit",
+    "multilevel",
+    "refined_moments",
+    "restore",
+]
+__docformat__ = "google"

@@ -5,8 +5,6 @@ device or many. `Run` holds the compiled step. Where batches come from stands in
 written to disk in `log` and `checkpoints`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -280,7 +278,7 @@ def _rows_before(after: Fitted | None, epochs: int) -> list[dict[str, float]]:
 
 
 def _walk(
-    run: Run,
+    run: "Run",
     log: Log,
     shown: Any,
     state: State,

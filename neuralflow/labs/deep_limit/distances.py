@@ -19,6 +19,9 @@ from neuralflow.depth.basis import PiecewiseLinear
 from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum
 from neuralflow.schemes.analysis import derived_order
 
+__all__ = ["DISTANCES", "aligned", "distances", "expected_order", "richardson", "scaled_error"]
+__docformat__ = "google"
+
 DISTANCES = {
     "energy": "energy gap |E_n - E|",
     "prediction": "predictions, root mean square",

@@ -19,6 +19,8 @@ from neuralflow.labs.deep_limit.trained import Trained, gaps
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 _LEAST = 1e-4  # Smaller numbers of a certificate are drawn here.
 

@@ -39,6 +39,9 @@ from neuralflow.schemes import RK4
 from neuralflow.solve import FixedGrid
 from neuralflow.solve.collocation import by_columns
 
+__all__ = ["Residuals", "pontryagin", "residuals"]
+__docformat__ = "google"
+
 
 def pontryagin(
     problem: Problem,

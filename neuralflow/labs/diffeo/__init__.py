@@ -8,33 +8,65 @@ follow from the weights. The module `kernels` holds Gaussian kernel fields and g
 `neuralflow/transport.py`.
 """
 
-from neuralflow.labs.diffeo import plots as plots, sampled as sampled
+from neuralflow.labs.diffeo import plots, sampled
 from neuralflow.labs.diffeo.flows import (
-    Composition as Composition,
-    Inverse as Inverse,
-    exponential as exponential,
-    inverse as inverse,
-    logarithm as logarithm,
-    squared as squared,
+    Composition,
+    Inverse,
+    exponential,
+    inverse,
+    logarithm,
+    squared,
 )
-from neuralflow.labs.diffeo.jacobian import jacobian as jacobian, log_determinant as log_determinant
+from neuralflow.labs.diffeo.jacobian import jacobian, log_determinant
 from neuralflow.labs.diffeo.kernels import (
-    Geodesic as Geodesic,
-    KernelField as KernelField,
-    action as action,
-    gaussian as gaussian,
-    norms as norms,
-    register as register,
+    Geodesic,
+    KernelField,
+    action,
+    gaussian,
+    norms,
+    register,
 )
 from neuralflow.labs.diffeo.lipschitz import (
-    Bounded as Bounded,
-    Bounds as Bounds,
-    SpectralNorm as SpectralNorm,
-    bounds as bounds,
-    check as check,
-    lipschitz as lipschitz,
-    lipschitz_rule as lipschitz_rule,
-    spectral_norm as spectral_norm,
+    Bounded,
+    Bounds,
+    SpectralNorm,
+    bounds,
+    check,
+    lipschitz,
+    lipschitz_rule,
+    spectral_norm,
 )
-from neuralflow.labs.diffeo.reports import Report as Report, report as report
-from neuralflow.transport import SlogDet as SlogDet, block_determinants as block_determinants
+from neuralflow.labs.diffeo.reports import Report, report
+from neuralflow.transport import SlogDet, block_determinants
+
+__all__ = [
+    "Bounded",
+    "Bounds",
+    "Composition",
+    "Geodesic",
+    "Inverse",
+    "KernelField",
+    "Report",
+    "SlogDet",
+    "SpectralNorm",
+    "action",
+    "block_determinants",
+    "bounds",
+    "check",
+    "exponential",
+    "gaussian",
+    "inverse",
+    "jacobian",
+    "lipschitz",
+    "lipschitz_rule",
+    "log_determinant",
+    "logarithm",
+    "norms",
+    "plots",
+    "register",
+    "report",
+    "sampled",
+    "spectral_norm",
+    "squared",
+]
+__docformat__ = "google"

@@ -206,6 +206,8 @@ class Composition(nnx.Module):
 
         Args:
             x: The state, an array or a pytree of arrays.
+
+        @public
         """
         for flow in self.flows:
             x = flow(x)
@@ -252,6 +254,8 @@ class Inverse(nnx.Module):
         Raises:
             SolveError: The fixed-point iteration does not converge. Inside a trace the result is
                 NaN instead.
+
+        @public
         """
         return self.layer.invert(y)
 

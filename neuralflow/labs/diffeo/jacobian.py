@@ -12,6 +12,9 @@ from neuralflow.labs.diffeo.flows import Composition, Map
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import SlogDet, flat, samples
 
+__all__ = ["jacobian", "log_determinant"]
+__docformat__ = "google"
+
 
 def jacobian(mapping: Map, x: PyTree) -> Float[Array, "batch k d"]:
     """Compute the Jacobian matrix of a map at every sample.

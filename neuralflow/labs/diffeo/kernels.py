@@ -122,6 +122,8 @@ class KernelField(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: The points and the centres differ in their number of coordinates.
+
+        @public
         """
         checks.array("x", x, "...", self.centres.shape[-1])
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
@@ -220,6 +222,8 @@ class Geodesic(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have the shape `(m, d)`.
+
+        @public
         """
         return self.layer((*self._start, self._own("x", x)))[2].astype(x.dtype)
 

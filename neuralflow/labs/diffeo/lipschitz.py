@@ -4,8 +4,6 @@ A block x + g(x) with Lip(g) < 1 is a diffeomorphism. Such a block changes every
 factor between 1 - Lip(g) and 1 + Lip(g). The condition Lip(g) < 1 is sufficient, not necessary.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -28,6 +26,18 @@ from neuralflow.depth.flattened import Local
 from neuralflow.fields import MLP, Antisymmetric, activations, evaluate, takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.runge_kutta import used_stages
+
+__all__ = [
+    "Bounded",
+    "Bounds",
+    "SpectralNorm",
+    "bounds",
+    "check",
+    "lipschitz",
+    "lipschitz_rule",
+    "spectral_norm",
+]
+__docformat__ = "google"
 
 _EXAMPLE = "for example 0.9 * steps / (t1 - t0)"
 
@@ -243,6 +253,8 @@ class Bounded(nnx.Module):
 
         Returns:
             The velocity, with the shape and dtype of the field's own velocity.
+
+        @public
         """
         velocity = evaluate(self.field, x, t, context)
         scale = self.bound / jnp.maximum(lipschitz(self.field), self.bound)
@@ -304,6 +316,8 @@ class SpectralNorm(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width than the layer.
+
+        @public
         """
         checks.array("x", x, "...", self.dense.kernel.shape[0])
         vector = self.vector[...]

@@ -29,6 +29,8 @@ from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
 
+__docformat__ = "google"
+
 
 def nodes(shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
     """Return the index of every node of a grid.

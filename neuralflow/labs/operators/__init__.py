@@ -6,32 +6,59 @@ tells how long a step may be. The module `plots` holds the pictures. What a sche
 wave stands in the core, in `neuralflow/schemes/analysis.py`.
 """
 
-from neuralflow.labs.operators import plots as plots
+from neuralflow.labs.operators import plots
 from neuralflow.labs.operators.equations import (
-    TERMS as TERMS,
-    ConvolutionEnergy as ConvolutionEnergy,
-    DifferentialOperator as DifferentialOperator,
-    KineticEnergy as KineticEnergy,
-    block as block,
-    hamiltonian as hamiltonian,
-    hyperbolic as hyperbolic,
-    log_cosh as log_cosh,
-    parabolic as parabolic,
-    read as read,
+    TERMS,
+    ConvolutionEnergy,
+    DifferentialOperator,
+    KineticEnergy,
+    block,
+    hamiltonian,
+    hyperbolic,
+    log_cosh,
+    parabolic,
+    read,
 )
 from neuralflow.labs.operators.kernels import (
-    Shares as Shares,
-    formula as formula,
-    shares as shares,
-    stencil as stencil,
-    symbol as symbol,
-    to_kernel as to_kernel,
-    to_operator as to_operator,
+    Shares,
+    formula,
+    shares,
+    stencil,
+    symbol,
+    to_kernel,
+    to_operator,
 )
 from neuralflow.labs.operators.stability import (
-    Stability as Stability,
-    check as check,
-    spectrum as spectrum,
-    stability as stability,
-    stable_step as stable_step,
+    Stability,
+    check,
+    spectrum,
+    stability,
+    stable_step,
 )
+
+__all__ = [
+    "TERMS",
+    "ConvolutionEnergy",
+    "DifferentialOperator",
+    "KineticEnergy",
+    "Shares",
+    "Stability",
+    "block",
+    "check",
+    "formula",
+    "hamiltonian",
+    "hyperbolic",
+    "log_cosh",
+    "parabolic",
+    "plots",
+    "read",
+    "shares",
+    "spectrum",
+    "stability",
+    "stable_step",
+    "stencil",
+    "symbol",
+    "to_kernel",
+    "to_operator",
+]
+__docformat__ = "google"

@@ -151,6 +151,8 @@ class DifferentialOperator(nnx.Module):
         Raises:
             InputError: `x` has another number of channels or axes, is empty, or is not floating.
             InputTypeError: `x` is not an array.
+
+        @public
         """
         _check_images("x", x, self.dimension, self.coefficients[...].shape[1])
         kernel = self.kernel.astype(self.dtype or x.dtype)
@@ -312,6 +314,8 @@ class ConvolutionEnergy(nnx.Module):
         Raises:
             InputError: `x` has another number of channels or axes, is empty, or is not floating.
             InputTypeError: `x` is not an array, or the potential does not return real numbers.
+
+        @public
         """
         inputs = self.convolution
         _check_images("x", x, len(inputs.kernel_size) + 1, inputs.in_features)
@@ -345,6 +349,8 @@ class KineticEnergy(nnx.Module):
         Raises:
             InputError: `p` has no axis but that of the samples, is empty, or is not floating.
             InputTypeError: `p` is not an array.
+
+        @public
         """
         _check_images("p", p, 1)
         return jnp.sum(p**2, axis=tuple(range(1, p.ndim))) / 2

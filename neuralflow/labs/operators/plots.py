@@ -14,6 +14,8 @@ from neuralflow.labs.operators.kernels import Shares, formula, to_operator
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def operator(kernel: ArrayLike, spacing: Any = 1.0) -> Figure:
     """Draw a convolution kernel beside the differential operator that the kernel stands for.

@@ -32,6 +32,9 @@ from neuralflow.labs.operators.kernels import check_points, symbol
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 
+__all__ = ["Stability", "check", "spectrum", "stability", "stable_step"]
+__docformat__ = "google"
+
 # Where channels are coupled, rounding may add this to an eigenvalue, relative to the matrix.
 _ROUNDING = 1e-12
 # A wave of so many radians a point stands for the limit of ever longer waves.

@@ -14,8 +14,6 @@ Source:
     stated there. The formulas are our formulation.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -121,7 +119,7 @@ class Equation(eqx.Module):
         self.potential = potential if killed is None else jnp.asarray(killed)
 
     @classmethod
-    def of(cls, coefficients: Any) -> Equation:
+    def of(cls, coefficients: Any) -> "Equation":
         """Build the equation of a differential operator on one channel.
 
         The operator (a + b . grad + D : grad grad) u has the drift v = -b and the potential V = -a.

@@ -5,23 +5,45 @@ stretchings. `flows` makes one flow of the network, and `resnets` makes a residu
 `embedding` holds what these two share.
 """
 
-from neuralflow.labs.plain_net import plots as plots
+from neuralflow.labs.plain_net import plots
 from neuralflow.labs.plain_net.decomposition import (
-    Decomposition as Decomposition,
-    decompose as decompose,
-    dimension as dimension,
-    rotation_logarithm as rotation_logarithm,
+    Decomposition,
+    decompose,
+    dimension,
+    rotation_logarithm,
 )
 from neuralflow.labs.plain_net.embedding import (
-    Constant as Constant,
-    Embedded as Embedded,
-    pulled_back as pulled_back,
+    Constant,
+    Embedded,
+    pulled_back,
 )
-from neuralflow.labs.plain_net.flows import MOTIONS as MOTIONS, as_flow as as_flow, glue as glue
-from neuralflow.labs.plain_net.reading import Dense as Dense, identity as identity, read as read
+from neuralflow.labs.plain_net.flows import MOTIONS, as_flow, glue
+from neuralflow.labs.plain_net.reading import Dense, identity, read
 from neuralflow.labs.plain_net.resnets import (
-    Activated as Activated,
-    Block as Block,
-    Linear as Linear,
-    as_resnet as as_resnet,
+    Activated,
+    Block,
+    Linear,
+    as_resnet,
 )
+
+__all__ = [
+    "MOTIONS",
+    "Activated",
+    "Block",
+    "Constant",
+    "Decomposition",
+    "Dense",
+    "Embedded",
+    "Linear",
+    "as_flow",
+    "as_resnet",
+    "decompose",
+    "dimension",
+    "glue",
+    "identity",
+    "plots",
+    "pulled_back",
+    "read",
+    "rotation_logarithm",
+]
+__docformat__ = "google"

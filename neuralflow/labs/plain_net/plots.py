@@ -16,6 +16,8 @@ from neuralflow.labs.plain_net.flows import MOTIONS, Motion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def motions(
     flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None

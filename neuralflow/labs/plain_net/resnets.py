@@ -84,6 +84,8 @@ class Block(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width.
+
+        @public
         """
         checks.array("x", x, "...", self.shift.shape[-1])
         z = x

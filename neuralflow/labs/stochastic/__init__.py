@@ -5,29 +5,51 @@ exact moments of linear fields, and `weak` the errors of networks against their 
 `plots` draws these errors.
 """
 
-from neuralflow.labs.stochastic import plots as plots
+from neuralflow.labs.stochastic import plots
 from neuralflow.labs.stochastic.fields import (
-    Dropout as Dropout,
-    Gaussian as Gaussian,
-    Noise as Noise,
-    RandomField as RandomField,
-    ShakeShake as ShakeShake,
-    Stepped as Stepped,
-    StochasticDepth as StochasticDepth,
-    linear as linear,
+    Dropout,
+    Gaussian,
+    Noise,
+    RandomField,
+    ShakeShake,
+    Stepped,
+    StochasticDepth,
+    linear,
 )
 from neuralflow.labs.stochastic.moments import (
-    limit_moments as limit_moments,
-    matrices as matrices,
-    network_moments as network_moments,
+    limit_moments,
+    matrices,
+    network_moments,
 )
 from neuralflow.labs.stochastic.networks import (
-    NeuralSDE as NeuralSDE,
-    RandomNetwork as RandomNetwork,
-    seeded as seeded,
+    NeuralSDE,
+    RandomNetwork,
+    seeded,
 )
 from neuralflow.labs.stochastic.weak import (
-    WeakErrors as WeakErrors,
-    expectation as expectation,
-    weak_errors as weak_errors,
+    WeakErrors,
+    expectation,
+    weak_errors,
 )
+
+__all__ = [
+    "Dropout",
+    "Gaussian",
+    "NeuralSDE",
+    "Noise",
+    "RandomField",
+    "RandomNetwork",
+    "ShakeShake",
+    "Stepped",
+    "StochasticDepth",
+    "WeakErrors",
+    "expectation",
+    "limit_moments",
+    "linear",
+    "matrices",
+    "network_moments",
+    "plots",
+    "seeded",
+    "weak_errors",
+]
+__docformat__ = "google"

@@ -292,6 +292,8 @@ class Stepped(HoldsSteps):
 
         Raises:
             InputError: The field draws, and the steps have no common length or several evaluations.
+
+        @public
         """
         if self.field.deterministic:
             return evaluate(self.field.parts, x, t, context)[0]

@@ -131,6 +131,8 @@ class RandomNetwork(HoldsSteps):
 
         Raises:
             SolveError: The states left the range of floating point, in a call outside any trace.
+
+        @public
         """
         return self.layer(x, context=context)
 
@@ -317,6 +319,8 @@ class NeuralSDE(HoldsSteps):
         Raises:
             InputError: The field holds batch statistics in training.
             SolveError: The states left the range of floating point, in a call outside any trace.
+
+        @public
         """
         if not self.field.deterministic:
             return self.sample(x, self.field.rngs(), context=context)

@@ -14,6 +14,8 @@ from neuralflow.labs.stochastic.weak import WeakErrors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     """Draw the errors of random networks against their limit by the number of blocks.
