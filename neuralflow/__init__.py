@@ -1,7 +1,44 @@
 """neuralflow: Flax modules as velocity fields, walked by fixed grids or by adaptive solves.
 
-A fixed grid makes a velocity field a ResNet. With the same weights, an adaptive solve computes the
+A velocity field f(x, t) is a Flax module. A discretisation is data. A layer is the two together. A
+fixed grid makes a velocity field a ResNet. With the same weights, an adaptive solve computes the
 limit of the ResNet for infinitely many steps.
+
+    import neuralflow as nf
+
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=16))
+    limit = layer.with_solve(nf.Adaptive(nf.Tsit5(), rtol=1e-6, atol=1e-6))
+
+**The layer** is `NeuralODE`, and `FixedGrid` and `Adaptive` are its discretisations. `Solution` and
+`Status` tell how a solve ended. `check_gradient` compares the gradient of a layer with an exact
+one, and `tally` counts evaluations.
+
+**Weights along depth**: `DepthVarying` makes the weights of any module vary with depth, on one of
+four bases. The initialisations are `independent`, `tied`, `smooth` and `fractional`. `refined` and
+`projected` bring whole models to other steps and other bases. `from_branches`, `to_branches` and
+`fit_branches` exchange residual branches with ordinary ResNets.
+
+The rooms, which are imported with the package or at their first use:
+
+| room | what is there |
+|---|---|
+| `neuralflow.fields` | velocity fields: dense, convolutional, attention, Hamiltonian, sums |
+| `neuralflow.depth` | bases, weights that vary with depth, and their initialisations |
+| `neuralflow.schemes` | schemes, and their theory in `neuralflow.schemes.analysis` |
+| `neuralflow.solve` | what the two discretisations share |
+| `neuralflow.branches` | layers from plain residual branches, and back |
+| `neuralflow.transport` | what a flow carries: values, densities, integrals; normalising flows |
+| `neuralflow.regularisers` | penalties on weights along depth, and on the motion of a flow |
+| `neuralflow.statistics` | means, intervals and observed orders |
+| `neuralflow.models` | small classifiers, and entries appended before a flow |
+| `neuralflow.data` | data sets: generated, digits, files, TFDS |
+| `neuralflow.training` | one function that trains any module, and its checkpoints |
+| `neuralflow.sweeps` | one function over many configurations |
+| `neuralflow.inference` | what a trained network costs and gives under other discretisations |
+| `neuralflow.plots` | pictures of schemes, flows and densities |
+| `neuralflow.labs` | laboratories, each for one question about layers |
+| `neuralflow.checks` | the errors that refuse bad input |
+| `neuralflow.cli` | the command line |
 """
 
 from importlib import import_module as _import_module

@@ -1,8 +1,7 @@
 """What stands around a flow: classifiers for a first start, and entries appended before a flow.
 
 A classifier is a stem, a NeuralODE and a linear head. The commands use the classifiers. The loss
-that belongs to them is `classification`. `Augment` appends entries to a state. Fields,
-discretisations and the layer itself stand in `fields`, `solve` and `layers`.
+that belongs to them is `classification`. `Augment` appends entries to a state.
 """
 
 from __future__ import annotations
@@ -294,8 +293,8 @@ def _scaled(x: Array) -> Array:
 def classification(model: nnx.Module, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
     """Return the mean cross-entropy of a model on a batch, with the accuracy beside it.
 
-    This function is a loss for `training.fit`. A label out of range that is known only inside a
-    trace makes the cross-entropy and its gradient NaN.
+    This function is a loss for `neuralflow.training.fit`. A label out of range that is known only
+    inside a trace makes the cross-entropy and its gradient NaN.
 
     Args:
         model: A model from inputs to logits `(batch, classes)`.

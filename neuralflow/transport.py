@@ -3,7 +3,7 @@
 The velocity field v(x, t) of a layer has the characteristics x' = v(x, t). The transport equation
 carries values, which are constant along the characteristics. The continuity equation carries
 densities, whose logarithms change by -div v along the characteristics. `along` integrates rates
-beside the states. Rates that serve as penalties stand in `regularisers`.
+beside the states. Rates that serve as penalties stand in `neuralflow.regularisers`.
 
 Axis 0 of x counts the samples. The other axes of x make up one point of d coordinates.
 """
@@ -417,7 +417,8 @@ def along(
         layer: The layer that walks.
         x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
         *rates: Functions from a `Motion` to `(batch,)`. Examples are `divergence` of this module,
-            and `kinetic_energy` and `jacobian_frobenius` of `nf.regularisers`.
+            `neuralflow.regularisers.kinetic_energy` and
+            `neuralflow.regularisers.jacobian_frobenius`.
         divergence: The way to compute sums over a Jacobian.
         key: The random key that draws the probes of a random divergence. Each solve draws once.
         context: The context of the field, as in a call of the layer.
@@ -638,7 +639,8 @@ class Transport(_Carried):
 
     Raises:
         InputError: `given` is neither "start" nor "end".
-        InputTypeError: `layer` is no `NeuralODE` or walks backward, or `values` cannot be called.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE` or walks backward, or `values` cannot
+            be called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -725,8 +727,8 @@ class Continuity(_Carried):
 
     Raises:
         InputError: `given` is neither "start" nor "end".
-        InputTypeError: `layer` is no `NeuralODE` or walks backward, `log_density` cannot be called,
-            or `divergence` is none of the three.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE` or walks backward, `log_density` cannot
+            be called, or `divergence` is none of the three.
 
     Example:
         >>> import jax.numpy as jnp
@@ -964,8 +966,8 @@ def log_determinant(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> S
         The sign and the logarithm, each of shape `(batch,)`.
 
     Raises:
-        InputTypeError: `layer` is no `NeuralODE`, axis 0 of x does not count samples, or the scheme
-            of a fixed grid carries more than the state from step to step.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, axis 0 of x does not count samples, or
+            the scheme of a fixed grid carries more than the state from step to step.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     if not layer.discretisation.planned:
@@ -1036,9 +1038,9 @@ class NormalisingFlow(nnx.Module):
         rngs: The random streams from which a random divergence takes its stream of probes.
 
     Raises:
-        InputTypeError: `base` lacks one of its two methods. Or `layer` is no `NeuralODE` or walks
-            backward. Or `divergence` is none of the three. Or `divergence` is random, and `rngs` is
-            missing.
+        InputTypeError: `base` lacks one of its two methods. Or `layer` is no `neuralflow.NeuralODE`
+            or walks backward. Or `divergence` is none of the three. Or `divergence` is random, and
+            `rngs` is missing.
 
     Example:
         >>> import jax

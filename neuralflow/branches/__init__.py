@@ -1,10 +1,13 @@
 """Layers and plain residual branches: conversion both ways, and the import of trained branches.
 
-`residual` converts without a change of values. `importing` brings the branches of an ordinary
-ResNet to a basis of depth: which hidden units they have stands in `units`, how units are put in
-order along depth in `alignment`, how weights are fitted to states in `states`. `norms` removes
-batch statistics.
+`from_branches` and `to_branches` convert without a change of values. `fit_branches` brings the
+branches of an ordinary ResNet to a basis of depth: it puts hidden units in order along depth, and
+fits weights to states. `hidden_units` tells which hidden units a branch has, and `HiddenUnits`
+names those of a module of your own. `frozen` removes batch statistics.
 """
+
+# `residual` converts, and `importing` fits: `units` finds hidden units, `alignment` puts them in
+# order along depth, `states` fits weights to states. `norms` removes batch statistics.
 
 from neuralflow.branches.importing import FitReport, fit_branches
 from neuralflow.branches.norms import Affine, frozen

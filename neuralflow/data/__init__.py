@@ -1,9 +1,13 @@
 """Data sets as dicts of NumPy arrays.
 
-`generated` makes sets in the plane, `arrays` reads scikit-learn's digits and files, `tfds` reads
-TensorFlow data sets. `stream` reads sets that do not fit in memory, `augment` changes batches while
-training. Only `prepare` downloads anything.
+`moons`, `spirals` and others make sets in the plane. `digits` and `digits_pair` read scikit-learn's
+digits, `from_file` reads files. `load` and `source` read TensorFlow data sets, and `prepare`
+downloads them; nothing else downloads anything. `Stream` reads sets that do not fit in memory.
+`augment_images` changes batches while training.
 """
+
+# `generated` makes sets by formula, `arrays` reads scikit-learn's digits and files, `tfds` reads
+# TensorFlow data sets, `stream` reads ahead, `augment` changes batches.
 
 from neuralflow.data.arrays import (
     Data,

@@ -26,17 +26,19 @@ from neuralflow.fields.structured import check_part
 class Split(nnx.Module):
     """A field that is the sum of its parts: f(x, t) = f_0(x, t) + f_1(x, t) + ...
 
-    The splitting schemes `nf.schemes.LieTrotter` and `nf.schemes.Strang` walk along the parts one
-    by one. Every other scheme takes the sum. So one field and one argument give the residual blocks
-    of three transformers, for attention and feed-forward as the parts:
+    The splitting schemes `neuralflow.schemes.LieTrotter` and `neuralflow.schemes.Strang` walk along
+    the parts one by one. Every other scheme takes the sum. So one field and one argument give the
+    residual blocks of three transformers, for attention and feed-forward as the parts:
 
-    - `LieTrotter()` on two parts is the pre-norm block, x + f_0(x) and then y + f_1(y);
-    - `Euler()` is the parallel block, x + f_0(x) + f_1(x);
+    - `neuralflow.schemes.LieTrotter` on two parts is the pre-norm block, x + f_0(x) and then
+      y + f_1(y);
+    - `neuralflow.Euler` is the parallel block, x + f_0(x) + f_1(x);
     - `Strang(Euler())` is the Macaron block, with feed-forward as f_0 and attention as f_1.
 
     Args:
         *parts: Two or more modules, each called as a field is. Functions enter by
-            `nf.from_function`. One module may stand in several parts, and has its weights once.
+            `neuralflow.from_function`. One module may stand in several parts, and has its weights
+            once.
 
     Raises:
         InputError: There are fewer than two parts.

@@ -310,8 +310,8 @@ class SecondOrder(nnx.Module):
     and the velocities v in its second. Paths of positions can cross, because samples at one
     position can differ in velocity. Paths of a first-order field cannot cross.
 
-    A flow needs velocities to start with. `nf.models.Augment` appends zeros or learned velocities
-    to positions. The first half of the state at the end holds the positions there.
+    A flow needs velocities to start with. `neuralflow.models.Augment` appends zeros or learned
+    velocities to positions. The first half of the state at the end holds the positions there.
 
     Args:
         acceleration: The module a. It is called with the whole state, as a(state), or as

@@ -1,10 +1,13 @@
 """Choose how to run a trained network, and see where the error of a cheaper one comes from.
 
-`candidates` holds what a network can be run with in place of its own: another discretisation,
-another basis of its weights. `measured` compiles a network for batches of one size. `table`
-compares candidates by what they cost and what they give. `errors` splits the error of a compressed
-network into parts. The picture stands in `plots`.
+A `Candidate` is what a network can be run with in place of its own: another discretisation, another
+basis of its weights. `tradeoff` compares candidates by what they cost and what they give.
+`error_split` splits the error of a compressed network into parts. `neuralflow.inference.plots`
+draws the comparison.
 """
+
+# `candidates` applies a candidate to a network, `measured` compiles networks for batches of one
+# size, `table` compares, `errors` splits.
 
 from neuralflow.inference import plots
 from neuralflow.inference.candidates import Candidate

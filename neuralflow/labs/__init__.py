@@ -2,12 +2,12 @@
 
 A laboratory stands on the core and imports no other laboratory.
 
-- `deep_limit`: Do the weights of deeper and deeper networks converge?
-- `diffeo`: Is a layer a diffeomorphism?
-- `operators`: Which differential operators are the convolutions of a layer?
-- `paths`: A residual network as a sum over paths.
-- `plain_net`: Plain networks as flows.
-- `stochastic`: Random residual networks and their SDEs.
+- `neuralflow.labs.deep_limit`: Do the weights of deeper and deeper networks converge?
+- `neuralflow.labs.diffeo`: Is a layer a diffeomorphism?
+- `neuralflow.labs.operators`: Which differential operators are the convolutions of a layer?
+- `neuralflow.labs.paths`: A residual network as a sum over paths.
+- `neuralflow.labs.plain_net`: Plain networks as flows.
+- `neuralflow.labs.stochastic`: Random residual networks and their SDEs.
 """
 
 from importlib import import_module as _import_module

@@ -1,7 +1,7 @@
 """Discretisations as diffrax solvers: diffrax's own, and those that diffrax lacks.
 
 Most of the latter are networks with a name, such as LM-ResNet, PolyNet, FractalNet and RevNet.
-`analysis` tells the order and the stability of a scheme.
+`neuralflow.schemes.analysis` tells the order and the stability of a scheme.
 """
 
 from diffrax import (

@@ -3,7 +3,7 @@
 `derived_order`, `order_conditions` and `observed_order` tell the order. `stability_function`,
 `amplification`, `growth` and `region` describe a step on u' = g u. `modified_equation` tells which
 equation a scheme really follows. `StableSteps` finds the longest stable step for any wave.
-`stability_limit` does so for decays, and `labs/operators/stability.py` for equations.
+`stability_limit` does so for decays, and `neuralflow.labs.operators.stable_step` for equations.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
 
     A linear multi-step scheme has one value sum_j alpha_j (-j)^q + q sum_j beta_j (-j)^(q-1) - 1
     for each power q of time. The key is "consistency" for q = 0, and "t^q" with the number q for
-    the others. alpha and beta are the coefficients of `LinearMultistep`.
+    the others. alpha and beta are the coefficients of `neuralflow.schemes.LinearMultistep`.
 
     Args:
         scheme: A Runge-Kutta scheme, or a linear multi-step scheme with constant coefficients.
@@ -448,8 +448,8 @@ def modified_equation(
     float64 is needed for accurate terms.
 
     Args:
-        scheme: An explicit scheme. For `RevNet`, the two halves of x are the two halves of its
-            state.
+        scheme: An explicit scheme. For `neuralflow.schemes.RevNet`, the two halves of x are the two
+            halves of its state.
         velocity: The field as an autonomous function velocity(x) of vectors of shape `(d,)`.
         x: The state at which to compute the terms, of shape `(d,)`.
 
@@ -625,8 +625,8 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
     it. The step is one of the later steps, once the first steps of the scheme are over. Here h is
     the length of the step and g a complex number.
 
-    For `RevNet` the test equation is X' = g Y, Y' = g X. The eigenvalues of this equation are g and
-    -g.
+    For `neuralflow.schemes.RevNet` the test equation is X' = g Y, Y' = g X. The eigenvalues of this
+    equation are g and -g.
 
     Args:
         scheme: An explicit scheme with constant coefficients.
@@ -800,8 +800,8 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     """Find the largest z such that every step with 0 < h g <= z is stable on u' = -g u.
 
     Here h is the length of a step and g > 0 the rate of the decay. `StableSteps` makes the search,
-    so that the limit of a scheme without stable steps is exactly zero. The limit of `LMResNet` is
-    2 (1 - k) for |k| < 1 (our derivation).
+    so that the limit of a scheme without stable steps is exactly zero. The limit of
+    `neuralflow.schemes.LMResNet` is 2 (1 - k) for |k| < 1 (our derivation).
 
     Args:
         scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.

@@ -420,7 +420,7 @@ class _TwoStep(ReversibleScheme):
         return done(y0, y1, (y0, jnp.zeros_like(first)))
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """Return the state and memory before the step, as `ReversibleScheme.unstep` says.
+        """Return the state and the memory before the step.
 
         The state before follows from the two states after it. The result is not valid for the first
         step, which has no state before.

@@ -56,8 +56,8 @@ class RK4(AbstractERK):
     The scheme has no error estimate and is for fixed grids.
 
     Args:
-        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
-            `explicit_step` instead.
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid has a
+            loop of its own.
 
     Raises:
         InputError: `scan_kind` is none of diffrax's kinds.
@@ -90,8 +90,8 @@ class ThreeEighths(AbstractERK):
     The scheme has no error estimate and is for fixed grids.
 
     Args:
-        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
-            `explicit_step` instead.
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid has a
+            loop of its own.
 
     Raises:
         InputError: `scan_kind` is none of diffrax's kinds.

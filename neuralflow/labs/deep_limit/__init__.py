@@ -11,14 +11,19 @@ scheme whose limit is another equation.
 Problems, minima and studies are computed in float64 and need jax_enable_x64. `train`, `descend` and
 `certify` compute in the precision of the model.
 
-`problem` and `objective` define what is minimised. `minimum` and `pontryagin` solve the
-minimisation in two independent ways. `distances`, `sweep` and `falsifiers` compare networks with
-their limit. `certificate` and `trained` look at networks that were trained without this theory's
-penalty.
+A `Problem` says what is minimised. `minimise` and `pontryagin` solve it in two independent ways.
+`study` compares networks with their limit by their `distances`, and `falsify` breaks the theory's
+assumptions one by one. `certify` and `train` look at networks that were trained without this
+theory's penalty. `neuralflow.labs.deep_limit.plots` holds the pictures.
 
 Source:
     Thorpe & van Gennip, Deep Limits of Residual Neural Networks, arXiv 1810.11741.
 """
+
+# `problem` and `objective` define what is minimised. `minimum` and `pontryagin` solve the
+# minimisation in two independent ways. `distances`, `sweep` and `falsifiers` compare networks with
+# their limit. `certificate` and `trained` look at networks that were trained without this theory's
+# penalty.
 
 from neuralflow.labs.deep_limit import plots
 from neuralflow.labs.deep_limit.certificate import (
@@ -27,6 +32,7 @@ from neuralflow.labs.deep_limit.certificate import (
 )
 from neuralflow.labs.deep_limit.distances import (
     DISTANCES,
+    FURTHER,
     aligned,
     distances,
     expected_order,
@@ -101,6 +107,7 @@ from neuralflow.statistics import (
 __all__ = [
     "ASYMPTOTIC",
     "DISTANCES",
+    "FURTHER",
     "PROTOCOLS",
     "Certificate",
     "Folder",

@@ -1,12 +1,15 @@
 """Flows as diffeomorphisms: exponentials, inverses, Jacobians, Lipschitz bounds and geodesics.
 
-`report` measures how far a layer is a diffeomorphism. The module `flows` holds maps and their
-inverses. The module `jacobian` holds derivatives of maps. The module `lipschitz` holds bounds that
-follow from the weights. The module `kernels` holds Gaussian kernel fields and geodesics. The module
-`reports` holds the report on a layer. The module `sampled` holds maps on a regular grid. The module
-`plots` holds the picture. The determinants of a layer's blocks live in the core, in
-`neuralflow/transport.py`.
+`report` measures how far a layer is a diffeomorphism. `exponential`, `inverse`, `logarithm` and
+`squared` are maps and their inverses. `jacobian` and `log_determinant` are derivatives of maps.
+`lipschitz`, `bounds` and `check` follow from the weights. `KernelField` and `register` are for
+Gaussian kernels and geodesics. `neuralflow.labs.diffeo.sampled` holds maps on a regular grid, and
+`neuralflow.labs.diffeo.plots` the picture.
 """
+
+# `flows` holds maps and their inverses, `jacobian` derivatives of maps, `lipschitz` bounds,
+# `kernels` Gaussian kernels and geodesics, `reports` the report on a layer. The determinants of a
+# layer's blocks live in the core, in `neuralflow/transport.py`.
 
 from neuralflow.labs.diffeo import plots, sampled
 from neuralflow.labs.diffeo.flows import (

@@ -78,8 +78,8 @@ class KernelField(nnx.Module):
     k is the Gaussian kernel. The centres stay as they are given. The momenta are an nnx.Param and
     are trained.
 
-    In a `DepthVarying`, every depth has momenta of its own. The field then depends on depth time,
-    and `action(layer)` is the energy of its path.
+    In a `neuralflow.DepthVarying`, every depth has momenta of its own. The field then depends on
+    depth time, and `action(layer)` is the energy of its path.
 
     Args:
         centres: The centres c, `(n, d)`.
@@ -422,7 +422,8 @@ def norms(layer: NeuralODE) -> Float[Array, "steps"]:
     fields, `report` gives the speed of the samples.
 
     Args:
-        layer: A layer whose field is a `KernelField`, or a `DepthVarying` of a `KernelField`.
+        layer: A layer whose field is a `KernelField`, or a `neuralflow.DepthVarying` of a
+            `KernelField`.
 
     Returns:
         The norms, `(steps,)`.
@@ -441,8 +442,8 @@ def action(layer: NeuralODE) -> Float[Array, ""]:
     data, the energy is least where ||V_t|| is constant.
 
     Args:
-        layer: A layer on a fixed grid, whose field is a `KernelField` or a `DepthVarying` of a
-            `KernelField`.
+        layer: A layer on a fixed grid, whose field is a `KernelField` or a
+            `neuralflow.DepthVarying` of a `KernelField`.
 
     Returns:
         The energy, a scalar.

@@ -1,10 +1,13 @@
 """Networks of differential operators: kernels as operators, equations as fields, and stable steps.
 
-The module `kernels` translates a convolution kernel into derivatives and back. The module
-`equations` holds velocity fields that are partial differential operators. The module `stability`
-tells how long a step may be. The module `plots` holds the pictures. What a scheme does to a single
-wave stands in the core, in `neuralflow/schemes/analysis.py`.
+`to_operator` and `to_kernel` translate a convolution kernel into derivatives and back.
+`DifferentialOperator`, `parabolic`, `hyperbolic` and `hamiltonian` are velocity fields that are
+partial differential operators. `stability` and `stable_step` tell how long a step may be.
+`neuralflow.labs.operators.plots` holds the pictures. What a scheme does to a single wave stands in
+`neuralflow.schemes.analysis`.
 """
+
+# `kernels` translates, `equations` holds the fields, `stability` finds the steps.
 
 from neuralflow.labs.operators import plots
 from neuralflow.labs.operators.equations import (

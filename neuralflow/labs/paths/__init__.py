@@ -1,8 +1,12 @@
 """Residual networks as sums over paths, and the path integral of their equation.
 
-`discrete` holds the sums over the paths of a network, and `integral` the path integral of its
-equation. `plots` draws the paths of a gradient.
+`Branches` is a residual network whose paths are summed: `amplitudes`, `contributions` and
+`gradients` sort them by length. `Equation` is its limit, with the path integrals `composed`,
+`spectral` and `feynman_kac`. `neuralflow.labs.paths.plots` draws the paths of a gradient.
 """
+
+# `discrete` holds the sums over the paths of a network, `integral` the path integral of its
+# equation.
 
 from neuralflow.labs.paths import plots
 from neuralflow.labs.paths.discrete import (

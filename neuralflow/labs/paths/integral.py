@@ -126,10 +126,11 @@ class Equation(eqx.Module):
         Points of the equation are `(x,)` or `(y, x)`.
 
         Args:
-            coefficients: The coefficients of a `DifferentialOperator` of `nf.labs.operators`,
-                `(terms, 1, 1)` or `(terms,)`. Their order is (1, x, xx) in one dimension and
-                (1, x, y, xx, xy, yy) in two dimensions. Traced coefficients are differentiable, and
-                their diffusion is not checked to be positive.
+            coefficients: The coefficients of a
+                `neuralflow.labs.operators.DifferentialOperator`, `(terms, 1, 1)` or `(terms,)`.
+                Their order is (1, x, xx) in one dimension and (1, x, y, xx, xy, yy) in two
+                dimensions. Traced coefficients are differentiable, and their diffusion is not
+                checked to be positive.
 
         Returns:
             The equation, in one or two dimensions.

@@ -1,9 +1,12 @@
 """Plain networks as flows, and flows as residual networks (Li & Shi, arXiv 1708.06257).
 
-`reading` reads and checks a plain network. `decomposition` splits its weights into rotations and
-stretchings. `flows` makes one flow of the network, and `resnets` makes a residual network.
-`embedding` holds what these two share.
+`read` reads and checks a plain network. `decompose` splits its weights into rotations and
+stretchings. `as_flow` makes one flow of the network, and `as_resnet` makes a residual network.
+`neuralflow.labs.plain_net.plots` draws a layer as a motion.
 """
+
+# `reading` reads, `decomposition` splits, `flows` and `resnets` build, `embedding` holds what these
+# two share.
 
 from neuralflow.labs.plain_net import plots
 from neuralflow.labs.plain_net.decomposition import (

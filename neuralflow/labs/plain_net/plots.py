@@ -28,7 +28,7 @@ def motions(
     activation. Each picture shows the first two dimensions.
 
     Args:
-        flow: A flow of `as_flow`.
+        flow: A flow of `neuralflow.labs.plain_net.as_flow`.
         x: The points (n, inputs) that enter the network.
         layer: The number of the layer.
         colours: Numbers (n,) that tell the points apart by colour. The default is the angle of each
@@ -38,8 +38,8 @@ def motions(
         The figure.
 
     Raises:
-        InputTypeError: `flow` is not a flow of `as_flow`, `x` or `colours` does not consist of real
-            numbers, or `layer` is not a whole number.
+        InputTypeError: `flow` is not a flow of `neuralflow.labs.plain_net.as_flow`, `x` or
+            `colours` does not consist of real numbers, or `layer` is not a whole number.
         InputError: `x` is not `(n, inputs)`, `colours` is not `(n,)`, or there is no such layer.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """

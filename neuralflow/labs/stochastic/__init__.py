@@ -1,9 +1,13 @@
 """Stochastic training as stochastic dynamics: random residual networks and their SDEs.
 
-`fields` holds the kinds of noise, `networks` the random networks and their limits (SDEs), `moments`
-exact moments of linear fields, and `weak` the errors of networks against their limit, by sampling.
-`plots` draws these errors.
+The kinds of noise are `StochasticDepth`, `Dropout`, `ShakeShake` and `Gaussian`. `RandomNetwork` is
+a random network, and `NeuralSDE` its limit. `network_moments` and `limit_moments` are exact moments
+of linear fields. `weak_errors` measures the errors of networks against their limit, by sampling,
+and `neuralflow.labs.stochastic.plots` draws these errors.
 """
+
+# `fields` holds the kinds of noise, `networks` the random networks and their limits, `moments`
+# exact moments, `weak` errors by sampling.
 
 from neuralflow.labs.stochastic import plots
 from neuralflow.labs.stochastic.fields import (
