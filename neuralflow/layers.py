@@ -52,9 +52,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     walks from t1 to t0.
 
     A layer is a plain `nnx.Module`: it can be nested, compiled, differentiated and saved. The field
-    may hold batch statistics and random streams, which follow the rules of NNX. `train()` and
-    `eval()` choose the mode. A call under `nnx.jit` or outside of any trace writes the new state
-    back. A call under plain `jax.jit` loses the new state, as it does for every NNX module.
+    may hold batch statistics and random streams, which follow the rules of NNX.
+    `nnx.Module.train()` and `nnx.Module.eval()` choose the mode. A call under `nnx.jit` or outside
+    of any trace writes the new state back. A call under plain `jax.jit` loses the new state, as it
+    does for every NNX module.
 
     A call outside of any trace raises `SolveError` where the solve fails. A call inside a trace
     returns states that are not finite instead: NaN, or what overflowed. Every gradient through a

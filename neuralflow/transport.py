@@ -526,7 +526,7 @@ def flat(x: PyTree) -> tuple[Array, Callable[[Array], Any]]:
     return jax.vmap(lambda one: ravel_pytree(one)[0])(x), jax.vmap(back)
 
 
-class _Carried(nnx.Module, abc.ABC):
+class Carried(nnx.Module, abc.ABC):
     """A function of x and t that a flow carries, and that is known at one end of an interval."""
 
     def __init__(self, layer: NeuralODE, function: Any, given: KnownAt):
@@ -541,7 +541,8 @@ class _Carried(nnx.Module, abc.ABC):
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
-    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array: ...
+    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array:
+        """Return the value of the function at every sample."""
 
     def _walk(self, t: Real) -> NeuralODE | None:
         """Return the part of the layer from depth time t to where the function is known.
@@ -619,7 +620,7 @@ class _Carried(nnx.Module, abc.ABC):
         return sum(jax.tree.leaves(jax.tree.map(advected, slope, velocity)), total)
 
 
-class Transport(_Carried):
+class Transport(Carried):
     """The solution u(x, t) of the transport equation u_t + v . grad u = 0 along a layer's flow.
 
     v is the velocity field of the layer. u is constant on the characteristics x' = v(x, t).
@@ -708,7 +709,7 @@ class Transport(_Carried):
         return self._material(x, t, step, context)
 
 
-class Continuity(_Carried):
+class Continuity(Carried):
     """The log-density log rho(x, t) that a layer's flow carries.
 
     rho solves the continuity equation rho_t + div(rho v) = 0, where v is the velocity field of the

@@ -27,7 +27,7 @@ from numpy.polynomial.polynomial import polyval
 from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
-from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
+from neuralflow.schemes.multistep import LinearMultistep, TwoStep
 from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
@@ -166,7 +166,7 @@ def derived_order(scheme: Scheme) -> int:
         return scheme.order(None)
     _check(scheme)
     _check_alone(scheme)
-    if isinstance(scheme, _TwoStep):
+    if isinstance(scheme, TwoStep):
         # An array holds one coefficient, and so one scheme, for each channel.
         raw = scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k
         ks = np.ravel(np.asarray(checks.known(raw), float)).tolist()
@@ -420,11 +420,7 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(scheme, LinearMultistep):
         return np.asarray(scheme.alpha), np.asarray(scheme.beta)
-    if (
-        isinstance(scheme, _TwoStep)
-        and not isinstance(scheme.k, PerStep)
-        and np.ndim(scheme.k) == 0
-    ):
+    if isinstance(scheme, TwoStep) and not isinstance(scheme.k, PerStep) and np.ndim(scheme.k) == 0:
         k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
         return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
     raise InputTypeError(
@@ -477,9 +473,9 @@ def modified_equation(
         raise InputError(
             f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}"
         )
-    if isinstance(scheme, LinearMultistep | _TwoStep):
+    if isinstance(scheme, LinearMultistep | TwoStep):
         alpha, beta = _coefficients(scheme)
-        if isinstance(scheme, _TwoStep) and not _is_zero_stable(alpha[1]):
+        if isinstance(scheme, TwoStep) and not _is_zero_stable(alpha[1]):
             raise InputError(
                 f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no "
                 "equation; |k| < 1, or k = 1"

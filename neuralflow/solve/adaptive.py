@@ -61,6 +61,7 @@ class Adaptive(Discretisation):
 
     The solve places the edge of a step at every knot of weights that vary with depth. Steps that a
     walk chooses are not known before the walk, so `plan`, `invert` and `per_step` raise an error.
+    `neuralflow.solve.Discretisation` has what both kinds of discretisation share.
 
     An error estimate is a small difference of velocities. Accelerators multiply matrices of float32
     in fewer digits by default, and the estimate would measure that. So the field multiplies in all

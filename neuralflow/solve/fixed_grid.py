@@ -43,7 +43,8 @@ class FixedGrid(Discretisation):
     The k-th step of Euler's scheme is the residual block x + h f_k(x), exactly. Here h is the
     length of the step in depth time, and f_k is the field with the weights of the step. The walk
     equals a compiled scan over the blocks to the last bit. Blocks that are called one by one, or
-    unrolled, can round differently.
+    unrolled, can round differently. `neuralflow.solve.Discretisation` has what both kinds of
+    discretisation share.
 
     Gradients are the exact gradients of the steps. All transformations work: jvp, vjp, second
     derivatives and vmap. The memory mode "reversible" works in reverse mode alone, and not with

@@ -250,7 +250,7 @@ def certify(
     on a finer basis, another order of the samples. An axis of the state that is stretched weighs
     more, and changes them.
 
-    A ResNet becomes a model for this function by `nf.from_branches(branches)`.
+    A ResNet becomes a model for this function by `neuralflow.from_branches`.
 
     Args:
         model: A model that holds one NeuralODE or more. Samples are independent of each other.

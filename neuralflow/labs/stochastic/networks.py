@@ -44,10 +44,10 @@ class RandomNetwork(HoldsSteps):
     """A random field in equal blocks: a residual network with a random branch in every block.
 
     The kind of noise, such as stochastic depth or dropout, is the choice of the field. In training,
-    every call draws anew from the field's stream. After `eval()`, the network is the network of the
-    expectations and draws nothing. `sample(x, key)` draws from the given key, in training and in
-    evaluation. The attribute `layer`, a `neuralflow.NeuralODE`, carries the weights and the memory
-    mode, and gives the states along depth.
+    every call draws anew from the field's stream. After `nnx.Module.eval()`, the network is the
+    network of the expectations and draws nothing. `sample(x, key)` draws from the given key, in
+    training and in evaluation. The attribute `layer`, a `neuralflow.NeuralODE`, carries the weights
+    and the memory mode, and gives the states along depth.
 
     Args:
         field: The random field.
@@ -190,9 +190,9 @@ class NeuralSDE(HoldsSteps):
     A random field is a `RandomField`: a network whose blocks draw random numbers, such as a network
     with dropout. Its drift a is the mean of a block, and its diffusion b the spread of a block. In
     law, the network with shorter and shorter blocks converges to the solution of the equation. In
-    training, every call draws a path from the random stream of the field. After `eval()`, the
-    module is the Euler network of the drift and draws nothing, whatever `scheme` is.
-    `sample(x, key)` draws from the given key, in training and in evaluation.
+    training, every call draws a path from the random stream of the field. After
+    `nnx.Module.eval()`, the module is the Euler network of the drift and draws nothing, whatever
+    `scheme` is. `sample(x, key)` draws from the given key, in training and in evaluation.
 
     Brownian paths are virtual Brownian trees. Equal keys and equal resolutions give equal paths,
     whatever the number of steps. The default resolution changes with `steps`. To compare numbers of
