@@ -20,25 +20,23 @@ four bases. The initialisations are `independent`, `tied`, `smooth` and `fractio
 
 The rooms, which are imported with the package or at their first use:
 
-| room | what is there |
-|---|---|
-| `neuralflow.fields` | velocity fields: dense, convolutional, attention, Hamiltonian, sums |
-| `neuralflow.depth` | bases, weights that vary with depth, and their initialisations |
-| `neuralflow.schemes` | schemes, and their theory in `neuralflow.schemes.analysis` |
-| `neuralflow.solve` | what the two discretisations share |
-| `neuralflow.branches` | layers from plain residual branches, and back |
-| `neuralflow.transport` | what a flow carries: values, densities, integrals; normalising flows |
-| `neuralflow.regularisers` | penalties on weights along depth, and on the motion of a flow |
-| `neuralflow.statistics` | means, intervals and observed orders |
-| `neuralflow.models` | small classifiers, and entries appended before a flow |
-| `neuralflow.data` | data sets: generated, digits, files, TFDS |
-| `neuralflow.training` | one function that trains any module, and its checkpoints |
-| `neuralflow.sweeps` | one function over many configurations |
-| `neuralflow.inference` | what a trained network costs and gives under other discretisations |
-| `neuralflow.plots` | pictures of schemes, flows and densities |
-| `neuralflow.labs` | laboratories, each for one question about layers |
-| `neuralflow.checks` | the errors that refuse bad input |
-| `neuralflow.cli` | the command line |
+- `neuralflow.fields`: velocity fields: dense, convolutional, attention, Hamiltonian, sums
+- `neuralflow.depth`: bases, weights that vary with depth, and their initialisations
+- `neuralflow.schemes`: schemes, and their theory in `neuralflow.schemes.analysis`
+- `neuralflow.solve`: what the two discretisations share
+- `neuralflow.branches`: layers from plain residual branches, and back
+- `neuralflow.transport`: what a flow carries: values, densities, integrals; normalising flows
+- `neuralflow.regularisers`: penalties on weights along depth, and on the motion of a flow
+- `neuralflow.statistics`: means, intervals and observed orders
+- `neuralflow.models`: small classifiers, and entries appended before a flow
+- `neuralflow.data`: data sets: generated, digits, files, TFDS
+- `neuralflow.training`: one function that trains any module, and its checkpoints
+- `neuralflow.sweeps`: one function over many configurations
+- `neuralflow.inference`: what a trained network costs and gives under other discretisations
+- `neuralflow.plots`: pictures of schemes, flows and densities
+- `neuralflow.labs`: laboratories, each for one question about layers
+- `neuralflow.checks`: the errors that refuse bad input
+- `neuralflow.cli`: the command line
 """
 
 from importlib import import_module as _import_module

@@ -68,8 +68,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             the context of a call, `layer(x, context=...)`: masks, edges, conditions. Any other
             parameter with a default keeps its default, and another required one is refused. A field
             may hold a `DepthVarying` anywhere inside. A depthwise `nnx.Conv` needs
-            `conv_general_dilated=nf.fields.convolution` for fast gradients on CPUs, which any other
-            convolution has without it.
+            `neuralflow.fields.convolution` as its `conv_general_dilated` for fast gradients on
+            CPUs, which any other convolution has without it.
         solve: The discretisation, a `FixedGrid` or an `Adaptive`.
         t0: The depth time where the interval starts. A number is a constant. An array is data,
             which may be traced and differentiated. An `nnx.Param` is learned.

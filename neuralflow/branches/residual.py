@@ -47,7 +47,8 @@ def from_branches(
     differently.
 
     The blocks of a transformer have two branches each. They enter as `neuralflow.fields.Split` of
-    the two, with `scheme=nf.schemes.LieTrotter()`: y = x + a_0(x), then y + f_0(y), and so on.
+    the two, with the scheme `neuralflow.schemes.LieTrotter()`: y = x + a_0(x), then y + f_0(y), and
+    so on.
 
     Args:
         branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if

@@ -128,7 +128,7 @@ class Hamiltonian(nnx.Module):
     second.
 
     A separable H(q, p) = T(p) + V(q) gives a field for RevNet:
-    `Hamiltonian(nf.fields.Separable(T, V))`. A step of RevNet is then symplectic.
+    `Hamiltonian(Separable(T, V))`. A step of RevNet is then symplectic.
 
     Args:
         energy: A module H from the state to one number a sample.

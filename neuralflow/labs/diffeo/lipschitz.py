@@ -115,8 +115,8 @@ def lipschitz(module: nnx.Module | Callable[..., Any]) -> Float[Array, ""]:
     `neuralflow.fields.MLP`, `neuralflow.fields.Antisymmetric`,
     `neuralflow.labs.diffeo.KernelField`, `neuralflow.labs.diffeo.Bounded` and
     `neuralflow.labs.diffeo.SpectralNorm`. Bounds are also known for functions such as jnp.tanh. The
-    decorator `@nf.labs.diffeo.lipschitz_rule.register` adds a class of your own. The rule of a
-    class does not hold for its subclasses.
+    decorator `@lipschitz_rule.register` adds a class of your own. The rule of a class does not hold
+    for its subclasses.
 
     The weights of a field may vary with depth. Such a field has a bound at every depth.
     `lipschitz(field.at(s))` gives the bound at the normalised depth s, and `bounds(layer)` gives
