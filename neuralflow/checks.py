@@ -18,6 +18,9 @@ from flax import nnx
 from jax import core
 from jaxtyping import PyTree
 
+__all__ = ["ExtraMissing", "InputError", "InputTypeError"]
+__docformat__ = "google"
+
 MOST_STEPS = 2**24
 """The largest number of steps or cells that is planned: float32 does not count further."""
 

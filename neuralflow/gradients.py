@@ -3,8 +3,6 @@
 Two references are gradients of other programs. The third reference takes no derivative at all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple

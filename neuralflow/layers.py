@@ -52,9 +52,10 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
     walks from t1 to t0.
 
     A layer is a plain `nnx.Module`: it can be nested, compiled, differentiated and saved. The field
-    may hold batch statistics and random streams, which follow the rules of NNX. `train()` and
-    `eval()` choose the mode. A call under `nnx.jit` or outside of any trace writes the new state
-    back. A call under plain `jax.jit` loses the new state, as it does for every NNX module.
+    may hold batch statistics and random streams, which follow the rules of NNX.
+    `nnx.Module.train()` and `nnx.Module.eval()` choose the mode. A call under `nnx.jit` or outside
+    of any trace writes the new state back. A call under plain `jax.jit` loses the new state, as it
+    does for every NNX module.
 
     A call outside of any trace raises `SolveError` where the solve fails. A call inside a trace
     returns states that are not finite instead: NaN, or what overflowed. Every gradient through a
@@ -67,8 +68,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
             the context of a call, `layer(x, context=...)`: masks, edges, conditions. Any other
             parameter with a default keeps its default, and another required one is refused. A field
             may hold a `DepthVarying` anywhere inside. A depthwise `nnx.Conv` needs
-            `conv_general_dilated=nf.fields.convolution` for fast gradients on CPUs, which any other
-            convolution has without it.
+            `neuralflow.fields.convolution` as its `conv_general_dilated` for fast gradients on
+            CPUs, which any other convolution has without it.
         solve: The discretisation, a `FixedGrid` or an `Adaptive`.
         t0: The depth time where the interval starts. A number is a constant. An array is data,
             which may be traced and differentiated. An `nnx.Param` is learned.
@@ -377,6 +378,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 cannot be evaluated on `x`; the error of the field is the cause.
             InputTypeError: `x` has a leaf that is not an array of numbers.
             SolveError: Outside of a trace, the solve failed.
+
+        @public
         """
         return self._checked(_integrate, x, None, context).states
 

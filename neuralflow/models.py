@@ -1,8 +1,7 @@
 """What stands around a flow: classifiers for a first start, and entries appended before a flow.
 
 A classifier is a stem, a NeuralODE and a linear head. The commands use the classifiers. The loss
-that belongs to them is `classification`. `Augment` appends entries to a state. Fields,
-discretisations and the layer itself stand in `fields`, `solve` and `layers`.
+that belongs to them is `classification`. `Augment` appends entries to a state.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from neuralflow.depth.basis import PiecewiseConstant
 from neuralflow.fields import MLP, ConvBlock
 from neuralflow.layers import NeuralODE
 from neuralflow.solve import Discretisation
+
+__docformat__ = "google"
 
 
 class Augment(nnx.Module):
@@ -85,6 +86,8 @@ class Augment(nnx.Module):
         Raises:
             InputError: x has no axis, or the module does not keep the leading axes of x.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", "entries", kind=jnp.inexact)
         module: Any = self.entries
@@ -166,6 +169,8 @@ class PointClassifier(nnx.Module):
         Raises:
             InputError: x has another shape, or holds no sample.
             InputTypeError: x is not an array of real numbers.
+
+        @public
         """
         x = _scaled(x)
         checks.array("x", x, "batch", *["coordinates"] * (x.ndim - 1))
@@ -259,6 +264,8 @@ class ImageClassifier(nnx.Module):
         Raises:
             InputError: x has another shape, or holds no image.
             InputTypeError: x is not an array of real numbers.
+
+        @public
         """
         x = _scaled(x)
         checks.array("x", x, "batch", *self.shape)
@@ -286,8 +293,8 @@ def _scaled(x: Array) -> Array:
 def classification(model: nnx.Module, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
     """Return the mean cross-entropy of a model on a batch, with the accuracy beside it.
 
-    This function is a loss for `training.fit`. A label out of range that is known only inside a
-    trace makes the cross-entropy and its gradient NaN.
+    This function is a loss for `neuralflow.training.fit`. A label out of range that is known only
+    inside a trace makes the cross-entropy and its gradient NaN.
 
     Args:
         model: A model from inputs to logits `(batch, classes)`.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 COLOURS = ("#20639b", "#d1495b", "#2e8b57", "#8d6a9f", "#c98b2b")
 """The colours of series and classes, in turn."""
@@ -117,9 +119,9 @@ def stability(schemes: Mapping[str, AbstractSolver], columns: int = 4) -> Figure
 
     Raises:
         InputError: There are more than 1000 panels, `columns` is less than 1, or
-            `schemes.analysis.region` refuses a scheme.
+            `neuralflow.schemes.analysis.region` refuses a scheme.
         InputTypeError: `schemes` is no dict with at least one scheme, `columns` is no whole number,
-            or `schemes.analysis.region` refuses a scheme.
+            or `neuralflow.schemes.analysis.region` refuses a scheme.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
     _check_named("schemes", schemes, "{'Euler': nf.Euler()}")
@@ -217,7 +219,8 @@ def transported(
         InputError: `depths` lie outside the interval of the layer, in the wrong order, or are more
             than 1000. Or `x` and `y` are no points in the plane with one class each, `u` has more
             than one number as value, or `size` lies outside of 2 to 4096.
-        InputTypeError: `u` is no `Transport`, or another argument has the wrong type.
+        InputTypeError: `u` is no `neuralflow.transport.Transport`, or another argument has the
+            wrong type.
         SolveError: A solve of the layer fails.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
@@ -278,7 +281,8 @@ def characteristics(layer: NeuralODE, x: np.ndarray, y: np.ndarray, steps: int =
     Raises:
         InputError: `x` and `y` are no points in the plane with one class each, or `steps` is less
             than 2 or greater than 2^16.
-        InputTypeError: `layer` is no `NeuralODE`, or another argument has the wrong type.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, or another argument has the wrong
+            type.
         SolveError: The solve of the layer fails.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """

@@ -109,14 +109,15 @@ def refined(model: ModelT, factor: int, x: PyTree = None) -> ModelT:
     cut into `factor` equal parts. The interval of depth time stays the same, so steps get shorter.
     The new model therefore is closer to the ODE that the weights define. Its outputs are nearly the
     outputs of the model where the model is close to this ODE already. An adaptive layer gets finer
-    cells alone, and keeps its outputs up to its tolerances. `regularisers.depth_energy` keeps its
-    value on a `PiecewiseLinear` basis. On cells it sums squares of jumps, and grows by the factor.
+    cells alone, and keeps its outputs up to its tolerances. `neuralflow.regularisers.depth_energy`
+    keeps its value on a `PiecewiseLinear` basis. On cells it sums squares of jumps, and grows by
+    the factor.
 
     The new model shares nothing with the model. What the model shares inside, the new model shares
-    too. Batch statistics of a cell are repeated in its parts. Rows of a `PerStep` are repeated in
-    the parts of their steps; a plain first step of a two-step scheme stays plain in all its parts,
-    with coefficients of zero. Random streams and sharding stay as they are. A network of
-    `labs.stochastic` keeps its limit, the SDE.
+    too. Batch statistics of a cell are repeated in its parts. Rows of a
+    `neuralflow.schemes.PerStep` are repeated in the parts of their steps; a plain first step of a
+    two-step scheme stays plain in all its parts, with coefficients of zero. Random streams and
+    sharding stay as they are. A network of `neuralflow.labs.stochastic` keeps its limit, the SDE.
 
     Args:
         model: The model, with `NeuralODE` layers anywhere inside.

@@ -1,10 +1,9 @@
 """Penalties on weights as functions of depth, and penalties on the motion of a flow.
 
 Penalties on weights come with the gradient that belongs to them. Penalties on the motion are rates,
-which `transport.along` integrates beside the states. A new rate is a function of a `Motion`.
+which `neuralflow.transport.along` integrates beside the states. A new rate is a function of a
+`neuralflow.transport.Motion`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,6 +32,8 @@ from neuralflow.solve import Adaptive
 from neuralflow.solve.system import time_dtype
 from neuralflow.transport import MOST_DERIVATIVES, Motion, Rate, flat, log_determinant, samples
 
+__docformat__ = "google"
+
 
 def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
     """Compute the energy of a model's weights as functions of depth.
@@ -46,7 +47,7 @@ def depth_energy(model: nnx.Module, tau: float = 1.0) -> Float[Array, ""]:
     deeper and deeper networks converge.
 
     Args:
-        model: The model, with a `DepthVarying` anywhere inside.
+        model: The model, with a `neuralflow.DepthVarying` anywhere inside.
         tau: The weight of the term at depth 0, a positive number.
 
     Returns:
@@ -93,7 +94,7 @@ def sobolev(model: nnx.Module, tau: float = 1.0) -> optax.GradientTransformation
     gradient.
 
     Args:
-        model: The model, with a `DepthVarying` anywhere inside.
+        model: The model, with a `neuralflow.DepthVarying` anywhere inside.
         tau: The weight of the term at depth 0, a positive number.
 
     Returns:
@@ -122,7 +123,7 @@ def whitened(model: nnx.Module, gradient: PyTree, tau: float = 1.0) -> Any:
     the number of layers. It does not depend either on whether weights stand in cells or at knots.
 
     Args:
-        model: The model, with a `DepthVarying` anywhere inside.
+        model: The model, with a `neuralflow.DepthVarying` anywhere inside.
         gradient: The plain gradient, a pytree like the model's parameters.
         tau: The weight of the term at depth 0, a positive number.
 
@@ -141,9 +142,9 @@ def whitened(model: nnx.Module, gradient: PyTree, tau: float = 1.0) -> Any:
 def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
     """Return the squared speed |v|^2 of every sample.
 
-    The squared speed is a rate for `nf.transport.along`. Its integral is twice the kinetic energy
-    of the flow. Straight paths of constant speed have the least energy, and a solver takes few
-    steps along such paths.
+    The squared speed is a rate for `neuralflow.transport.along`. Its integral is twice the kinetic
+    energy of the flow. Straight paths of constant speed have the least energy, and a solver takes
+    few steps along such paths.
 
     Args:
         motion: The motion of the samples.
@@ -152,7 +153,7 @@ def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
         The squared speed, shape `(batch,)`.
 
     Raises:
-        InputTypeError: `motion` is no `Motion`.
+        InputTypeError: `motion` is no `neuralflow.transport.Motion`.
 
     Source:
         Finlay et al., arXiv 2002.02798, stated there.
@@ -164,8 +165,8 @@ def kinetic_energy(motion: Motion) -> Float[Array, "batch"]:
 def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
     """Return the squared Frobenius norm |grad v|_F^2 of the velocity's Jacobian at every sample.
 
-    The squared norm is a rate for `nf.transport.along`. As a penalty, the squared norm keeps
-    neighbours together. A random divergence estimates the squared norm with its probes.
+    The squared norm is a rate for `neuralflow.transport.along`. As a penalty, the squared norm
+    keeps neighbours together. A random divergence estimates the squared norm with its probes.
 
     Args:
         motion: The motion of the samples.
@@ -174,7 +175,7 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
         The squared norm, shape `(batch,)`.
 
     Raises:
-        InputTypeError: `motion` is no `Motion`.
+        InputTypeError: `motion` is no `neuralflow.transport.Motion`.
 
     Source:
         Finlay et al., arXiv 2002.02798, stated there.
@@ -186,8 +187,8 @@ def jacobian_frobenius(motion: Motion) -> Float[Array, "batch"]:
 def total_derivative(order: int) -> Rate:
     """Return the rate |d^K x / dt^K|^2: the squared K-th total derivative along every path.
 
-    The rate is for `nf.transport.along`. As a penalty, the rate makes solutions that an adaptive
-    solver follows in few steps. Order 1 gives `kinetic_energy`.
+    The rate is for `neuralflow.transport.along`. As a penalty, the rate makes solutions that an
+    adaptive solver follows in few steps. Order 1 gives `kinetic_energy`.
 
     The derivative includes the field's own use of depth time. Weights that vary with depth are held
     at their values at each depth. So the derivative is total for weights that are constant inside
@@ -202,7 +203,7 @@ def total_derivative(order: int) -> Rate:
         order: The order K of the derivative, from 1 to 12.
 
     Returns:
-        The rate, a function from a `Motion` to `(batch,)`.
+        The rate, a function from a `neuralflow.transport.Motion` to `(batch,)`.
 
     Raises:
         InputError: `order` is less than 1 or greater than 12.
@@ -256,8 +257,8 @@ def step_costs(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> tuple[
     whose lengths are held.
 
     Args:
-        layer: The layer, with an explicit Runge-Kutta scheme in an `Adaptive`. Schemes such as
-            `nf.Tsit5()` and `nf.Dopri8()` measure the stiffness too.
+        layer: The layer, with an explicit Runge-Kutta scheme in a `neuralflow.Adaptive`. Schemes
+            such as `neuralflow.Tsit5()` and `neuralflow.Dopri8()` measure the stiffness too.
         x: The samples, `(batch, ...)` or a pytree of such arrays.
         context: The context of the field, as in a call of the layer.
 
@@ -267,7 +268,7 @@ def step_costs(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> tuple[
     Raises:
         InputError: The discretisation of `layer` is a fixed grid, has an implicit scheme, or has
             `gradient="continuous"`, which knows no steps.
-        InputTypeError: `layer` is no `NeuralODE`, or axis 0 of x does not count samples.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, or axis 0 of x does not count samples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -336,7 +337,7 @@ def inverse_consistency(
         The squared distances, shape `(batch,)`.
 
     Raises:
-        InputTypeError: `layer` is no `NeuralODE`, or axis 0 of x does not count samples.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, or axis 0 of x does not count samples.
 
     Source:
         Our formulation of the inverse consistency of Rousseau & Fablet, arXiv 1805.09585.
@@ -362,8 +363,8 @@ def volume_change(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> Flo
         The squared log-determinants, shape `(batch,)`.
 
     Raises:
-        InputTypeError: `layer` is no `NeuralODE`, axis 0 of x does not count samples, or the scheme
-            of a fixed grid carries more than the state from step to step.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, axis 0 of x does not count samples, or
+            the scheme of a fixed grid carries more than the state from step to step.
 
     Source:
         Our formulation.
@@ -371,7 +372,7 @@ def volume_change(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> Flo
     return log_determinant(layer, x, context=context).log ** 2
 
 
-def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
+def _chosen(model: nnx.Module, tau: float) -> "list[_Product | None]":
     """Return the inner product of every parameter, in the order in which gradients come.
 
     None stands for a parameter that does not vary with depth.
@@ -383,7 +384,9 @@ def _chosen(model: nnx.Module, tau: float) -> list[_Product | None]:
 
 
 def _mapped(
-    chosen: list[_Product | None], function: Callable[[_Product, Array], Array], gradient: PyTree
+    chosen: "list[_Product | None]",
+    function: "Callable[[_Product, Array], Array]",
+    gradient: PyTree,
 ) -> Any:
     """Apply a function of product and gradient to the gradient of every weight with a product."""
     leaves, treedef = jax.tree.flatten(gradient)

@@ -1,7 +1,5 @@
 """Statistics: means with standard errors, intervals over data sets or seeds, observed orders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +10,8 @@ from jaxtyping import Array, Float
 
 from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
+
+__docformat__ = "google"
 
 # A fitted order leaves out depths below this number: a wrong limit can look right there.
 ASYMPTOTIC = 32

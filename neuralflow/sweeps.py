@@ -30,9 +30,9 @@ seconds of a run stand in its `result.json`.
 of its data. A sweep that is started again, in whatever way it ended, makes only the runs that are
 not finished. The code of the function, and what the function takes from elsewhere than its
 arguments, do not count: give another folder when they change. A run that was interrupted can go on
-where it was: `folder()` is the folder of the run for checkpoints, such as
-`nf.training.fit(..., folder=nf.sweeps.folder(), resume=True)`. Sweeps of other configurations into
-the same folder add their runs, and the table is that of the last sweep.
+where it was: `folder()` is the folder of the run for checkpoints, to give to
+`neuralflow.training.fit` with `resume=True`. Sweeps of other configurations into the same folder
+add their runs, and the table is that of the last sweep.
 
 **On one big machine**, in processes of Python that begin anew, because the threads of JAX do not
 survive a fork:
@@ -143,6 +143,8 @@ import numpy as np
 
 from neuralflow import checks, console, files
 from neuralflow.checks import InputError, InputTypeError
+
+__docformat__ = "google"
 
 # This number grows when the meaning of what a run leaves behind changes.
 _FORMAT = 1

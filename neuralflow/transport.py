@@ -3,12 +3,10 @@
 The velocity field v(x, t) of a layer has the characteristics x' = v(x, t). The transport equation
 carries values, which are constant along the characteristics. The continuity equation carries
 densities, whose logarithms change by -div v along the characteristics. `along` integrates rates
-beside the states. Rates that serve as penalties stand in `regularisers`.
+beside the states. Rates that serve as penalties stand in `neuralflow.regularisers`.
 
 Axis 0 of x counts the samples. The other axes of x make up one point of d coordinates.
 """
-
-from __future__ import annotations
 
 import abc
 import functools
@@ -34,6 +32,8 @@ from neuralflow.fields.functions import check_context
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.network import traits
 from neuralflow.solve.system import check_single, time_dtype
+
+__docformat__ = "google"
 
 KnownAt = Literal["start", "end"]
 """The end of a layer's interval at which a function is known."""
@@ -417,7 +417,8 @@ def along(
         layer: The layer that walks.
         x: The samples where the walk starts, `(batch, ...)` or a pytree of such arrays.
         *rates: Functions from a `Motion` to `(batch,)`. Examples are `divergence` of this module,
-            and `kinetic_energy` and `jacobian_frobenius` of `nf.regularisers`.
+            `neuralflow.regularisers.kinetic_energy` and
+            `neuralflow.regularisers.jacobian_frobenius`.
         divergence: The way to compute sums over a Jacobian.
         key: The random key that draws the probes of a random divergence. Each solve draws once.
         context: The context of the field, as in a call of the layer.
@@ -525,7 +526,7 @@ def flat(x: PyTree) -> tuple[Array, Callable[[Array], Any]]:
     return jax.vmap(lambda one: ravel_pytree(one)[0])(x), jax.vmap(back)
 
 
-class _Carried(nnx.Module, abc.ABC):
+class Carried(nnx.Module, abc.ABC):
     """A function of x and t that a flow carries, and that is known at one end of an interval."""
 
     def __init__(self, layer: NeuralODE, function: Any, given: KnownAt):
@@ -540,7 +541,8 @@ class _Carried(nnx.Module, abc.ABC):
         self.layer, self.function, self.given = layer, function, given
 
     @abc.abstractmethod
-    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array: ...
+    def __call__(self, x: PyTree, t: Real, *, context: PyTree = None) -> Array:
+        """Return the value of the function at every sample."""
 
     def _walk(self, t: Real) -> NeuralODE | None:
         """Return the part of the layer from depth time t to where the function is known.
@@ -618,7 +620,7 @@ class _Carried(nnx.Module, abc.ABC):
         return sum(jax.tree.leaves(jax.tree.map(advected, slope, velocity)), total)
 
 
-class Transport(_Carried):
+class Transport(Carried):
     """The solution u(x, t) of the transport equation u_t + v . grad u = 0 along a layer's flow.
 
     v is the velocity field of the layer. u is constant on the characteristics x' = v(x, t).
@@ -638,7 +640,8 @@ class Transport(_Carried):
 
     Raises:
         InputError: `given` is neither "start" nor "end".
-        InputTypeError: `layer` is no `NeuralODE` or walks backward, or `values` cannot be called.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE` or walks backward, or `values` cannot
+            be called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -671,6 +674,8 @@ class Transport(_Carried):
 
         Raises:
             InputError: t is known and lies outside the interval.
+
+        @public
         """
         x = samples(x)
         check_context(self.layer.field, context)
@@ -704,7 +709,7 @@ class Transport(_Carried):
         return self._material(x, t, step, context)
 
 
-class Continuity(_Carried):
+class Continuity(Carried):
     """The log-density log rho(x, t) that a layer's flow carries.
 
     rho solves the continuity equation rho_t + div(rho v) = 0, where v is the velocity field of the
@@ -723,8 +728,8 @@ class Continuity(_Carried):
 
     Raises:
         InputError: `given` is neither "start" nor "end".
-        InputTypeError: `layer` is no `NeuralODE` or walks backward, `log_density` cannot be called,
-            or `divergence` is none of the three.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE` or walks backward, `log_density` cannot
+            be called, or `divergence` is none of the three.
 
     Example:
         >>> import jax.numpy as jnp
@@ -766,6 +771,8 @@ class Continuity(_Carried):
         Raises:
             InputError: t is known and lies outside the interval, or a random divergence has no key.
             InputTypeError: Axis 0 of x does not count samples.
+
+        @public
         """
         return self.accompanied(x, t, key=key, context=context)[0]
 
@@ -960,8 +967,8 @@ def log_determinant(layer: NeuralODE, x: PyTree, *, context: PyTree = None) -> S
         The sign and the logarithm, each of shape `(batch,)`.
 
     Raises:
-        InputTypeError: `layer` is no `NeuralODE`, axis 0 of x does not count samples, or the scheme
-            of a fixed grid carries more than the state from step to step.
+        InputTypeError: `layer` is no `neuralflow.NeuralODE`, axis 0 of x does not count samples, or
+            the scheme of a fixed grid carries more than the state from step to step.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     if not layer.discretisation.planned:
@@ -1032,9 +1039,9 @@ class NormalisingFlow(nnx.Module):
         rngs: The random streams from which a random divergence takes its stream of probes.
 
     Raises:
-        InputTypeError: `base` lacks one of its two methods. Or `layer` is no `NeuralODE` or walks
-            backward. Or `divergence` is none of the three. Or `divergence` is random, and `rngs` is
-            missing.
+        InputTypeError: `base` lacks one of its two methods. Or `layer` is no `neuralflow.NeuralODE`
+            or walks backward. Or `divergence` is none of the three. Or `divergence` is random, and
+            `rngs` is missing.
 
     Example:
         >>> import jax

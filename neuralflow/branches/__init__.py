@@ -1,15 +1,30 @@
 """Layers and plain residual branches: conversion both ways, and the import of trained branches.
 
-`residual` converts without a change of values. `importing` brings the branches of an ordinary
-ResNet to a basis of depth: which hidden units they have stands in `units`, how units are put in
-order along depth in `alignment`, how weights are fitted to states in `states`. `norms` removes
-batch statistics.
+`from_branches` and `to_branches` convert without a change of values. `fit_branches` brings the
+branches of an ordinary ResNet to a basis of depth: it puts hidden units in order along depth, and
+fits weights to states. `hidden_units` tells which hidden units a branch has, and `HiddenUnits`
+names those of a module of your own. `frozen` removes batch statistics.
 """
 
-from neuralflow.branches.importing import FitReport as FitReport, fit_branches as fit_branches
-from neuralflow.branches.norms import Affine as Affine, frozen as frozen
+# `residual` converts, and `importing` fits: `units` finds hidden units, `alignment` puts them in
+# order along depth, `states` fits weights to states. `norms` removes batch statistics.
+
+from neuralflow.branches.importing import FitReport, fit_branches
+from neuralflow.branches.norms import Affine, frozen
 from neuralflow.branches.residual import (
-    from_branches as from_branches,
-    to_branches as to_branches,
+    from_branches,
+    to_branches,
 )
-from neuralflow.branches.units import HiddenUnits as HiddenUnits, hidden_units as hidden_units
+from neuralflow.branches.units import HiddenUnits, hidden_units
+
+__all__ = [
+    "Affine",
+    "FitReport",
+    "HiddenUnits",
+    "fit_branches",
+    "from_branches",
+    "frozen",
+    "hidden_units",
+    "to_branches",
+]
+__docformat__ = "google"

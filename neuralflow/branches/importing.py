@@ -114,9 +114,10 @@ def fit_branches(
         branches: The residual branches, as for `from_branches`.
         basis: The basis of the functions of depth. It has at most N coefficients, and no step
             crosses a knot.
-        units: The hidden units of a branch. None takes those that `hidden_units` finds, in
-            `nnx.Sequential`, `fields.MLP`, `fields.ConvBlock` and attention. The units of another
-            module have to be named.
+        units: The hidden units of a branch. None takes those that
+            `neuralflow.branches.hidden_units` finds, in `nnx.Sequential`, `neuralflow.fields.MLP`,
+            `neuralflow.fields.ConvBlock` and attention. The units of another module have to be
+            named.
         x: Inputs `(samples, ...)` of the first branch, in the distribution of later use. None
             leaves out the fit to states.
         context: The context of the branches at the inputs, or None.

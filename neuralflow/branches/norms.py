@@ -53,6 +53,8 @@ class Affine(nnx.Module):
         Raises:
             InputError: x has another number of features.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", kind=jnp.inexact)
         features = self.scale.shape[-1]
@@ -69,13 +71,13 @@ def frozen(module: nnx.Module) -> nnx.Module:
     """Return a module whose batch norms are affine maps.
 
     In evaluation mode, a batch norm maps x to (x - mean) / sqrt(var + epsilon) * scale + bias. The
-    new module computes the same values up to rounding, with an `Affine` in the place of every
-    `nnx.BatchNorm`. It has no batch statistics, so its weights can vary with depth on any basis.
-    The affine maps stay as they are in training mode.
+    new module computes the same values up to rounding, with a `neuralflow.branches.Affine` in the
+    place of every `nnx.BatchNorm`. It has no batch statistics, so its weights can vary with depth
+    on any basis. The affine maps stay as they are in training mode.
 
     Args:
         module: A residual branch or any other module, with `nnx.BatchNorm` anywhere inside, also
-            below a `DepthVarying`. It is not changed.
+            below a `neuralflow.DepthVarying`. It is not changed.
 
     Returns:
         The new module. It shares no arrays that change with `module`.

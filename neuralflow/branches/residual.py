@@ -46,18 +46,20 @@ def from_branches(
     scan over the branches, to the last bit. A loop in Python over the branches can round
     differently.
 
-    The blocks of a transformer have two branches each. They enter as `nf.fields.Split` of the two,
-    with `scheme=nf.schemes.LieTrotter()`: y = x + a_0(x), then y + f_0(y), and so on.
+    The blocks of a transformer have two branches each. They enter as `neuralflow.fields.Split` of
+    the two, with the scheme `neuralflow.schemes.LieTrotter()`: y = x + a_0(x), then y + f_0(y), and
+    so on.
 
     Args:
         branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if
             they have a parameter `context`. All branches have the same class, options, shapes and
             dtypes.
         scheme: The scheme whose steps of length one are the blocks, by default Euler's. A splitting
-            takes branches that are each an `nf.fields.Split`.
+            takes branches that are each a `neuralflow.fields.Split`.
 
     Returns:
-        A layer with a `DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of N steps.
+        A layer with a `neuralflow.DepthVarying` field on `PiecewiseConstant(N)` and a fixed grid of
+        N steps.
 
     Raises:
         InputError: There is no branch, or `branches` is not a sequence.
@@ -149,9 +151,9 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
     f(x, t) has the depth time where its step starts. `from_branches` takes steps of length one, and
     gives the same layer back only where every h_k is one.
 
-    A layer with `nf.schemes.LieTrotter()` is a transformer, and f_k an `nf.fields.Split`. Its k-th
-    block walks along the parts of f_k one by one. A part that is a function of your own block holds
-    the block as `f_k.parts[0].params`.
+    A layer with `neuralflow.schemes.LieTrotter()` is a transformer, and f_k a
+    `neuralflow.fields.Split`. Its k-th block walks along the parts of f_k one by one. A part that
+    is a function of your own block holds the block as `f_k.parts[0].params`.
 
     Args:
         layer: A layer with a fixed grid that walks forward, with Euler's scheme or with the
@@ -162,7 +164,8 @@ def to_branches(layer: NeuralODE) -> list[nnx.Module]:
         field has a parameter `context`.
 
     Raises:
-        InputTypeError: `layer` is not a `NeuralODE`, has another discretisation, or walks backward.
+        InputTypeError: `layer` is not a `neuralflow.NeuralODE`, has another discretisation, or
+            walks backward.
     """
     checks.instance("layer", layer, NeuralODE, "a NeuralODE")
     solve = layer.discretisation

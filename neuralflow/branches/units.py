@@ -86,10 +86,11 @@ class HiddenUnits:
 def hidden_units(branch: nnx.Module) -> list[HiddenUnits]:
     """Return the hidden units that are known of a branch.
 
-    Hidden units stand between two dense layers or two convolutions in an `nf.fields.MLP`, an
-    `nf.fields.FeedForward`, an `nf.fields.ConvBlock` or an `nnx.Sequential`, anywhere inside the
-    branch. Activations and norms may stand between the two layers. The heads of an
-    `nf.fields.Attention` or an `nnx.MultiHeadAttention` are units too: whole heads are renumbered.
+    Hidden units stand between two dense layers or two convolutions in a `neuralflow.fields.MLP`,
+    a `neuralflow.fields.FeedForward`, a `neuralflow.fields.ConvBlock` or an `nnx.Sequential`,
+    anywhere inside the branch. Activations and norms may stand between the two layers. The heads of
+    a `neuralflow.fields.Attention` or an `nnx.MultiHeadAttention` are units too: whole heads are
+    renumbered.
 
     Args:
         branch: A residual branch.

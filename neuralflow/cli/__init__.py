@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from dataclasses import make_dataclass
 from typing import Annotated, Any
 
+__all__ = ["main"]
+__docformat__ = "google"
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `neuralflow`, or `python -m neuralflow`, and end the process with the command's status.

@@ -1,31 +1,35 @@
 """Data sets as dicts of NumPy arrays.
 
-`generated` makes sets in the plane, `arrays` reads scikit-learn's digits and files, `tfds` reads
-TensorFlow data sets. `stream` reads sets that do not fit in memory, `augment` changes batches while
-training. Only `prepare` downloads anything.
+`moons`, `spirals` and others make sets in the plane. `digits` and `digits_pair` read scikit-learn's
+digits, `from_file` reads files. `load` and `source` read TensorFlow data sets, and `prepare`
+downloads them; nothing else downloads anything. `Stream` reads sets that do not fit in memory.
+`augment_images` changes batches while training.
 """
 
+# `generated` makes sets by formula, `arrays` reads scikit-learn's digits and files, `tfds` reads
+# TensorFlow data sets, `stream` reads ahead, `augment` changes batches.
+
 from neuralflow.data.arrays import (
-    Data as Data,
-    digits as digits,
-    digits_pair as digits_pair,
-    from_file as from_file,
+    Data,
+    digits,
+    digits_pair,
+    from_file,
 )
 from neuralflow.data.augment import images as augment_images
 from neuralflow.data.generated import (
-    annuli as annuli,
-    checkerboard as checkerboard,
-    circles as circles,
-    gaussians as gaussians,
-    moons as moons,
-    spirals as spirals,
+    annuli,
+    checkerboard,
+    circles,
+    gaussians,
+    moons,
+    spirals,
 )
-from neuralflow.data.stream import Stream as Stream
+from neuralflow.data.stream import Stream
 from neuralflow.data.tfds import (
-    DataMissing as DataMissing,
-    load as load,
-    prepare as prepare,
-    source as source,
+    DataMissing,
+    load,
+    prepare,
+    source,
 )
 
 __all__ = [
@@ -46,3 +50,4 @@ __all__ = [
     "source",
     "spirals",
 ]
+__docformat__ = "google"

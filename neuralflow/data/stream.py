@@ -16,11 +16,11 @@ from neuralflow.data.arrays import Data, numeric, shuffled
 
 @dataclass(frozen=True)
 class Stream:
-    """A source of examples that threads read ahead, to give to `fit` in place of arrays.
+    """A source of examples that threads read ahead, in place of arrays.
 
-    The source has random access. The package grain runs the threads. The seed of the training
-    shuffles the examples anew every epoch, so that two integers, epoch and step, give the position
-    in the stream.
+    `neuralflow.training.fit` takes a stream as its data. The source has random access. The package
+    grain runs the threads. The seed of the training shuffles the examples anew every epoch, so that
+    two integers, epoch and step, give the position in the stream.
 
     Attributes:
         examples: Anything with `len` and `[i]` that gives a dict, such as `source(name, split)`.
@@ -67,7 +67,10 @@ class Stream:
         checks.whole("ahead", self.ahead, most=2**20)
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Return the number of examples.
+
+        @public
+        """
         return len(self.examples)
 
     def example(self, i: int) -> Data:

@@ -5,25 +5,47 @@ that [0, 1] stands for.
 """
 
 from neuralflow.depth.basis import (
-    Basis as Basis,
-    CubicSpline as CubicSpline,
-    Legendre as Legendre,
-    PiecewiseConstant as PiecewiseConstant,
-    PiecewiseLinear as PiecewiseLinear,
-    Side as Side,
+    Basis,
+    CubicSpline,
+    Legendre,
+    PiecewiseConstant,
+    PiecewiseLinear,
+    Side,
 )
 from neuralflow.depth.flattened import (
-    FlatField as FlatField,
-    depth_bases as depth_bases,
-    field_at as field_at,
-    field_in_step as field_in_step,
+    FlatField,
+    depth_bases,
+    field_at,
+    field_in_step,
 )
 from neuralflow.depth.initial import (
-    Init as Init,
-    fractional as fractional,
-    independent as independent,
-    smooth as smooth,
-    tied as tied,
+    Init,
+    fractional,
+    independent,
+    smooth,
+    tied,
 )
-from neuralflow.depth.masks import decayed as decayed
-from neuralflow.depth.varying import DepthVarying as DepthVarying, raw as raw
+from neuralflow.depth.masks import decayed
+from neuralflow.depth.varying import DepthVarying, raw
+
+__all__ = [
+    "Basis",
+    "CubicSpline",
+    "DepthVarying",
+    "FlatField",
+    "Init",
+    "Legendre",
+    "PiecewiseConstant",
+    "PiecewiseLinear",
+    "Side",
+    "decayed",
+    "depth_bases",
+    "field_at",
+    "field_in_step",
+    "fractional",
+    "independent",
+    "raw",
+    "smooth",
+    "tied",
+]
+__docformat__ = "google"

@@ -81,9 +81,9 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
     parameter of the attribute `stack` has a leading axis of length `basis.size`, and stays an
     `nnx.Param`. Submodules that the module shares stay shared.
 
-    A `DepthVarying` can stand anywhere in a field. In every evaluation, a `NeuralODE` from t0 to t1
-    replaces it by the module at s = (t - t0) / (t1 - t0). Outside a layer, `field.at(s)` returns
-    the plain module of one depth.
+    A `DepthVarying` can stand anywhere in a field. In every evaluation, a `neuralflow.NeuralODE`
+    from t0 to t1 replaces it by the module at s = (t - t0) / (t1 - t0). Outside a layer,
+    `field.at(s)` returns the plain module of one depth.
 
     Batch statistics belong to the cells of a `PiecewiseConstant` basis. All depths share one random
     stream, for example of Dropout. The key of each evaluation is folded with the number of the step
@@ -268,6 +268,8 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
 
         Raises:
             InputTypeError: Always.
+
+        @public
         """
         raise InputTypeError(
             "a DepthVarying has no weights until its depth is known; "
@@ -284,7 +286,8 @@ class DepthVarying(nnx.Module, Generic[ModuleT]):
         Raises:
             InputError: `s` lies outside [0, 1], or `side` is neither "left" nor "right". Or a
                 parameter has another number of coefficients than the basis.
-            InputTypeError: `s` is not one number, or is traced; `field_at` takes a traced depth.
+            InputTypeError: `s` is not one number, or is traced; `neuralflow.depth.field_at` takes a
+                traced depth.
         """
         if isinstance(s, core.Tracer):
             raise InputTypeError("s must be known, got a traced one; take nf.depth.field_at")

@@ -1,7 +1,7 @@
 """Convolution whose derivatives stay fast inside a loop over depth.
 
-A solve gives this convolution to every plain `nnx.Conv` of its field by `with_fast_derivatives`.
-`ConvBlock` (`fields/networks.py`) names it by hand.
+A solve gives this convolution to every plain `nnx.Conv` of its field.
+`neuralflow.fields.ConvBlock` names it by hand.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from jaxtyping import Array
 from neuralflow import checks
 from neuralflow.checks import InputError
 
+__all__ = ["convolution"]
+__docformat__ = "google"
+
 
 def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """Convolve channels-last arrays, with derivatives that stay fast inside a loop over depth.
@@ -37,9 +40,9 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, **options: 
     Depthwise convolutions with strides of one are computed as a sum of shifted products. All other
     grouped convolutions go to `lax.conv_general_dilated` unchanged.
 
-    Inside a `NeuralODE`, a plain `nnx.Conv` with one group takes this function by itself. A
-    depthwise `nnx.Conv` takes it only where it is named, because the last bits of its values
-    change.
+    Inside a `neuralflow.NeuralODE`, a plain `nnx.Conv` with one group takes this function by
+    itself. A depthwise `nnx.Conv` takes it only where it is named, because the last bits of its
+    values change.
 
     Args:
         x: The input, of shape `(batch, *space, in)`.

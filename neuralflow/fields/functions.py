@@ -29,8 +29,8 @@ def takes_time(field: Any) -> bool:
 
     A parameter named `t` or `time` takes depth time, whether the parameter has a default or not.
     Without such a name, a required second parameter takes depth time. A parameter named `context`
-    takes the context. Any other parameter with a default keeps its default. A `DepthVarying` takes
-    time if the module inside does.
+    takes the context. Any other parameter with a default keeps its default. A
+    `neuralflow.DepthVarying` takes time if the module inside does.
 
     Args:
         field: A module or a function, called as f(x) or f(x, t), with `context` or without.
@@ -337,9 +337,9 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Functio
     linen module that draws nothing needs no streams after `lazy_init`: `net.to_nnx__rngs = None`.
 
     Args:
-        function: The velocity. The function takes time, by the rule of `takes_time`, if one of its
-            parameters is named `t` or `time`, or if its third parameter is required. A parameter
-            named `context` takes the context.
+        function: The velocity. The function takes time, by the rule of
+            `neuralflow.fields.takes_time`, if one of its parameters is named `t` or `time`, or if
+            its third parameter is required. A parameter named `context` takes the context.
         params: The first argument of the function: a pytree of arrays, numbers, NNX variables or
             NNX modules. Arrays and numbers become trainable parameters (`nnx.Param`). The default
             is no parameters.

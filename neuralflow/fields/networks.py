@@ -146,6 +146,8 @@ class MLP(nnx.Module):
             InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
                 not finite.
             InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
+
+        @public
         """
         checks.array("x", x, "...", self.dense[-1].out_features, kind=jnp.inexact)
         y = _with_time(x, t) if self.time else x
@@ -250,6 +252,8 @@ class ConvBlock(nnx.Module):
             InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
                 not finite.
             InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
+
+        @public
         """
         scale: Any = self.norms[0].scale
         channels = scale.shape[-1]
@@ -334,6 +338,8 @@ class Antisymmetric(nnx.Module):
             InputError: x has another shape. Or the field has `time=True`, and `t` is missing or
                 not finite.
             InputTypeError: x is not an array of floating-point numbers, or `t` is not a number.
+
+        @public
         """
         weight = self.weight[...]
         checks.array("x", x, "...", len(weight), kind=jnp.inexact)

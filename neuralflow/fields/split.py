@@ -26,17 +26,19 @@ from neuralflow.fields.structured import check_part
 class Split(nnx.Module):
     """A field that is the sum of its parts: f(x, t) = f_0(x, t) + f_1(x, t) + ...
 
-    The splitting schemes `nf.schemes.LieTrotter` and `nf.schemes.Strang` walk along the parts one
-    by one. Every other scheme takes the sum. So one field and one argument give the residual blocks
-    of three transformers, for attention and feed-forward as the parts:
+    The splitting schemes `neuralflow.schemes.LieTrotter` and `neuralflow.schemes.Strang` walk along
+    the parts one by one. Every other scheme takes the sum. So one field and one argument give the
+    residual blocks of three transformers, for attention and feed-forward as the parts:
 
-    - `LieTrotter()` on two parts is the pre-norm block, x + f_0(x) and then y + f_1(y);
-    - `Euler()` is the parallel block, x + f_0(x) + f_1(x);
+    - `neuralflow.schemes.LieTrotter` on two parts is the pre-norm block, x + f_0(x) and then
+      y + f_1(y);
+    - `neuralflow.Euler` is the parallel block, x + f_0(x) + f_1(x);
     - `Strang(Euler())` is the Macaron block, with feed-forward as f_0 and attention as f_1.
 
     Args:
         *parts: Two or more modules, each called as a field is. Functions enter by
-            `nf.from_function`. One module may stand in several parts, and has its weights once.
+            `neuralflow.from_function`. One module may stand in several parts, and has its weights
+            once.
 
     Raises:
         InputError: There are fewer than two parts.
@@ -94,6 +96,8 @@ class Split(nnx.Module):
         Raises:
             InputError: The velocity of a part has another structure or other shapes than x.
             InputTypeError: A context is given and no part takes one, or a part needs one.
+
+        @public
         """
         velocities = [self.along(i, x, t, context=context) for i in range(len(self.parts))]
         return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), velocities)
@@ -193,6 +197,8 @@ class OnSphere(nnx.Module):
             InputError: x has no axis, or the velocity of the field has another shape than x.
             InputTypeError: x is not one array of floating-point numbers. Or a context is given and
                 the field takes none, or the field needs one.
+
+        @public
         """
         checks.array("x", x, "...", "d", kind=jnp.inexact)
         v = evaluate(self.field, x, t, context)

@@ -79,6 +79,8 @@ class Energy(nnx.Module):
         Raises:
             InputError: x has another shape.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", self.inner.in_features, kind=jnp.inexact)
         return self.outer(self.activation(self.inner(x)))[..., 0]
@@ -113,6 +115,8 @@ class Gradient(nnx.Module):
 
         Raises:
             InputError: The energy does not give one number a sample.
+
+        @public
         """
         return jax.tree.map(jnp.negative, _slope(self.energy, x, context))
 
@@ -124,7 +128,7 @@ class Hamiltonian(nnx.Module):
     second.
 
     A separable H(q, p) = T(p) + V(q) gives a field for RevNet:
-    `Hamiltonian(nf.fields.Separable(T, V))`. A step of RevNet is then symplectic.
+    `Hamiltonian(Separable(T, V))`. A step of RevNet is then symplectic.
 
     Args:
         energy: A module H from the state to one number a sample.
@@ -160,6 +164,8 @@ class Hamiltonian(nnx.Module):
         Raises:
             InputError: The state has no two halves, or the energy does not give one number a
                 sample.
+
+        @public
         """
         dq, dp = halves(_slope(self.energy, x, context))
         return joined(dp, jax.tree.map(jnp.negative, dq), x)
@@ -197,6 +203,8 @@ class Separable(nnx.Module):
 
         Raises:
             InputError: The state has no two halves.
+
+        @public
         """
         q, p = halves(x)
         parts = (self.kinetic, self.potential)
@@ -286,6 +294,8 @@ class Coupled(nnx.Module):
 
         Raises:
             InputError: The state has no two halves.
+
+        @public
         """
         first, second = halves(x)
         parts = (self.first, self.second)
@@ -300,8 +310,8 @@ class SecondOrder(nnx.Module):
     and the velocities v in its second. Paths of positions can cross, because samples at one
     position can differ in velocity. Paths of a first-order field cannot cross.
 
-    A flow needs velocities to start with. `nf.models.Augment` appends zeros or learned velocities
-    to positions. The first half of the state at the end holds the positions there.
+    A flow needs velocities to start with. `neuralflow.models.Augment` appends zeros or learned
+    velocities to positions. The first half of the state at the end holds the positions there.
 
     Args:
         acceleration: The module a. It is called with the whole state, as a(state), or as
@@ -345,6 +355,8 @@ class SecondOrder(nnx.Module):
         Raises:
             InputError: The state has no two halves, its halves differ in form, or the acceleration
                 does not have the form of v.
+
+        @public
         """
         position, v = halves(x)
         if jax.tree.map(jnp.shape, position) != jax.tree.map(jnp.shape, v):

@@ -124,6 +124,8 @@ class Attention(nnx.Module):
             InputError: x or the mask has another shape.
             InputTypeError: x is not an array of floating-point numbers, the context is not a
                 mapping, or the mask is not an array of real numbers or booleans.
+
+        @public
         """
         checks.array("x", x, "...", "tokens", self.dimension, kind=jnp.inexact)
         y = x if self.norm is None else self.norm(x)
@@ -250,6 +252,8 @@ class FeedForward(nnx.Module):
         Raises:
             InputError: x has another shape.
             InputTypeError: x is not an array of floating-point numbers.
+
+        @public
         """
         checks.array("x", x, "...", self.dimension, kind=jnp.inexact)
         y = x if self.norm is None else self.norm(x)

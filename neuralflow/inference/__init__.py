@@ -1,16 +1,30 @@
 """Choose how to run a trained network, and see where the error of a cheaper one comes from.
 
-`candidates` holds what a network can be run with in place of its own: another discretisation,
-another basis of its weights. `measured` compiles a network for batches of one size. `table`
-compares candidates by what they cost and what they give. `errors` splits the error of a compressed
-network into parts. The picture stands in `plots`.
+A `Candidate` is what a network can be run with in place of its own: another discretisation, another
+basis of its weights. `tradeoff` compares candidates by what they cost and what they give.
+`error_split` splits the error of a compressed network into parts. `neuralflow.inference.plots`
+draws the comparison.
 """
 
-from neuralflow.inference import plots as plots
-from neuralflow.inference.candidates import Candidate as Candidate
-from neuralflow.inference.errors import ErrorSplit as ErrorSplit, error_split as error_split
+# `candidates` applies a candidate to a network, `measured` compiles networks for batches of one
+# size, `table` compares, `errors` splits.
+
+from neuralflow.inference import plots
+from neuralflow.inference.candidates import Candidate
+from neuralflow.inference.errors import ErrorSplit, error_split
 from neuralflow.inference.table import (
-    Choice as Choice,
-    Tradeoff as Tradeoff,
-    tradeoff as tradeoff,
+    Choice,
+    Tradeoff,
+    tradeoff,
 )
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "ErrorSplit",
+    "Tradeoff",
+    "error_split",
+    "plots",
+    "tradeoff",
+]
+__docformat__ = "google"

@@ -27,10 +27,10 @@ class Candidate:
     steps, because no step may cross a knot.
 
     Args:
-        solve: The discretisation of every `NeuralODE` of the model. None keeps the ones of the
-            model.
-        basis: The basis on which the weights of every `DepthVarying` of the model are projected, by
-            least squares over normalised depth. None keeps the weights.
+        solve: The discretisation of every `neuralflow.NeuralODE` of the model. None keeps the ones
+            of the model.
+        basis: The basis on which the weights of every `neuralflow.DepthVarying` of the model are
+            projected, by least squares over normalised depth. None keeps the weights.
 
     Raises:
         InputTypeError: `solve` is no discretisation, or `basis` is no basis.
@@ -64,22 +64,22 @@ class Candidate:
     def applied_to(self, model: ModelT) -> ModelT:
         """Return a model with this discretisation in all its layers, and its weights on this basis.
 
-        The noise of a `labs.stochastic.RandomNetwork` gets the length of the new steps. The network
-        draws no more where steps are not of one length, or evaluate the field more than once. In
-        evaluation mode it takes any discretisation.
+        The noise of a `neuralflow.labs.stochastic.RandomNetwork` gets the length of the new steps.
+        The network draws no more where steps are not of one length, or evaluate the field more than
+        once. In evaluation mode it takes any discretisation.
 
         Args:
-            model: The model, with at least one `NeuralODE` anywhere inside.
+            model: The model, with at least one `neuralflow.NeuralODE` anywhere inside.
 
         Returns:
             The new model, which shares nothing with the model.
 
         Raises:
-            InputError: The model has no `NeuralODE`, or a basis is given and no weight of the model
-                varies with depth.
+            InputError: The model has no `neuralflow.NeuralODE`, or a basis is given and no weight
+                of the model varies with depth.
             InputError: The discretisation cannot carry the field of a layer: a step would cross a
                 knot of the weights, for example. Or the model holds batch statistics and the basis
-                is not `PiecewiseConstant`.
+                is not `neuralflow.PiecewiseConstant`.
             InputTypeError: `model` is not an `nnx.Module`.
         """
         checks.instance("model", model, nnx.Module, "an nnx.Module")

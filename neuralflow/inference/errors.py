@@ -117,8 +117,8 @@ def error_split(
 
     `Candidate(basis=...).applied_to(model)` is the network for `basis`, and
     `Candidate(solve, basis).applied_to(model)` the one for `discretisation`. Of an import by
-    `fit_branches`, the model is `from_branches(branches)`, and a fit with `steps=0` is the network
-    for `basis`.
+    `neuralflow.fit_branches`, the model is `from_branches(branches)`, and a fit with `steps=0` is
+    the network for `basis`.
 
     Args:
         model: The original network, from inputs `(batch, ...)` to outputs `(batch, ...)`.

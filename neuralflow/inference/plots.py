@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def choices(table: Tradeoff) -> Figure:
     """Draw what all choices give over what they cost, with the front of best choices.
@@ -22,19 +24,19 @@ def choices(table: Tradeoff) -> Figure:
     choices: every other choice costs more, or is worse. Their numbers of steps stand beside them.
     The star is the model as it was trained. Colours tell schemes apart, and marks tell bases apart.
 
-    Accuracies are drawn against the accuracy of that model, with the intervals `Choice.change` of
-    the best choices. Where accuracies differ by more than a point, the axis is linear within 0.1
-    points and logarithmic beyond. Losses of numbers are drawn on a logarithmic axis, where the best
-    choices are the lowest ones.
+    Accuracies are drawn against the accuracy of that model, with the intervals
+    `neuralflow.inference.Choice.change` of the best choices. Where accuracies differ by more than a
+    point, the axis is linear within 0.1 points and logarithmic beyond. Losses of numbers are drawn
+    on a logarithmic axis, where the best choices are the lowest ones.
 
     Args:
-        table: The table that `tradeoff` returns.
+        table: The table that `neuralflow.inference.tradeoff` returns.
 
     Returns:
         The figure.
 
     Raises:
-        InputTypeError: `table` is no `Tradeoff`.
+        InputTypeError: `table` is no `neuralflow.inference.Tradeoff`.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
     checks.instance("table", table, Tradeoff, "what nf.inference.tradeoff returns")

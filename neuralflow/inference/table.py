@@ -212,7 +212,7 @@ def tradeoff(
 
     Args:
         model: The model, a function from inputs `(batch, ...)` to outputs `(batch, ...)`, with
-            `NeuralODE` layers anywhere inside.
+            `neuralflow.NeuralODE` layers anywhere inside.
         data: The inputs x `(samples, ...)` and the answers y `(samples, ...)`, by these names.
         candidates: What to compare with the model as it was trained: candidates, or
             discretisations that keep the weights.
@@ -227,7 +227,7 @@ def tradeoff(
     Raises:
         InputError: `data` holds no x and y of numbers with one length, the answers are not finite
             or do not fit the outputs, or the outputs of the model as it was trained are not finite.
-        InputError: The model has no `NeuralODE`, or cannot be evaluated on x.
+        InputError: The model has no `neuralflow.NeuralODE`, or cannot be evaluated on x.
         InputError: A number is less than 1.
         InputTypeError: An argument is of the wrong kind.
         SolveError: A solve of the model as it was trained failed.

@@ -1,43 +1,79 @@
 """Discretisations as diffrax solvers: diffrax's own, and those that diffrax lacks.
 
 Most of the latter are networks with a name, such as LM-ResNet, PolyNet, FractalNet and RevNet.
-`analysis` tells the order and the stability of a scheme.
+`neuralflow.schemes.analysis` tells the order and the stability of a scheme.
 """
 
 from diffrax import (
-    Bosh3 as Bosh3,
-    Dopri5 as Dopri5,
-    Dopri8 as Dopri8,
-    Euler as Euler,
-    Heun as Heun,
-    ImplicitEuler as ImplicitEuler,
-    Kvaerno3 as Kvaerno3,
-    Midpoint as Midpoint,
-    Ralston as Ralston,
-    Tsit5 as Tsit5,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    Heun,
+    ImplicitEuler,
+    Kvaerno3,
+    Midpoint,
+    Ralston,
+    Tsit5,
 )
 
-from neuralflow.schemes import analysis as analysis
+from neuralflow.schemes import analysis
 from neuralflow.schemes.composed import (
-    ConsistentFractalNet as ConsistentFractalNet,
-    FixedPointEuler as FixedPointEuler,
-    FractalExpansion as FractalExpansion,
-    FractalNet as FractalNet,
-    PolyNet as PolyNet,
+    ConsistentFractalNet,
+    FixedPointEuler,
+    FractalExpansion,
+    FractalNet,
+    PolyNet,
 )
 from neuralflow.schemes.multistep import (
-    ConsistentLM as ConsistentLM,
-    LinearMultistep as LinearMultistep,
-    LMResNet as LMResNet,
-    adams_bashforth as adams_bashforth,
-    leapfrog as leapfrog,
-    momentum as momentum,
+    ConsistentLM,
+    LinearMultistep,
+    LMResNet,
+    TwoStep,
+    adams_bashforth,
+    leapfrog,
+    momentum,
 )
-from neuralflow.schemes.network import PerStep as PerStep
-from neuralflow.schemes.reversible import Reversible as Reversible, RevNet as RevNet
+from neuralflow.schemes.network import PerStep
+from neuralflow.schemes.reversible import Reversible, RevNet
 from neuralflow.schemes.runge_kutta import (
-    RK4 as RK4,
-    ImplicitTrapezoid as ImplicitTrapezoid,
-    ThreeEighths as ThreeEighths,
+    RK4,
+    ImplicitTrapezoid,
+    ThreeEighths,
 )
-from neuralflow.schemes.splitting import LieTrotter as LieTrotter, Strang as Strang
+from neuralflow.schemes.splitting import LieTrotter, Strang
+
+__all__ = [
+    "RK4",
+    "Bosh3",
+    "ConsistentFractalNet",
+    "ConsistentLM",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
+    "FixedPointEuler",
+    "FractalExpansion",
+    "FractalNet",
+    "Heun",
+    "ImplicitEuler",
+    "ImplicitTrapezoid",
+    "Kvaerno3",
+    "LMResNet",
+    "LieTrotter",
+    "LinearMultistep",
+    "Midpoint",
+    "PerStep",
+    "PolyNet",
+    "Ralston",
+    "RevNet",
+    "Reversible",
+    "Strang",
+    "ThreeEighths",
+    "Tsit5",
+    "TwoStep",
+    "adams_bashforth",
+    "analysis",
+    "leapfrog",
+    "momentum",
+]
+__docformat__ = "google"

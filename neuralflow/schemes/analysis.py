@@ -3,7 +3,7 @@
 `derived_order`, `order_conditions` and `observed_order` tell the order. `stability_function`,
 `amplification`, `growth` and `region` describe a step on u' = g u. `modified_equation` tells which
 equation a scheme really follows. `StableSteps` finds the longest stable step for any wave.
-`stability_limit` does so for decays, and `labs/operators/stability.py` for equations.
+`stability_limit` does so for decays, and `neuralflow.labs.operators.stable_step` for equations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.polynomial.polynomial import polyval
 from neuralflow import checks
 from neuralflow.annotations import Real
 from neuralflow.checks import InputError, InputTypeError
-from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
+from neuralflow.schemes.multistep import LinearMultistep, TwoStep
 from neuralflow.schemes.network import (
     NetworkScheme,
     PerStep,
@@ -41,6 +41,8 @@ from neuralflow.schemes.network import (
 from neuralflow.schemes.reversible import RevNet, halves
 from neuralflow.schemes.splitting import Splitting
 from neuralflow.schemes.watched import Watched
+
+__docformat__ = "google"
 
 Scheme = diffrax.AbstractSolver
 """A scheme is any diffrax solver."""
@@ -164,7 +166,7 @@ def derived_order(scheme: Scheme) -> int:
         return scheme.order(None)
     _check(scheme)
     _check_alone(scheme)
-    if isinstance(scheme, _TwoStep):
+    if isinstance(scheme, TwoStep):
         # An array holds one coefficient, and so one scheme, for each channel.
         raw = scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k
         ks = np.ravel(np.asarray(checks.known(raw), float)).tolist()
@@ -306,7 +308,7 @@ def order_conditions(scheme: Scheme, order: int) -> dict[str, float]:
 
     A linear multi-step scheme has one value sum_j alpha_j (-j)^q + q sum_j beta_j (-j)^(q-1) - 1
     for each power q of time. The key is "consistency" for q = 0, and "t^q" with the number q for
-    the others. alpha and beta are the coefficients of `LinearMultistep`.
+    the others. alpha and beta are the coefficients of `neuralflow.schemes.LinearMultistep`.
 
     Args:
         scheme: A Runge-Kutta scheme, or a linear multi-step scheme with constant coefficients.
@@ -418,11 +420,7 @@ def _coefficients(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(scheme, LinearMultistep):
         return np.asarray(scheme.alpha), np.asarray(scheme.beta)
-    if (
-        isinstance(scheme, _TwoStep)
-        and not isinstance(scheme.k, PerStep)
-        and np.ndim(scheme.k) == 0
-    ):
+    if isinstance(scheme, TwoStep) and not isinstance(scheme.k, PerStep) and np.ndim(scheme.k) == 0:
         k = float(scheme.k.get_value() if isinstance(scheme.k, nnx.Variable) else scheme.k)
         return np.asarray([1 - k, k]), np.asarray([float(scheme.weight(k))])
     raise InputTypeError(
@@ -446,8 +444,8 @@ def modified_equation(
     float64 is needed for accurate terms.
 
     Args:
-        scheme: An explicit scheme. For `RevNet`, the two halves of x are the two halves of its
-            state.
+        scheme: An explicit scheme. For `neuralflow.schemes.RevNet`, the two halves of x are the two
+            halves of its state.
         velocity: The field as an autonomous function velocity(x) of vectors of shape `(d,)`.
         x: The state at which to compute the terms, of shape `(d,)`.
 
@@ -475,9 +473,9 @@ def modified_equation(
         raise InputError(
             f"velocity(x) must be of the shape and dtype of x, {x.dtype}{list(x.shape)}, got {like}"
         )
-    if isinstance(scheme, LinearMultistep | _TwoStep):
+    if isinstance(scheme, LinearMultistep | TwoStep):
         alpha, beta = _coefficients(scheme)
-        if isinstance(scheme, _TwoStep) and not _is_zero_stable(alpha[1]):
+        if isinstance(scheme, TwoStep) and not _is_zero_stable(alpha[1]):
             raise InputError(
                 f"with k = {alpha[1]:g} the two-step scheme is not zero-stable and follows no "
                 "equation; |k| < 1, or k = 1"
@@ -623,8 +621,8 @@ def amplification(scheme: Scheme, z: Shaped[np.ndarray, "*z"]) -> Complex[np.nda
     it. The step is one of the later steps, once the first steps of the scheme are over. Here h is
     the length of the step and g a complex number.
 
-    For `RevNet` the test equation is X' = g Y, Y' = g X. The eigenvalues of this equation are g and
-    -g.
+    For `neuralflow.schemes.RevNet` the test equation is X' = g Y, Y' = g X. The eigenvalues of this
+    equation are g and -g.
 
     Args:
         scheme: An explicit scheme with constant coefficients.
@@ -798,8 +796,8 @@ def stability_limit(scheme: Scheme, largest: float = 64.0) -> float:
     """Find the largest z such that every step with 0 < h g <= z is stable on u' = -g u.
 
     Here h is the length of a step and g > 0 the rate of the decay. `StableSteps` makes the search,
-    so that the limit of a scheme without stable steps is exactly zero. The limit of `LMResNet` is
-    2 (1 - k) for |k| < 1 (our derivation).
+    so that the limit of a scheme without stable steps is exactly zero. The limit of
+    `neuralflow.schemes.LMResNet` is 2 (1 - k) for |k| < 1 (our derivation).
 
     Args:
         scheme: A Runge-Kutta scheme, or an explicit scheme with constant coefficients.

@@ -64,7 +64,7 @@ class PolyNet(OneStepScheme):
         return 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
-        """Return the state after a step, as `OneStepScheme.advance` says: the sum of the powers."""
+        """Return the state after a step: the sum of the powers."""
         power, total = x, x
         for _ in range(self.degree):
             power = jax.tree.map(lambda v: times(h, v), velocity(1.0, power))
@@ -104,7 +104,7 @@ class FixedPointEuler(OneStepScheme):
         return 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
-        """Return the state after a step, as `OneStepScheme.advance` says: the last iterate."""
+        """Return the state after a step: the last iterate."""
         y = x
         for _ in range(self.iterations):
             y = plus(x, h, velocity(1.0, y))
@@ -201,7 +201,7 @@ class FractalNet(OneStepScheme):
         return 2 if abs(c1 * c2 - 0.5) <= 1e-12 and 0 <= c1 <= 1 else 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
-        """Return the state after a step, as `OneStepScheme.advance` says: the published formula."""
+        """Return the state after a step: the published formula."""
         return _fractal(
             velocity, x, h, *(value(c, x) for c in (self.k1, self.k2, self.k3, self.c1, self.c2))
         )
@@ -272,7 +272,7 @@ class ConsistentFractalNet(OneStepScheme):
         return 2 if second else 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
-        """Return the state after a step, as `OneStepScheme.advance` says: the formula."""
+        """Return the state after a step: the formula."""
         k2, c1 = value(self.k2, x), value(self.c1, x)
         return _fractal(velocity, x, h, 1 - k2, k2, 1.0, c1, 1 - k2 * c1)
 
@@ -374,7 +374,7 @@ class FractalExpansion(OneStepScheme):
         return 2 if abs(bend - 1 / 2) <= 1e-12 else 1
 
     def advance(self, velocity: Callable[[Real, PyTree], PyTree], x: PyTree, h: Real) -> Any:
-        """Return the state after a step, as `OneStepScheme.advance` says: the whole fractal."""
+        """Return the state after a step: the whole fractal."""
         return self._expand(velocity, x, velocity(0.0, x), h, 0.0, 1.0, len(self.joins))
 
     def _expand(

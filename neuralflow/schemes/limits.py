@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from neuralflow.annotations import Real
-from neuralflow.schemes.multistep import LinearMultistep, _TwoStep
+from neuralflow.schemes.multistep import LinearMultistep, TwoStep
 from neuralflow.schemes.network import (
     OneStepScheme,
     Traits,
@@ -91,7 +91,7 @@ def step_velocity(
         return step_velocity(scheme.inner, velocity, x)
     if isinstance(scheme, LinearMultistep):
         return velocity(0.0, x)
-    if isinstance(scheme, _TwoStep):
+    if isinstance(scheme, TwoStep):
         k = value(scheme.k, x)
         share = scheme.weight(k) / jnp.asarray(1 + k)  # infinite at k = -1, as the limit is
         return jax.tree.map(lambda v: times(share, v), velocity(0.0, x))

@@ -292,7 +292,7 @@ def adams_bashforth(
     return LinearMultistep((1.0,), beta.tolist(), starter, restart=restart)
 
 
-class _TwoStep(ReversibleScheme):
+class TwoStep(ReversibleScheme):
     """What the two versions of the two-step family share: all but the weight of the velocity.
 
     The step is u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + weight(k_n) h f(u_n).
@@ -420,7 +420,7 @@ class _TwoStep(ReversibleScheme):
         return done(y0, y1, (y0, jnp.zeros_like(first)))
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """Return the state and memory before the step, as `ReversibleScheme.unstep` says.
+        """Return the state and the memory before the step.
 
         The state before follows from the two states after it. The result is not valid for the first
         step, which has no state before.
@@ -439,7 +439,7 @@ class _TwoStep(ReversibleScheme):
         return jax.tree.map(lambda v: times(h, v), terms.vf(t0, y, args))
 
 
-class LMResNet(_TwoStep):
+class LMResNet(TwoStep):
     """The LM-ResNet: u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + h f(u_n), as published.
 
     Here u_n is the state after n steps, h the length of a step and f the field. The first step is a
@@ -458,14 +458,14 @@ class LMResNet(_TwoStep):
     Args:
         k: The coefficient. A number is the same in every step. An array or an `nnx.Variable` is
             too, and may hold one number for each channel, the last axis of the state. A `PerStep`
-            has one row for every step after the first; `learned` makes one as published.
-        before: The state one step before x, if the scheme goes on from one. `after` sets this
-            state.
+            has one row for every step after the first; `TwoStep.learned` makes one as published.
+        before: The state one step before x, if the scheme goes on from one. `TwoStep.after` sets
+            this state.
 
     Raises:
-        InputError: `k` is a number that is not finite.
-        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`, or `before` is
-            not made of arrays.
+        InputError: The coefficient is a number that is not finite.
+        InputTypeError: The coefficient is neither a number nor an array nor an `nnx.Variable`, or
+            the state before x is not made of arrays.
 
     Example:
         >>> import jax.numpy as jnp
@@ -503,7 +503,7 @@ class LMResNet(_TwoStep):
         return 1.0
 
 
-class ConsistentLM(_TwoStep):
+class ConsistentLM(TwoStep):
     """The two-step family, u_{n+1} = (1 - k_n) u_n + k_n u_{n-1} + (1 + k_n) h f(u_n).
 
     Here u_n is the state after n steps, h the length of a step and f the field. The scheme is
@@ -516,13 +516,13 @@ class ConsistentLM(_TwoStep):
 
     Args:
         k: The coefficient, of the same kinds as in `LMResNet`.
-        before: The state one step before x, if the scheme goes on from one. `after` sets this
-            state.
+        before: The state one step before x, if the scheme goes on from one. `TwoStep.after` sets
+            this state.
 
     Raises:
-        InputError: `k` is a number that is not finite.
-        InputTypeError: `k` is neither a number nor an array nor an `nnx.Variable`, or `before` is
-            not made of arrays.
+        InputError: The coefficient is a number that is not finite.
+        InputTypeError: The coefficient is neither a number nor an array nor an `nnx.Variable`, or
+            the state before x is not made of arrays.
     """
 
     def order(self, terms, basis: Basis | None = None) -> int:

@@ -79,9 +79,9 @@ class RevNet(ReversibleScheme):
     The state is a pair (X, Y), or an array whose last axis holds X in its first half and Y in its
     second. The length of the step is h. The states after the step are X1 and Y1.
 
-    The field gets the pair and returns the pair (F(Y), G(X)), as `fields.Coupled` does. A step of
-    another field cannot be taken back. The scheme refuses a field if the first half of the velocity
-    needs X, or the second half needs Y.
+    The field gets the pair and returns the pair (F(Y), G(X)), as `neuralflow.fields.Coupled` does.
+    A step of another field cannot be taken back. The scheme refuses a field if the first half of
+    the velocity needs X, or the second half needs Y.
 
     F has the weights at the start of the step, and G has the weights at its end. The scheme has
     order 1. The inverse of a step is exact. A step is symplectic where F and G are gradients, and
@@ -164,7 +164,7 @@ class RevNet(ReversibleScheme):
         return done(y0, joined(first, second, y0), None)
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """Return the state before the step, and None, as `ReversibleScheme.unstep` says."""
+        """Return the state before the step, and None for the memory."""
         h = t1 - t0
         first, second = halves(y1)
         second = plus(second, -h, terms.vf(t1, (first, second), args)[1])
@@ -184,7 +184,7 @@ class Reversible(ReversibleScheme):
     The scheme has the order of the wrapped scheme, at twice its evaluations.
 
     Args:
-        scheme: An explicit one-step scheme such as `nf.Heun()`.
+        scheme: An explicit one-step scheme such as `neuralflow.Heun()`.
         coupling: The coupling c in (0, 1]. A value closer to one is more exactly reversible,
             because walking back multiplies rounding errors by 1/c a step. A value further away is
             more stable.
@@ -246,7 +246,7 @@ class Reversible(ReversibleScheme):
         return done(y0, y1, z1)
 
     def unstep(self, terms, t0, t1, y1, args, solver_state):
-        """Return both states before the step, as `ReversibleScheme.unstep` says."""
+        """Return both states before the step."""
         c = self.coupling
         z0 = jax.tree.map(jnp.add, solver_state, self._increment(terms, t1, t0, y1, args))
         ahead = self._increment(terms, t0, t1, z0, args)

@@ -56,11 +56,11 @@ class RK4(AbstractERK):
     The scheme has no error estimate and is for fixed grids.
 
     Args:
-        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
-            `explicit_step` instead.
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid has a
+            loop of its own.
 
     Raises:
-        InputError: `scan_kind` is none of diffrax's kinds.
+        InputError: The kind of loop is none of diffrax's.
 
     Source:
         Kutta 1901.
@@ -90,11 +90,11 @@ class ThreeEighths(AbstractERK):
     The scheme has no error estimate and is for fixed grids.
 
     Args:
-        scan_kind: How diffrax's own step loops over the stages. A fixed grid steps with
-            `explicit_step` instead.
+        scan_kind: How diffrax's own step loops over the stages. A fixed grid has a
+            loop of its own.
 
     Raises:
-        InputError: `scan_kind` is none of diffrax's kinds.
+        InputError: The kind of loop is none of diffrax's.
 
     Source:
         Kutta 1901.
@@ -133,7 +133,7 @@ class ImplicitTrapezoid(AbstractESDIRK):
         root_find_max_steps: The largest number of iterations of the root finder in a stage.
 
     Raises:
-        InputError: `scan_kind` is none of diffrax's kinds, or `root_find_max_steps` is below 1.
+        InputError: The kind of loop is none of diffrax's, or `root_find_max_steps` is below 1.
         InputTypeError: `root_finder` is not a root finder, or `root_find_max_steps` not a whole
             number.
     """

@@ -123,7 +123,7 @@ class LieTrotter(Splitting):
     inner: AbstractSolver = Euler()
 
     def substeps(self, parts: int) -> list[tuple[int, float, float]]:
-        """List one substep over the whole step for every part, as `Splitting.substeps` says."""
+        """List one substep over the whole step for every part."""
         return [(part, 0.0, 1.0) for part in range(parts)]
 
     def order(self, terms) -> int:
@@ -157,7 +157,7 @@ class Strang(Splitting):
     inner: AbstractSolver = Midpoint()
 
     def substeps(self, parts: int) -> list[tuple[int, float, float]]:
-        """List the palindrome of the parts, as `Splitting.substeps` says."""
+        """List the palindrome of the parts."""
         first = [(part, 0.0, 0.5) for part in range(parts - 1)]
         second = [(part, 0.5, 1.0) for part in reversed(range(parts - 1))]
         return [*first, (parts - 1, 0.0, 1.0), *second]

@@ -61,6 +61,7 @@ class Adaptive(Discretisation):
 
     The solve places the edge of a step at every knot of weights that vary with depth. Steps that a
     walk chooses are not known before the walk, so `plan`, `invert` and `per_step` raise an error.
+    `neuralflow.solve.Discretisation` has what both kinds of discretisation share.
 
     An error estimate is a small difference of velocities. Accelerators multiply matrices of float32
     in fewer digits by default, and the estimate would measure that. So the field multiplies in all
@@ -68,7 +69,7 @@ class Adaptive(Discretisation):
     precision.
 
     Args:
-        scheme: A diffrax solver with an error estimate, an instance such as `nf.Tsit5()`.
+        scheme: A diffrax solver with an error estimate, an instance such as `neuralflow.Tsit5()`.
         rtol: The relative tolerance of the error of a step. Give an array to change the tolerance
             inside your own jit without a new compilation.
         atol: The absolute tolerance of the error of a step, in the unit of the state. Give an array
@@ -386,10 +387,10 @@ class Adaptive(Discretisation):
             The solution, and an empty mapping, since the field's state does not change.
 
         Raises:
-            InputError: `depths` is `EVERY_STEP`; or `per_sample` is True and x has no axis, or the
-                context does not fit `context_axes`; or the field changes its state. In a gradient,
-                the record of `max_steps` steps is too large. Or states at
-                depths are asked for of x whose sizes are symbols of `jax.export`.
+            InputError: `depths` is `neuralflow.solve.EVERY_STEP`; or `per_sample` is True and x has
+                no axis, or the context does not fit `context_axes`; or the field changes its state.
+                In a gradient, the record of `max_steps` steps is too large. Or states at depths are
+                asked for of x whose sizes are symbols of `jax.export`.
         """
         if isinstance(depths, EveryStep):
             raise InputError(

@@ -43,7 +43,8 @@ class FixedGrid(Discretisation):
     The k-th step of Euler's scheme is the residual block x + h f_k(x), exactly. Here h is the
     length of the step in depth time, and f_k is the field with the weights of the step. The walk
     equals a compiled scan over the blocks to the last bit. Blocks that are called one by one, or
-    unrolled, can round differently.
+    unrolled, can round differently. `neuralflow.solve.Discretisation` has what both kinds of
+    discretisation share.
 
     Gradients are the exact gradients of the steps. All transformations work: jvp, vjp, second
     derivatives and vmap. The memory mode "reversible" works in reverse mode alone, and not with
@@ -59,7 +60,7 @@ class FixedGrid(Discretisation):
     evaluation. Outside training, every grid can use the batch statistics as they are.
 
     Args:
-        scheme: The diffrax solver that takes the steps, an instance such as `nf.Euler()`.
+        scheme: The diffrax solver that takes the steps, an instance such as `neuralflow.Euler()`.
         steps: The number of equal steps over the whole interval. Give either `steps` or `times`.
         times: The normalised depths of the edges of the steps, which increase strictly from 0 to 1.
         memory: The name of what the backward pass keeps. "full" keeps every activation. "remat"
@@ -72,10 +73,10 @@ class FixedGrid(Discretisation):
     Raises:
         InputError: Neither or both of `steps` and `times` are given, or an argument lies outside
             its range. The scheme cannot walk over the grid: a scheme that uses earlier steps needs
-            equal steps and the whole interval, and a `PerStep` needs one row for each step that
-            uses it. These are `steps` rows, or `steps - 1` rows for a two-step scheme whose first
-            step is a plain one. With `memory="reversible"`, the scheme cannot step back, or would
-            lose more than half of the digits.
+            equal steps and the whole interval, and a `neuralflow.schemes.PerStep` needs one row for
+            each step that uses it. These are `steps` rows, or `steps - 1` rows for a two-step
+            scheme whose first step is a plain one. With `memory="reversible"`, the scheme cannot
+            step back, or would lose more than half of the digits.
         InputTypeError: `scheme` is not an instance of a diffrax solver of one velocity field,
             `steps` is not a whole number, or an end is a traced array. `scheme` is
             `diffrax.LeapfrogMidpoint` or `diffrax.HalfSolver`.
@@ -259,9 +260,9 @@ class FixedGrid(Discretisation):
             t0: The depth time that belongs to normalised depth 0.
             t1: The depth time that belongs to normalised depth 1.
             context: The context that the field is called with, a pytree of arrays, or None.
-            depths: The depth times at which to return states, shape `(m,)`. `EVERY_STEP` asks for
-                the states at both ends and at all edges between the steps. None asks for the final
-                state alone.
+            depths: The depth times at which to return states, shape `(m,)`.
+                `neuralflow.solve.EVERY_STEP` asks for the states at both ends and at all edges
+                between the steps. None asks for the final state alone.
             backward: Whether to walk from the later end of the walk to the earlier one.
 
         Returns:

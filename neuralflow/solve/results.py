@@ -4,8 +4,6 @@ Inside a trace, a failed solve has states of NaN and a status. Outside a trace, 
 raises one error with its remedy.
 """
 
-from __future__ import annotations
-
 import enum
 from typing import Any, NamedTuple
 

@@ -53,11 +53,11 @@ def multilevel(
 ) -> tuple[ModelT, Fitted]:
     """Train a shallow model, and refine it between levels until the model is deep.
 
-    Every level is a training by `fit`. Between two levels, `refined` cuts the cells and the fixed
-    steps of the model, and `refined_moments` carries the state of the optimiser over. The counts of
-    the optimiser go on, so one learning-rate schedule spans all levels. The order of the samples
-    goes on as well. An epoch costs about as much as its level has steps, so early levels are cheap.
-    Every level compiles anew.
+    Every level is a training by `fit`. Between two levels, `neuralflow.refined` cuts the cells and
+    the fixed steps of the model, and `refined_moments` carries the state of the optimiser over. The
+    counts of the optimiser go on, so one learning-rate schedule spans all levels. The order of the
+    samples goes on as well. An epoch costs about as much as its level has steps, so early levels
+    are cheap. Every level compiles anew.
 
     A model whose steps are not small changes its outputs where it is refined. `refined(model,
     factor, x)` tells by how much.
@@ -89,8 +89,9 @@ def multilevel(
         all levels. The best epoch is one of the last level.
 
     Raises:
-        InputError: An argument has a wrong value, as for `fit` and `refined`. Or the number of
-            factors is not that of the refinements, or the state of the optimiser is not known.
+        InputError: An argument has a wrong value, as for `fit` and `neuralflow.refined`. Or the
+            number of factors is not that of the refinements, or the state of the optimiser is not
+            known.
         InputTypeError: An argument has a wrong type.
         TrainingError: The training cannot go on, as for `fit`.
         CheckpointError: The folder cannot be used, or its checkpoints belong to another training.
@@ -223,13 +224,13 @@ def refined_moments(state: PyTree, old: nnx.Module, new: nnx.Module) -> Any:
     Args:
         state: The state of an optax transformation for the parameters of `old`, such as
             `Fitted.optimiser`. Its moments are those of gradients: behind a transformation that
-            changes gradients over depth, such as `regularisers.sobolev`, they are not. Some states
-            look like those of others, and are better begun anew: `optax.adamax` keeps the largest
-            gradients under the name nu, `optax.contrib.adopt` a mean of steps under the name mu,
-            and `optax.lars` a trace of steps.
+            changes gradients over depth, such as `neuralflow.regularisers.sobolev`, they are not.
+            Some states look like those of others, and are better begun anew: `optax.adamax` keeps
+            the largest gradients under the name nu, `optax.contrib.adopt` a mean of steps under the
+            name mu, and `optax.lars` a trace of steps.
         old: The model before the refinement.
-        new: The model that `refined` has returned, or another one on bases that contain the old
-            ones.
+        new: The model that `neuralflow.refined` has returned, or another one on bases that contain
+            the old ones.
 
     Returns:
         The state for the parameters of `new`.

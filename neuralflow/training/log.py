@@ -38,7 +38,10 @@ class History:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """Return a column as an array `(epochs,)`; raise KeyError for an unknown name."""
+        """Return a column as an array `(epochs,)`; raise KeyError for an unknown name.
+
+        @public
+        """
         if not any(column in row for row in self.rows):
             raise KeyError(
                 f"there is no column {column!r}; there are {', '.join(self.columns) or 'none yet'}"
@@ -46,7 +49,10 @@ class History:
         return np.asarray([row.get(column, np.nan) for row in self.rows])
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names of the columns."""
+        """Iterate over the names of the columns.
+
+        @public
+        """
         return iter(self.columns)
 
     @property

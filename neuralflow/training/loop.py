@@ -5,8 +5,6 @@ device or many. `Run` holds the compiled step. Where batches come from stands in
 written to disk in `log` and `checkpoints`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -114,8 +112,9 @@ def fit(
 
     A resumed training reaches the same bits as a training that never stopped. `fit` checks that
     `seed`, `batch`, `accumulate`, `settings`, the contents of the arrays and the structure of the
-    state are the same; of a `Stream` it checks the number of examples. The caller must give the
-    same loss, augmentation and optimiser again, and the same examples of a `Stream`.
+    state are the same; of a `neuralflow.data.Stream` it checks the number of examples. The caller
+    must give the same loss, augmentation and optimiser again, and the same examples of a
+    `neuralflow.data.Stream`.
 
     A first SIGINT (Ctrl-C) or SIGTERM waits until the step that is under way is done. With a
     `folder`, the state after this step is saved. Then the signal takes its course. A second signal
@@ -126,14 +125,14 @@ def fit(
     - `epoch`: the number of finished epochs.
     - `loss`, `gradient_norm` and the scalars of the loss: means over the steps of the epoch.
     - `evaluations`, `accepted`, `rejected`: evaluations of the field, accepted steps and rejected
-      steps in one pass, added up over the `NeuralODE` layers of the model, as means over the steps
-      of the epoch. These columns exist for a model with `NeuralODE` layers.
+      steps in one pass, added up over the `neuralflow.NeuralODE` layers of the model, as means over
+      the steps of the epoch. These columns exist for a model with `neuralflow.NeuralODE` layers.
     - `validation_loss` and `validation_...`: means of the loss and of its scalars over the
       validation data.
     - `seconds`: the time of the steps of the epoch. The evaluation and the checkpoint at the end of
       the epoch do not count; checkpoints within the epoch do.
     - `samples_per_second`: the number of samples divided by `seconds`.
-    - `waiting`: the share of `seconds` in which the training waited for a `Stream`.
+    - `waiting`: the share of `seconds` in which the training waited for a `neuralflow.data.Stream`.
 
     Args:
         model: The model, any NNX module with parameters.
@@ -280,7 +279,7 @@ def _rows_before(after: Fitted | None, epochs: int) -> list[dict[str, float]]:
 
 
 def _walk(
-    run: Run,
+    run: "Run",
     log: Log,
     shown: Any,
     state: State,

@@ -11,89 +11,155 @@ scheme whose limit is another equation.
 Problems, minima and studies are computed in float64 and need jax_enable_x64. `train`, `descend` and
 `certify` compute in the precision of the model.
 
-`problem` and `objective` define what is minimised. `minimum` and `pontryagin` solve the
-minimisation in two independent ways. `distances`, `sweep` and `falsifiers` compare networks with
-their limit. `certificate` and `trained` look at networks that were trained without this theory's
-penalty.
+A `Problem` says what is minimised. `minimise` and `pontryagin` solve it in two independent ways.
+`study` compares networks with their limit by their `distances`, and `falsify` breaks the theory's
+assumptions one by one. `certify` and `train` look at networks that were trained without this
+theory's penalty. `neuralflow.labs.deep_limit.plots` holds the pictures.
 
 Source:
     Thorpe & van Gennip, Deep Limits of Residual Neural Networks, arXiv 1810.11741.
 """
 
-from neuralflow.labs.deep_limit import plots as plots
+# `problem` and `objective` define what is minimised. `minimum` and `pontryagin` solve the
+# minimisation in two independent ways. `distances`, `sweep` and `falsifiers` compare networks with
+# their limit. `certificate` and `trained` look at networks that were trained without this theory's
+# penalty.
+
+from neuralflow.labs.deep_limit import plots
 from neuralflow.labs.deep_limit.certificate import (
-    Certificate as Certificate,
-    certify as certify,
+    Certificate,
+    certify,
 )
 from neuralflow.labs.deep_limit.distances import (
-    DISTANCES as DISTANCES,
-    aligned as aligned,
-    distances as distances,
-    expected_order as expected_order,
-    richardson as richardson,
-    scaled_error as scaled_error,
+    DISTANCES,
+    FURTHER,
+    aligned,
+    distances,
+    expected_order,
+    richardson,
+    scaled_error,
 )
 from neuralflow.labs.deep_limit.evidence import (
-    Measure as Measure,
-    Regularity as Regularity,
-    Resolution as Resolution,
+    Measure,
+    Regularity,
+    Resolution,
 )
 from neuralflow.labs.deep_limit.falsifiers import (
-    Panel as Panel,
-    falsify as falsify,
-    kinked as kinked,
+    Panel,
+    falsify,
+    kinked,
 )
 from neuralflow.labs.deep_limit.minimum import (
-    Minimum as Minimum,
-    adaptive_energy as adaptive_energy,
-    basins as basins,
-    curvature as curvature,
-    described as described,
-    minimise as minimise,
-    newton as newton,
-    random_starts as random_starts,
-    recovery as recovery,
-    restarted as restarted,
+    Minimum,
+    adaptive_energy,
+    basins,
+    curvature,
+    described,
+    minimise,
+    newton,
+    random_starts,
+    recovery,
+    restarted,
 )
 from neuralflow.labs.deep_limit.objective import (
-    Objective as Objective,
-    continuum as continuum,
-    discrete as discrete,
+    Objective,
+    continuum,
+    discrete,
 )
 from neuralflow.labs.deep_limit.pontryagin import (
-    Residuals as Residuals,
-    pontryagin as pontryagin,
-    residuals as residuals,
+    Residuals,
+    pontryagin,
+    residuals,
 )
 from neuralflow.labs.deep_limit.problem import (
-    Perceptron as Perceptron,
-    Problem as Problem,
-    Sobolev as Sobolev,
-    affine as affine,
-    square as square,
-    squared_error as squared_error,
-    thorpe_van_gennip as thorpe_van_gennip,
+    Perceptron,
+    Problem,
+    Sobolev,
+    affine,
+    square,
+    squared_error,
+    thorpe_van_gennip,
 )
 from neuralflow.labs.deep_limit.sweep import (
-    Folder as Folder,
-    Kept as Kept,
-    Row as Row,
-    Study as Study,
-    study as study,
-    verdict as verdict,
+    Folder,
+    Kept,
+    Row,
+    Study,
+    study,
+    verdict,
 )
 from neuralflow.labs.deep_limit.trained import (
-    PROTOCOLS as PROTOCOLS,
-    Scaling as Scaling,
-    Trained as Trained,
-    descend as descend,
-    gaps as gaps,
-    gaussian_pairs as gaussian_pairs,
-    scaling as scaling,
-    train as train,
+    PROTOCOLS,
+    Scaling,
+    Trained,
+    descend,
+    gaps,
+    gaussian_pairs,
+    scaling,
+    train,
 )
 from neuralflow.statistics import (
-    ASYMPTOTIC as ASYMPTOTIC,
-    fitted_order as fitted_order,
-    interval as interval,
+    ASYMPTOTIC,
+    fitted_order,
+    interval,
 )
+
+__all__ = [
+    "ASYMPTOTIC",
+    "DISTANCES",
+    "FURTHER",
+    "PROTOCOLS",
+    "Certificate",
+    "Folder",
+    "Kept",
+    "Measure",
+    "Minimum",
+    "Objective",
+    "Panel",
+    "Perceptron",
+    "Problem",
+    "Regularity",
+    "Residuals",
+    "Resolution",
+    "Row",
+    "Scaling",
+    "Sobolev",
+    "Study",
+    "Trained",
+    "adaptive_energy",
+    "affine",
+    "aligned",
+    "basins",
+    "certify",
+    "continuum",
+    "curvature",
+    "descend",
+    "described",
+    "discrete",
+    "distances",
+    "expected_order",
+    "falsify",
+    "fitted_order",
+    "gaps",
+    "gaussian_pairs",
+    "interval",
+    "kinked",
+    "minimise",
+    "newton",
+    "plots",
+    "pontryagin",
+    "random_starts",
+    "recovery",
+    "residuals",
+    "restarted",
+    "richardson",
+    "scaled_error",
+    "scaling",
+    "square",
+    "squared_error",
+    "study",
+    "thorpe_van_gennip",
+    "train",
+    "verdict",
+]
+__docformat__ = "google"

@@ -231,9 +231,9 @@ def certify(
 
     *Resolution* asks whether the steps resolve the equation to which the scheme of the layer
     converges: x' = f(x, t) for most schemes, and another equation for some networks, such as
-    `schemes.LMResNet`. The exact flow of this equation stands for many steps. The final states and
-    the path may be 10% off it, relative to how far the flow moves the states. The adjoint, which
-    carries gradients through depth, may be 25% off.
+    `neuralflow.schemes.LMResNet`. The exact flow of this equation stands for many steps. The final
+    states and the path may be 10% off it, relative to how far the flow moves the states. The
+    adjoint, which carries gradients through depth, may be 25% off.
 
     *Regularity* asks whether the velocities of the steps are samples of one function of depth.
     The measures are rho, at most 0.5, and the nugget, at most 0.2; see `Regularity`. Where rho is
@@ -250,7 +250,7 @@ def certify(
     on a finer basis, another order of the samples. An axis of the state that is stretched weighs
     more, and changes them.
 
-    A ResNet becomes a model for this function by `nf.from_branches(branches)`.
+    A ResNet becomes a model for this function by `neuralflow.from_branches`.
 
     Args:
         model: A model that holds one NeuralODE or more. Samples are independent of each other.

@@ -19,6 +19,17 @@ from neuralflow.depth.basis import PiecewiseLinear
 from neuralflow.labs.deep_limit.minimum import Minimum, check_minimum
 from neuralflow.schemes.analysis import derived_order
 
+__all__ = [
+    "DISTANCES",
+    "FURTHER",
+    "aligned",
+    "distances",
+    "expected_order",
+    "richardson",
+    "scaled_error",
+]
+__docformat__ = "google"
+
 DISTANCES = {
     "energy": "energy gap |E_n - E|",
     "prediction": "predictions, root mean square",
@@ -62,7 +73,7 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
     compares the weights of each layer with the limit at the centre of the layer's cell.
 
     Args:
-        minimum: The minimiser, with nodal weights on `PiecewiseLinear`.
+        minimum: The minimiser, with nodal weights on `neuralflow.PiecewiseLinear`.
         limit: The minimiser of the limit, with weights on any basis.
 
     Returns:
@@ -70,8 +81,8 @@ def distances(minimum: Minimum, limit: Minimum) -> dict[str, float]:
 
     Raises:
         InputError: `limit` has other weights or predictions than `minimum`.
-        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`, or an argument is no
-            `Minimum`.
+        InputTypeError: The weights of `minimum` are not on `neuralflow.PiecewiseLinear`, or an
+            argument is no `neuralflow.labs.deep_limit.Minimum`.
     """
     _check_pair(minimum=minimum, limit=limit)
     if np.shape(minimum.prediction) != np.shape(limit.prediction):
@@ -124,7 +135,7 @@ def expected_order(scheme: AbstractSolver, distance: str) -> int | None:
     """Return the order in 1/n at which a distance is expected to fall with n layers.
 
     The weights are piecewise linear, so that no order above 2 is expected. The order of the scheme
-    is `schemes.analysis.derived_order`.
+    is `neuralflow.schemes.analysis.derived_order`.
 
     Args:
         scheme: The scheme of the networks, with coefficients that do not change from step to step.
@@ -133,7 +144,8 @@ def expected_order(scheme: AbstractSolver, distance: str) -> int | None:
     Returns:
         The order of the scheme, 1 or 2. But 1 for every distance that its own interpolant limits to
         order 1. None where the limit of the scheme is another equation than x' = f: no distance is
-        then expected to fall. Such a scheme may follow x' = f where f(0) = 0, as `PolyNet` does.
+        then expected to fall. Such a scheme may follow x' = f where f(0) = 0, as
+        `neuralflow.schemes.PolyNet` does.
 
     Raises:
         InputError: `distance` is no such name, the coefficients of the scheme change from step to

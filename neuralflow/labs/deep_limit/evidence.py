@@ -9,8 +9,6 @@ to the way in which the function is written down.
 All definitions are ours.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence

@@ -211,6 +211,8 @@ class Objective:
         Raises:
             InputError: `xi` has another shape.
             InputTypeError: `xi` is not made of real numbers.
+
+        @public
         """
         xi = jnp.asarray(self._checked("xi", xi), float)
         (energy, prediction), gradient = self.form.pull(xi, self.held)

@@ -19,6 +19,8 @@ from neuralflow.labs.deep_limit.trained import Trained, gaps
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 _LEAST = 1e-4  # Smaller numbers of a certificate are drawn here.
 
@@ -43,7 +45,7 @@ def convergence(study: Study, parameter: str = "K") -> Figure:
 
     Raises:
         InputError: The study has no rows, or `parameter` is no name of a parameter.
-        InputTypeError: `study` is no `Study`.
+        InputTypeError: `study` is no `neuralflow.labs.deep_limit.Study`.
     """
     _check_study(study)
     checks.choice("parameter", parameter, tuple(study.limit.theta))
@@ -81,10 +83,10 @@ def further(study: Study, schemes: Mapping[str, AbstractSolver]) -> Figure:
         schemes: The schemes by name, as `study` received them.
 
     Raises:
-        InputError: The study has no rows, or a scheme of the study is missing, or `expected_order`
-            refuses it.
-        InputTypeError: `study` is no `Study`, `schemes` is no mapping from names to schemes, or
-            `expected_order` refuses a scheme.
+        InputError: The study has no rows, or a scheme of the study is missing, or
+            `neuralflow.labs.deep_limit.expected_order` refuses it.
+        InputTypeError: `study` is no `neuralflow.labs.deep_limit.Study`, `schemes` is no mapping
+            from names to schemes, or `neuralflow.labs.deep_limit.expected_order` refuses a scheme.
     """
     _check_study(study)
     check_schemes(schemes, study.schemes)
@@ -202,7 +204,8 @@ def trained(series: Mapping[str, Sequence[Trained]]) -> Figure:
 
     Raises:
         InputError: A protocol has fewer than two networks, or its networks do not fit together.
-        InputTypeError: `series` is no mapping from names to lists of `Trained`, or is empty.
+        InputTypeError: `series` is no mapping from names to lists of
+            `neuralflow.labs.deep_limit.Trained`, or is empty.
     """
     checks.named("series", series, list | tuple, "{'GELU': list(descend((4, 8)))}")
     for name, networks in series.items():

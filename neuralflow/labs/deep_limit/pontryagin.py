@@ -39,6 +39,9 @@ from neuralflow.schemes import RK4
 from neuralflow.solve import FixedGrid
 from neuralflow.solve.collocation import by_columns
 
+__all__ = ["Residuals", "pontryagin", "residuals"]
+__docformat__ = "google"
+
 
 def pontryagin(
     problem: Problem,
@@ -69,7 +72,7 @@ def pontryagin(
         InputError: The penalty of `problem` is not `Sobolev(tau)`, a parameter has no positive
             weight, or the parameters of the minimum are not those of the problem.
         InputTypeError: An argument is of another kind.
-        InputTypeError: The weights of `guess` are not on `PiecewiseLinear`.
+        InputTypeError: The weights of `guess` are not on `neuralflow.PiecewiseLinear`.
         RuntimeError: The collocation does not converge.
     """
     from scipy.integrate import solve_bvp
@@ -142,7 +145,7 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
     Args:
         problem: The problem, with the penalty `Sobolev(tau)` and a positive weight on every
             parameter.
-        minimum: The weights, on `PiecewiseLinear`, and the readout.
+        minimum: The weights, on `neuralflow.PiecewiseLinear`, and the readout.
 
     Returns:
         The residuals along depth and at both ends.
@@ -151,7 +154,7 @@ def residuals(problem: Problem, minimum: Minimum) -> Residuals:
         InputError: The penalty of `problem` is not `Sobolev(tau)`, a parameter has no positive
             weight, or the parameters of the minimum are not those of the problem.
         InputTypeError: An argument is of another kind.
-        InputTypeError: The weights of `minimum` are not on `PiecewiseLinear`.
+        InputTypeError: The weights of `minimum` are not on `neuralflow.PiecewiseLinear`.
     """
     check_minimum("minimum", minimum)
     system = _checked(problem)

@@ -63,6 +63,8 @@ class Sobolev:
 
         Raises:
             InputTypeError: `basis` is no basis.
+
+        @public
         """
         checks.instance("basis", basis, Basis, "a basis such as nf.PiecewiseLinear(8)")
         return sobolev_gram(basis, self.tau, float(basis.count) ** (self.power - 1))
@@ -115,6 +117,8 @@ class Perceptron(nnx.Module):
         Raises:
             InputError: The last axis of x does not have d entries.
             InputTypeError: x is not an array.
+
+        @public
         """
         checks.instance("x", x, jax.Array | np.ndarray, "an array of states (..., d)")
         if x.shape[-1:] != self.b[...].shape:

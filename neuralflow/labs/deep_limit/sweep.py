@@ -3,8 +3,6 @@
 `study` computes a study, `verdict` judges its orders, and `Folder` keeps minimisers on disk.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 import zlib

@@ -1,40 +1,75 @@
 """Flows as diffeomorphisms: exponentials, inverses, Jacobians, Lipschitz bounds and geodesics.
 
-`report` measures how far a layer is a diffeomorphism. The module `flows` holds maps and their
-inverses. The module `jacobian` holds derivatives of maps. The module `lipschitz` holds bounds that
-follow from the weights. The module `kernels` holds Gaussian kernel fields and geodesics. The module
-`reports` holds the report on a layer. The module `sampled` holds maps on a regular grid. The module
-`plots` holds the picture. The determinants of a layer's blocks live in the core, in
-`neuralflow/transport.py`.
+`report` measures how far a layer is a diffeomorphism. `exponential`, `inverse`, `logarithm` and
+`squared` are maps and their inverses. `jacobian` and `log_determinant` are derivatives of maps.
+`lipschitz`, `bounds` and `check` follow from the weights. `KernelField` and `register` are for
+Gaussian kernels and geodesics. `neuralflow.labs.diffeo.sampled` holds maps on a regular grid, and
+`neuralflow.labs.diffeo.plots` the picture.
 """
 
-from neuralflow.labs.diffeo import plots as plots, sampled as sampled
+# `flows` holds maps and their inverses, `jacobian` derivatives of maps, `lipschitz` bounds,
+# `kernels` Gaussian kernels and geodesics, `reports` the report on a layer. The determinants of a
+# layer's blocks live in the core, in `neuralflow/transport.py`.
+
+from neuralflow.labs.diffeo import plots, sampled
 from neuralflow.labs.diffeo.flows import (
-    Composition as Composition,
-    Inverse as Inverse,
-    exponential as exponential,
-    inverse as inverse,
-    logarithm as logarithm,
-    squared as squared,
+    Composition,
+    Inverse,
+    exponential,
+    inverse,
+    logarithm,
+    squared,
 )
-from neuralflow.labs.diffeo.jacobian import jacobian as jacobian, log_determinant as log_determinant
+from neuralflow.labs.diffeo.jacobian import jacobian, log_determinant
 from neuralflow.labs.diffeo.kernels import (
-    Geodesic as Geodesic,
-    KernelField as KernelField,
-    action as action,
-    gaussian as gaussian,
-    norms as norms,
-    register as register,
+    Geodesic,
+    KernelField,
+    action,
+    gaussian,
+    norms,
+    register,
 )
 from neuralflow.labs.diffeo.lipschitz import (
-    Bounded as Bounded,
-    Bounds as Bounds,
-    SpectralNorm as SpectralNorm,
-    bounds as bounds,
-    check as check,
-    lipschitz as lipschitz,
-    lipschitz_rule as lipschitz_rule,
-    spectral_norm as spectral_norm,
+    Bounded,
+    Bounds,
+    SpectralNorm,
+    bounds,
+    check,
+    lipschitz,
+    lipschitz_rule,
+    spectral_norm,
 )
-from neuralflow.labs.diffeo.reports import Report as Report, report as report
-from neuralflow.transport import SlogDet as SlogDet, block_determinants as block_determinants
+from neuralflow.labs.diffeo.reports import Report, report
+from neuralflow.transport import SlogDet, block_determinants
+
+__all__ = [
+    "Bounded",
+    "Bounds",
+    "Composition",
+    "Geodesic",
+    "Inverse",
+    "KernelField",
+    "Report",
+    "SlogDet",
+    "SpectralNorm",
+    "action",
+    "block_determinants",
+    "bounds",
+    "check",
+    "exponential",
+    "gaussian",
+    "inverse",
+    "jacobian",
+    "lipschitz",
+    "lipschitz_rule",
+    "log_determinant",
+    "logarithm",
+    "norms",
+    "plots",
+    "register",
+    "report",
+    "sampled",
+    "spectral_norm",
+    "squared",
+]
+__docformat__ = "google"

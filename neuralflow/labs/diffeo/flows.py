@@ -41,12 +41,13 @@ def exponential(field: nnx.Module, solve: Discretisation, scale: Real = 1.0) -> 
     `Adaptive(...)`, the layer is the exponential up to the tolerances of the solver.
 
     A field is stationary if its velocity does not depend on depth. The function refuses weights
-    that vary with depth, and an `MLP` that was built with `time=True`. The function does not check
-    whether a field of your own uses depth time.
+    that vary with depth, and a `neuralflow.fields.MLP` that was built with `time=True`. The
+    function does not check whether a field of your own uses depth time.
 
     Args:
         field: The stationary velocity field V, an nnx.Module f(x).
-        solve: The discretisation of the layer, a `FixedGrid` or an `Adaptive`.
+        solve: The discretisation of the layer, a `neuralflow.FixedGrid` or a
+            `neuralflow.Adaptive`.
         scale: The depth time for which the layer follows V. A negative scale gives the inverse map.
             For example, -1 gives exp(-V), the inverse of exp(V).
 
@@ -55,7 +56,7 @@ def exponential(field: nnx.Module, solve: Discretisation, scale: Real = 1.0) -> 
 
     Raises:
         InputError: The weights of `field` vary with depth.
-        InputError: `field` is an `MLP` with `time=True`.
+        InputError: `field` is a `neuralflow.fields.MLP` with `time=True`.
         InputError: `scale` is zero or not finite.
         InputTypeError: `field` is not an nnx.Module, or `solve` is not a discretisation.
 
@@ -86,10 +87,10 @@ def exponential(field: nnx.Module, solve: Discretisation, scale: Real = 1.0) -> 
 def squared(mapping: Map, times: int) -> Map:
     """Raise a map to the power 2^times under composition, by repeated squaring.
 
-    Let n stand for `times`. The result is mapping^(2^n), built by n self-compositions. With
-    mapping = Id + V / 2^n, the result approximates exp(V) by scaling and squaring. The result still
-    evaluates `mapping` 2^n times, as a network of 2^n shared blocks does. `sampled.exponential`
-    evaluates a field on a grid n times only.
+    Let n stand for `times`. The result is mapping^(2^n), built by n self-compositions. With mapping
+    = Id + V / 2^n, the result approximates exp(V) by scaling and squaring. The result still
+    evaluates `mapping` 2^n times, as a network of 2^n shared blocks does.
+    `neuralflow.labs.diffeo.sampled.exponential` evaluates a field on a grid n times only.
 
     Args:
         mapping: A map from states to states of the same shape and dtype.
@@ -130,7 +131,8 @@ def logarithm(mapping: Any, back: Any = None, terms: int = 8) -> nnx.Module:
     like (2 sinh(|lambda| / 2) / 2)^(2 terms). The approximation therefore converges up to
     |lambda| = 1.76. Convergence slows down as the map moves away from the identity.
 
-    `sampled.logarithm` solves a fixed-point problem instead, for a map on a grid.
+    `neuralflow.labs.diffeo.sampled.logarithm` solves a fixed-point problem instead, for a map on a
+    grid.
 
     Args:
         mapping: The map from states to states.
@@ -206,6 +208,8 @@ class Composition(nnx.Module):
 
         Args:
             x: The state, an array or a pytree of arrays.
+
+        @public
         """
         for flow in self.flows:
             x = flow(x)
@@ -252,6 +256,8 @@ class Inverse(nnx.Module):
         Raises:
             SolveError: The fixed-point iteration does not converge. Inside a trace the result is
                 NaN instead.
+
+        @public
         """
         return self.layer.invert(y)
 

@@ -12,6 +12,9 @@ from neuralflow.labs.diffeo.flows import Composition, Map
 from neuralflow.layers import NeuralODE
 from neuralflow.transport import SlogDet, flat, samples
 
+__all__ = ["jacobian", "log_determinant"]
+__docformat__ = "google"
+
 
 def jacobian(mapping: Map, x: PyTree) -> Float[Array, "batch k d"]:
     """Compute the Jacobian matrix of a map at every sample.
@@ -66,11 +69,12 @@ def _rows(values: PyTree, count: int) -> Array:
 def log_determinant(flow: NeuralODE | Composition, x: PyTree) -> SlogDet:
     """Compute the determinant of the Jacobian of a flow at every sample.
 
-    For a layer, the result is that of `nf.transport.log_determinant`. For a `Composition`, the
-    logarithms of its flows are added, and their signs are multiplied.
+    For a layer, the result is that of `neuralflow.transport.log_determinant`. For a
+    `neuralflow.labs.diffeo.Composition`, the logarithms of its flows are added, and their signs are
+    multiplied.
 
     Args:
-        flow: A NeuralODE, or a `Composition` of NeuralODEs.
+        flow: A NeuralODE, or a `neuralflow.labs.diffeo.Composition` of NeuralODEs.
         x: The samples `(batch, ...)` at the start of the flow.
 
     Returns:

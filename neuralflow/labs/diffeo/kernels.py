@@ -78,8 +78,8 @@ class KernelField(nnx.Module):
     k is the Gaussian kernel. The centres stay as they are given. The momenta are an nnx.Param and
     are trained.
 
-    In a `DepthVarying`, every depth has momenta of its own. The field then depends on depth time,
-    and `action(layer)` is the energy of its path.
+    In a `neuralflow.DepthVarying`, every depth has momenta of its own. The field then depends on
+    depth time, and `action(layer)` is the energy of its path.
 
     Args:
         centres: The centres c, `(n, d)`.
@@ -122,6 +122,8 @@ class KernelField(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: The points and the centres differ in their number of coordinates.
+
+        @public
         """
         checks.array("x", x, "...", self.centres.shape[-1])
         gaps = x[..., None, :] - self.centres.astype(x.dtype)
@@ -220,6 +222,8 @@ class Geodesic(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have the shape `(m, d)`.
+
+        @public
         """
         return self.layer((*self._start, self._own("x", x)))[2].astype(x.dtype)
 
@@ -418,7 +422,8 @@ def norms(layer: NeuralODE) -> Float[Array, "steps"]:
     fields, `report` gives the speed of the samples.
 
     Args:
-        layer: A layer whose field is a `KernelField`, or a `DepthVarying` of a `KernelField`.
+        layer: A layer whose field is a `KernelField`, or a `neuralflow.DepthVarying` of a
+            `KernelField`.
 
     Returns:
         The norms, `(steps,)`.
@@ -437,8 +442,8 @@ def action(layer: NeuralODE) -> Float[Array, ""]:
     data, the energy is least where ||V_t|| is constant.
 
     Args:
-        layer: A layer on a fixed grid, whose field is a `KernelField` or a `DepthVarying` of a
-            `KernelField`.
+        layer: A layer on a fixed grid, whose field is a `KernelField` or a
+            `neuralflow.DepthVarying` of a `KernelField`.
 
     Returns:
         The energy, a scalar.

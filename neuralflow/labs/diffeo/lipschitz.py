@@ -4,8 +4,6 @@ A block x + g(x) with Lip(g) < 1 is a diffeomorphism. Such a block changes every
 factor between 1 - Lip(g) and 1 + Lip(g). The condition Lip(g) < 1 is sufficient, not necessary.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -28,6 +26,18 @@ from neuralflow.depth.flattened import Local
 from neuralflow.fields import MLP, Antisymmetric, activations, evaluate, takes_time
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes.runge_kutta import used_stages
+
+__all__ = [
+    "Bounded",
+    "Bounds",
+    "SpectralNorm",
+    "bounds",
+    "check",
+    "lipschitz",
+    "lipschitz_rule",
+    "spectral_norm",
+]
+__docformat__ = "google"
 
 _EXAMPLE = "for example 0.9 * steps / (t1 - t0)"
 
@@ -102,10 +112,11 @@ def lipschitz(module: nnx.Module | Callable[..., Any]) -> Float[Array, ""]:
     with respect to the weights.
 
     Bounds are known for these classes: nnx.Linear, nnx.Conv, nnx.Sequential of known modules,
-    `fields.MLP`, `fields.Antisymmetric`, `diffeo.KernelField`, `diffeo.Bounded` and
-    `diffeo.SpectralNorm`. Bounds are also known for functions such as jnp.tanh. The decorator
-    `@nf.labs.diffeo.lipschitz_rule.register` adds a class of your own. The rule of a class does not
-    hold for its subclasses.
+    `neuralflow.fields.MLP`, `neuralflow.fields.Antisymmetric`,
+    `neuralflow.labs.diffeo.KernelField`, `neuralflow.labs.diffeo.Bounded` and
+    `neuralflow.labs.diffeo.SpectralNorm`. Bounds are also known for functions such as jnp.tanh. The
+    decorator `@lipschitz_rule.register` adds a class of your own. The rule of a class does not hold
+    for its subclasses.
 
     The weights of a field may vary with depth. Such a field has a bound at every depth.
     `lipschitz(field.at(s))` gives the bound at the normalised depth s, and `bounds(layer)` gives
@@ -217,8 +228,8 @@ class Bounded(nnx.Module):
     then a diffeomorphism before, during and after training.
 
     Args:
-        field: The field f. `lipschitz` must know its class, or the field is a `DepthVarying` of
-            such a module.
+        field: The field f. `lipschitz` must know its class, or the field is a
+            `neuralflow.DepthVarying` of such a module.
         bound: The largest Lipschitz constant, per unit of depth time.
 
     Raises:
@@ -243,6 +254,8 @@ class Bounded(nnx.Module):
 
         Returns:
             The velocity, with the shape and dtype of the field's own velocity.
+
+        @public
         """
         velocity = evaluate(self.field, x, t, context)
         scale = self.bound / jnp.maximum(lipschitz(self.field), self.bound)
@@ -262,8 +275,8 @@ class SpectralNorm(nnx.Module):
     the norm until the iteration has converged. The layer alone therefore certifies nothing.
     `lipschitz` looks at the normalised weights that come out.
 
-    The vector is a batch statistic. In a `DepthVarying`, each cell has a vector of its own, and
-    training takes one step a cell. For weights that many steps share, use `Bounded`.
+    The vector is a batch statistic. In a `neuralflow.DepthVarying`, each cell has a vector of its
+    own, and training takes one step a cell. For weights that many steps share, use `Bounded`.
 
     Args:
         dense: The dense layer with the weights W and an optional bias.
@@ -304,6 +317,8 @@ class SpectralNorm(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width than the layer.
+
+        @public
         """
         checks.array("x", x, "...", self.dense.kernel.shape[0])
         vector = self.vector[...]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def deformed_grid(
     mapping: Callable[[Array], Array],

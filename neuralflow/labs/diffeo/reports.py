@@ -36,7 +36,7 @@ class Report:
         samples: The number of samples.
         dimension: The number d of coordinates of each sample.
         inverse_error: The largest |inverse(layer(x)) - x| over all coordinates, by
-            `nf.labs.diffeo.inverse`. None if the inverse was not found.
+            `neuralflow.labs.diffeo.inverse`. None if the inverse was not found.
         reverse_error: The largest error of the same kind, by integrating backward with
             `layer.reverse()`.
         least_determinant: The least det D over the samples.
@@ -54,9 +54,9 @@ class Report:
         path_length: The mean length of the paths of the samples.
         speeds: The norm of the velocity along depth, one number for each step. An adaptive layer
             has one number for each of 32 equal parts of the interval. On a fixed grid, a
-            `KernelField` and a `DepthVarying` of a `KernelField` have the norm of their kernel
-            space. Every other field has the root mean square over the samples of path length per
-            depth time.
+            `KernelField` and a `neuralflow.DepthVarying` of a `KernelField` have the norm of their
+            kernel space. Every other field has the root mean square over the samples of path length
+            per depth time.
     """
 
     samples: int

@@ -4,7 +4,7 @@ Id is the identity. The displacement u has the shape (n_1, ..., n_d, d), a vecto
 unit is the spacing of the grid. Between the nodes u is linear in every axis. Beyond the edges the
 vector of the nearest edge holds. All functions are pure, and open to jit, vmap and autodiff.
 
-The module `flows` holds the same operations for layers and functions.
+`neuralflow.labs.diffeo` holds the same operations for layers and functions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from neuralflow import checks
 from neuralflow.annotations import Real, Reals
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.solve import SolveError, Status
+
+__docformat__ = "google"
 
 
 def nodes(shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
@@ -451,7 +453,7 @@ def folded(u: Float[Array, "... d"]) -> Bool[Array, "..."]:
     the interpolated map in the plane. In space the test may miss folds inside a cell.
 
     A map that bends sharply within one spacing may fold once it is sampled, although the map itself
-    does not. In this case take a finer grid, or take `jacobian` of the map.
+    does not. In this case take a finer grid, or take `neuralflow.labs.diffeo.jacobian` of the map.
 
     Args:
         u: The displacement, `(n_1, ..., n_d, d)`.

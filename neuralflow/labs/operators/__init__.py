@@ -1,37 +1,67 @@
 """Networks of differential operators: kernels as operators, equations as fields, and stable steps.
 
-The module `kernels` translates a convolution kernel into derivatives and back. The module
-`equations` holds velocity fields that are partial differential operators. The module `stability`
-tells how long a step may be. The module `plots` holds the pictures. What a scheme does to a single
-wave stands in the core, in `neuralflow/schemes/analysis.py`.
+`to_operator` and `to_kernel` translate a convolution kernel into derivatives and back.
+`DifferentialOperator`, `parabolic`, `hyperbolic` and `hamiltonian` are velocity fields that are
+partial differential operators. `stability` and `stable_step` tell how long a step may be.
+`neuralflow.labs.operators.plots` holds the pictures. What a scheme does to a single wave stands in
+`neuralflow.schemes.analysis`.
 """
 
-from neuralflow.labs.operators import plots as plots
+# `kernels` translates, `equations` holds the fields, `stability` finds the steps.
+
+from neuralflow.labs.operators import plots
 from neuralflow.labs.operators.equations import (
-    TERMS as TERMS,
-    ConvolutionEnergy as ConvolutionEnergy,
-    DifferentialOperator as DifferentialOperator,
-    KineticEnergy as KineticEnergy,
-    block as block,
-    hamiltonian as hamiltonian,
-    hyperbolic as hyperbolic,
-    log_cosh as log_cosh,
-    parabolic as parabolic,
-    read as read,
+    TERMS,
+    ConvolutionEnergy,
+    DifferentialOperator,
+    KineticEnergy,
+    block,
+    hamiltonian,
+    hyperbolic,
+    log_cosh,
+    parabolic,
+    read,
 )
 from neuralflow.labs.operators.kernels import (
-    Shares as Shares,
-    formula as formula,
-    shares as shares,
-    stencil as stencil,
-    symbol as symbol,
-    to_kernel as to_kernel,
-    to_operator as to_operator,
+    Shares,
+    formula,
+    shares,
+    stencil,
+    symbol,
+    to_kernel,
+    to_operator,
 )
 from neuralflow.labs.operators.stability import (
-    Stability as Stability,
-    check as check,
-    spectrum as spectrum,
-    stability as stability,
-    stable_step as stable_step,
+    Stability,
+    check,
+    spectrum,
+    stability,
+    stable_step,
 )
+
+__all__ = [
+    "TERMS",
+    "ConvolutionEnergy",
+    "DifferentialOperator",
+    "KineticEnergy",
+    "Shares",
+    "Stability",
+    "block",
+    "check",
+    "formula",
+    "hamiltonian",
+    "hyperbolic",
+    "log_cosh",
+    "parabolic",
+    "plots",
+    "read",
+    "shares",
+    "spectrum",
+    "stability",
+    "stable_step",
+    "stencil",
+    "symbol",
+    "to_kernel",
+    "to_operator",
+]
+__docformat__ = "google"

@@ -151,6 +151,8 @@ class DifferentialOperator(nnx.Module):
         Raises:
             InputError: `x` has another number of channels or axes, is empty, or is not floating.
             InputTypeError: `x` is not an array.
+
+        @public
         """
         _check_images("x", x, self.dimension, self.coefficients[...].shape[1])
         kernel = self.kernel.astype(self.dtype or x.dtype)
@@ -220,14 +222,14 @@ def _stencils(dimension: int, spacing: float) -> np.ndarray:
 def block(channels: int, *, rngs: nnx.Rngs, **options: Any) -> ConvBlock:
     """Build a residual branch with a `DifferentialOperator` in the place of every convolution.
 
-    The branch is an `nf.fields.ConvBlock`, the residual branch of the operator network. The branch
-    is a field for every scheme. With C channels, an operator has 6 C^2 weights where a free 3 x 3
-    convolution has 9 C^2.
+    The branch is a `neuralflow.fields.ConvBlock`, the residual branch of the operator network. The
+    branch is a field for every scheme. With C channels, an operator has 6 C^2 weights where a free
+    3 x 3 convolution has 9 C^2.
 
     Args:
         channels: The number C of channels.
         rngs: The random streams for the weights.
-        **options: Further options of `nf.fields.ConvBlock`, except `kernel`.
+        **options: Further options of `neuralflow.fields.ConvBlock`, except `kernel`.
 
     Returns:
         The branch, a field on channels-last images.
@@ -312,6 +314,8 @@ class ConvolutionEnergy(nnx.Module):
         Raises:
             InputError: `x` has another number of channels or axes, is empty, or is not floating.
             InputTypeError: `x` is not an array, or the potential does not return real numbers.
+
+        @public
         """
         inputs = self.convolution
         _check_images("x", x, len(inputs.kernel_size) + 1, inputs.in_features)
@@ -345,6 +349,8 @@ class KineticEnergy(nnx.Module):
         Raises:
             InputError: `p` has no axis but that of the samples, is empty, or is not floating.
             InputTypeError: `p` is not an array.
+
+        @public
         """
         _check_images("p", p, 1)
         return jnp.sum(p**2, axis=tuple(range(1, p.ndim))) / 2
@@ -435,7 +441,7 @@ def read(model: nnx.Module) -> dict[str, np.ndarray]:
 
     Every `nnx.Conv` and `DifferentialOperator` appears under its place in the model. The pixel is
     the unit of length. A dilation counts as the distance of the points. A convolution in a
-    `DepthVarying` appears once for each node in depth, as in "field.convs.0 at 0.25".
+    `neuralflow.DepthVarying` appears once for each node in depth, as in "field.convs.0 at 0.25".
 
     Args:
         model: The model to read.

@@ -11,8 +11,6 @@ Source:
     equation. The formulas here are our formulation.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

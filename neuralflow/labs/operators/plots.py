@@ -14,6 +14,8 @@ from neuralflow.labs.operators.kernels import Shares, formula, to_operator
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def operator(kernel: ArrayLike, spacing: Any = 1.0) -> Figure:
     """Draw a convolution kernel beside the differential operator that the kernel stands for.
@@ -71,14 +73,15 @@ def shares(networks: Mapping[str, Mapping[str, Shares]]) -> Figure:
     Each network has one panel, with one bar for each of its convolutions, in their order.
 
     Args:
-        networks: For each network's name a mapping from the place of a convolution to its `Shares`.
+        networks: For each network's name a mapping from the place of a convolution to its
+            `neuralflow.labs.operators.Shares`.
 
     Returns:
         The figure.
 
     Raises:
         InputTypeError: `networks` or one of its values is no mapping, is empty, or holds anything
-            but a `Shares`.
+            but a `neuralflow.labs.operators.Shares`.
     """
     checks.named("networks", networks, Mapping, "{'net': {place: shares(coefficients)}}")
     for name, layers in networks.items():

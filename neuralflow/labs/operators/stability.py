@@ -1,7 +1,7 @@
 """How long an explicit step may be on a partial differential equation (Courant, Friedrichs & Lewy).
 
-This module holds the waves of an equation. `neuralflow/schemes/analysis.py` tells what a scheme
-does to one wave.
+This module holds the waves of an equation. `neuralflow.schemes.analysis` tells what a scheme does
+to one wave.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from neuralflow.labs.operators.kernels import check_points, symbol
 from neuralflow.layers import NeuralODE
 from neuralflow.schemes import analysis
 
+__all__ = ["Stability", "check", "spectrum", "stability", "stable_step"]
+__docformat__ = "google"
+
 # Where channels are coupled, rounding may add this to an eigenvalue, relative to the matrix.
 _ROUNDING = 1e-12
 # A wave of so many radians a point stands for the limit of ever longer waves.
@@ -44,17 +47,20 @@ _BEGIN, _FOLLOWED, _REACH, _FINEST, _ROUNDS = 16, 6, 4, 1e-7, 60
 def spectrum(field: nnx.Module, points: int = 32) -> np.ndarray:
     """Return the growth rates of the waves of a field on a periodic grid.
 
-    The rates of a `DifferentialOperator` are the eigenvalues of its symbol at the waves of the
-    grid.
+    The rates of a `neuralflow.labs.operators.DifferentialOperator` are the eigenvalues of its
+    symbol at the waves of the grid.
 
-    For `parabolic`, the rates lie in the interval [-|K|^2 max S'', 0]. The interval holds the rates
-    of all linearisations of the field on all grids. For `hyperbolic` and `hamiltonian`, the
+    For `neuralflow.labs.operators.parabolic`, the rates lie in the interval [-|K|^2 max S'', 0].
+    The interval holds the rates of all linearisations of the field on all grids. For
+    `neuralflow.labs.operators.hyperbolic` and `neuralflow.labs.operators.hamiltonian`, the
     corresponding interval lies on the imaginary axis. 65 points represent an interval. |K| is the
     largest norm of the symbol of K over all waves, rounded up by at most 0.13 % an axis for a
     kernel of three points.
 
     Args:
-        field: A `DifferentialOperator`, or a field of `parabolic`, `hyperbolic` or `hamiltonian`.
+        field: A `neuralflow.labs.operators.DifferentialOperator`, or a field of
+            `neuralflow.labs.operators.parabolic`, `neuralflow.labs.operators.hyperbolic` or
+            `neuralflow.labs.operators.hamiltonian`.
         points: The number of points an axis. A grid of n points has n waves an axis.
 
     Returns:
@@ -182,10 +188,11 @@ def stable_step(field: nnx.Module, scheme: AbstractSolver, points: int | None = 
 
     Args:
         field: A field with a `spectrum`.
-        scheme: A scheme of `nf.schemes.analysis.growth`.
+        scheme: A scheme of `neuralflow.schemes.analysis.growth`.
         points: The number of points an axis of the one grid whose waves count. None stands for
-            every grid. The bounds of `parabolic`, `hyperbolic` and `hamiltonian` hold on every grid
-            in any case.
+            every grid. The bounds of `neuralflow.labs.operators.parabolic`,
+            `neuralflow.labs.operators.hyperbolic` and `neuralflow.labs.operators.hamiltonian` hold
+            on every grid in any case.
 
     Returns:
         The longest stable step, in depth time.
@@ -442,7 +449,8 @@ def stability(layer: NeuralODE, points: int | None = None) -> Stability:
     Args:
         layer: A layer on a fixed grid, whose field has a `spectrum`.
         points: The number of points an axis of the grid in space. None stands for every grid. The
-            bounds of `parabolic`, `hyperbolic` and `hamiltonian` hold on every grid in any case.
+            bounds of `neuralflow.labs.operators.parabolic`, `neuralflow.labs.operators.hyperbolic`
+            and `neuralflow.labs.operators.hamiltonian` hold on every grid in any case.
 
     Returns:
         The lengths of the steps, their limits and their growth.

@@ -10,8 +10,6 @@ Source:
     there. The decompositions are our formulation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -57,7 +55,7 @@ class Branches(NamedTuple):
     offsets: Array
 
     @classmethod
-    def of(cls, matrices: Any, offsets: Any = None) -> Branches:
+    def of(cls, matrices: Any, offsets: Any = None) -> "Branches":
         """Build a network from matrices and offsets, with checked shapes.
 
         Args:
@@ -111,6 +109,8 @@ class Branches(NamedTuple):
             InputError: The last axis of x does not have d entries, its other axes do not
                 broadcast against the samples of the network, or a number is not finite.
             InputTypeError: x is not made of real numbers.
+
+        @public
         """
 
         def step(x, branch):

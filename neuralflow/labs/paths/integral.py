@@ -14,8 +14,6 @@ Source:
     stated there. The formulas are our formulation.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -121,17 +119,18 @@ class Equation(eqx.Module):
         self.potential = potential if killed is None else jnp.asarray(killed)
 
     @classmethod
-    def of(cls, coefficients: Any) -> Equation:
+    def of(cls, coefficients: Any) -> "Equation":
         """Build the equation of a differential operator on one channel.
 
         The operator (a + b . grad + D : grad grad) u has the drift v = -b and the potential V = -a.
         Points of the equation are `(x,)` or `(y, x)`.
 
         Args:
-            coefficients: The coefficients of a `DifferentialOperator` of `nf.labs.operators`,
-                `(terms, 1, 1)` or `(terms,)`. Their order is (1, x, xx) in one dimension and
-                (1, x, y, xx, xy, yy) in two dimensions. Traced coefficients are differentiable, and
-                their diffusion is not checked to be positive.
+            coefficients: The coefficients of a
+                `neuralflow.labs.operators.DifferentialOperator`, `(terms, 1, 1)` or `(terms,)`.
+                Their order is (1, x, xx) in one dimension and (1, x, y, xx, xy, yy) in two
+                dimensions. Traced coefficients are differentiable, and their diffusion is not
+                checked to be positive.
 
         Returns:
             The equation, in one or two dimensions.

@@ -11,6 +11,8 @@ from neuralflow import checks, plots
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.paths.discrete import Branches, adjoints, gradients, length_shares
 
+__docformat__ = "google"
+
 
 def gradient_paths(networks: Mapping[str, tuple[Branches, Any]], axes: Any = None) -> Any:
     """Draw by which paths the gradient comes, and how the gradient passes through depth.

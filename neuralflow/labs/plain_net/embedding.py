@@ -78,6 +78,8 @@ class Embedded(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` does not have `inputs` numbers a sample.
+
+        @public
         """
         return self.layer(self.embed(x))[..., : self.outputs]
 

@@ -219,7 +219,7 @@ def glue(
 
     Args:
         layers: NeuralODEs on states (..., widths[k]), which are walked forward. Weights that vary
-            with depth must stand on `PiecewiseConstant`.
+            with depth must stand on `neuralflow.PiecewiseConstant`.
         widths: The dimension of each flow.
         cutoff: The depth time before the end of a unit at which the time in the velocity is held,
             as for `as_flow`.
@@ -232,7 +232,7 @@ def glue(
         InputError: There is no layer, or the numbers of layers and of widths differ.
         InputError: A width is below 1, or a layer walks backward.
         InputError: `cutoff` does not lie between 0 and 1.
-        InputError: Weights that vary with depth do not stand on `PiecewiseConstant`.
+        InputError: Weights that vary with depth do not stand on `neuralflow.PiecewiseConstant`.
         InputTypeError: `layers` is no sequence, a layer is no NeuralODE, or a width is no whole
             number.
         InputTypeError: `solve` is not a discretisation.

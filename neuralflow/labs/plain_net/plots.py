@@ -16,6 +16,8 @@ from neuralflow.labs.plain_net.flows import MOTIONS, Motion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def motions(
     flow: Embedded, x: np.ndarray, layer: int = 0, colours: np.ndarray | None = None
@@ -26,7 +28,7 @@ def motions(
     activation. Each picture shows the first two dimensions.
 
     Args:
-        flow: A flow of `as_flow`.
+        flow: A flow of `neuralflow.labs.plain_net.as_flow`.
         x: The points (n, inputs) that enter the network.
         layer: The number of the layer.
         colours: Numbers (n,) that tell the points apart by colour. The default is the angle of each
@@ -36,8 +38,8 @@ def motions(
         The figure.
 
     Raises:
-        InputTypeError: `flow` is not a flow of `as_flow`, `x` or `colours` does not consist of real
-            numbers, or `layer` is not a whole number.
+        InputTypeError: `flow` is not a flow of `neuralflow.labs.plain_net.as_flow`, `x` or
+            `colours` does not consist of real numbers, or `layer` is not a whole number.
         InputError: `x` is not `(n, inputs)`, `colours` is not `(n,)`, or there is no such layer.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """

@@ -1,7 +1,5 @@
 """Reading of plain networks: their dense layers, checked."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -84,6 +84,8 @@ class Block(nnx.Module):
         Raises:
             InputTypeError: `x` is not an array of real floating-point numbers.
             InputError: `x` has another width.
+
+        @public
         """
         checks.array("x", x, "...", self.shift.shape[-1])
         z = x
@@ -142,7 +144,7 @@ def as_resnet(
 
     Returns:
         The residual network. Its `layer` is a field on a grid of Euler steps of length one.
-        `nf.to_branches(result.layer)` are its blocks.
+        `neuralflow.to_branches` gives its blocks.
 
     Raises:
         InputError: `linear` or `activation` is not one of its choices, or `steps` is below 1 or

@@ -43,9 +43,9 @@ class RandomField(nnx.Module, abc.ABC):
 
     On steps of length h, the velocity is a + b z / sqrt(h). The factor z has mean zero and variance
     one. In training, the draws come from the field's own random stream. A fixed grid folds the key
-    of this stream with the number of the step. In evaluation, after `eval()`, the velocity is its
-    expectation a, and the field draws nothing. The factor z is a function of standard normal
-    numbers. Equal keys give equal normal numbers, whatever the law.
+    of this stream with the number of the step. In evaluation, after `nnx.Module.eval()`, the
+    velocity is its expectation a, and the field draws nothing. The factor z is a function of
+    standard normal numbers. Equal keys give equal normal numbers, whatever the law.
 
     A subclass defines `parts`, `law` and `quadrature`, and sets `shared`.
 
@@ -61,7 +61,7 @@ class RandomField(nnx.Module, abc.ABC):
 
     Attributes:
         per: The value of the argument.
-        deterministic: Whether the field is in evaluation. `eval()` and `train()` set this value.
+        deterministic: Whether the field is in evaluation, which `nnx.Module.eval()` sets.
         rngs: The field's own random stream.
     """
 
@@ -292,6 +292,8 @@ class Stepped(HoldsSteps):
 
         Raises:
             InputError: The field draws, and the steps have no common length or several evaluations.
+
+        @public
         """
         if self.field.deterministic:
             return evaluate(self.field.parts, x, t, context)[0]
@@ -488,7 +490,7 @@ class StochasticDepth(_Thinned):
 
     Raises:
         InputError: `survival` is neither a function nor a number above zero and at most one, `per`
-            is neither name, or `rngs` has no stream to draw noise from.
+            is neither name, or the random streams lack one to draw noise from.
         InputTypeError: The field is not a module, is a random field itself, or cannot be called as
             f(x) or f(x, t).
 
@@ -525,7 +527,7 @@ class StochasticDepth(_Thinned):
         Args:
             x: The states, an array or a pytree of arrays with the samples along axis 0.
             t: The depth time.
-            normal: Standard normal numbers in the form that `normals` returns.
+            normal: Standard normal numbers in the form that `RandomField.normals` returns.
             step: The length h of the step in depth time.
             context: The context, for a field that takes one.
 
@@ -591,7 +593,7 @@ class Dropout(_Thinned):
 
     Raises:
         InputError: `survival` is neither a function nor a number above zero and at most one, `per`
-            is neither name, or `rngs` has no stream to draw noise from.
+            is neither name, or the random streams lack one to draw noise from.
         InputTypeError: The field is not a module, is a random field itself, or cannot be called as
             f(x) or f(x, t).
     """
@@ -638,7 +640,7 @@ class ShakeShake(RandomField):
         rngs: The random streams, from which the field forks a stream of its own.
 
     Raises:
-        InputError: `per` is neither name, or `rngs` has no stream to draw noise from.
+        InputError: `per` is neither name, or the random streams lack one to draw noise from.
         InputTypeError: A branch is not a module, is a random field itself, or cannot be called as
             f(x) or f(x, t).
 
@@ -769,8 +771,8 @@ class Noise(_Normal):
         rngs: The random streams, from which the field forks a stream of its own.
 
     Raises:
-        InputError: `scale` is not a positive number, `per` is neither name, or `rngs` has no stream
-            to draw noise from.
+        InputError: `scale` is not a positive number, `per` is neither name, or the random streams
+            lack one to draw noise from.
         InputTypeError: The field is not a module, is a random field itself, or cannot be called as
             f(x) or f(x, t).
     """

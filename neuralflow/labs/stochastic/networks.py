@@ -44,19 +44,19 @@ class RandomNetwork(HoldsSteps):
     """A random field in equal blocks: a residual network with a random branch in every block.
 
     The kind of noise, such as stochastic depth or dropout, is the choice of the field. In training,
-    every call draws anew from the field's stream. After `eval()`, the network is the network of the
-    expectations and draws nothing. `sample(x, key)` draws from the given key, in training and in
-    evaluation. The attribute `layer`, a `NeuralODE`, carries the weights and the memory mode, and
-    gives the states along depth.
+    every call draws anew from the field's stream. After `nnx.Module.eval()`, the network is the
+    network of the expectations and draws nothing. `sample(x, key)` draws from the given key, in
+    training and in evaluation. The attribute `layer`, a `neuralflow.NeuralODE`, carries the weights
+    and the memory mode, and gives the states along depth.
 
     Args:
         field: The random field.
         steps: The number of blocks.
         scheme: The scheme, with one evaluation of the field a step and therefore one draw a step:
-            `nf.Euler()` (the default), or a network such as `nf.schemes.LMResNet`.
+            `neuralflow.Euler()` (the default), or a network such as `neuralflow.schemes.LMResNet`.
         t0: The depth time where the interval starts.
         t1: The depth time where the interval ends, greater than `t0`.
-        memory: What the backward pass keeps; see `FixedGrid`.
+        memory: What the backward pass keeps; see `neuralflow.FixedGrid`.
 
     Raises:
         InputError: The scheme has another number of evaluations a step, `t1` is not greater than
@@ -66,7 +66,7 @@ class RandomNetwork(HoldsSteps):
 
     Attributes:
         field: The random field.
-        layer: The network as a `NeuralODE` on a fixed grid.
+        layer: The network as a `neuralflow.NeuralODE` on a fixed grid.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,7 +123,7 @@ class RandomNetwork(HoldsSteps):
 
         Args:
             x: The states at the start, `(batch, ...)` or a pytree of such arrays.
-            context: The context of the field, as in a call of a `NeuralODE`.
+            context: The context of the field, as in a call of a `neuralflow.NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x: one draw in training, the network of the
@@ -131,6 +131,8 @@ class RandomNetwork(HoldsSteps):
 
         Raises:
             SolveError: The states left the range of floating point, in a call outside any trace.
+
+        @public
         """
         return self.layer(x, context=context)
 
@@ -143,7 +145,7 @@ class RandomNetwork(HoldsSteps):
         Args:
             x: The states at the start, `(batch, ...)` or a pytree of such arrays.
             key: The random key of the draws.
-            context: The context of the field, as in a call of a `NeuralODE`.
+            context: The context of the field, as in a call of a `neuralflow.NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x.
@@ -188,9 +190,9 @@ class NeuralSDE(HoldsSteps):
     A random field is a `RandomField`: a network whose blocks draw random numbers, such as a network
     with dropout. Its drift a is the mean of a block, and its diffusion b the spread of a block. In
     law, the network with shorter and shorter blocks converges to the solution of the equation. In
-    training, every call draws a path from the random stream of the field. After `eval()`, the
-    module is the Euler network of the drift and draws nothing, whatever `scheme` is.
-    `sample(x, key)` draws from the given key, in training and in evaluation.
+    training, every call draws a path from the random stream of the field. After
+    `nnx.Module.eval()`, the module is the Euler network of the drift and draws nothing, whatever
+    `scheme` is. `sample(x, key)` draws from the given key, in training and in evaluation.
 
     Brownian paths are virtual Brownian trees. Equal keys and equal resolutions give equal paths,
     whatever the number of steps. The default resolution changes with `steps`. To compare numbers of
@@ -211,7 +213,7 @@ class NeuralSDE(HoldsSteps):
             step. Half a step by default.
         context_axes: Which arrays of a context are split into samples: 0 for an array whose axis 0
             counts the samples, None for an array that the samples share, or a pytree of these as
-            for `Adaptive`.
+            for `neuralflow.Adaptive`.
 
     Raises:
         InputError: `t1` is not greater than `t0`, `steps` is below one or above 2^24, or
@@ -309,7 +311,7 @@ class NeuralSDE(HoldsSteps):
 
         Args:
             x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
-            context: The context of the field, as in a call of a `NeuralODE`.
+            context: The context of the field, as in a call of a `neuralflow.NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x.
@@ -317,6 +319,8 @@ class NeuralSDE(HoldsSteps):
         Raises:
             InputError: The field holds batch statistics in training.
             SolveError: The states left the range of floating point, in a call outside any trace.
+
+        @public
         """
         if not self.field.deterministic:
             return self.sample(x, self.field.rngs(), context=context)
@@ -332,7 +336,7 @@ class NeuralSDE(HoldsSteps):
         Args:
             x: The states at `t0`, `(batch, ...)` or a pytree of such arrays.
             key: The random key of the paths.
-            context: The context of the field, as in a call of a `NeuralODE`.
+            context: The context of the field, as in a call of a `neuralflow.NeuralODE`.
 
         Returns:
             The states at `t1`, in the form of x. In a trace, a path that failed is NaN.
@@ -376,7 +380,7 @@ class NeuralSDE(HoldsSteps):
             key: The random key of the paths.
             depths: Depth times in rising order, `(m,)`, at which the states are wanted. The solver
                 steps to these depth times. By default, only the states at `t1`.
-            context: The context of the field, as in a call of a `NeuralODE`.
+            context: The context of the field, as in a call of a `neuralflow.NeuralODE`.
 
         Returns:
             The states (with a leading axis of m where `depths` is given), the status of every

@@ -14,22 +14,25 @@ from neuralflow.labs.stochastic.weak import WeakErrors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__docformat__ = "google"
+
 
 def weak_errors(networks: Mapping[str, WeakErrors]) -> Figure:
     """Draw the errors of random networks against their limit by the number of blocks.
 
     Both axes are logarithmic. Every error has its interval of 95%, which covers the sampling error.
-    The slope in the legend has its interval at these numbers of blocks; see `WeakErrors.interval`.
+    The slope in the legend has its interval at these numbers of blocks; see
+    `neuralflow.labs.stochastic.WeakErrors.interval`.
 
     Args:
-        networks: The errors by name, as `nf.labs.stochastic.weak_errors` returns them.
+        networks: The errors by name, as `neuralflow.labs.stochastic.weak_errors` returns them.
 
     Returns:
         The figure.
 
     Raises:
-        InputTypeError: `networks` is not a dictionary with at least one `WeakErrors` and nothing
-            else.
+        InputTypeError: `networks` is not a dictionary with at least one
+            `neuralflow.labs.stochastic.WeakErrors` and nothing else.
         ExtraMissing: matplotlib is not installed; it comes with the extra `cli`.
     """
     named = isinstance(networks, Mapping) and networks

@@ -4,8 +4,6 @@ The errors are the differences between the means of random networks and the mean
 Exact moments of linear fields stand in `moments`.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
