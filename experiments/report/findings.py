@@ -343,9 +343,10 @@ def rates(found: Record) -> Iterable[str]:
     (scaled, with_it), (plain, without) = best(1), best(0)
     few, many = list(with_it)[:2]
     yield (
-        f"From {few} to {many}, at the learning rate that is best for {few}: with the multiplier "
-        f"1/L of the branches the loss changes by {_mean(with_it['change'])} bits (rate {scaled}), "
-        f"without it by {_mean(without['change'])} (rate {plain})."
+        f"From {few} to {many}, at the learning rate that is best for {few}: with branches that "
+        "are multiplied by a number proportional to 1/L the loss changes by "
+        f"{_mean(with_it['change'])} bits (rate {scaled}), without it by "
+        f"{_mean(without['change'])} (rate {plain})."
     )
 
 

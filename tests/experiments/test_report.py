@@ -36,6 +36,14 @@ def test_links_of_the_kept_page_lead_somewhere():
     assert all((ROOT / link).is_file() for link in links if not link.startswith("#"))
 
 
+def test_both_pages_tell_what_was_found():
+    shown = [result for each in experiments() for result, _ in each.results]
+    told = sum(len(result.findings) for result in shown)
+    assert told > len(shown)
+    assert len(re.findall(r"^- ", (ROOT / "README.md").read_text(), re.M)) == told
+    assert html(experiments()).count("<li>") == len(experiments()) + told
+
+
 class Page(HTMLParser):
     """Reads a page, and fails where its tags do not close in turn."""
 
