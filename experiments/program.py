@@ -131,7 +131,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, command: str, folder: Path):
         self.options, self.command, self.folder = options, command, folder
         self.started = now()
-        self._began = time.perf_counter()
+        self._began, self._before = time.perf_counter(), 0.0
 
     def about(self) -> dict[str, Any]:
         """Return what is known of the run before it measures: plain data without its machine."""
@@ -160,7 +160,7 @@ class Run:
             )
         known = {
             **self.about(),
-            "seconds": round(time.perf_counter() - self._began, 1),
+            "seconds": round(self._before + time.perf_counter() - self._began, 1),
             **machine(),
         }
         known |= {"pictures": list(pictures)} if pictures else {}
@@ -169,9 +169,17 @@ class Run:
         files.write(self.folder / f"{name}.json", files.as_json({**known, **results}))
 
     def held(self, name: str) -> dict[str, Any]:
-        """Return the result that is there already, to go on from, or an empty one."""
+        """Return the result that is there already, to go on from, or an empty one.
+
+        Its seconds count as those of this run. With --keep all is measured anew, because the kept
+        result is that of an earlier whole run.
+        """
         path = self.folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if self.options.keep or not path.exists():
+            return {}
+        result = json.loads(path.read_text())
+        self._before = result["seconds"]
+        return result
 
 
 def machine() -> dict[str, Any]:

@@ -246,6 +246,8 @@ def run(
         todo = {each.folder: each for each in runs if each.folder not in table.outcomes}
         done, total = len(table.outcomes), len(table.outcomes) + len(todo)
         table.write()
+        if progress and done:
+            print(f"{done} of {total} runs are finished and are not made again", flush=True)
         try:
             if executor is not None and todo:
                 _check_executor(executor, runs[0])
@@ -572,7 +574,9 @@ def _alone(folder: Path) -> Any:
             f"another sweep runs in {folder}; wait for its end, or give another folder"
         ) from None
     except OSError as error:
-        raise InputError(f"out must be a folder, got {folder} ({error.strerror})") from None
+        raise InputError(
+            f"out must be a folder that can be written, got {folder} ({error.strerror})"
+        ) from None
 
 
 def _check_executor(executor: Executor, first: _Run) -> None:
@@ -718,7 +722,7 @@ def _split(returned: Any, configuration: Any) -> tuple[dict[str, Any], dict[str,
         else:
             raise InputTypeError(
                 f"function must return numbers, strings, booleans, None and arrays of NumPy's own "
-                f"kinds, got {name}={type(given).__name__}"
+                f"kinds, got {name}={type(given).__name__}; make arrays of lists with np.array"
             )
     return scalars, values
 

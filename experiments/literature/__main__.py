@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         statements, picture = module(name).report(found)
         screen().print(table(name, statements))
         print(f"{name}: {sentence(statements)}")
+        if size == "quick":
+            print("these are the smallest sizes: they show that all of it runs, and decide nothing")
         held = {
             "question": module(name).__doc__.splitlines()[0],
             "size": size,

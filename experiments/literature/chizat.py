@@ -1,5 +1,7 @@
 """How far are trained networks of depth L and width M from the mean ODE?
 
+    python -m experiments.literature chizat
+
 The blocks have two layers, h_(l+1) = h_l + sqrt(D) / (L M) sum_m v_(l,m) tanh(<u_(l,m), h_l>).
 The u are drawn with variance 1 / D and the v with variance 1, each unit of every layer on its
 own. There is no embedding and no readout. Full gradient descent with the rate 0.2 L M takes 20

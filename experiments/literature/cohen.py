@@ -1,5 +1,7 @@
 """Which limit have trained residual networks: do weights become smooth in depth, or noise?
 
+    python -m experiments.literature cohen
+
 The network is h_(k+1) = h_k + |delta| sigma(A_k h_k + b_k), in ten dimensions, with one trained
 delta for all L layers. Adam trains it on the states of a flow along depth, as the released code
 of the paper does. There are two activations, tanh and ReLU, and three starts of A and b: "smooth"
@@ -54,7 +56,7 @@ DEPTHS = {
     "default": (16, 32, 64, 128, 256),
     "paper": (16, 32, 64, 128, 256, 512, 1024),
 }
-SEEDS = {"quick": 2, "default": 16, "paper": 16}
+SEEDS = {"quick": 2, "default": 48, "paper": 48}
 STEPS = {"quick": 32, "default": 640, "paper": 6400}
 
 

@@ -1,5 +1,7 @@
 """Does the best learning rate of a shallow network serve a deep one?
 
+    python -m experiments.literature depth-transfer
+
 Networks of L pre-norm blocks h + L^-alpha V relu(U norm(h)) learn a fixed random function by
 Adam, on fresh samples at every step. The multiplier is 1 (alpha = 0), 1 / sqrt(L) or 1 / L. Only
 the rate of the blocks is swept; embedding and readout have one fixed rate. Every block starts on
@@ -45,7 +47,7 @@ DEPTHS = {
     "default": (2, 4, 8, 16, 32, 64),
     "paper": (2, 4, 8, 16, 32, 64, 128),
 }
-SEEDS = {"quick": 2, "default": 4, "paper": 8}
+SEEDS = {"quick": 2, "default": 16, "paper": 16}
 STEPS = {"quick": 10, "default": 300, "paper": 2000}
 WIDTH = {"quick": 8, "default": 32, "paper": 128}
 POWERS = tuple(range(-13, -1))  # of two: the rates of the blocks

@@ -1,5 +1,7 @@
 """How far is a gradient from that of the ODE, and from that of its own steps?
 
+    python -m experiments.literature gradient-error
+
 Seven gradients of one loss are compared while the number n of steps grows. The field is tanh(A(t)
 x + b(t)) / 2 in four dimensions. Its weights are a sum of four functions of depth t. The last
 function is smooth, or has a kink |t - c|, or a jump at c. The place c is drawn for each seed and

@@ -1,5 +1,7 @@
 """Which limit has a deep residual network at initialisation?
 
+    python -m experiments.literature hurst
+
 The result is a map over the Hurst index H of the weights and the scaling L^-beta. The network is
 x_(k+1) = x_k + L^-beta f_k(x_k), of width 40. Each f_k is a layer of 40 ReLUs whose weights are
 increments of fractional Brownian motions in depth. The index 1/2 draws every layer independently,

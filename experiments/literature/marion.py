@@ -1,5 +1,7 @@
 """Do networks that plain gradient descent trains without a penalty come to the limit of an ODE?
 
+    python -m experiments.literature marion
+
 The protocol is that of Marion et al.: 100 points in 16 dimensions, 32 hidden units, and 500
 iterations with the learning rate 0.01 L. There are three ways to begin: GELU with equal layers,
 GELU with layers drawn independently, and ReLU with equal layers. A run trains one of them at all
@@ -31,7 +33,7 @@ DEPTHS = {
     "default": (16, 32, 64, 128, 256),
     "paper": (16, 32, 64, 128, 256, 512),
 }
-SEEDS = {"quick": 2, "default": 4, "paper": 4}
+SEEDS = {"quick": 2, "default": 16, "paper": 16}
 ITERATIONS = {"quick": 20, "default": 500, "paper": 500}
 KINDS = ("gaps", "largest", "increment", "variation")
 GELU, OWN, RELU = deep_limit.PROTOCOLS

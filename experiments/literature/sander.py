@@ -1,5 +1,7 @@
 """Does a trained ResNet follow the ODE of its weights, and can its states be recomputed backward?
 
+    python -m experiments.literature sander
+
 The network is x_(n+1) = x_n + f(w_n, x_n) / N, with f = W x ("linear") or f = V tanh(U x)
 ("tanh"), in four dimensions. Plain gradient descent with a rate proportional to N fits a linear
 map near the identity; where V is of size sqrt(N), U has a constant rate. Its ODE has the weights

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.program import ROOT
+from experiments.report import findings
 
 PARTS = {
     "benchmarks.alone": "a layer in a process of its own, for `benchmarks.workloads.first_minute`",
@@ -109,6 +110,13 @@ class Result:
         times = {k: v for k, v in self.run.items() if "seconds" in k and isinstance(v, int | float)}
         return max(times.items(), key=lambda item: item[1], default=None)
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What was found, in sentences. Nothing tells of results outside the experiments."""
+        if not self.path.is_relative_to(ROOT):
+            return ()
+        return findings.of(self.path.relative_to(ROOT).with_suffix("").as_posix(), self.data)
+
     def is_of(self, program: Module, root: Path) -> bool:
         """Return whether a program has made the result.
 
@@ -178,7 +186,13 @@ def _of_program(program: Module, results: list[Result]) -> list[Experiment]:
         path = own if own.exists() else program.path
         told.setdefault(path, []).append((result, result.beside(program)))
     return [
-        Experiment(module.question, module.about, program.command, of_module, module.table)
+        Experiment(
+            module.question,
+            module.about,
+            module.command or program.command,
+            of_module,
+            module.table,
+        )
         for module, of_module in ((Module(path), each) for path, each in told.items())
     ]
 
@@ -189,5 +203,6 @@ def _of_nobody(result: Result, claimed: set[Path]) -> Experiment:
     free = set(result.path.parent.glob("*.png")) - claimed
     left_over = sorted(path for path in free if not path.with_suffix(".json").exists())
     pictures = [own] if own.exists() else left_over
-    question = result.data.get("title") or next(iter(result.commands), result.path.stem)
+    told = (result.data.get(name) for name in ("question", "title"))
+    question = next(filter(None, told), None) or next(iter(result.commands), result.path.stem)
     return Experiment(question, "", "", [(result, pictures)])

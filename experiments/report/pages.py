@@ -20,7 +20,7 @@ ROWS, MOST = 8, 12
 WIDTH = 100
 TITLE = "Experiments"
 INTRODUCTION = (
-    "What every experiment asks, its command, its time, and what it measured. "
+    "What every experiment asks, what it found, its command, its time, and what it measured. "
     "`python -m experiments.report --keep` writes this page from the results that are kept beside "
     "the programs, and no number in it is typed by hand. Intervals are written as "
     '"mean (low to high)"; what a result does not record is not guessed.'
@@ -143,6 +143,10 @@ def _result_lines(
         for path in (result.path, *(path for path in files if path.suffix != ".png"))
     )
     run = ". ".join(f"{name}: {text}" for name, text in of_run(result).items())
+    for sentence in result.findings:
+        yield from _wrapped(f"- {_plain(sentence)}", "  ")
+    if result.findings:
+        yield ""
     told = [_plain(beside(result, shown)), _plain(result.data.get("verdict", "").rstrip("."))]
     left = f" ({more(shown, ROWS)})" if shown and len(shown.rows) > ROWS else ""
     yield from (f"{commands(each, result)}.", f"{run}. {links}{left}")
@@ -173,9 +177,11 @@ def _code(each: Experiment) -> str:
     return f"`{command}`" if command else NOT
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrapped(text: str, indent: str = "") -> list[str]:
     """Return the lines of a paragraph. What is code, or a link, may be longer than a line."""
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def html(experiments: Sequence[Experiment]) -> str:
@@ -217,6 +223,10 @@ def _about(each: Experiment) -> Iterator[str]:
 
 
 def _result_parts(each: Experiment, result: Result, files: Sequence[Path]) -> Iterator[str]:
+    if result.findings:
+        yield "<ul>"
+        yield from (f"<li>{_coded(sentence)}</li>" for sentence in result.findings)
+        yield "</ul>"
     yield f"<p>{_coded(commands(each, result))}</p>"
     run = ". ".join(f"{name}: {text}" for name, text in of_run(result).items())
     where = result.path.relative_to(ROOT.parent) if result.path.is_relative_to(ROOT) else ""

@@ -106,7 +106,8 @@ def run(options: DeepLimit) -> int:
     ):
         for what, study in deep_limit.study(problem, chosen, depths, seed=options.seed, kept=kept):
             advance(what)
-            files.write(out / "results.json", files.as_json(_record(options, study, chosen)))
+            record = _record(options, study, chosen, time.perf_counter() - started)
+            files.write(out / "results.json", files.as_json(record))
     assert study is not None
     tables = _table(study, chosen), _further(study, chosen)
     plain = Console(width=118, record=True, file=io.StringIO())
@@ -328,8 +329,20 @@ def _further(study: Any, chosen: dict[str, Any]) -> Any:
     return table
 
 
-def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of results.json: options, versions and the numbers of the study."""
+def _record(
+    options: DeepLimit, study: Any, chosen: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Return the content of results.json: options, time, versions and the numbers of the study.
+
+    Args:
+        options: The options of the command.
+        study: The study.
+        chosen: The schemes by name.
+        seconds: The time since the start of this process's work.
+    """
+    import jax
+
+    device = jax.devices()[0]
     settings = {
         "depths": list(options.depths),
         "schemes": list(options.schemes),
@@ -337,8 +350,11 @@ def _record(options: DeepLimit, study: Any, chosen: dict[str, Any]) -> dict[str,
         "data": options.data,
     }
     return {
+        "question": "Do optimal weights converge to those of the optimal ODE as depth grows?",
         "command": "neuralflow deep-limit",
         "options": settings,
+        "seconds": round(seconds, 1),
+        "device": f"{device.platform} ({device.device_kind})",
         "versions": dict(files.versions("neuralflow-jax", "jax", "flax", "diffrax")),
         **study.record(chosen),
     }

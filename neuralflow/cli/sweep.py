@@ -20,7 +20,6 @@ from tyro.conf import Positional
 from neuralflow import checks, sweeps
 from neuralflow.checks import ExtraMissing, InputError, InputTypeError
 from neuralflow.cli import cache
-from neuralflow.cli.common import writable
 
 _KEYS = ("function", "grid", "options", "data")
 
@@ -69,21 +68,30 @@ def run(options: Sweep) -> int:
     if folder not in sys.path:  # Processes that are spawned take the path over.
         sys.path.insert(0, folder)
     function, configurations, data = _read(options.file)
-    out = writable(options.out or Path("results") / options.file.stem)
+    out = options.out or Path("results") / options.file.stem
     with _executor(options) as executor:
         rows = sweeps.run(function, configurations, out=out, executor=executor, data=data)
-    failed = [row for row in rows if row["status"] == "failed"]
-    for row in failed:
-        print(f"failed: {out / row['run'] / 'log.txt'} ({row['failure']})")
-    print(f"{len(rows) - len(failed)} of {len(rows)} runs are finished: {out / 'table.csv'}")
-    return 1 if failed else 0
+    failures: dict[str, list[Path]] = {}
+    for row in rows:
+        if row["status"] == "failed":
+            failures.setdefault(row["failure"], []).append(out / row["run"] / "log.txt")
+    for failure, (first, *others) in failures.items():
+        more = f" and {len(others)} more" if others else ""
+        print(f"failed: {first}{more} ({failure})")
+    finished = sum(row["status"] == "finished" for row in rows)
+    print(f"{finished} of {len(rows)} runs are finished: {out / 'table.csv'}")
+    return 1 if failures else 0
 
 
 def _read(file: Path) -> tuple[Callable[..., Any], list[dict[str, Any]], dict[str, Any] | None]:
     """Return the function, the configurations and the data that a file names."""
     try:
         held = tomllib.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(
+            f"FILE must be the TOML file of a sweep, got {file} ({error.strerror})"
+        ) from None
+    except ValueError as error:
         raise InputError(f"{file} cannot be read as TOML ({error})") from None
     for name in held:
         checks.choice(f"{file}: a name", name, _KEYS)
@@ -104,8 +112,10 @@ def _read(file: Path) -> tuple[Callable[..., Any], list[dict[str, Any]], dict[st
 
 def _function(file: Path, words: str) -> Callable[..., Any]:
     """Return the function that "module:function" names."""
-    module, _, name = words.partition(":")
+    module, colon, name = words.partition(":")
     try:
+        if not colon:
+            raise ValueError("it has no colon between module and function")
         return getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, ValueError, AttributeError) as error:
         raise InputError(

@@ -102,10 +102,14 @@ CHECKS = {
 """What a quick run of some programs shows beyond the common entries, from JSON and screen."""
 
 
+SMALLER = {"reproduce": ["--only", "transformer/sphere.json"]}
+"""Programs whose quick form is not one of under a minute, and the words that make it one."""
+
+
 @pytest.mark.parametrize("name", list(programs()))
 def test_a_quick_run_writes_its_results_and_nothing_else(name, own, tmp_path, capsys):
     out, kept = tmp_path / "out", files(ROOT / "experiments")
-    words = ["--quick", "--out", str(out)]
+    words = ["--quick", "--out", str(out), *SMALLER.get(name, [])]
     if needs_data(name):
         if not TFDS.is_dir():
             pytest.skip("needs the prepared data sets beside the project")
@@ -173,6 +177,21 @@ def test_options_that_are_given_win_over_those_of_a_quick_run(own):
 def test_results_cannot_take_the_names_of_what_is_known_of_a_run(own):
     with pytest.raises(ValueError, match=r"names of their own, got \['options', 'seconds'\]"):
         levels.parser().begin([]).write("result", {"options": 1, "seconds": 2, "rows": []})
+
+
+def test_a_run_goes_on_with_the_seconds_of_what_it_holds_and_a_kept_one_begins_anew(own):
+    first = levels.parser().begin([])
+    assert first.held("result") == {}
+    first.write("result", {"rows": [1]})
+    held = {**strict(first.folder / "result.json"), "seconds": 100.0}
+    (first.folder / "result.json").write_text(json.dumps(held))
+    second = levels.parser().begin([])
+    assert second.held("result") == held
+    second.write("result", {"rows": [1, 2]})
+    assert strict(first.folder / "result.json")["seconds"] >= 100
+    kept = levels.parser().begin(["--keep"])
+    kept.folder = first.folder
+    assert kept.held("result") == {}
 
 
 def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):

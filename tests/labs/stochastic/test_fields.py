@@ -3,12 +3,30 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
-from support.stochastic import KEY, START, A, bent, linear, powers
+from support.stochastic import KEY, START, A, apart, bent, depth, linear, powers, shake
 
 import neuralflow as nf
 from neuralflow.labs import stochastic as st
 from neuralflow.labs.stochastic.fields import Per
+
+KINDS = {
+    "stochastic depth": lambda: depth(0.8),
+    "falling survival": lambda: depth(st.linear(0.5, step=1 / 8)),
+    "dropout": lambda: st.Dropout(linear(A), 0.7, rngs=nnx.Rngs(0)),
+    "shake-shake": shake,
+    "noise": lambda: st.Noise(linear(A), 0.3, rngs=nnx.Rngs(0)),
+    "Gaussian": lambda: st.Gaussian(depth(0.8)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_quadrature_is_that_of_the_law(kind):
+    field = KINDS[kind]()
+    nodes, weights = field.quadrature(0.3)
+    assert np.allclose([weights @ nodes**power for power in range(3)], [1, 0, 1], atol=1e-12)
+    assert apart(field) < 1e-4
 
 
 def test_dropout_has_a_brownian_motion_for_every_coordinate():
