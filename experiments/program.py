@@ -4,7 +4,7 @@ A program is a module with a function `main`, and runs by `python -m experiments
 
     def main(arguments: Sequence[str] | None = None) -> None:
         parser = Parser(__file__, __doc__, seeds=3, quick={"seeds": 1, "epochs": 1})
-        parser.add_argument("--epochs", type=int, default=20)
+        parser.add_argument("--epochs", type=count, default=20)
         run = parser.begin(arguments)
         ...
         run.write("results", {"rows": rows}, {"curves.png": figure})
@@ -13,7 +13,9 @@ A program is a module with a function `main`, and runs by `python -m experiments
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -28,6 +30,7 @@ from typing import Any, Literal
 import neuralflow
 from experiments.versions import versions
 from neuralflow import files
+from neuralflow.checks import InputError, InputTypeError
 
 ROOT = Path(__file__).parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "orbax-checkpoint", "numpy")
@@ -57,15 +60,19 @@ class Parser(argparse.ArgumentParser):
     ):
         parts = Path(file).relative_to(ROOT).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__main__" else parts
-        self.kept, self.quick = Path(file).parent / kept, dict(quick or {})
+        out = Path("results") / "-".join(parts)
+        self.kept, self.quick = Path(file).parent / kept, {"out": Path(f"{out}-quick")}
+        self.quick |= quick or {}
         super().__init__(
             prog=f"python -m {'.'.join(('experiments', *parts))}",
             description=about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        out = Path("results") / "-".join(parts)
         self.add_argument(
-            "--out", type=Path, default=out, help=f"folder of the results, {out} by default"
+            "--out",
+            type=Path,
+            default=out,
+            help=f"folder of the results, {out} by default, or {out}-quick with --quick",
         )
         self.add_argument(
             "--keep",
@@ -79,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         )
         if seeds is not None:
             self.add_argument(
-                "--seeds", type=_count, default=seeds, help=f"their number, {seeds} by default"
+                "--seeds", type=count, default=seeds, help=f"their number, {seeds} by default"
             )
         if data is not None:
             self.add_argument(
@@ -115,6 +122,7 @@ class Parser(argparse.ArgumentParser):
         except OSError as error:
             self.error(f"--out must be a folder that can be written ({error}); give another one")
         print(f"results go to {run.folder}", flush=True)
+        sys.excepthook = functools.partial(_told, self.prog, run.folder)
         return run
 
 
@@ -230,11 +238,32 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _count(text: str) -> int:
-    """Read a whole number of at least 1."""
+def count(text: str) -> int:
+    """Read a whole number of at least 1, as the `type` of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """Read a number above 0, as the `type` of an option."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return number
+
+
+def _told(prog: str, folder: Path, kind: Any, error: BaseException, trace: Any) -> None:
+    """Tell in one line what ended a program, if that is a key or an input and no bug."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{prog}: interrupted; what is finished is kept in {folder}", file=sys.stderr)
+    elif issubclass(kind, InputError | InputTypeError):
+        print(f"{prog}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _without_paths(words: Sequence[str], options: argparse.Namespace) -> list[str]:

@@ -32,7 +32,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.program import ROOT, Parser
+from experiments.program import ROOT, Parser, positive
 from experiments.report.kept import Result, experiments
 from experiments.report.tables import RUN
 from neuralflow.console import progress, screen
@@ -51,18 +51,25 @@ Place = tuple[str | int, ...]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, data="taken", quick={"minutes": 30.0})
     parser.add_argument(
-        "--minutes", type=float, help="leave out what does not fit, none by default"
+        "--minutes", type=positive, help="leave out what does not fit, none by default"
     )
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="parts of paths")
     run = parser.begin(arguments)
     options = run.options
     chosen, left_out = plan(options)
-    if not chosen and not left_out:
-        parser.error(f"--only must be parts of paths of kept results, got {options.only}")
+    for part in options.only:
+        if not any(part in known for known in (*map(name, chosen), *left_out)):
+            parser.error(f"--only must be parts of paths of kept results, got {part}")
     rows = []
     with progress(len(chosen)) as done:
         for result in chosen:
-            rows.append(again(result, run.folder / "runs" / name(result), options.data_dir))
+            rows.append(
+                again(
+                    result,
+                    run.folder / "runs" / Path(name(result)).with_suffix(""),
+                    options.data_dir,
+                )
+            )
             run.write("reproduce", {"results": rows, "left out": left_out})
             done(f"{rows[-1]['result']}: {rows[-1]['outcome']}")
     run.write("reproduce", {"results": rows, "left out": left_out})
@@ -80,7 +87,9 @@ def plan(options: Namespace) -> tuple[list[Result], dict[str, str]]:
     """Return the results to make again, the shortest first, and why the others are left out."""
     held = [result for each in experiments() for result, _ in each.results]
     held = [result for result in held if any(part in name(result) for part in options.only)]
-    chosen, left_out, rest = [], {}, 60 * (options.minutes or math.inf)
+    chosen, left_out, rest = [], {}, math.inf
+    if options.minutes is not None:
+        rest = 60 * options.minutes
     for result in sorted(held, key=lambda result: result.time[1] if result.time else math.inf):
         reason = unfit(result, options.data_dir)
         seconds = result.time[1] if result.time else math.inf
@@ -186,7 +195,9 @@ def show(rows: Sequence[dict[str, Any]], left_out: dict[str, str]) -> None:
     for result, reason in left_out.items():
         print(f"left out: {result}, because {reason}")
     changed = sum(row["outcome"] != "the same" for row in rows)
-    print(f"{len(rows) - changed} of {len(rows)} results are the same, {len(left_out)} left out")
+    if rows:
+        print(f"{len(rows) - changed} of {len(rows)} results are the same")
+    print(f"{len(rows)} results were made again, {len(left_out)} left out")
 
 
 def _text(value: Any) -> str:

@@ -245,7 +245,9 @@ def run(
     runs = _runs(function, configurations, folder, data)
     with _alone(folder):
         table = _Table(folder, runs)
-        todo = {each.folder: each for each in runs if each.folder not in table.outcomes}
+        # What has begun before comes last: it may be what ended the processes of the executor.
+        rest = sorted((each for each in runs if each.folder not in table.outcomes), key=_begun)
+        todo = {each.folder: each for each in rest}
         done, total = len(table.outcomes), len(table.outcomes) + len(todo)
         table.write()
         if progress and done:
@@ -261,9 +263,11 @@ def run(
                     table.add(each, outcome)
                     shown(table.words(each))
         except (BrokenExecutor, CancelledError) as error:
+            begun = [table.entries(e) for e in todo if e not in table.outcomes and _begun(todo[e])]
             raise SweepError(
                 f"the executor broke ({_sentence(error)}) when {table.count('finished')} of "
-                f"{total} runs were finished; they are kept in {folder}: start the same sweep again"
+                f"{total} runs were finished and these had begun: {'; '.join(begun) or 'none'}; "
+                f"what is finished is kept in {folder}: start the same sweep again"
             ) from None
         finally:
             table.write()
@@ -394,11 +398,15 @@ class _Table:
         """Return the number of runs with a status."""
         return sum(outcome.status == status for outcome in self.outcomes.values())
 
+    def entries(self, each: Path) -> str:
+        """Return the configuration of a run as people see it."""
+        return ", ".join(f"{name}={value}" for name, value in self._configurations[each].items())
+
     def words(self, each: Path) -> str:
         """Return what people see of a run that has ended."""
         failed, outcome = self.count("failed"), self.outcomes[each]
-        entries = ", ".join(f"{name}={value}" for name, value in self._configurations[each].items())
-        said = f"{entries}: {outcome.status} {textwrap.shorten(outcome.failure, 60)}".rstrip()
+        end = f"{outcome.status} {textwrap.shorten(outcome.failure, 60)}".rstrip()
+        said = f"{self.entries(each)}: {end}"
         return f"{said} ({failed} failed so far)" if failed else said
 
     def rows(self) -> list[dict[str, Any]]:
@@ -763,6 +771,11 @@ def _record(path: Path) -> dict[str, Any]:
     if record.get("format") != _FORMAT:
         raise ValueError(f"it has format {record.get('format')}, this version reads {_FORMAT}")
     return record
+
+
+def _begun(each: _Run) -> bool:
+    """Return whether some process has begun with a run, in this sweep or in an earlier one."""
+    return (each.folder / "configuration.json").exists()
 
 
 def _sentence(error: BaseException) -> str:

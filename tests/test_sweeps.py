@@ -164,6 +164,16 @@ def test_a_broken_pool_is_a_sentence_and_the_sweep_goes_on_from_there(tmp_path):
     assert calls(tmp_path) == {0: 1, 1: 1, 2: 2}
 
 
+def test_a_run_that_always_kills_its_process_is_named_and_holds_nothing_up(tmp_path):
+    configurations = sweeps.grid(number=range(3), place=[str(tmp_path)], stop=[0], how=["kills"])
+    with processes(1) as pool, pytest.raises(SweepError, match="0 of 3 .* begun: number=0, "):
+        run(counted, configurations, tmp_path / "out", executor=pool)
+    with processes(1) as pool, pytest.raises(SweepError, match="2 of 3 .* begun: number=0, "):
+        run(counted, configurations, tmp_path / "out", executor=pool)
+    status = [row["status"] for row in table_of(tmp_path / "out")]
+    assert status == ["missing", "finished", "finished"]
+
+
 def test_a_failing_run_is_a_row_and_is_made_again(tmp_path, capsys):
     configurations = sweeps.grid(number=range(3), place=[str(tmp_path)], stop=[1], how=["fails"])
     rows = sweeps.run(counted, configurations, out=tmp_path / "out")
@@ -205,7 +215,7 @@ def test_an_interrupted_sweep_keeps_what_is_finished(tmp_path):
     table = table_of(tmp_path)
     assert [row["status"] for row in table] == ["finished", "missing", "missing"]
     run(interrupted, configurations, tmp_path)
-    assert made == [0, 1, 1, 2]
+    assert made == [0, 1, 2, 1]  # what had begun comes last
 
 
 def test_a_run_is_known_by_its_values_and_not_by_how_they_are_written(tmp_path):

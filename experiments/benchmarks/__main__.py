@@ -28,7 +28,7 @@ from typing import Any
 
 from experiments.benchmarks import page
 from experiments.benchmarks.plan import STAGES, Plan
-from experiments.program import Parser, Run, machine_elsewhere
+from experiments.program import Parser, Run, count, machine_elsewhere
 from experiments.stages import options as stage_options, runner
 from experiments.stages.options import RESULT
 from experiments.stages.report import show_stages
@@ -50,7 +50,7 @@ def parser() -> Parser:
         "--only", choices=STAGES, nargs="+", help="run these workloads alone, with --quick two"
     )
     made.add_argument(
-        "--starts", type=int, default=3, help="first calls of every route, 3 by default"
+        "--starts", type=count, default=3, help="first calls of every route, 3 by default"
     )
     made.add_argument(
         "--resume", action="store_true", help="keep the workloads of --out that have ended well"

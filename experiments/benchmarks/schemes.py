@@ -21,7 +21,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress
 from neuralflow.schemes.network import cost
 from neuralflow.solve import Memory
@@ -135,7 +135,9 @@ def _energy(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 2})
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of every function")
+    parser.add_argument(
+        "--rounds", type=count, default=15, help="interleaved runs of every function"
+    )
     run = parser.begin(arguments)
     quick, rounds = run.options.quick, run.options.rounds
     steps, width, batch = (4, 4, 1) if quick else (STEPS, WIDTH, BATCH)

@@ -23,7 +23,7 @@ from flax import nnx
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report
 from experiments.lm_resnet.model import BLOCKS, Model, Network
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress
 
 STEPS = 16
@@ -88,7 +88,7 @@ def compare(depth: int, model: Model, width: int, survival: float, rounds: int) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 1})
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved runs of either")
+    parser.add_argument("--rounds", type=count, default=7, help="interleaved runs of either")
     run = parser.begin(arguments)
     small: tuple[int, Model, int, float] = (20, "resnet", 2, 0.5)
     cases, rows = (small,) if run.options.quick else CASES, []

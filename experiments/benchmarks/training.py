@@ -23,7 +23,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, report
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import data, models, training
 from neuralflow.console import progress
 from neuralflow.training.loop import Run
@@ -153,7 +153,9 @@ CASES = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, data="taken", kept="results", quick={"rounds": 1})
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved epochs of every route")
+    parser.add_argument(
+        "--rounds", type=count, default=15, help="interleaved epochs of every route"
+    )
     run = parser.begin(arguments)
     cases, rows = CASES[-1:] if run.options.quick else CASES, []
     with progress(len(cases)) as done:

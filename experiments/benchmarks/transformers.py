@@ -18,7 +18,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.benchmarks.measure import gradient, ratio, report, side_by_side
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress
 from neuralflow.solve import Memory
 
@@ -85,7 +85,9 @@ def compare(case: tuple[int, int, int, int, int], rounds: int) -> list[dict[str,
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, kept="results", quick={"rounds": 2})
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved runs of every function")
+    parser.add_argument(
+        "--rounds", type=count, default=30, help="interleaved runs of every function"
+    )
     run = parser.begin(arguments)
     cases, rows = ((8, 2, 2, 2, 4),) if run.options.quick else CASES, []
     with progress(len(cases)) as done:

@@ -5,7 +5,7 @@
 FOLDER holds MNIST as TFDS writes it. The first network is an ordinary ResNet, x + f_k(x), whose
 layers are drawn independently. The second is the same with its branches scaled by 1/n. The third
 and the fourth have equal layers at the start and branches scaled by 1/n, without and with a penalty
-in depth. Writes certificates.json and certificates.png. The kept run took under a minute.
+in depth. Writes certificates.json and certificates.png.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import training
 from neuralflow.cli.certify import table
 from neuralflow.console import screen
@@ -64,8 +64,8 @@ def judged(model: Network, loss: Any, train: Any, test: Any, epochs: int) -> tup
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, data="needed", quick={"depth": 4, "epochs": 1})
-    parser.add_argument("--depth", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--depth", type=count, default=32)
+    parser.add_argument("--epochs", type=count, default=5)
     run = parser.begin(arguments)
     n, part = run.options.depth, "[:256]" if run.options.quick else ""
     train, test = (images(split + part, run.options.data_dir) for split in ("train", "test"))

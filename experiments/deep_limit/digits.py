@@ -6,8 +6,7 @@ Each pair has some 360 samples in four principal components. The first kind is t
 paper, tanh(K x + b). The second kind is not of its form: A2 tanh(A1 x + b1) + b2 with four hidden
 units, whose weights are penalised alike. The orders are measured between the last two depths. Their
 intervals over the pairs are Student's. `optima_apart` is empty: with some 360 samples the
-boundary-value problem is too large to be solved. No falsifiers are run. Writes digits.json. The
-kept run took some four minutes.
+boundary-value problem is too large to be solved. No falsifiers are run. Writes digits.json.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.deep_limit.orders import measure
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import data
 from neuralflow.labs import deep_limit
 
@@ -40,8 +39,8 @@ def hidden() -> nnx.Module:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"depths": [4, 8], "starts": 1})
-    parser.add_argument("--depths", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--starts", type=int, default=6)
+    parser.add_argument("--depths", type=count, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--starts", type=count, default=6)
     run = parser.begin(arguments)
     options, results = run.options, {}
     with jax.enable_x64(True):

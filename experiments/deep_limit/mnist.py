@@ -9,8 +9,7 @@ start from the same theta(t) and see the same batches.
 
 The results are the distance to the deepest network with its order, the test accuracy by depth, and
 the test loss by learning rate at two depths. The last one tells whether one learning rate serves
-all depths. Writes mnist.json and mnist.png. The kept run took three minutes for all depths, before
-the search.
+all depths. Writes mnist.json and mnist.png.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.deep_limit.images import Network, accuracy, cross_entropy, images
-from experiments.program import Parser, cores
+from experiments.program import Parser, cores, count
 from neuralflow import plots
 from neuralflow.console import progress, screen, span
 from neuralflow.labs import deep_limit
@@ -216,12 +215,12 @@ def parser() -> Parser:
     )  # fmt: skip
     made.add_argument(
         "--depths",
-        type=int,
+        type=count,
         nargs="+",
         default=[4, 8, 16, 32, 64],
         help="multiples of 4; the last is the reference",
     )
-    made.add_argument("--epochs", type=int, default=2)
+    made.add_argument("--epochs", type=count, default=2)
     made.add_argument("--penalty", type=float, default=1e-4, help="the weight a")
     made.add_argument(
         "--rates",

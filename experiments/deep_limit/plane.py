@@ -6,7 +6,7 @@ The problem is nonlinear, with S = 10 standard normal points in d = 2 dimensions
 x1 x2 + x1 / 2 > 0. It has tanh layers, a sigmoid readout and the squared loss. The orders are
 measured between the last two depths. Their intervals over the draws are Student's. Several draws
 have two basins. The study then follows one branch, and the table says how many basins were met.
-Writes plane.json. The kept run took under two minutes.
+Writes plane.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments.deep_limit.orders import measure
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.labs import deep_limit
 
 
@@ -29,8 +29,8 @@ def points(seed: int) -> deep_limit.Problem:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, seeds=5, quick={"seeds": 1, "depths": [4, 8], "starts": 2})
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
-    parser.add_argument("--starts", type=int, default=30)
+    parser.add_argument("--depths", type=count, nargs="+", default=[8, 16, 32, 64, 128, 256])
+    parser.add_argument("--starts", type=count, default=30)
     run = parser.begin(arguments)
     options = run.options
     problems = {f"draw {seed}": points(seed) for seed in range(options.seeds)}

@@ -9,7 +9,7 @@ a stretch of steps each, so that both see the same machine. The negative log-lik
 points come from a tighter solve.
 
 Training is short, for the comparison. `experiments.densities.draw` fits the plane longer, and
-draws. Writes results.json. The kept fits took four minutes.
+draws. Writes results.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress, screen
 from neuralflow.transport import NormalisingFlow
 
@@ -323,8 +323,8 @@ def table(results: list[dict[str, Any]]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     quick = {"samples": 300, "steps": STRETCH, "torch_steps": 0}
     parser = Parser(__file__, __doc__, seeds=1, quick=quick)
-    parser.add_argument("--samples", type=int, default=4_000)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--samples", type=count, default=4_000)
+    parser.add_argument("--steps", type=count, default=400)
     parser.add_argument("--torch-steps", type=int, default=400, help="0 leaves torchdyn out")
     run = parser.begin(arguments)
     options = run.options

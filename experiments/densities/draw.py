@@ -3,7 +3,7 @@
     python -m experiments.densities.draw
 
 The mass of every density is its sum over a square around the points. Writes drawn.json and
-densities.png. The kept fits took five and a half minutes.
+densities.png.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flax import nnx
 
 import neuralflow as nf
 from experiments.densities.__main__ import sets
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import plots
 from neuralflow.transport import NormalisingFlow
 
@@ -61,11 +61,11 @@ def fitted(train: np.ndarray, test: np.ndarray, epochs: int, solve: Any) -> tupl
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"samples": 400, "epochs": 1})
-    parser.add_argument("--samples", type=int, default=8_000)
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--samples", type=count, default=8_000)
+    parser.add_argument("--epochs", type=count, default=50)
     parser.add_argument(
         "--steps",
-        type=int,
+        type=count,
         help="train on so many fixed steps of RK4, to see what training makes of their errors",
     )
     run = parser.begin(arguments)

@@ -25,8 +25,7 @@ The columns are test accuracies of layers that are not trained again:
 - scrambled, fitted: the same for the network with hidden units that are scrambled block by block.
 
 The table shows accuracies of the networks, the points that the layers lose, and the seconds of a
-processor that alignment, projection and fit take, with compilation. Writes importing-DATA.json. The
-kept runs took 6 to 18 minutes, and 40 on CIFAR-10.
+processor that alignment, projection and fit take, with compilation. Writes importing-DATA.json.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.lm_resnet import recipe
-from experiments.program import Parser
+from experiments.program import Parser, count, positive
 from neuralflow import data, training
 from neuralflow.console import progress, screen, span
 from neuralflow.depth.initial import Init
@@ -250,16 +249,16 @@ def parser() -> Parser:
     quick = {"samples": 256, "inputs": 64, "tests": 64, "epochs": 1, "blocks": 4, "cells": 2}
     made = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick | {"steps": 3, "seeds": 1})
     made.add_argument("--data", default="mnist", choices=("mnist", "fashion_mnist", "cifar10"))
-    made.add_argument("--samples", type=int, default=10_000, help="images of the training")
-    made.add_argument("--inputs", type=int, default=10_000, help="images of the fit to states")
-    made.add_argument("--tests", type=int, default=10_000, help="test images")
-    made.add_argument("--epochs", type=int, default=15)
-    made.add_argument("--batch", type=int, default=128)
-    made.add_argument("--rate", type=float, default=2e-3, help="learning rate of Adam")
-    made.add_argument("--blocks", type=int, default=32)
-    made.add_argument("--width", type=int, default=32)
-    made.add_argument("--cells", type=int, default=8)
-    made.add_argument("--steps", type=int, default=1500, help="steps of the fit to states")
+    made.add_argument("--samples", type=count, default=10_000, help="images of the training")
+    made.add_argument("--inputs", type=count, default=10_000, help="images of the fit to states")
+    made.add_argument("--tests", type=count, default=10_000, help="test images")
+    made.add_argument("--epochs", type=count, default=15)
+    made.add_argument("--batch", type=count, default=128)
+    made.add_argument("--rate", type=positive, default=2e-3, help="learning rate of Adam")
+    made.add_argument("--blocks", type=count, default=32)
+    made.add_argument("--width", type=count, default=32)
+    made.add_argument("--cells", type=count, default=8)
+    made.add_argument("--steps", type=count, default=1500, help="steps of the fit to states")
     return made
 
 

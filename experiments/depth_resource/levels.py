@@ -38,7 +38,7 @@ cache, and with the cache that the first run has filled. All trainings of one se
 other, so that slow spells of the machine meet them alike. The time is that on the clock, from the
 initial weights to the last step, with refinements between levels. Two lines below the table tell
 from how many epochs on the ladder saves time in all. Writes levels.json, or levels_SET.json for
-another set. The kept runs took 18 and 19 minutes on one core.
+another set.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ import neuralflow as nf
 from experiments.benchmarks.measure import ratio
 from experiments.benchmarks.training import by_fit
 from experiments.deep_limit.images import Network, accuracy, cross_entropy
-from experiments.program import Parser
+from experiments.program import Parser, count, positive
 from neuralflow import data, training
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
@@ -281,14 +281,14 @@ def parser() -> Parser:
     )  # fmt: skip
     sets = ("mnist", "fashion_mnist", "swirl")
     made.add_argument("--data", choices=sets, default="fashion_mnist")
-    made.add_argument("--width", type=int, default=32, help="dimension of the state")
-    made.add_argument("--hidden", type=int, default=32, help="hidden units of a block")
-    made.add_argument("--levels", type=int, nargs="+", default=[4, 8, 16, 32])
-    made.add_argument("--epochs", type=int, default=16, help="a multiple of the levels")
-    made.add_argument("--samples", type=int, default=10_000)
-    made.add_argument("--batch", type=int, default=64)
-    made.add_argument("--rate", type=float, default=2e-3)
-    made.add_argument("--rounds", type=int, default=20, help="rounds that measure times of steps")
+    made.add_argument("--width", type=count, default=32, help="dimension of the state")
+    made.add_argument("--hidden", type=count, default=32, help="hidden units of a block")
+    made.add_argument("--levels", type=count, nargs="+", default=[4, 8, 16, 32])
+    made.add_argument("--epochs", type=count, default=16, help="a multiple of the levels")
+    made.add_argument("--samples", type=count, default=10_000)
+    made.add_argument("--batch", type=count, default=64)
+    made.add_argument("--rate", type=positive, default=2e-3)
+    made.add_argument("--rounds", type=count, default=20, help="rounds that measure times of steps")
     return made
 
 

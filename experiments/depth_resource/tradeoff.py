@@ -10,8 +10,7 @@ batches of 512 images, relative to the network as it was trained.
 
 The second table splits the error of the network on few steps: weights projected on piecewise linear
 ones, then fewer Euler steps, then a fit to the logits of the trained network on the training
-images, without labels. Writes tradeoff-DATA.json and tradeoff-DATA.png. The kept runs took half a
-minute.
+images, without labels. Writes tradeoff-DATA.json and tradeoff-DATA.png.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from flax import nnx
 import neuralflow as nf
 from experiments.depth_resource.importing import KINDS, Network
 from experiments.lm_resnet import recipe
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import data, inference, training
 from neuralflow.cli.tradeoff import candidates
 from neuralflow.inference import Candidate
@@ -60,14 +59,14 @@ def parser() -> Parser:
     quick = {"samples": 256, "tests": 512, "epochs": 1, "blocks": 8, "width": 4, "cells": 2}
     made = Parser(__file__, __doc__, data="needed", quick=quick | {"fit_epochs": 1, "rounds": 1})
     made.add_argument("--data", default="fashion_mnist", choices=("mnist", "fashion_mnist"))
-    made.add_argument("--samples", type=int, default=10_000)
-    made.add_argument("--tests", type=int, default=10_000, help="test images")
-    made.add_argument("--epochs", type=int, default=15)
-    made.add_argument("--blocks", type=int, default=64)
-    made.add_argument("--width", type=int, default=32)
-    made.add_argument("--cells", type=int, default=4, help="steps of the second table")
-    made.add_argument("--fit-epochs", type=int, default=5, help="passes of the fit to the logits")
-    made.add_argument("--rounds", type=int, default=30, help="how often a choice is timed")
+    made.add_argument("--samples", type=count, default=10_000)
+    made.add_argument("--tests", type=count, default=10_000, help="test images")
+    made.add_argument("--epochs", type=count, default=15)
+    made.add_argument("--blocks", type=count, default=64)
+    made.add_argument("--width", type=count, default=32)
+    made.add_argument("--cells", type=count, default=4, help="steps of the second table")
+    made.add_argument("--fit-epochs", type=count, default=5, help="passes of the fit to the logits")
+    made.add_argument("--rounds", type=count, default=30, help="how often a choice is timed")
     return made
 
 

@@ -10,8 +10,7 @@ of a stationary field. *Control* means blocks bounded to Lip(h V) <= 0.9, and th
 the samples as a penalty.
 
 Then twenty random planar fields are trained towards targets that no diffeomorphism reaches. Each is
-inspected on 10^5 points. Writes results.json and grids.png. The kept run took nine and a half
-minutes.
+inspected on 10^5 points. Writes results.json and grids.png.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import diffeo
@@ -289,9 +288,9 @@ EPOCHS = {"spirals": 200, "digits": 30, "CIFAR-10 components": 15}
 def main(arguments: Sequence[str] | None = None) -> None:
     quick = {"seeds": 1, "fields": 1, "epochs": 1, "steps": 10}
     parser = Parser(__file__, __doc__, seeds=3, data="taken", quick=quick)
-    parser.add_argument("--fields", type=int, default=20, help="random planar fields")
-    parser.add_argument("--steps", type=int, default=1000, help="of the training of such a field")
-    parser.add_argument("--epochs", type=int, help=f"for every set, in the place of {EPOCHS}")
+    parser.add_argument("--fields", type=count, default=20, help="random planar fields")
+    parser.add_argument("--steps", type=count, default=1000, help="of the training of such a field")
+    parser.add_argument("--epochs", type=count, help=f"for every set, in the place of {EPOCHS}")
     run = parser.begin(arguments)
     options, console = run.options, screen()
     spirals = tuple(nf.data.spirals(1000, turns=1.5, noise=0.01, seed=seed) for seed in (0, 1))

@@ -5,7 +5,7 @@
 The outlines are pairs of MNIST digits of one kind. Each outline is the level line of the smoothed
 image, as 32 points at equal distances along the line. The first point of the second outline is the
 point that fits best. The landmarks are registered by shooting (nf.labs.diffeo.register), and the
-whole plane goes along. Writes outlines.json and outlines.png. The kept run took a minute.
+whole plane goes along. Writes outlines.json and outlines.png.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.deep_limit.images import CLASSES, cross_entropy, images
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import regularisers, training, transport
 from neuralflow.console import progress, screen, span
 from neuralflow.statistics import over_seeds
@@ -164,10 +164,10 @@ def table(rows: dict[str, Any], title: str) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     quick = {"seeds": 1, "samples": 256, "tests": 500, "epochs": 1, "hidden": 4}
     parser = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick)
-    parser.add_argument("--samples", type=int, default=4_096)
-    parser.add_argument("--tests", type=int, default=10_000, help="test images")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--samples", type=count, default=4_096)
+    parser.add_argument("--tests", type=count, default=10_000, help="test images")
+    parser.add_argument("--epochs", type=count, default=20)
+    parser.add_argument("--hidden", type=count, default=64)
     run = parser.begin(arguments)
     options, console = run.options, screen()
     train_set = small(f"train[:{options.samples}]", options.data_dir)

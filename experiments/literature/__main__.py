@@ -2,11 +2,12 @@
 
     python -m experiments.literature NAME
 
-NAME is gradient-error, sander, cohen, chizat, depth-transfer, marion or hurst; without a name all
-rows run, one after the other. The module of a row tells its question, its protocol and the
-published statements. `--paper` takes the paper's size, as far as it can be had. Finished runs in
-the folder are found again, so that a row that was interrupted goes on; give another folder when
-the code has changed.
+NAME is gradient-error, sander, cohen, chizat, depth-transfer, marion or hurst, or some of them;
+without a name all rows run, one after the other. The module of a row tells its question, its
+protocol and the published statements. A statement agrees where the whole interval of what was
+measured lies in a range that is ours, which the table shows. `--paper` takes the paper's size, as
+far as it can be had. Finished runs in the folder are found again, so that a row that was
+interrupted goes on; give another folder when the code has changed.
 
 Writes NAME.json (statements with number, interval and verdict, and all runs), NAME.png, and the
 sweep of the runs with its table in a folder NAME.
@@ -24,7 +25,7 @@ import jax
 import numpy as np
 
 from experiments.literature.statements import Size, sentence, table
-from experiments.program import Parser, cores
+from experiments.program import Parser, cores, count
 from neuralflow import sweeps
 from neuralflow.console import screen
 
@@ -66,17 +67,18 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__)
-    parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--paper", action="store_true", help="take the paper's size")
-    parser.add_argument("--seeds", type=int, help="their number; every row has its own default")
+    parser.add_argument("--seeds", type=count, help="their number; every row has its own default")
     run = parser.begin(arguments)
     options = run.options
     if options.quick and options.paper:
         parser.error("take --quick or --paper, not both")
-    if options.seeds is not None and options.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {options.seeds}")
+    for name in options.names:
+        if name not in NAMES:
+            parser.error(f"NAME must be one of {', '.join(NAMES)}, got {name}")
     size: Size = "quick" if options.quick else "paper" if options.paper else "default"
-    for name in [options.name] if options.name else NAMES:
+    for name in options.names or NAMES:
         found = rows(name, size, options.seeds, options.out / name)
         statements, picture = module(name).report(found)
         screen().print(table(name, statements))

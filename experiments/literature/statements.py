@@ -68,6 +68,13 @@ class Statement:
         return "undecided"
 
     @property
+    def band(self) -> str:
+        """The numbers that agree, as people read them."""
+        if not np.isfinite(self.low):
+            return f"at most {self.high:g}"
+        return f"{self.low:g} to {self.high:g}" if np.isfinite(self.high) else f"from {self.low:g}"
+
+    @property
     def ours(self) -> str:
         """The mean and the interval, as people read them."""
         mean = float(np.mean(self.values))
@@ -111,10 +118,11 @@ def table(title: str, statements: Sequence[Statement]) -> Any:
     from rich.table import Table
 
     shown = Table(title=title, show_lines=True)
-    for name, most in (("published", 44), ("measured", 36), ("ours (95%)", 24), ("verdict", 10)):
+    widths = {"published": 40, "measured": 32, "ours (95%)": 22, "agrees if": 14, "verdict": 10}
+    for name, most in widths.items():
         shown.add_column(name, max_width=most)
     for s in statements:
-        shown.add_row(f"{s.published} [{s.source}]", s.what, s.ours, s.verdict)
+        shown.add_row(f"{s.published} [{s.source}]", s.what, s.ours, s.band, s.verdict)
     return shown
 
 

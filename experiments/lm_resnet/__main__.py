@@ -20,7 +20,7 @@ from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import BLOCKS, Network, parameters
-from experiments.program import Parser
+from experiments.program import Parser, count, positive
 from neuralflow import data, plots, training
 from neuralflow.training.checkpoints import CheckpointError
 
@@ -28,20 +28,22 @@ from neuralflow.training.checkpoints import CheckpointError
 def parser() -> Parser:
     quick = {"data": "mnist", "samples": 128, "tests": 64, "epochs": 1, "batch": 32}
     made = Parser(__file__, __doc__, data="needed", quick=quick)
-    made.add_argument("--depth", type=int, default=20, choices=BLOCKS)
+    made.add_argument("--depth", type=count, default=20, choices=BLOCKS)
     made.add_argument("--model", default="lm", choices=("resnet", "lm"))
     made.add_argument("--data", default="cifar10", choices=recipe.STATISTICS)
     made.add_argument(
-        "--epochs", type=int, help="other than the published number; the cuts move with it"
+        "--epochs", type=count, help="other than the published number; the cuts move with it"
     )
-    made.add_argument("--batch", type=int, default=128)
-    made.add_argument("--rate", type=float, default=0.1, help="learning rate before the first cut")
+    made.add_argument("--batch", type=count, default=128)
+    made.add_argument(
+        "--rate", type=positive, default=0.1, help="learning rate before the first cut"
+    )
     made.add_argument("--bfloat16", action="store_true", help="the branches compute in bfloat16")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--samples", type=int, help="train on so many images only")
-    made.add_argument("--tests", type=int, help="test on so many images only")
+    made.add_argument("--samples", type=count, help="train on so many images only")
+    made.add_argument("--tests", type=count, help="test on so many images only")
     made.add_argument(
-        "--peak", type=float, help="the device's peak in TFLOP/s, to give the share that is used"
+        "--peak", type=positive, help="the device's peak in TFLOP/s, to give the share that is used"
     )
     made.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     return made

@@ -14,7 +14,7 @@ from flax import nnx
 
 from experiments.lm_resnet import recipe
 from experiments.lm_resnet.model import Model, Network
-from experiments.program import Parser, Run
+from experiments.program import Parser, Run, count
 
 
 class Study(NamedTuple):
@@ -74,11 +74,11 @@ def study(
     """
     quick = {"samples": 128, "test_samples": 64, "epochs": 2, "blocks": 2, "width": 2, "seeds": 1}
     parser = Parser(file, about, seeds=3, data="needed", quick=quick)
-    parser.add_argument("--samples", type=int, default=samples)
-    parser.add_argument("--test-samples", type=int, default=2_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--blocks", type=int, default=3, help="blocks a stage; 3 is depth 20")
-    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--samples", type=count, default=samples)
+    parser.add_argument("--test-samples", type=count, default=2_000)
+    parser.add_argument("--epochs", type=count, default=8)
+    parser.add_argument("--blocks", type=count, default=3, help="blocks a stage; 3 is depth 20")
+    parser.add_argument("--width", type=count, default=8)
     run = parser.begin(arguments)
     options = run.options
 

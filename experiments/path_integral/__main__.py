@@ -10,8 +10,7 @@ that gives as many weights, on two sets of images with three paired seeds. Pairs
 batches.
 
 The results also have the time of a training step, from interleaved runs, and the equations that the
-layers of the trained ResNet belong to. Writes results.json and shares.png. The kept run took 55
-minutes.
+layers of the trained ResNet belong to. Writes results.json and shares.png.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from rich.table import Table
 
 import neuralflow as nf
 from experiments.benchmarks.measure import ratio, side_by_side
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress, screen, span
 from neuralflow.labs import operators
 from neuralflow.statistics import over_seeds
@@ -189,10 +188,10 @@ def table(name: str, entry: dict[str, Any], options: Namespace) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     quick = {"samples": 128, "test_samples": 64, "epochs": 1, "seeds": 1, "rounds": 1}
     parser = Parser(__file__, __doc__, seeds=3, data="needed", quick=quick)
-    parser.add_argument("--samples", type=int, default=6_000)
-    parser.add_argument("--test-samples", type=int, default=4_000)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved runs of a step")
+    parser.add_argument("--samples", type=count, default=6_000)
+    parser.add_argument("--test-samples", type=count, default=4_000)
+    parser.add_argument("--epochs", type=count, default=4)
+    parser.add_argument("--rounds", type=count, default=15, help="interleaved runs of a step")
     run = parser.begin(arguments)
     options, console = run.options, screen()
     sets = ("fashion_mnist",) if options.quick else ("fashion_mnist", "cifar10")

@@ -7,7 +7,7 @@ x + h f_k(x) with dense branches, and a linear readout. N is 8, 32 or 128, and h
 or 1 / N. The plain networks x -> f_k(x) have no skips, and start from the same weights. At each of
 256 test points, a network is the linear network of its gates: it has 2^N sub-paths, and C(N, k) of
 them go through k branches. The gradients are measured before and after training. Writes
-gradients.json and gradients.png. The kept run took two and a half minutes.
+gradients.json and gradients.png.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import paths
@@ -165,8 +165,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"depths": [4], "epochs": 1})
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--depths", type=count, nargs="+", default=[8, 32, 128])
+    parser.add_argument("--epochs", type=count, default=20)
     parser.add_argument("--seed", type=int, default=0)
     run = parser.begin(arguments)
     options, depths, console, rows = run.options, run.options.depths, screen(), []

@@ -5,8 +5,7 @@
 The rows of the table are the errors of every formula on twenty random nets of six layers (widths 1
 to 64). Each net is decomposed, and turned into flows and residual networks. For the digits, a plain
 net is trained, turned into a ResNet of the same predictions, and trained on. A ResNet of the same
-depth is trained from scratch for comparison. Writes results.json, digits.png and motions.png. The
-kept run took 17 minutes.
+depth is trained from scratch for comparison. Writes results.json, digits.png and motions.png.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from rich.table import Table
 from scipy.linalg import expm
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow import plots
 from neuralflow.console import progress, screen
 from neuralflow.labs import plain_net
@@ -280,8 +279,8 @@ def strip() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, seeds=3, quick={"draws": 1, "epochs": 1, "seeds": 1})
-    parser.add_argument("--draws", type=int, default=20, help="random nets")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--draws", type=count, default=20, help="random nets")
+    parser.add_argument("--epochs", type=count, default=30)
     run = parser.begin(arguments)
     options, console = run.options, screen()
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""Kill trainings and sweeps at random moments, resume them each time, and compare the results.
+"""Kill trainings and depth-limit studies at random moments, resume them, compare the results.
 
     python -m experiments.resume.kill
 
@@ -36,7 +36,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress
 
 PROGRAM = "import sys, neuralflow.cli as c; print('main', flush=True); c.main(sys.argv[1:])"
@@ -218,8 +218,8 @@ def signalled(count: int, number: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"kills": 1, "signals": 0})
-    parser.add_argument("--kills", type=int, default=20, help="of fit and of train")
-    parser.add_argument("--sweeps", type=int, default=10, help="kills of deep-limit")
+    parser.add_argument("--kills", type=count, default=20, help="of fit and of train")
+    parser.add_argument("--sweeps", type=count, default=10, help="kills of deep-limit")
     parser.add_argument("--signals", type=int, default=5, help="of each kind and command")
     run = parser.begin(arguments)
     options = run.options
@@ -228,8 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts |= {"train": options.kills, "deep-limit": options.sweeps}
     outcomes, signals = {}, {}
     with progress(len(counts) + 2) as done:
-        for name, count in counts.items():
-            outcomes[name] = outcome = kill(TARGETS[name], count)
+        for name, times in counts.items():
+            outcomes[name] = outcome = kill(TARGETS[name], times)
             end = "equal bit for bit" if outcome.equal else "NOT equal"
             done(f"{name}: {outcome.kills} kills, {outcome.writing} during a write; {end}")
         for number in (signal.SIGINT, signal.SIGTERM):

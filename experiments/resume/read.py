@@ -5,7 +5,7 @@
 Two trainings of the same options run for at least a minute each: one alone, one beside a reader.
 Every 0.1 seconds the reader restores the last checkpoint, and now and then the best one. Ends with
 status 0 if no read failed, the steps that were read never went back, and both trainings reached the
-same history and the same weights. Writes read.json. The kept run read for a minute and a half.
+same history and the same weights. Writes read.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from flax import nnx
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count, positive
 from experiments.resume.kill import Target, rows, start, steps, trained
 from neuralflow import data, training
 from neuralflow.console import progress
@@ -65,8 +65,8 @@ def read(folder: Path, trainer: subprocess.Popen[str], pause: float) -> dict[str
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"epochs": 2})
-    parser.add_argument("--epochs", type=int, default=110, help="22 steps each")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds between reads")
+    parser.add_argument("--epochs", type=count, default=110, help="22 steps each")
+    parser.add_argument("--pause", type=positive, default=0.1, help="seconds between reads")
     run = parser.begin(arguments)
     options, met = run.options, {}
     target = Target(lambda folder: words(folder, options.epochs), steps, trained)

@@ -8,7 +8,7 @@ branch is left out: an LM block keeps its two steps (Lu et al., arXiv 1710.10121
 left out are not computed, and the time of an epoch tells what this saves.
 
 There are three paired seeds. Pairs share seed, batches and augmentation. Tests use the expectation.
-Writes results.json and curves.png. The kept run took half an hour.
+Writes results.json and curves.png.
 """
 
 from __future__ import annotations

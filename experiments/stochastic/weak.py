@@ -6,8 +6,7 @@ The field has 16 hidden units in the plane, with weights of its own in four part
 float64. The weak errors are errors in the mean of tanh(X_1 - X_2) from one point, by depth. They
 come from sampling a million paths for every row, and have intervals. The interval of an order is
 that of the slope at these depths, not of the order as depth grows without end. The seconds are
-those of the second call, without compilation. Writes weak.json and weak.png. The kept run took some
-six minutes.
+those of the second call, without compilation. Writes weak.json and weak.png.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count
 from neuralflow.console import progress, screen, span
 from neuralflow.labs import stochastic
 
@@ -93,7 +92,7 @@ def table(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"paths": 1000})
-    parser.add_argument("--paths", type=int, default=1_000_000)
+    parser.add_argument("--paths", type=count, default=1_000_000)
     run = parser.begin(arguments)
     paths, console = run.options.paths, screen()
     errors: dict[str, stochastic.WeakErrors] = {}

@@ -30,7 +30,7 @@ import optax
 from flax import nnx
 
 from experiments.lm_resnet.model import parameters
-from experiments.program import Parser, Run
+from experiments.program import Parser, Run, count, positive
 from experiments.transformer import text
 from experiments.transformer.model import SCHEMES, Model, bits, cosine, generated, train
 from neuralflow import files, training
@@ -44,16 +44,16 @@ CHARACTERS = 600  # of the generated text
 def parser() -> Parser:
     quick = {"depth": 2, "width": 8, "heads": 2, "context": 16, "batch": 2, "steps": EVERY}
     made = Parser(__file__, __doc__, quick=quick)
-    made.add_argument("--depth", type=int, default=8)
-    made.add_argument("--width", type=int, default=64)
-    made.add_argument("--heads", type=int, default=4)
-    made.add_argument("--context", type=int, default=64, help="characters before a character")
+    made.add_argument("--depth", type=count, default=8)
+    made.add_argument("--width", type=count, default=64)
+    made.add_argument("--heads", type=count, default=4)
+    made.add_argument("--context", type=count, default=64, help="characters before a character")
     made.add_argument("--scheme", choices=SCHEMES, default="lie-trotter")
-    made.add_argument("--step", type=float, default=1.0, help="length of a step in depth time")
-    made.add_argument("--batch", type=int, default=8, help="windows in a step of the training")
-    made.add_argument("--rate", type=float, default=3e-3, help="the largest learning rate")
-    made.add_argument("--seconds", type=float, default=120.0, help="of training")
-    made.add_argument("--steps", type=int, help=f"instead of seconds, a multiple of {EVERY}")
+    made.add_argument("--step", type=positive, default=1.0, help="length of a step in depth time")
+    made.add_argument("--batch", type=count, default=8, help="windows in a step of the training")
+    made.add_argument("--rate", type=positive, default=3e-3, help="the largest learning rate")
+    made.add_argument("--seconds", type=positive, default=120.0, help="of training")
+    made.add_argument("--steps", type=count, help=f"instead of seconds, a multiple of {EVERY}")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -85,7 +85,7 @@ def planned(given: Namespace, tokens: np.ndarray) -> int:
     """Return the number of steps: that of the command, of the run to go on with, or that fit."""
     plan = given.out / "plan.json"
     if given.steps is not None:
-        return max(1, given.steps // EVERY) * EVERY
+        return given.steps
     if plan.exists():
         return json.loads(plan.read_text())["steps"]
     steps = fitting(given, tokens)

@@ -46,7 +46,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser, Run
+from experiments.program import Parser, Run, count
 from experiments.transformer import text
 from experiments.transformer.model import Model, bits, by_part, train
 from neuralflow import training
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quick = {"settings": ["sgd"], "steps": [2], "seeds": 1}
     parser = Parser(__file__, __doc__, seeds=3, quick=quick)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--steps", type=int, nargs="+", default=[150, 600])
+    parser.add_argument("--steps", type=count, nargs="+", default=[150, 600])
     run = parser.begin(arguments)
     horizons = run.options.steps
     if any(steps % min(EVERY, *horizons) for steps in horizons):

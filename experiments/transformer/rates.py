@@ -24,7 +24,7 @@ import optax
 from flax import nnx
 from rich.table import Table
 
-from experiments.program import Parser
+from experiments.program import Parser, count
 from experiments.transformer import text
 from experiments.transformer.model import Model, bits, by_part, train
 from neuralflow import training
@@ -74,7 +74,7 @@ def table(rows: dict[str, Any]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, seeds=3, quick={"steps": 1, "seeds": 1})
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=count, default=300)
     run = parser.begin(arguments)
     options, console, tokens = run.options, screen(), text.load()
     held = run.held("rates")

@@ -7,8 +7,7 @@ length one and independent blocks, as an ordinary transformer; steps of length 1
 blocks; steps of length 1/8 and equal blocks; the same with a penalty on how the weights change
 along depth, 1e-4 times `nf.regularisers.depth_energy`. All are trained by Adam on the same data in
 the same order. The certificate (`nf.labs.deep_limit.certify`) judges them on the
-first 12 characters of 48 windows of the test part. Writes verdicts.json. The kept run took a minute
-and a half.
+first 12 characters of 48 windows of the test part. Writes verdicts.json.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from flax import nnx
 from rich.table import Table
 
 import neuralflow as nf
-from experiments.program import Parser
+from experiments.program import Parser, count, positive
 from experiments.transformer import text
 from experiments.transformer.model import Model, bits, cosine, train
 from neuralflow import training
@@ -74,9 +73,9 @@ def table(rows: dict[str, Any]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, quick={"steps": 10, "samples": 2})
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--samples", type=int, default=48, help="windows of the certificate")
+    parser.add_argument("--steps", type=count, default=300)
+    parser.add_argument("--rate", type=positive, default=3e-3)
+    parser.add_argument("--samples", type=count, default=48, help="windows of the certificate")
     parser.add_argument("--seed", type=int, default=0)
     run = parser.begin(arguments)
     console, tokens, rows = screen(), text.load(), {}

@@ -31,7 +31,8 @@ class Sweep:
     The file names the function as "module:function" and the values of every axis in [grid]. Its
     [options] are joined to every configuration, its [data] names files. The current directory is
     where modules and files are looked for. A sweep that is started again makes the runs that are
-    not finished. `neuralflow.sweeps` describes all of it, with SLURM.
+    not finished: give another folder where the code has changed. `neuralflow.sweeps` describes all
+    of it, with SLURM.
 
     The exit status is 0 if all runs are finished, 1 if a run failed, and 2 for bad input.
     """
@@ -97,8 +98,11 @@ def _read(file: Path) -> tuple[Callable[..., Any], list[dict[str, Any]], dict[st
         checks.choice(f"{file}: a name", name, _KEYS)
     for name in _KEYS:
         kind, example = (str, '"study:error"') if name == "function" else (dict, f"[{name}]")
-        if name in held or name in ("function", "grid"):
-            checks.instance(f"{file}: {name}", held.get(name), kind, example)
+        if name in held:
+            checks.instance(f"{file}: {name}", held[name], kind, example)
+        elif name in ("function", "grid"):
+            line = f"function = {example}" if name == "function" else example
+            raise InputError(f"{file} has no {name}; write {line}")
     grid, constants = held["grid"], held.get("options", {})
     for name in grid:
         if name in constants:
@@ -117,11 +121,20 @@ def _function(file: Path, words: str) -> Callable[..., Any]:
         if not colon:
             raise ValueError("it has no colon between module and function")
         return getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, ValueError, AttributeError) as error:
-        raise InputError(
-            f'{file}: function must be "module:function" of a module in {Path.cwd()} or of an '
-            f"installed one, got {words!r} ({error})"
-        ) from None
+    except (ImportError, SyntaxError) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module}.".startswith(f"{missing}."):
+            raise InputError(
+                f"{file}: the module {module} cannot be imported ({type(error).__name__}: "
+                f"{error}); mend the module"
+            ) from None
+        reason = str(error)
+    except (ValueError, AttributeError) as error:
+        reason = str(error)
+    raise InputError(
+        f'{file}: function must be "module:function" of a module in {Path.cwd()} or of an '
+        f"installed one, got {words!r} ({reason})"
+    )
 
 
 @contextmanager

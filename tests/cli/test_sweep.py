@@ -116,11 +116,19 @@ def test_ctrl_c_ends_a_sweep_and_its_processes_in_one_line(tmp_path):
 
 MISTAKES = {
     "no toml": ("function", "cannot be read as TOML"),
-    "no function": ("[grid]\nnumber = [1]", "study.toml: function must be"),
-    "no grid": ('function = "support.sweeps:square"', "study.toml: grid must be"),
+    "no function": ("[grid]\nnumber = [1]", "study.toml has no function; write function ="),
+    "no grid": ('function = "support.sweeps:square"', "study.toml has no grid; write [grid]"),
     "a number": ("function = 1\n[grid]", "study.toml: function must be"),
     "no module": ('function = "square"\n[grid]', 'function must be "module:function"'),
     "an unknown module": ('function = "no_such:f"\n[grid]', "No module named 'no_such'"),
+    "a module that is broken": (
+        'function = "broken:f"\n[grid]',
+        "the module broken cannot be imported (SyntaxError: ",
+    ),
+    "a module that misses another one": (
+        'function = "incomplete:f"\n[grid]',
+        "cannot be imported (ModuleNotFoundError: No module named 'no_such_package'); mend",
+    ),
     "an unknown function": ('function = "support.sweeps:f"\n[grid]', "has no attribute 'f'"),
     "no colon": ('function = "study.error"\n[grid]', "no colon between module and function"),
     "nothing": ('function = ":"\n[grid]', 'function must be "module:function"'),
@@ -152,6 +160,8 @@ MISTAKES = {
 def test_a_mistake_is_a_sentence_that_names_it(mistake, tmp_path, here):
     text, said = MISTAKES[mistake]
     (tmp_path / "study.toml").write_text(text)
+    (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "incomplete.py").write_text("import no_such_package")
     status, told = here("sweep", "study.toml", cwd=tmp_path)
     assert status == 2 and said in told and told.count("\n") == 1
     assert not (tmp_path / "results").exists()

@@ -55,6 +55,9 @@ def test_the_sentence_names_what_does_not_agree():
 
 def test_a_statement_without_an_upper_end_agrees_with_anything_above():
     assert statement([2.8, 2.9, 3.0], 1.9, np.inf).verdict == "agrees"
+    assert statement([2.8], 1.9, np.inf).band == "from 1.9"
+    assert statement([2.8], -np.inf, 0.5).band == "at most 0.5"
+    assert statement([2.8]).band == "0.9 to 1.1"
 
 
 def test_orders_are_those_of_the_data_and_leave_shallow_depths_out():

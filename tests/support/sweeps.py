@@ -26,10 +26,15 @@ def depth_error(depth, scheme, seed):
 
 
 def counted(number, place, stop=None, how="waits"):
-    """Note every call in a file. The first call for the number `stop` waits, fails or dies."""
+    """Note every call in a file. The first call for the number `stop` waits, fails or dies.
+
+    With "kills", all calls for this number die.
+    """
     calls = Path(place) / f"{number}.txt"
     with calls.open("a") as file:
         file.write(f"{os.getpid()}\n")
+    if number == stop and how == "kills":
+        os._exit(1)
     if number == stop and len(calls.read_text().split()) == 1:
         if how == "fails":
             raise RuntimeError("the first call fails\nalways")
