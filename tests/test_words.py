@@ -79,8 +79,8 @@ def quoted(text, words):
 
 @pytest.mark.parametrize("name, words", [(name, w) for name in QUOTES for w in QUOTES[name]])
 def test_the_readme_quotes_the_findings(name, words):
-    found = " ".join(findings.of(name, record(name)))
-    assert quoted(README, words) == quoted(found, words) != []
+    told = " ".join(findings.of(name, record(name)))
+    assert quoted(README, words) == quoted(told, words) != []
 
 
 def test_a_quote_of_another_number_is_seen():
