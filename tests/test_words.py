@@ -53,8 +53,8 @@ def page(name):
     [(page, name, w) for page, names in QUOTES.items() for name in names for w in names[name]],
 )
 def test_a_page_quotes_the_findings(where, name, words):
-    found = " ".join(findings.of(name, record(name)))
-    assert quoted(page(where), words) == quoted(found, words) != []
+    told = " ".join(findings.of(name, record(name)))
+    assert quoted(page(where), words) == quoted(told, words) != []
 
 
 def test_the_readme_is_short_and_every_decimal_number_in_it_is_a_quote():

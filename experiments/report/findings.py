@@ -1,4 +1,4 @@
-"""What was found, in sentences: a function for every kept result that needs one.
+"""What was kept, in sentences: a function for every kept result that needs one.
 
 `FINDINGS` names the functions by the file of the result. The words are written by hand, and every
 number comes from the result. Where a sentence holds for some numbers only, its words follow the
@@ -24,7 +24,7 @@ class FindingError(ValueError):
 
 
 def of(name: str, record: Record) -> tuple[str, ...]:
-    """Return what was found, or nothing if no function tells of the result.
+    """Return what was kept, or nothing if no function tells of the result.
 
     Args:
         name: The file of the result, relative to the experiments and without its ending.
@@ -96,12 +96,12 @@ def _orders(orders: Record) -> str:
 # Deep limits
 
 
-def plane(found: Record) -> Iterable[str]:
-    draws = found["draws"].values()
+def plane(kept: Record) -> Iterable[str]:
+    draws = kept["draws"].values()
     yield (
-        f"Over {len(draws)} draws of points in the plane and {_span(found['depths'], 0)} layers, "
+        f"Over {len(draws)} draws of points in the plane and {_span(kept['depths'], 0)} layers, "
         "energy, weights and states come to the continuum optimum at orders of "
-        f"{_orders(found['orders'])}."
+        f"{_orders(kept['orders'])}."
     )
     apart = [draw["optima_apart"] for draw in draws if draw["optima_apart"] is not None]
     if apart:
@@ -120,8 +120,8 @@ def _converge(panels: Sequence[str]) -> int:
     return sum(": converges," in panel for panel in panels)
 
 
-def digits(found: Record) -> Iterable[str]:
-    kinds = {name: kind for name, kind in found.items() if _is_study(kind)}
+def digits(kept: Record) -> Iterable[str]:
+    kinds = {name: kind for name, kind in kept.items() if _is_study(kind)}
     for name, kind in kinds.items():
         yield (
             f"Layers {name} over {len(kind['draws'])} pairs of digits: energy, weights and states "
@@ -138,34 +138,34 @@ def _is_study(value: Any) -> bool:
     return isinstance(value, Mapping) and {"orders", "draws"} <= value.keys()
 
 
-def sweep(found: Record) -> Iterable[str]:
+def sweep(kept: Record) -> Iterable[str]:
     yield (
-        f"From {_span(found['depths'], 0)} layers, energy, weights and states come to the "
-        f"continuum optimum at orders of {_orders(found['orders'])}."
+        f"From {_span(kept['depths'], 0)} layers, energy, weights and states come to the continuum "
+        f"optimum at orders of {_orders(kept['orders'])}."
     )
 
 
-def mnist(found: Record) -> Iterable[str]:
-    runs, depths = found["by learning rate"].values(), found["depths"]
+def mnist(kept: Record) -> Iterable[str]:
+    runs, depths = kept["by learning rate"].values(), kept["depths"]
     accuracies = 100 * np.asarray([run["test accuracy"] for run in runs])  # (rates, depths, seeds)
     means, single = np.ptp(accuracies.mean(axis=2), axis=1), np.ptp(accuracies, axis=1)
     distances = [values for run in runs for values in run["distances"].values()]
     fall = sum(values == sorted(values, reverse=True) for values in distances)
     yield (
         f"From {depths[0]} to {depths[-1]} layers, {_of(fall, len(distances))} distances of "
-        "weights, outputs and losses to those of the deepest network fall from depth to depth, and "
-        f"mean accuracies over {accuracies.shape[2]} seeds differ at most by {means.max():.2f} "
+        "weights, outputs and losses to those of the deepest network fall from depth to depth, "
+        f"and mean accuracies over {accuracies.shape[2]} seeds differ at most by {means.max():.2f} "
         f"points between depths (those of a single seed by up to {single.max():.2f})."
     )
-    best = found["best learning rate"]
+    best = kept["best learning rate"]
     if len(set(best.values())) == 1:
         yield f"One learning rate, {best[min(best)]}, is the best at {_and(best)} layers."
     else:
         yield f"The best learning rates are {_and(f'{r} at {n} layers' for n, r in best.items())}."
 
 
-def certificates(found: Record) -> Iterable[str]:
-    networks = found["networks"]
+def certificates(kept: Record) -> Iterable[str]:
+    networks = kept["networks"]
     for verdict in sorted({network["verdict"] for network in networks.values()}):
         names = [name for name, network in networks.items() if network["verdict"] == verdict]
         yield f'Verdict "{verdict}": {"; ".join(names)}.'
@@ -181,8 +181,8 @@ def certificates(found: Record) -> Iterable[str]:
 # Classifiers, depth as a resource
 
 
-def classifiers(found: Record) -> Iterable[str]:
-    for row in found["rows"]:
+def classifiers(kept: Record) -> Iterable[str]:
+    for row in kept["rows"]:
         scheme = row["command"].rpartition("--scheme ")[2].capitalize()
         remark = f" ({row['remark']})" if "remark" in row else ""
         yield (
@@ -191,9 +191,9 @@ def classifiers(found: Record) -> Iterable[str]:
         )
 
 
-def evaluations(found: Record) -> Iterable[str]:
-    tolerance, kinds = min(found["tolerances"].items(), key=lambda item: float(item[0]))
-    rates = {name: kind["learning rate"] for name, kind in found["kinds"].items()}
+def evaluations(kept: Record) -> Iterable[str]:
+    tolerance, kinds = min(kept["tolerances"].items(), key=lambda item: float(item[0]))
+    rates = {name: kind["learning rate"] for name, kind in kept["kinds"].items()}
     _require(2 * rates["none, half the rate"] == rates["none"], "one rate is half of the other")
 
     def saved(kind: str) -> str:
@@ -207,7 +207,7 @@ def evaluations(found: Record) -> Iterable[str]:
         "A penalty on the third total derivative along the paths saves an adaptive layer "
         f"{saved('order 3')} of its evaluations on MNIST's test images at tolerances of "
         f"{tolerance}, and changes its accuracy by "
-        f"{_mean(_negative(kinds['order 3']['points lost']))} points ({len(found['runs']['none'])} "
+        f"{_mean(_negative(kinds['order 3']['points lost']))} points ({len(kept['runs']['none'])} "
         "seeds)."
     )
     yield (
@@ -218,20 +218,20 @@ def evaluations(found: Record) -> Iterable[str]:
     yield f"The second derivative saves {saved('order 2')}, the squared speed {saved('speed')}."
 
 
-def ladder(found: Record) -> Iterable[str]:
-    rows, levels = found["rows"], found["levels"]
+def ladder(kept: Record) -> Iterable[str]:
+    rows, levels = kept["rows"], kept["levels"]
 
     def lost(kind: str, unit: str = " points") -> str:
         return _mean(rows[kind]["points lost"], 2, unit)
 
-    whole, steps = rows["carried"], found["times"]["ladder over direct"]["median"]
+    whole, steps = rows["carried"], kept["times"]["ladder over direct"]["median"]
     yield (
         f"The ladder of {_and(map(str, levels))} steps loses {lost('carried')} against "
         f"{levels[-1]} steps from the start, in {steps:.2f} of the time of training steps "
-        f"({len(found['runs']['direct'])} seeds)."
+        f"({len(kept['runs']['direct'])} seeds)."
     )
     yield (
-        f"Every level compiles anew, so that {found['epochs']} epochs take "
+        f"Every level compiles anew, so that {kept['epochs']} epochs take "
         f"{whole['cold cache']['median']:.2f} times as long in all, and "
         f"{whole['warm cache']['median']:.2f} times with a warm cache."
     )
@@ -243,8 +243,8 @@ def ladder(found: Record) -> Iterable[str]:
     )
 
 
-def importing(found: Record) -> Iterable[str]:
-    runs = found["runs"]
+def importing(kept: Record) -> Iterable[str]:
+    runs = kept["runs"]
     small = [kind for kind in runs if "1/n" in kind]
     ordinary = [kind for kind in runs if kind not in small and "ReLU" not in kind]
 
@@ -253,36 +253,36 @@ def importing(found: Record) -> Iterable[str]:
 
     seconds = [run["seconds"] for kind in ordinary for run in runs[kind]]
     yield (
-        f"Trained ResNets of {found['blocks']} blocks on {found['cells']} linear cells of depth, "
+        f"Trained ResNets of {kept['blocks']} blocks on {kept['cells']} linear cells of depth, "
         f"{len(runs[small[0]])} seeds: with h = 1/n and layers that begin equal or smooth, the "
         f"projection alone loses at most {max(lost('projected', small)):.2f} points."
     )
     yield (
-        f"With h = 1, and tanh or batch norm, the projection loses "
+        "With h = 1, and tanh or batch norm, the projection loses "
         f"{_span(lost('projected', ordinary), 0)} points, and "
         f"{_span(lost('aligned', ordinary), 0)} where hidden units are aligned first; the fit to "
         f"the states, without labels and in {_span(seconds, 0)} seconds of one core "
-        f"({found['steps']} steps), loses {_span(lost('fitted', ordinary))}."
+        f"({kept['steps']} steps), loses {_span(lost('fitted', ordinary))}."
     )
     yield (
-        "ReLU without a norm ends up to "
-        f"{max(lost('fitted', ['h = 1, ReLU'])):.1f} points short after the fit."
+        f"ReLU without a norm ends up to {max(lost('fitted', ['h = 1, ReLU'])):.1f} points short "
+        "after the fit."
     )
 
 
-def tradeoff(found: Record) -> Iterable[str]:
-    own, *others = found["table"]["choices"]
+def tradeoff(kept: Record) -> Iterable[str]:
+    own, *others = kept["table"]["choices"]
 
     def of_euler(steps: str) -> Record:
         start = f"Euler, {steps}, PiecewiseConstant"
         return next(row for row in others if row["choice"].startswith(start))
 
-    few, one = of_euler(f"{found['cells']} steps"), of_euler("1 step")
+    few, one = of_euler(f"{kept['cells']} steps"), of_euler("1 step")
     yield (
-        f"One trained network of {found['blocks']} Euler steps under other steps, schemes and "
+        f"One trained network of {kept['blocks']} Euler steps under other steps, schemes and "
         f"bases, without training: {own['accuracy']:.2%} as trained, {few['accuracy']:.2%} with "
-        f"{found['cells']} Euler steps in {few['time']:.2f} of the time, {one['accuracy']:.2%} "
-        "with one step."
+        f"{kept['cells']} Euler steps in {few['time']:.2f} of the time, {one['accuracy']:.2%} with "
+        "one step."
     )
     apart = sum(not _holds_zero(row["change"]) for row in others)
     yield (
@@ -294,17 +294,17 @@ def tradeoff(found: Record) -> Iterable[str]:
 # Transformers
 
 
-def language(found: Record) -> Iterable[str]:
+def language(kept: Record) -> Iterable[str]:
     yield (
-        f"{found['depth']} blocks of width {found['width']} that see {found['context']} characters "
-        f"need {found['test, bits per character']:.2f} bits on the test part after "
-        f"{found['seconds of training']:.0f} seconds of training, where unigrams need "
-        f"{found['unigrams, bits']:.2f} bits per character."
+        f"{kept['depth']} blocks of width {kept['width']} that see {kept['context']} characters "
+        f"need {kept['test, bits per character']:.2f} bits on the test part after "
+        f"{kept['seconds of training']:.0f} seconds of training, where unigrams need "
+        f"{kept['unigrams, bits']:.2f} bits per character."
     )
 
 
-def limits(found: Record) -> Iterable[str]:
-    rows, runs, steps = found["summary"], found["runs"], found["steps"]
+def limits(kept: Record) -> Iterable[str]:
+    rows, runs, steps = kept["summary"], kept["runs"], kept["steps"]
 
     def order(setting: str, after: int) -> str:
         return _mean(rows[f"{setting}, {after} steps"]["order of outputs"])
@@ -315,7 +315,7 @@ def limits(found: Record) -> Iterable[str]:
         return f"in {_of(count, len(gaps))} seeds the gap does not fall to half of its size"
 
     yield (
-        f"Under SGD the gaps of outputs to the deepest network fall at order "
+        "Under SGD the gaps of outputs to the deepest network fall at order "
         f"{order('sgd', steps[0])} after {steps[0]} steps and {order('sgd', steps[-1])} after "
         f"{steps[-1]}."
     )
@@ -333,11 +333,11 @@ def limits(found: Record) -> Iterable[str]:
     )
 
 
-def rates(found: Record) -> Iterable[str]:
-    powers = {name.partition(", ")[2] for name in found["summary"]}
+def rates(kept: Record) -> Iterable[str]:
+    powers = {name.partition(", ")[2] for name in kept["summary"]}
 
     def best(alpha: int) -> tuple[str, Record]:
-        rows = {power: found["summary"][f"alpha = {alpha}, {power}"] for power in powers}
+        rows = {power: kept["summary"][f"alpha = {alpha}, {power}"] for power in powers}
         return min(rows.items(), key=lambda item: next(iter(item[1].values()))["mean"])
 
     (scaled, with_it), (plain, without) = best(1), best(0)
@@ -350,27 +350,27 @@ def rates(found: Record) -> Iterable[str]:
     )
 
 
-def sphere(found: Record) -> Iterable[str]:
+def sphere(kept: Record) -> Iterable[str]:
     yield (
         "Particles on the sphere under attention without weights meet at rate "
-        f"{found['rate of 1 - cos, b = 1']:.3f}."
+        f"{kept['rate of 1 - cos, b = 1']:.3f}."
     )
 
 
 # Residual networks, plain nets and flows
 
 
-def lm_resnet(found: Record) -> Iterable[str]:
-    errors, seeds = found["test error"], len(found["runs"]["lm"])
+def lm_resnet(kept: Record) -> Iterable[str]:
+    errors, seeds = kept["test error"], len(kept["runs"]["lm"])
     yield (
-        f"On {found['samples']} images and {found['epochs']} epochs the test error is "
+        f"On {kept['samples']} images and {kept['epochs']} epochs the test error is "
         f"{errors['resnet']['mean']:.1f}% for the ResNet and {errors['lm']['mean']:.1f}% for the "
         f"LM-ResNet, a difference of {_mean(errors['lm - resnet'])} points ({seeds} paired seeds)."
     )
 
 
-def plain_net(found: Record) -> Iterable[str]:
-    rows, same, runs = found["rows"], found["digits"]["same"], found["digits"]["runs"]
+def plain_net(kept: Record) -> Iterable[str]:
+    rows, same, runs = kept["rows"], kept["digits"]["same"], kept["digits"]["runs"]
     yield (
         f"On {len(rows['decomposition'])} random nets the decomposition is off by at most "
         f"{max(rows['decomposition']):.0e}, and the orders of the residual networks are "
@@ -388,8 +388,8 @@ def plain_net(found: Record) -> Iterable[str]:
     )
 
 
-def densities(found: Record) -> Iterable[str]:
-    rows, nats = found["results"], "negative log-likelihood"
+def densities(kept: Record) -> Iterable[str]:
+    rows, nats = kept["results"], "negative log-likelihood"
     apart = max(abs(row["neuralflow"][nats] - row["plain diffrax"][nats]) for row in rows)
     medians = [row["plain diffrax over neuralflow"][1] for row in rows]
     yield (
@@ -399,22 +399,22 @@ def densities(found: Record) -> Iterable[str]:
     )
 
 
-def drawn(found: Record) -> Iterable[str]:
-    for name, row in found["sets"].items():
+def drawn(kept: Record) -> Iterable[str]:
+    for name, row in kept["sets"].items():
         yield (
-            f"Fitted for {found['epochs']} epochs, {name} has {row['nats']:.2f} nats and a mass of "
+            f"Fitted for {kept['epochs']} epochs, {name} has {row['nats']:.2f} nats and a mass of "
             f"{row['mass']:.3f} on the square that is drawn."
         )
 
 
-def diffeo(found: Record) -> Iterable[str]:
+def diffeo(kept: Record) -> Iterable[str]:
     networks: dict[tuple[str, str], dict[bool, list[Record]]] = {}
-    for row in found["rows"]:
+    for row in kept["rows"]:
         by_control = networks.setdefault((row["set"], row["weights"]), {False: [], True: []})
         by_control[row["control"]].append(row)
 
     def folding(control: bool) -> str:
-        rows = [row for row in found["rows"] if row["control"] is control]
+        rows = [row for row in kept["rows"] if row["control"] is control]
         folded = {row["set"] for row in rows if row["folded, %"] > 0}
         return f"{_of(len(folded), len({row['set'] for row in rows}))} sets"
 
@@ -429,7 +429,7 @@ def diffeo(found: Record) -> Iterable[str]:
     )
 
     def fields(bounded: bool) -> str:
-        folded = [r["folded"] > 0 for r in found["random fields"] if r["bounded"] is bounded]
+        folded = [r["folded"] > 0 for r in kept["random fields"] if r["bounded"] is bounded]
         return _of(sum(folded), len(folded))
 
     yield (
@@ -438,8 +438,8 @@ def diffeo(found: Record) -> Iterable[str]:
     )
 
 
-def outlines(found: Record) -> Iterable[str]:
-    rows = found["rows"]
+def outlines(kept: Record) -> Iterable[str]:
+    rows = kept["rows"]
     least = min(row["least det"] for row in rows)
     yield (
         f"Outlines of {len(rows)} pairs of digits are {_span([r['after'] for r in rows], 4)} apart "
@@ -452,7 +452,7 @@ def outlines(found: Record) -> Iterable[str]:
     )
 
 
-def operators(found: Record) -> Iterable[str]:
+def operators(kept: Record) -> Iterable[str]:
     less, spread = "less the ResNet's", []
 
     def compared(entry: Record, model: str) -> str:
@@ -465,18 +465,18 @@ def operators(found: Record) -> Iterable[str]:
         )
 
     models = ("operators, equal width", "operators, equal weights", "separable, equal weights")
-    for name, entry in found["sets"].items():
+    for name, entry in kept["sets"].items():
         errors = _and(compared(entry, model) for model in models)
         yield f"Test errors on {name}, {less}, are {errors}."
     yield (
         f"The intervals of {_of(sum(spread), len(spread))} of these differences hold zero, over "
-        f"{len(next(iter(found['sets'].values()))['ResNet']['seeds'])} paired seeds."
+        f"{len(next(iter(kept['sets'].values()))['ResNet']['seeds'])} paired seeds."
     )
 
 
-def gradients(found: Record) -> Iterable[str]:
-    depth = max(row["depth"] for row in found["rows"])
-    (row,) = (r for r in found["rows"] if r["depth"] == depth and r["kind"] == "h = 1/√N")
+def gradients(kept: Record) -> Iterable[str]:
+    depth = max(row["depth"] for row in kept["rows"])
+    (row,) = (r for r in kept["rows"] if r["depth"] == depth and r["kind"] == "h = 1/√N")
     after, shares = row["after"], row["after"]["share up to"]
     limit = sorted(shares, key=int)[len(shares) // 2]
     longer = sum(math.comb(depth, k) for k in range(depth // 2 + 1, depth + 1)) / 2**depth
@@ -488,34 +488,34 @@ def gradients(found: Record) -> Iterable[str]:
     )
 
 
-def stochastic_depth(found: Record) -> Iterable[str]:
+def stochastic_depth(kept: Record) -> Iterable[str]:
     names = {"resnet": "the ResNet", "lm": "the LM-ResNet"}
-    for name, row in found.items():
+    for name, row in kept.items():
         model, _, kind = name.partition(", p = ")
         if kind:
             ratios = row["time over that without"]
             yield (
                 f"Stochastic depth (p = {kind}) changes the test error of {names[model]} by "
-                f"{_mean(row['less that without'], 1)} points after {found['epochs']} epochs on "
-                f"{found['samples']} images, and its epochs take {np.median(ratios):.2f} times as "
+                f"{_mean(row['less that without'], 1)} points after {kept['epochs']} epochs on "
+                f"{kept['samples']} images, and its epochs take {np.median(ratios):.2f} times as "
                 f"long ({_span(ratios)} over {len(ratios)} seeds)."
             )
 
 
-def weak_errors(found: Record) -> Iterable[str]:
-    networks = found["networks"]
+def weak_errors(kept: Record) -> Iterable[str]:
+    networks = kept["networks"]
     orders = (
         f"{_mean({'mean': row['order'], 'interval': row['interval']})} with {_noise(name)}"
         for name, row in networks.items()
     )
-    steps = found["steps"]
+    steps = kept["steps"]
     yield f"The slope of weak errors at {steps[0]} to {steps[-1]} blocks is {_and(orders)}."
     yield (
-        "Where the third moment of the noise is not zero (p is not one half) the order is one half "
-        "in the limit: at these depths a term of order h has the other sign."
+        "Where the third moment of the noise is not zero (p is not one half) the order is one "
+        "half in the limit: at these depths a term of order h has the other sign."
     )
     seconds = [row["seconds"]["one network"] for row in networks.values()]
-    yield f"{found['paths']} paths of one network take {_span(seconds, 0)} seconds."
+    yield f"{kept['paths']} paths of one network take {_span(seconds, 0)} seconds."
 
 
 def _noise(name: str) -> str:
@@ -524,12 +524,12 @@ def _noise(name: str) -> str:
     return f"{kind} ({survival})" if survival else kind
 
 
-def stable_steps(found: Record) -> Iterable[str]:
-    bounded = [row for row in found["rows"] if "at the limit" in row]
-    loose = found["stable one per cent above"]
+def stable_steps(kept: Record) -> Iterable[str]:
+    bounded = [row for row in kept["rows"] if "at the limit" in row]
+    loose = kept["stable one per cent above"]
     yield (
-        f"Of {found['equations and schemes']} pairs of equation and scheme {len(bounded)} have a "
-        f"longest stable step: there waves grow by {found['largest excess at the limit']:.0e} more "
+        f"Of {kept['equations and schemes']} pairs of equation and scheme {len(bounded)} have a "
+        f"longest stable step: there waves grow by {kept['largest excess at the limit']:.0e} more "
         f"than is allowed at most, and {_of(len(bounded) - loose, len(bounded))} are unstable one "
         "per cent above."
     )
@@ -538,9 +538,9 @@ def stable_steps(found: Record) -> Iterable[str]:
 # Rows of the literature: their verdicts stand beside them
 
 
-def marion(found: Record) -> Iterable[str]:
-    statements = {each["measured"]: each for each in found["statements"]}
-    runs = {run["protocol"]: run for run in found["runs"]}
+def marion(kept: Record) -> Iterable[str]:
+    statements = {each["measured"]: each for each in kept["statements"]}
+    runs = {run["protocol"]: run for run in kept["runs"]}
 
     def exponents(activation: str) -> str:
         run = runs[f"{activation}, equal layers"]
@@ -559,8 +559,8 @@ def marion(found: Record) -> Iterable[str]:
         f"of {exponents('GELU')} with GELU and {exponents('ReLU')} with ReLU."
     )
     yield (
-        "With ReLU the largest increment of W between layers falls as "
-        f"L^-{_mean(kinked)}, where GELU's falls as L^-{smooth['mean']:.2f}."
+        f"With ReLU the largest increment of W between layers falls as L^-{_mean(kinked)}, where "
+        f"GELU's falls as L^-{smooth['mean']:.2f}."
     )
     _require(own["verdict"] == "agrees", "weights from layers of their own have no limit")
     yield (
@@ -569,11 +569,11 @@ def marion(found: Record) -> Iterable[str]:
     )
 
 
-def hurst(found: Record) -> Iterable[str]:
-    rows = {float(row["measured"].rpartition(" = ")[2]): row["mean"] for row in found["statements"]}
+def hurst(kept: Record) -> Iterable[str]:
+    rows = {float(row["measured"].rpartition(" = ")[2]): row["mean"] for row in kept["statements"]}
     rough, *between, smooth = sorted(rows)
     yield (
-        f"At initialisation ({found['statements'][0]['rests on']}) the boundary between the "
+        f"At initialisation ({kept['statements'][0]['rests on']}) the boundary between the "
         f"identity and an explosion lies at β = {rows[rough]:.2f} for weights drawn each on their "
         f"own (the limit is an SDE), at {rows[smooth]:.2f} for tied ones (an ODE), and "
         f"{_span([index - rows[index] for index in between])} below the Hurst index between."
@@ -583,13 +583,13 @@ def hurst(found: Record) -> Iterable[str]:
 # Benchmarks
 
 
-def peers(found: Record) -> Iterable[str]:
+def peers(kept: Record) -> Iterable[str]:
     packages = ("torchdiffeq", "torchode", "torchdyn")
 
     def ratios(workload: str, ours: str, *others: str, case: str = "", what: str = "time") -> Any:
         return [
             row[what]["median"]
-            for row in found["stages"][workload]["rows"]
+            for row in kept["stages"][workload]["rows"]
             if row.get("neuralflow") == ours and case in row["case"] and what in row
             if row["other"].startswith(others)
         ]
@@ -601,9 +601,9 @@ def peers(found: Record) -> Iterable[str]:
         return _span(ratios("small_ode", "Adaptive", "diffrax", case=case, what=what))
 
     yield (
-        f'The gradient of a ResNet with `memory="full"` takes {grid("full", "scan by hand")} of '
-        "the "
-        f"time of a scan by hand, {grid('remat', 'checkpointed')} of that of a checkpointed one "
+        f'The gradient of a ResNet with `memory="full"` takes '
+        f"{grid('full', 'scan by hand')} of the time of a scan by hand, "
+        f"{grid('remat', 'checkpointed')} of that of a checkpointed one "
         f"with the default memory, and {grid('full', 'PyTorch, 1', 'PyTorch, 2')} of eager "
         "PyTorch's time."
     )
@@ -621,20 +621,18 @@ def peers(found: Record) -> Iterable[str]:
     )
     seeds = _span(ratios("marion", "descend", "PyTorch, seeds"))
     yield (
-        "Marion's protocol takes "
-        f"{_span(ratios('marion', 'descend', 'PyTorch, 1', 'PyTorch, 2'))} of eager PyTorch's "
-        f"time, compilation included, where PyTorch trains one seed after the other, and {seeds} "
-        "with all seeds at once."
+        f"Marion's protocol takes {_span(ratios('marion', 'descend', 'PyTorch, 1', 'PyTorch, 2'))} "
+        "of eager PyTorch's time, compilation included, where PyTorch trains one seed after the "
+        f"other, and {seeds} with all seeds at once."
     )
-    loops = ratios("convolution", "nf.fields.convolution", "lax.conv_general_dilated")
+    scans = ratios("convolution", "nf.fields.convolution", "lax.conv_general_dilated")
     layers = ratios("convolution", "NeuralODE", "NeuralODE with JAX's", case="network")
     yield (
-        "XLA's own derivatives of a convolution are "
-        f"{_span([1 / r for r in loops], 0)} times slower in a scan and "
-        f"{_span([1 / r for r in layers], 0)} times in a layer."
+        f"XLA's own derivatives of a convolution are {_span([1 / r for r in scans], 0)} times "
+        f"slower in a scan and {_span([1 / r for r in layers], 0)} times in a layer."
     )
-    yield f"neuralflow takes longer in {_longer(found['stages'], 'time')}."
-    yield f"Its first call takes longer in {_longer(found['stages'], 'first call')}."
+    yield f"neuralflow takes longer in {_longer(kept['stages'], 'time')}."
+    yield f"Its first call takes longer in {_longer(kept['stages'], 'first call')}."
 
 
 def _longer(stages: Record, what: str) -> str:
@@ -651,52 +649,51 @@ def _longer(stages: Record, what: str) -> str:
     )
 
 
-def on_gpu(found: Record) -> Iterable[str]:
+def on_gpu(kept: Record) -> Iterable[str]:
     def gradient(route: str) -> str:
-        return _span([r["gradient"]["median"] for r in found["rows"] if r["route"] == route])
+        return _span([r["gradient"]["median"] for r in kept["rows"] if r["route"] == route])
 
     yield (
-        f'On one {found["device"]} a gradient with `memory="two_level"` takes '
+        f'On one {kept["device"]} a gradient with `memory="two_level"` takes '
         f"{gradient('two_level')} "
         f"of the hand-written scan's time, where `diffeqsolve` takes {gradient('diffeqsolve')}."
     )
 
 
-def splittings(found: Record) -> Iterable[str]:
+def splittings(kept: Record) -> Iterable[str]:
     def ratios(what: str, *routes: str) -> str:
-        return _span([row[what]["median"] for row in found["rows"] if row["route"] in routes])
+        return _span([row[what]["median"] for row in kept["rows"] if row["route"] in routes])
 
     yield (
         f"A transformer as a splitting takes {ratios('forward', 'full', 'remat')} of the time of "
         "the same blocks in a hand-written scan forward, its gradient "
         f"{ratios('gradient', 'remat')} with the default memory and {ratios('gradient', 'full')} "
-        "with "
-        '`memory="full"`, which keeps as much as the scan.'
+        'with `memory="full"`, which keeps as much as the scan.'
     )
 
 
-def skipped(found: Record) -> Iterable[str]:
+def skipped(kept: Record) -> Iterable[str]:
     rows = (
         f"{row['time']['median']:.2f} ({_span([row['time']['low'], row['time']['high']])}) of the "
         f"time where {row['blocks computed']:.2f} of the blocks are computed ({row['network']}, "
         f"p_L = {row['p_L']})"
-        for row in found["rows"]
+        for row in kept["rows"]
     )
     yield f"Training steps with stochastic depth take {_and(rows)}."
 
 
-def loops(found: Record) -> Iterable[str]:
-    rows = (f"{row['throughput']['median']:.2f} ({row['model, batch']})" for row in found["rows"])
+def loops(kept: Record) -> Iterable[str]:
+    rows = (f"{row['throughput']['median']:.2f} ({row['model, batch']})" for row in kept["rows"])
     yield f"`fit` has this part of the throughput of a hand-written loop: {_and(rows)}."
 
 
-def stream(found: Record) -> Iterable[str]:
-    for row in found["rows"]:
+def stream(kept: Record) -> Iterable[str]:
+    for row in kept["rows"]:
         yield f"An epoch of {row['set']}, waits for data in {row['waiting']:.0%} of its time."
 
 
-def schemes(found: Record) -> Iterable[str]:
-    first, *others = found["rows"]
+def schemes(kept: Record) -> Iterable[str]:
+    first, *others = kept["rows"]
     for what in ("forward", "gradient"):
         least, *_, most = sorted(others, key=lambda row: row[what]["median"])
         yield (
@@ -706,10 +703,10 @@ def schemes(found: Record) -> Iterable[str]:
         )
 
 
-def reversible(found: Record) -> Iterable[str]:
-    deepest = max(row["depth"] for row in found["rows"])
-    for scheme in dict.fromkeys(row["scheme"] for row in found["rows"]):
-        rows = [row for row in found["rows"] if row["scheme"] == scheme]
+def reversible(kept: Record) -> Iterable[str]:
+    deepest = max(row["depth"] for row in kept["rows"])
+    for scheme in dict.fromkeys(row["scheme"] for row in kept["rows"]):
+        rows = [row for row in kept["rows"] if row["scheme"] == scheme]
         back = [row["gradient"]["median"] for row in rows if row["memory"] == "reversible"]
         at = {row["memory"]: row["working memory, kB"] for row in rows if row["depth"] == deepest}
         yield (
@@ -719,11 +716,11 @@ def reversible(found: Record) -> Iterable[str]:
         )
 
 
-def interpolation(found: Record) -> Iterable[str]:
+def interpolation(kept: Record) -> Iterable[str]:
     def errors(what: str) -> str:
-        return " to ".join(f"{end([row[what] for row in found['rows']]):.0e}" for end in (min, max))
+        return " to ".join(f"{end([row[what] for row in kept['rows']]):.0e}" for end in (min, max))
 
-    stepped = max(row["stepped"] for row in found["rows"])
+    stepped = max(row["stepped"] for row in kept["rows"])
     yield (
         f"Errors of interpolated states are {errors('interpolated')}, where those at the end are "
         f"{errors('at the end')}; solves that step to every depth are off by {stepped:.0e} at most."
@@ -733,8 +730,8 @@ def interpolation(found: Record) -> Iterable[str]:
 # Files
 
 
-def kills(found: Record) -> Iterable[str]:
-    targets, signals = found["kills"], found["signals"].values()
+def kills(kept: Record) -> Iterable[str]:
+    targets, signals = kept["kills"], kept["signals"].values()
     _require(all(row["equal"] for row in targets.values()), "all that is resumed ends alike")
     yield (
         f"{_and(targets)}, killed {_and(str(row['kills']) for row in targets.values())} times "
@@ -745,20 +742,20 @@ def kills(found: Record) -> Iterable[str]:
     yield f"Of signals {_of(ends, sent)} end in one line."
 
 
-def edits(found: Record) -> Iterable[str]:
-    known = found["refused"] + found["mended"]
-    _require(known == found["edits"], "every edit is refused or mended")
+def edits(kept: Record) -> Iterable[str]:
+    known = kept["refused"] + kept["mended"]
+    _require(known == kept["edits"], "every edit is refused or mended")
     yield (
-        f"Of {found['edits']} edits {found['refused']} are refused in a sentence and "
-        f"{found['mended']} mended, and none goes unnoticed."
+        f"Of {kept['edits']} edits {kept['refused']} are refused in a sentence and "
+        f"{kept['mended']} mended, and none goes unnoticed."
     )
 
 
-def reads(found: Record) -> Iterable[str]:
-    _require(found["same history"] and found["same weights"], "a reader changes no training")
+def reads(kept: Record) -> Iterable[str]:
+    _require(kept["same history"] and kept["same weights"], "a reader changes no training")
     yield (
-        f"Of {found['reads']} reads beside {found['steps']} steps of training "
-        f"{len(found['failed']) or 'none'} failed, and the training came to the same history and "
+        f"Of {kept['reads']} reads beside {kept['steps']} steps of training "
+        f"{len(kept['failed']) or 'none'} failed, and the training came to the same history and "
         "weights."
     )
 
