@@ -31,6 +31,12 @@ from neuralflow.console import screen
 
 NAMES = ("gradient-error", "sander", "cohen", "chizat", "depth-transfer", "marion", "hurst")
 
+TABLE = (
+    "statements",
+    ("published", "source", "measured", "mean", "agrees from", "agrees to", "verdict"),
+)
+"""What the page of the experiments shows of a row."""
+
 
 def module(name: str) -> Any:
     """Return the module of a row."""

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "pictures": sum(path.suffix == ".png" for _, beside in results for path in beside),
     }
     run.write("report", {"shown": counts})
+    print(f"the page is {run.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def _of_program(program: Module, results: list[Result]) -> list[Experiment]:
             module.about,
             module.command or program.command,
             of_module,
-            module.table,
+            module.table or program.table,
         )
         for module, of_module in ((Module(path), each) for path, each in told.items())
     ]

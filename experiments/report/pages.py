@@ -23,7 +23,8 @@ INTRODUCTION = (
     "What every experiment asks, what it found, its command, its time, and what it measured. "
     "`python -m experiments.report --keep` writes this page from the results that are kept beside "
     "the programs, and no number in it is typed by hand. Intervals are written as "
-    '"mean (low to high)"; what a result does not record is not guessed.'
+    '"mean (low to high)": 95% over seeds or draws, and quartiles where times are compared. What a '
+    "result does not record is not guessed."
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
@@ -192,12 +193,12 @@ def html(experiments: Sequence[Experiment]) -> str:
     """
     links = names(experiments)
     rows = [
-        f'<li><a href="#{link}">{escape(heading(each.question))}</a></li>'
+        f'<li><a href="#{link}">{_coded(heading(each.question))}</a></li>'
         for each, link in zip(experiments, links, strict=True)
     ]
     parts = [f"<h1>{TITLE}</h1>", f"<p>{_coded(INTRODUCTION)}</p>", "<ol>", *rows, "</ol>"]
     for each, link in zip(experiments, links, strict=True):
-        parts.append(f'<h2 id="{link}">{escape(heading(each.question))}</h2>')
+        parts.append(f'<h2 id="{link}">{_coded(heading(each.question))}</h2>')
         parts += _about(each)
         for result, files in each.results:
             parts += _result_parts(each, result, files)
