@@ -27,6 +27,8 @@ def decayed(model: nnx.Module) -> Any:
     left out whatever its shape: the biases of flax's attention have two axes.
 
     The mask fits every argument `mask` of optax, and `weight_decay_mask` of `optax.contrib.muon`.
+    An optimizer `wrt` a part of the model takes the same part of the mask, such as
+    `nnx.filter_state(mask, nnx.PathContains("head"))`.
     The last two axes of a kernel are its rows and columns. So the mask also says which parameters
     Muon treats as matrices, as the example shows. A stacked kernel `(n, a, b)` is then n matrices
     of shape `(a, b)`. A kernel of a convolution is one matrix for every place of its window. The
