@@ -38,7 +38,9 @@ from experiments.report.tables import RUN
 from neuralflow.console import progress, screen
 
 RELATIVE, ABSOLUTE = 1e-2, 1e-6
-TIMES = re.compile(r"second|\btimes?\b|compile|first call|\bover\b|milliseconds|wait|speed|after\b")
+TIMES = re.compile(
+    r"second|\btimes?\b|compile|first call|imports|cache\b|(ladder|diffrax|step) over"
+)
 CHANCE = {
     "benchmarks": "its numbers are times and ratios of times",
     "resume": "the moments of its signals are those of the machine",

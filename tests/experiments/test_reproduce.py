@@ -47,13 +47,14 @@ def test_numbers_are_compared_and_times_and_words_are_not():
         "seconds": 3.0,
         "options": {"depth": 4},
         "rows": [{"error": 0.1, "milliseconds": 2.0, "name": "a", "order": None, "agreed": True}],
-        "inner": {"options": 5, "ours over theirs": 1.0, "time": 2},
+        "inner": {"options": 5, "ladder over direct": 1.0, "over seeds": 6.0, "time": 2},
     }
     assert dict(reproduce.numbers(held)) == {
         ("rows", 0, "error"): 0.1,
         ("rows", 0, "order"): None,
         ("rows", 0, "agreed"): True,
         ("inner", "options"): 5,
+        ("inner", "over seeds"): 6.0,
     }
 
 
