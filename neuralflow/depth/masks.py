@@ -59,7 +59,7 @@ def decayed(model: nnx.Module) -> Any:
         >>> rule = muon(1e-3, weight_decay_mask=mask, muon_weight_dimension_numbers=axes)
         >>> optimizer = nnx.Optimizer(field, rule, wrt=nnx.Param)
     """
-    checks.instance("model", model, nnx.Module, "an nnx.Module")
+    checks.instance("model", model, nnx.Module, "an nnx.Module, as in mask=decayed(model)")
     varying = depth_bases(model)
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return nnx.from_flat_state(
