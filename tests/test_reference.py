@@ -73,11 +73,11 @@ class Page(HTMLParser):
 def public(name="neuralflow"):
     """The public modules from one on: it, and those submodules that its `__all__` names."""
     module = importlib.import_module(name)
-    found = {name: module}
+    modules = {name: module}
     inside = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))]
     for child in set(inside) & set(getattr(module, "__all__", inside)) - {"__main__"}:
-        found |= public(f"{name}.{child}")
-    return found
+        modules |= public(f"{name}.{child}")
+    return modules
 
 
 def build(folder):
