@@ -191,11 +191,11 @@ class Certificate:
         ]
 
     def _remedy(self, name: str, what: str) -> str:
-        """Return the number of steps that would do, where that is what fails."""
-        enough = self.resolution[name].enough
-        if what not in ("outputs", "path") or enough is None:
+        """Return the number of steps that would do, where more steps are what is missing."""
+        steps, enough = self.resolution[name].steps, self.resolution[name].enough
+        if what not in ("outputs", "path") or steps is None or enough is None or enough <= steps:
             return ""
-        return f" (about {enough} steps instead of {self.resolution[name].steps} would)"
+        return f" (about {enough} steps instead of {steps} would)"
 
 
 _WORDS = {

@@ -1,5 +1,6 @@
 """The certificate: networks of which it is known whether they are an ODE."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -500,6 +501,11 @@ def test_an_ordinary_resnet_is_no_ode():
     said = certificate.sentence()
     assert said.startswith("not an ODE: outputs off the exact flow") and "(rho)" in said
     assert "steps instead of 8 would" in said
+    resolution = certificate.resolution["layer"]
+    close = evidence.Measure(0.09, 0.02, 0.1)
+    unsure = dataclasses.replace(resolution, outputs=close, path=close, enough=8)
+    told = dataclasses.replace(certificate, resolution={"layer": unsure}).sentence()
+    assert "0.09" not in said and "steps instead of" not in told
 
 
 def test_the_evidence_as_table_record_and_picture():
