@@ -103,6 +103,14 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
         True
     """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if callable(getattr(NeuralODE, name, None)):
+            raise InputTypeError(
+                f"{name} is a method of the layer and cannot be set; for another discretisation "
+                "write layer = layer.with_solve(...)"
+            )
+        super().__setattr__(name, value)
+
     def __init__(
         self,
         field: FieldT,

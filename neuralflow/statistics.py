@@ -92,8 +92,9 @@ def fitted_order(
             errors against the limit. An error at this depth is left out.
 
     Returns:
-        The order p. None if errors at fewer than two different depths are left. With a reference, p
-        is sought between 0.001 and 6.
+        The order p. None if errors at fewer than two different depths are left: give a smaller
+        `least` for networks of few layers. With a reference, p is sought between 0 and 6, and 0
+        says that the errors fall with no order at all: they stay as they are, or grow.
 
     Raises:
         InputError: There are not as many errors as depths, a depth is below 1, or an error is
@@ -139,10 +140,11 @@ def fitted_order(
     def misfit(p: float) -> float:
         return float(np.var(np.log(e) - np.log(np.abs(n**-p - float(reference) ** -p))))
 
+    least_order = 1e-3  # Smaller ones look alike at any depth.
     best: Any = minimize_scalar(
-        misfit, bounds=(1e-3, 6.0), method="bounded", options={"xatol": 1e-8}
+        misfit, bounds=(least_order, 6.0), method="bounded", options={"xatol": 1e-8}
     )
-    return float(best.x)
+    return float(best.x) if best.x > 1.01 * least_order else 0.0
 
 
 def weighed_order(steps: Sequence[int], values: np.ndarray) -> tuple[float, float]:

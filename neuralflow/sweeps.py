@@ -289,11 +289,16 @@ def arrays(folder: str | Path) -> dict[str, np.ndarray]:
         folder: The folder of the run: `out` and the column `run` of its row.
 
     Raises:
+        InputError: `folder` is that of a whole sweep.
         InputTypeError: `folder` is no path.
         SweepError: The folder holds no finished run, or a file in it is damaged.
     """
     checks.path("folder", folder)
     path = Path(folder).expanduser() / "arrays.npz"
+    if path.with_name("table.csv").exists():
+        raise InputError(
+            f"folder must be that of one run, got that of a sweep, {folder}; give out / row['run']"
+        )
     try:
         record = _record(path.with_name("result.json"))
         if record["arrays"] is None:

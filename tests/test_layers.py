@@ -172,6 +172,23 @@ def test_layers_are_vmapped_as_ensembles():
         assert np.allclose(together[k], alone(x), atol=1e-13)
 
 
+@pytest.mark.parametrize("basis", [nf.PiecewiseConstant(4), nf.CubicSpline(4), nf.Legendre(3)])
+@pytest.mark.parametrize("solve", [nf.FixedGrid(nf.Euler(), steps=4), nf.Adaptive(nf.Tsit5())])
+def test_weights_may_be_arrays_of_numpy(basis, solve):
+    field = nf.DepthVarying(lambda rngs: nnx.Linear(2, 2, rngs=rngs), basis, rngs=nnx.Rngs(0))
+    layer, x = nf.NeuralODE(field, solve), jnp.ones((3, 2))
+    expected = layer(x)
+    nnx.update(layer, jax.tree.map(np.asarray, nnx.state(layer)))
+    assert jnp.allclose(jax.jit(lambda x: layer(x))(x), expected, rtol=1e-6)
+
+
+def test_a_method_of_a_layer_cannot_be_set():
+    field = nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))
+    layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=2))
+    with pytest.raises(InputTypeError, match="solve is a method .* layer.with_solve"):
+        layer.solve = nf.Adaptive(nf.Tsit5())
+
+
 def test_with_solve_shares_the_weights():
     layer = build()
     other = layer.with_solve(nf.FixedGrid(nf.RK4(), steps=8))

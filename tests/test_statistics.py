@@ -73,6 +73,9 @@ def test_orders_against_a_finite_reference_are_corrected(order, size):
     errors = [size * abs(n**-order - 256.0**-order) for n in depths]
     corrected = fitted_order(depths, errors, least=16, reference=256)
     assert corrected is not None and np.isclose(corrected, order, atol=1e-4)
+    flat, growing = [0.1, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]
+    for unfallen in (flat, growing):
+        assert fitted_order(depths[:4], unfallen, least=16, reference=256) == 0
     # Without the correction it would have seemed larger.
     plain = fitted_order(depths[:4], errors[:4], least=16)
     assert plain is not None and plain > order + 0.03

@@ -362,7 +362,7 @@ def test_damaged_arrays_are_a_sentence(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(SweepError, match="folder must be that of a finished run"):
             sweeps.arrays(path.parent)
-    with pytest.raises(SweepError, match="folder must be that of a finished run"):
+    with pytest.raises(InputError, match=r"got that of a sweep, .*; give out / row\['run'\]"):
         sweeps.arrays(tmp_path)
 
 

@@ -62,6 +62,20 @@ def judged(model: Network, loss: Any, train: Any, test: Any, epochs: int) -> tup
     return certificate, certificate.record() | {"seconds": seconds}
 
 
+TABLE = (
+    "networks",
+    (
+        "",
+        "verdict",
+        "layers, flow, outputs, value",
+        "layers, flow, adjoint, value",
+        "layers, flow, rho, value",
+        "layers, flow, nugget, value",
+    ),
+)
+"""What the page of the experiments shows: a network is an ODE where none is above its bound."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__, data="needed", quick={"depth": 4, "epochs": 1})
     parser.add_argument("--depth", type=count, default=32)

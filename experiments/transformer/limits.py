@@ -192,7 +192,11 @@ def compared(setting: Setting, seed: int, tokens: text.Text, horizons: list[int]
 
 def order(gaps: list[float]) -> float:
     """Return p of gap = C (L^-p - 32^-p), or NaN."""
-    return fitted_order(DEPTHS[:-1], gaps, least=1, reference=DEPTHS[-1]) or np.nan
+    return _number(fitted_order(DEPTHS[:-1], gaps, least=1, reference=DEPTHS[-1]))
+
+
+def _number(order: float | None) -> float:
+    return np.nan if order is None else order
 
 
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         f"order of {what}": over_seeds([order(s[what]) for s in seeds])
         for what in ("outputs", "weights")
     }
-    falls = [fitted_order(DEPTHS, s["increments"], least=1) or np.nan for s in seeds]
+    falls = [_number(fitted_order(DEPTHS, s["increments"], least=1)) for s in seeds]
     return {
         **{what: columns(what) for what in ("outputs", "weights", "increments", "losses")},
         **orders,

@@ -52,8 +52,10 @@ def from_branches(
 
     Args:
         branches: The residual branches f_0, f_1, ..., called as f(x), or as f(x, context=...) if
-            they have a parameter `context`. All branches have the same class, options, shapes and
-            dtypes.
+            they have a parameter `context`. They are not the blocks x + f(x), which would add x
+            twice: a named function `def branch(block, x): return block(x) - x` makes branches of
+            such blocks, `neuralflow.from_function(branch, block)` for each. All branches have the
+            same class, options, shapes and dtypes.
         scheme: The scheme whose steps of length one are the blocks, by default Euler's. A splitting
             takes branches that are each a `neuralflow.fields.Split`.
 

@@ -51,8 +51,9 @@ def run(options: Info) -> int:
     extras = {
         "cli": ("sklearn", "matplotlib", "tyro", "rich", "filelock"),
         "data": ("sklearn", "tensorflow_datasets", "array_record", "grain", "PIL"),
-        "notebooks": ("ipykernel", "nbclient", "numpyro"),
+        "notebooks": ("flatbuffers", "ipykernel", "nbclient", "numpyro"),
         "sweeps": ("distributed",),
+        "docs": ("pdoc",),
     }
     for extra, modules in extras.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]

@@ -143,7 +143,7 @@ def from_file(path: Path) -> Data:
             held = np.load(file, allow_pickle=False)
             if isinstance(held, np.ndarray):
                 raise InputError("one array without names")
-            arrays = {name: held[name] for name in ("x", "y") if name in held}
+            arrays, others = {name: held[name] for name in ("x", "y") if name in held}, held.files
     except FileNotFoundError:
         raise InputError(
             f"there is no file {path}; give 'digits' or an .npz file with arrays x and y"
@@ -157,7 +157,7 @@ def from_file(path: Path) -> Data:
     if set(arrays) != {"x", "y"}:
         raise InputError(
             f"{path} must hold arrays x (samples, features) and y (samples,), "
-            f"it holds {sorted(arrays)} of them"
+            f"it holds {', '.join(sorted(others)) or 'no array'}"
         )
     x, y = (array.astype(float) if array.dtype == bool else array for array in arrays.values())
     x = checks.known_numbers(f"x in {path}", x, "samples", "features")

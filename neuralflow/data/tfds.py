@@ -192,7 +192,7 @@ def _check_request(name: Any, split: Any, data_dir: Any) -> None:
     if not re.fullmatch(r"\w+(/\w[\w.+=-]*)*(:[\w.*]+)?", name):
         raise InputError(
             f"name must be written as in TFDS, such as 'mnist', 'glue/cola' or 'mnist:3.0.1', got "
-            f"{name!r}"
+            f"{name!r}; arrays of your own go to neuralflow.training.fit"
         )
     checks.instance("split", split, str, "one TFDS split such as 'train[:90%]'")
     if data_dir is not None:

@@ -129,10 +129,14 @@ class FlatField:
     def values(field: nnx.Module) -> list[Array]:
         """Return the arrays of a field, in the order of `array_bases`.
 
+        Arrays of NumPy, such as weights from a file, become those of JAX: a traced cell cannot
+        choose from an array of NumPy.
+
         Args:
             field: The field that was flattened, or a field of the same structure.
         """
-        return [raw(leaf) for leaf in flatten(nnx.split(_unwrap(field))[1])[1]]
+        leaves = map(raw, flatten(nnx.split(_unwrap(field))[1])[1])
+        return [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves]
 
     def module(self, values: Sequence[Array]) -> nnx.Module:
         """Return the module of the user, with the given arrays in it.

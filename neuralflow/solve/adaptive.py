@@ -89,7 +89,8 @@ class Adaptive(Discretisation):
             gradient of "continuous" is accurate to the tolerance only, and works once, not for
             second derivatives.
         per_sample: Whether to control the steps of each sample alone. Axis 0 of x counts the
-            samples. Without it, all samples share their steps. Entries that only pad a state take
+            samples. Without it, all samples share their steps. Under a `jax.vmap` over samples,
+            each has steps of its own anyway: leave it out there. Entries that only pad a state take
             part in the error estimate: let the field return zeros for them.
         context_axes: Which arrays of a context are split into samples under per-sample control: 0
             for an array whose axis 0 counts the samples, None for an array that the samples share.

@@ -58,7 +58,7 @@ def tally() -> Iterator[Work]:
     Under `jax.jit` or `nnx.jit`, open the block inside the compiled function and return the work or
     a part of it. Python does not see how often a function that is compiled inside the block runs.
     So the sums are NaN after the first call under a `jax.jit`, `jax.checkpoint` or `lax.scan` that
-    starts inside the block.
+    starts inside the block, and a function that was compiled before the block adds nothing.
 
     Yields:
         The sums so far: numbers `evaluations`, `accepted` and `rejected`.

@@ -207,6 +207,7 @@ class Log:
         if record["run"] != self.identity:
             pairs = [
                 f"{k}={was} (now {now})"
+                + (", the arrays of data and of validation" if k == "data" else "")
                 for k, was, now in differences(record["run"], self.identity)
             ]
             raise CheckpointError(

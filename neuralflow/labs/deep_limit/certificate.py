@@ -250,7 +250,9 @@ def certify(
     on a finer basis, another order of the samples. An axis of the state that is stretched weighs
     more, and changes them.
 
-    A ResNet becomes a model for this function by `neuralflow.from_branches`.
+    A ResNet becomes a model for this function by `neuralflow.from_branches`. The exact flow is
+    walked and differentiated, so that convolutions on a CPU take minutes: fewer samples do not help
+    as much as fewer layers.
 
     Args:
         model: A model that holds one NeuralODE or more. Samples are independent of each other.

@@ -485,6 +485,13 @@ def gaps(network: Trained, reference: Trained) -> dict[str, Float[np.ndarray, " 
             f"{network.depth}"
         )
     every = reference.depth // network.depth
+    for name, w in network.weights.items():
+        nodes, finer = np.shape(w)[1], np.shape(reference.weights[name])[1]
+        if len(range(0, finer, every)) != nodes:
+            raise InputError(
+                f"weights[{name!r}] must have one node a layer, or one more, at both depths, got "
+                f"{nodes} nodes for {network.depth} layers and {finer} for {reference.depth}"
+            )
     distances = {
         name: np.linalg.norm(_flat(w) - _flat(reference.weights[name][:, ::every]), axis=-1).max(
             axis=1

@@ -1,13 +1,16 @@
 """Trained networks: descents against loops written by hand."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import neuralflow as nf
+from neuralflow.checks import InputError
 from neuralflow.labs import deep_limit as D
 from neuralflow.labs.deep_limit.trained import Residual
 
@@ -123,5 +126,8 @@ def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():
         params, memory = step(params, memory, i)
     value, outputs = loss(nnx.merge(graphdef, params, rest), data)
     assert np.allclose(deep.outputs[2], outputs, atol=1e-12) and np.isclose(deep.losses[2], value)
+    cut = {name: w[:, :-1] for name, w in shallow.weights.items()}
+    with pytest.raises(InputError, match="must have one node a layer, or one more, at both depths"):
+        D.gaps(dataclasses.replace(shallow, weights=cut), deep)
     gap = D.gaps(shallow, deep)
     assert np.isclose(gap["output"][2], np.sqrt(np.mean((shallow.outputs[2] - outputs) ** 2)))
