@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 from support.solve import programs
+from support.wrong import wrong
 
 import neuralflow as nf
 from neuralflow.checks import InputError, InputTypeError
@@ -186,7 +187,7 @@ def test_a_method_of_a_layer_cannot_be_set():
     field = nf.fields.MLP(2, hidden=4, rngs=nnx.Rngs(0))
     layer = nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=2))
     with pytest.raises(InputTypeError, match="solve is a method .* layer.with_solve"):
-        layer.solve = nf.Adaptive(nf.Tsit5())
+        layer.solve = wrong(nf.Adaptive(nf.Tsit5()))
 
 
 def test_with_solve_shares_the_weights():
