@@ -20,14 +20,14 @@ def screen() -> Any:
     return Console(width=None if sys.stdout.isatty() else 118, soft_wrap=not sys.stdout.isatty())
 
 
-def span(limits: Sequence[float], digits: int = 2) -> str:
+def span(limits: Sequence[float | None], digits: int = 2) -> str:
     """Return an interval as people read it, and "-" where there is none.
 
     Args:
-        limits: The lower and the upper limit, NaN where there is no interval.
+        limits: The lower and the upper limit, NaN where there is no interval, or None as in JSON.
         digits: The number of decimals.
     """
-    if math.isnan(limits[0]):
+    if limits[0] is None or math.isnan(limits[0]):
         return "-"
     return " to ".join(f"{limit:.{digits}f}" for limit in limits)
 

@@ -100,8 +100,6 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
         ValueError: An option has a wrong value.
     """
     stage_options.check_budget(chosen.budget)
-    if chosen.starts < 1:
-        raise ValueError(f"--starts must be 1 or more, got {chosen.starts}")
     goes_on = chosen.resume or chosen.page
     if not path.exists():
         if goes_on:

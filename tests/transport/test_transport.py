@@ -37,7 +37,7 @@ class TestTransport:
         flow = nf.NeuralODE(mlp(nf.PiecewiseConstant(3)), TIGHT)
         other = nf.NeuralODE(mlp(nf.PiecewiseConstant(3), seed=1), TIGHT)
         u = Transport(flow, wave)
-        u.layer.velocity = other.velocity
+        nnx.Module.__setattr__(u.layer, "velocity", other.velocity)
         assert np.abs(u.residual(x, 0.5)).max() > 1e-2
 
     def test_a_resnet_meets_the_transport_equation_at_order_one(self, mlp, x):
