@@ -63,18 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not any(part in known for known in (*map(name, chosen), *left_out)):
             parser.error(f"--only must be parts of paths of kept results, got {part}")
     rows = []
+    run.write("reproduce", {"results": rows, "left out": left_out})
     with progress(len(chosen)) as done:
         for result in chosen:
-            rows.append(
-                again(
-                    result,
-                    run.folder / "runs" / Path(name(result)).with_suffix(""),
-                    options.data_dir,
-                )
-            )
+            out = run.folder / "runs" / Path(name(result)).with_suffix("")
+            rows.append(again(result, out, options.data_dir))
             run.write("reproduce", {"results": rows, "left out": left_out})
             done(f"{rows[-1]['result']}: {rows[-1]['outcome']}")
-    run.write("reproduce", {"results": rows, "left out": left_out})
     show(rows, left_out)
     if any(row["outcome"] != "the same" for row in rows):
         raise SystemExit(1)

@@ -110,7 +110,7 @@ class Result:
         times = {k: v for k, v in self.run.items() if "seconds" in k and isinstance(v, int | float)}
         return max(times.items(), key=lambda item: item[1], default=None)
 
-    @property
+    @cached_property
     def findings(self) -> tuple[str, ...]:
         """What was found, in sentences. Nothing tells of results outside the experiments."""
         if not self.path.is_relative_to(ROOT):

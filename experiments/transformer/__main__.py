@@ -53,7 +53,9 @@ def parser() -> Parser:
     made.add_argument("--batch", type=count, default=8, help="windows in a step of the training")
     made.add_argument("--rate", type=positive, default=3e-3, help="the largest learning rate")
     made.add_argument("--seconds", type=positive, default=120.0, help="of training")
-    made.add_argument("--steps", type=count, help=f"instead of seconds, a multiple of {EVERY}")
+    made.add_argument(
+        "--steps", type=count, help=f"instead of seconds; beyond {EVERY}, a multiple of it"
+    )
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -131,6 +133,9 @@ def trained(run: Run, tokens: text.Text) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     run = made.begin(arguments)
+    steps = run.options.steps
+    if steps is not None and steps > EVERY and steps % EVERY:
+        made.error(f"--steps must be at most {EVERY} or a multiple of {EVERY}, got {steps}")
     try:
         result = trained(run, text.load())
     except (ValueError, OSError, training.TrainingError, CheckpointError) as error:

@@ -65,6 +65,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     before = dict(jax.config.values)
     with jax.enable_x64(False), restored_signals():
         yield work

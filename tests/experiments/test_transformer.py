@@ -138,6 +138,12 @@ def test_a_run_writes_its_results_and_goes_on(tmp_path, tokens, monkeypatch):
     assert run()["training, bits per character"] == result["training, bits per character"]
 
 
+def test_steps_that_are_no_whole_epochs_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--steps", "300", "--out", str(tmp_path)])
+    assert "--steps must be at most 250 or a multiple of 250, got 300" in capsys.readouterr().err
+
+
 test_bad_input_is_refused = refuses(
     {
         "more tokens than positions": (
