@@ -141,6 +141,15 @@ class Run:
         self.started = now()
         self._began, self._before = time.perf_counter(), 0.0
 
+    @property
+    def work(self) -> Path:
+        """The folder of what an interrupted run goes on from: that of --out.
+
+        With --keep the folder is a new one below, because what is kept is measured anew.
+        """
+        out: Path = self.options.out
+        return out / f"kept-{self.started[:19].replace(':', '')}" if self.options.keep else out
+
     def about(self) -> dict[str, Any]:
         """Return what is known of the run before it measures: plain data without its machine."""
         options = {

@@ -3,9 +3,10 @@
     python -m experiments.reproduce --quick --data-dir FOLDER
 
 Every program runs with the options of its kept result, the shortest first, in a process and a
-folder of its own. `--quick` makes those that fit 30 minutes by the times of the kept results, and
-`--minutes` names another limit; without a limit all are made. `--only` takes results by parts of
-their paths. FOLDER holds the prepared TFDS sets; without it, what needs data is left out.
+folder of its own. `--quick` goes on for 30 minutes, as long as the next one fits what is left by
+the time of its kept result. `--minutes` names another limit; without a limit all are made. `--only`
+takes results by parts of their paths. FOLDER holds the prepared TFDS sets; without it, what needs
+data is left out.
 
 Numbers are compared one by one, but for times, ratios of times, and what a clock or chance decides.
 A number has changed where it differs by more than 1% and more than a millionth. On another
@@ -25,6 +26,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="parts of paths")
     run = parser.begin(arguments)
     options = run.options
+    began = time.monotonic()
     chosen, left_out = plan(options)
     for part in options.only:
         if not any(part in known for known in (*map(name, chosen), *left_out)):
@@ -66,10 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.write("reproduce", {"results": rows, "left out": left_out})
     with progress(len(chosen)) as done:
         for result in chosen:
-            out = run.folder / "runs" / Path(name(result)).with_suffix("")
-            rows.append(again(result, out, options.data_dir))
+            rest = 60 * (options.minutes or math.inf) - (time.monotonic() - began)
+            if reason := too_long(result, rest):
+                left_out[name(result)] = reason
+                outcome = "left out"
+            else:
+                out = run.folder / "runs" / Path(name(result)).with_suffix("")
+                rows.append(again(result, out, options.data_dir))
+                outcome = rows[-1]["outcome"]
             run.write("reproduce", {"results": rows, "left out": left_out})
-            done(f"{rows[-1]['result']}: {rows[-1]['outcome']}")
+            done(f"{name(result)}: {outcome}")
     show(rows, left_out)
     if any(row["outcome"] != "the same" for row in rows):
         raise SystemExit(1)
@@ -84,20 +93,26 @@ def plan(options: Namespace) -> tuple[list[Result], dict[str, str]]:
     """Return the results to make again, the shortest first, and why the others are left out."""
     held = [result for each in experiments() for result, _ in each.results]
     held = [result for result in held if any(part in name(result) for part in options.only)]
-    chosen, left_out, rest = [], {}, math.inf
-    if options.minutes is not None:
-        rest = 60 * options.minutes
-    for result in sorted(held, key=lambda result: result.time[1] if result.time else math.inf):
+    chosen, left_out = [], {}
+    for result in sorted(held, key=seconds):
         reason = unfit(result, options.data_dir)
-        seconds = result.time[1] if result.time else math.inf
-        if reason is None and seconds > rest:
-            reason = f"it takes {seconds:.0f} seconds, and the others leave {rest:.0f}"
         if reason is None:
             chosen.append(result)
-            rest -= seconds
         else:
             left_out[name(result)] = reason
     return chosen, left_out
+
+
+def seconds(result: Result) -> float:
+    """Return the seconds that a result took when it was kept, or infinity if nobody knows."""
+    return result.time[1] if result.time else math.inf
+
+
+def too_long(result: Result, rest: float) -> str | None:
+    """Return why a result does not fit the seconds that are left, or None."""
+    if seconds(result) <= rest:
+        return None
+    return f"it takes {seconds(result):.0f} seconds, and {max(rest, 0):.0f} are left"
 
 
 def unfit(result: Result, data: Path | None) -> str | None:

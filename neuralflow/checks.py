@@ -190,7 +190,8 @@ def function(name: str, value: Any, arguments: int | None = None) -> None:
         signature.bind(*[None] * (arguments + built))
     except TypeError:
         raise InputTypeError(
-            f"{name} must be a function of {arguments} argument(s), got one of {signature}"
+            f"{name} must be a function of {arguments} argument{'s' * (arguments != 1)}, "
+            f"got one of {signature}"
         ) from None
 
 
@@ -669,6 +670,13 @@ def _is_real(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return the text of a value where the text is short, and the type of the value elsewhere."""
+    """Return the text of a value where the text is short.
+
+    An array is told by its dtype and its shape, and another value by its type.
+    """
     text = repr(value)
-    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
+    if len(text) <= 80 and "\n" not in text:
+        return text
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array {value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"

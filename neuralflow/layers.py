@@ -536,7 +536,7 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
                 step to step.
             InputTypeError: `function` cannot be called, or `x` has a leaf that is not an array.
         """
-        checks.function("function", function)
+        checks.function("function", function, 2)
         program, arrays = self._handed_over(x, None, context)
         return _each_step(program, function, arrays)
 

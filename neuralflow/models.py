@@ -71,7 +71,7 @@ class Augment(nnx.Module):
             )
             entries = int(entries)
         else:
-            checks.function("entries", entries)
+            checks.function("entries", entries, 1)
         self.entries = entries
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch more"]:

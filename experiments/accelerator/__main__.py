@@ -78,7 +78,6 @@ def checked(chosen: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: An option has a wrong value, or JAX finds no accelerator.
     """
-    stage_options.check_budget(chosen.budget)
     if chosen.resume and chosen.only != "recipe":
         raise ValueError("--resume goes on from checkpoints of the recipe; add --only recipe")
     if chosen.arrays is not None:

@@ -99,7 +99,6 @@ def checked(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
     Raises:
         ValueError: An option has a wrong value.
     """
-    stage_options.check_budget(chosen.budget)
     goes_on = chosen.resume or chosen.page
     if not path.exists():
         if goes_on:

@@ -7,7 +7,8 @@ without a name all rows run, one after the other. The module of a row tells its 
 protocol and the published statements. A statement agrees where the whole interval of what was
 measured lies in a range that is ours, which the table shows. `--paper` takes the paper's size, as
 far as it can be had. Finished runs in the folder are found again, so that a row that was
-interrupted goes on; give another folder when the code has changed.
+interrupted goes on; give another folder when the code has changed. With `--keep`, all runs are made
+anew.
 
 Writes NAME.json (statements with number, interval and verdict, and all runs), NAME.png, and the
 sweep of the runs with its table in a folder NAME.
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"NAME must be one of {', '.join(NAMES)}, got {name}")
     size: Size = "quick" if options.quick else "paper" if options.paper else "default"
     for name in options.names or NAMES:
-        found = rows(name, size, options.seeds, options.out / name)
+        found = rows(name, size, options.seeds, run.work / name)
         statements, picture = module(name).report(found)
         screen().print(table(name, statements))
         print(f"{name}: {sentence(statements)}")

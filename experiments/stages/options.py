@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.program import Parser, Run
+from experiments.program import Parser, Run, positive
 from experiments.stages.runner import Result, interruptible
 from experiments.stages.stage import Stage
 from neuralflow import files
@@ -34,21 +34,11 @@ def parser(
     made = Parser(file, f"{about}{listed}", **shared)
     made.add_argument(
         "--budget",
-        type=float,
+        type=positive,
         default=seconds,
         help=f"seconds for everything, {seconds:g} by default",
     )
     return made
-
-
-def check_budget(budget: float) -> None:
-    """Refuse a budget that is no number of seconds.
-
-    Raises:
-        ValueError: The budget is not positive and finite.
-    """
-    if not 0 < budget < float("inf"):
-        raise ValueError(f"--budget must be a number of seconds above 0, got {budget:g}")
 
 
 def begin(run: Run, about: Mapping[str, Any]) -> Result:

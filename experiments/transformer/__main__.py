@@ -13,7 +13,7 @@ Bits per character are measured on the whole test part, a tenth of the files, in
 context: a character in the middle of a window has half of the context before it. Text is generated
 by drawing every character from the model, after a piece of the test part. Writes language.json. The
 folder --out also has checkpoints and history.jsonl. The same command goes on with what was
-interrupted, and every other one needs a folder of its own.
+interrupted, and every other one needs a folder of its own. With --keep, it begins anew.
 """
 
 from __future__ import annotations
@@ -83,15 +83,15 @@ def fitting(given: Namespace, tokens: np.ndarray) -> int:
     return max(1, int((0.9 * given.seconds - compiled) / each) // EVERY) * EVERY
 
 
-def planned(given: Namespace, tokens: np.ndarray) -> int:
+def planned(run: Run, tokens: np.ndarray) -> int:
     """Return the number of steps: that of the command, of the run to go on with, or that fit."""
-    plan = given.out / "plan.json"
-    if given.steps is not None:
-        return given.steps
+    plan = run.work / "plan.json"
+    if run.options.steps is not None:
+        return run.options.steps
     if plan.exists():
         return json.loads(plan.read_text())["steps"]
-    steps = fitting(given, tokens)
-    given.out.mkdir(parents=True, exist_ok=True)
+    steps = fitting(run.options, tokens)
+    run.work.mkdir(parents=True, exist_ok=True)
     files.write(plan, files.as_json({"steps": steps}))
     return steps
 
@@ -102,14 +102,14 @@ NOT_SETTINGS = ("out", "keep", "quick", "seconds")
 def trained(run: Run, tokens: text.Text) -> dict[str, Any]:
     """Train the model, write the results, and return them."""
     given, console = run.options, screen()
-    steps = planned(given, tokens.train)
+    steps = planned(run, tokens.train)
     sizes = {key: value for key, value in vars(given).items() if key not in NOT_SETTINGS}
     settings = sizes | {"steps": steps, "text": files.digest(tokens.train)}
     model = built(given)
     console.print(f"{parameters(model)} parameters, {steps} steps", highlight=False)
     fitted = train(
         model, tokens.train, adam(given.rate, steps), steps=steps, batch=given.batch,
-        seed=given.seed, every=EVERY, folder=given.out, settings=settings, progress=True,
+        seed=given.seed, every=EVERY, folder=run.work, settings=settings, progress=True,
     )  # fmt: skip
     windows = {"tokens": text.spread(tokens.test, given.context)}
     spoken = tokens.test[: given.context]

@@ -62,7 +62,7 @@ class Stream:
         if not len(self.examples):
             raise InputError("a stream needs at least one example, got an empty sequence")
         if self.transform is not None:
-            checks.function("transform", self.transform)
+            checks.function("transform", self.transform, 1)
         checks.whole("threads", self.threads, most=1024)
         checks.whole("ahead", self.ahead, most=2**20)
 

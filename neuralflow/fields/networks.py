@@ -111,10 +111,10 @@ class MLP(nnx.Module):
     ):
         for name, size in (("dimension", dimension), ("hidden", hidden), ("layers", layers)):
             checks.whole(name, size)
-        checks.function("activation", activation)
+        checks.function("activation", activation, 1)
         checks.flag("time", time)
         check_types(dtype, param_dtype)
-        checks.function("out_kernel_init", out_kernel_init)
+        checks.function("out_kernel_init", out_kernel_init, 3)
         checks.rngs(rngs, "params")
         checks.held(
             "an MLP of this dimension, hidden and layers",
@@ -210,7 +210,7 @@ class ConvBlock(nnx.Module):
     ):
         checks.whole("channels", channels, most=2**30)
         checks.whole("groups", groups)
-        checks.function("activation", activation)
+        checks.function("activation", activation, 1)
         checks.flag("time", time)
         check_types(dtype, param_dtype)
         checks.rngs(rngs, "params")
@@ -304,7 +304,7 @@ class Antisymmetric(nnx.Module):
     ):
         checks.whole("dimension", dimension)
         checks.number("damping", damping, least=0)  # a negative one lets states grow
-        checks.function("activation", activation)
+        checks.function("activation", activation, 1)
         checks.flag("time", time)
         checks.dtype("param_dtype", param_dtype)
         checks.rngs(rngs, "params")

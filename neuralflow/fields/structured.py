@@ -55,7 +55,7 @@ class Energy(nnx.Module):
     ):
         checks.whole("dimension", dimension)
         checks.whole("hidden", hidden)
-        checks.function("activation", activation)
+        checks.function("activation", activation, 1)
         checks.dtype("param_dtype", param_dtype)
         checks.rngs(rngs, "params")
         checks.held(

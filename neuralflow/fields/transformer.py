@@ -90,7 +90,7 @@ class Attention(nnx.Module):
                 "dimension that is a multiple of them"
             )
         checks.flag("causal", causal)
-        checks.function("out_kernel_init", out_kernel_init)
+        checks.function("out_kernel_init", out_kernel_init, 3)
         checks.held("attention of this dimension", 4 * int(dimension) ** 2, "take a smaller one")
         self.norm = _norm(dimension, norm, dtype, param_dtype, rngs)
         types: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

@@ -343,7 +343,9 @@ class Adaptive(Discretisation):
                 "the field is stiff, a shorter interval if x grows without bound"
             )
         return (
-            f"{name} could not go on after {counts} steps; loosen the tolerances or check the field"
+            f"{name} could not go on after {counts} steps, where no step was short enough; check "
+            "that the field is finite, loosen the tolerances, or take a shorter interval if x "
+            "grows without bound"
         )
 
     def check(self, field: nnx.Module) -> None:
@@ -604,7 +606,7 @@ class _Loop:
 
         norm = sample_norm if isinstance(self.scheme, Watched) else root_mean_square
         rtol, atol = tolerances
-        controller: Any = diffrax.PIDController(rtol, atol, norm)
+        controller: Any = _Ending(rtol, atol, norm)
         scheme = controlled(self.scheme, rtol, atol, norm)
         if self.gradient == "direct":
             scheme = with_derivatives(scheme)
@@ -643,12 +645,14 @@ class _Loop:
         """Return the status and the counts of a solve."""
         okay = solution.result == diffrax.RESULTS.successful
         exhausted = solution.result == diffrax.RESULTS.max_steps_reached
-        # The loop refused every step, however short. So the velocity is not finite where the solve
-        # begins.
-        stuck = jnp.where(
-            solution.stats["num_accepted_steps"] == 0, Status.NOT_FINITE, Status.MAX_STEPS
+        # The loop refused the first step, however short. So the velocity is not finite where the
+        # solve begins.
+        blind = (solution.result == diffrax.RESULTS.dt_min_reached) & (
+            solution.stats["num_accepted_steps"] == 0
         )
-        status = jnp.where(okay, Status.SUCCESSFUL, jnp.where(exhausted, stuck, Status.FAILED))
+        failed = jnp.where(blind, Status.NOT_FINITE, Status.FAILED)
+        status = jnp.where(exhausted, Status.MAX_STEPS, failed)
+        status = jnp.where(okay, Status.SUCCESSFUL, status)
         stats = {
             name: jnp.asarray(solution.stats[name])
             for name in ("num_accepted_steps", "num_rejected_steps")
@@ -724,6 +728,23 @@ class _Loop:
         edges = jnp.where(jump, nearest, edges)
         before = jnp.nextafter(edges, jnp.broadcast_to(ends[0], edges.shape))
         return edges, jnp.where(jump, before, edges)[1:]
+
+
+class _Ending(diffrax.PIDController):
+    """diffrax's controller, which ends a solve whose next step would be no shorter or not move.
+
+    After a step that is rejected, diffrax takes a shorter step. Where the velocity is not finite or
+    the state grows without bound, rounding ends that. The loop would go on for `max_steps` steps,
+    and the other samples of a batch would wait.
+    """
+
+    def adapt_step_size(self, t0: Any, t1: Any, *rest: Any) -> Any:
+        """Choose the next step, in the form of `diffrax.PIDController`."""
+        kept, start, end, jump, state, result = super().adapt_step_size(t0, t1, *rest)
+        # At zero, a step could become as short as the least number.
+        goes_on = (end - start > jnp.finfo(end.dtype).eps ** 2) & (kept | (end < t1))
+        result = diffrax.RESULTS.where(goes_on, result, diffrax.RESULTS.dt_min_reached)
+        return kept, start, end, jump, state, result
 
 
 class _Recording(diffrax.ForwardMode):

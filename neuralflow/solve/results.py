@@ -22,7 +22,8 @@ class Status(enum.IntEnum):
         NOT_FINITE: The state is not finite, or the velocity is not finite where the solve begins.
         IMPLICIT_FAILED: The root finder of an implicit scheme did not converge in a step.
         NOT_INVERTED: The fixed-point iteration of `invert` did not converge in a step.
-        FAILED: An adaptive solve could not go on for another reason.
+        FAILED: An adaptive solve could not go on, since it rejected even a step as short as
+            rounding allows, or for another reason.
         BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval or out of order,
             or the ends of the walk do.
     """

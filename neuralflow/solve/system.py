@@ -32,6 +32,10 @@ from neuralflow.schemes.runge_kutta import dense_step, explicit_step, rolled_ste
 from neuralflow.schemes.watched import Watched
 from neuralflow.solve.form import split
 
+# Newer releases of JAX differentiate before they inline, unless they are told otherwise. Then the
+# cotangents of a state would be added up in another order than in a loop written by hand.
+_EARLY: Any = getattr(getattr(jax, "Inline", None), "JAX_EARLY", True)
+
 
 class Step(NamedTuple):
     """The record of one step.
@@ -126,7 +130,7 @@ class System:
         self.windowed += [False] * len(leaves)
         # JAX traces the velocity once for all stages of one shape, and inlines the result at each
         # stage. So the inner jit costs nothing at run time.
-        self.velocity = jax.jit(self._velocity, inline=True, static_argnames="part")
+        self.velocity = jax.jit(self._velocity, inline=_EARLY, static_argnames="part")
 
     def values(self, field: nnx.Module, context: PyTree) -> list[Array]:
         """Return the arrays of the field, and behind them the arrays of its context.

@@ -58,6 +58,7 @@ def evaluate(model: nnx.Module, loss: Loss, data: Data, *, batch: int = 512) -> 
         InputTypeError: An argument, or what `loss` returns, has the wrong type.
     """
     checks.instance("model", model, nnx.Module, "an nnx.Module")
+    checks.function("loss", loss, 2)
     checks.whole("batch", batch)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     evaluation = Evaluation(graphdef, loss, data, batch, None)

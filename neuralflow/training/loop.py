@@ -203,7 +203,7 @@ def fit(
             checks.whole(name, count)
     checks.seed("seed", seed)
     checks.instance("model", model, nnx.Module, "an nnx.Module")
-    checks.function("loss", loss)
+    checks.function("loss", loss, 2)
     checks.instance(
         "optimiser",
         optimiser,
@@ -218,7 +218,7 @@ def fit(
             "a device mesh such as jax.make_mesh((8,), ('data',))",
         )
     if augment is not None:
-        checks.function("augment", augment)
+        checks.function("augment", augment, 2)
     if settings is not None:
         checks.plain("settings", settings)
     if patience is not None and validation is None:

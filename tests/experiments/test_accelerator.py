@@ -58,8 +58,8 @@ def test_a_killed_program_leaves_its_result_and_no_process(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (["--budget", "nan"], "--budget must be a number of seconds above 0, got nan"),
-        (["--budget", "0"], "--budget must be a number of seconds above 0, got 0"),
+        (["--budget", "nan"], "--budget: must be a number above 0, got nan"),
+        (["--budget", "0"], "--budget: must be a number above 0, got 0"),
         (["--resume"], "add --only recipe"),
         (["--arrays", "."], r"\. holds no files train-000.npz and so on; write them with"),
         ([], "JAX finds no accelerator; install .* or take --quick to try the stages on a CPU"),

@@ -156,7 +156,7 @@ def test_every_workload_names_its_cases(name):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (["--budget", "inf"], "--budget must be a number of seconds above 0, got inf"),
+        (["--budget", "inf"], "--budget: must be a number above 0, got inf"),
         (["--starts", "0"], "--starts: must be a whole number of at least 1, got 0"),
         (["--resume"], "is not there to go on from; leave --resume and --page out"),
         (["--page"], "is not there to go on from"),

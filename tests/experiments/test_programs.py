@@ -195,6 +195,13 @@ def test_a_run_goes_on_with_the_seconds_of_what_it_holds_and_a_kept_one_begins_a
     assert kept.held("result") == {}
 
 
+def test_a_kept_run_works_in_a_folder_of_its_own_so_that_nothing_is_found_finished(own):
+    first = levels.parser().begin(["--out", "here"])
+    assert first.work == first.folder == Path("here")
+    kept = levels.parser().begin(["--out", "here", "--keep"])
+    assert kept.work.parent == Path("here") and not kept.work.exists()
+
+
 def test_a_kept_run_replaces_the_result_beside_the_program(tmp_path):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     command = [sys.executable, "-m", "experiments.transformer.sphere", "--keep"]

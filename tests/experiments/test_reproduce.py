@@ -1,5 +1,6 @@
 """Kept results are made again, and a changed number does not go unnoticed."""
 
+import json
 import math
 from argparse import Namespace
 from pathlib import Path
@@ -78,23 +79,34 @@ def test_a_number_is_the_same_within_one_percent(before, after, expected):
 
 def test_what_fits_the_minutes_is_made_and_the_rest_has_its_reason():
     def planned(**changes):
-        options = {"only": [""], "minutes": None, "data_dir": Path("data"), **changes}
+        options = {"only": [""], "data_dir": Path("data"), **changes}
         return reproduce.plan(Namespace(**options))
 
     everything, left_out = planned()
     total = sum(1 for each in experiments() for _ in each.results)
     assert len(everything) + len(left_out) == total and everything
-    assert not any("the others leave" in reason for reason in left_out.values())
-    seconds = [result.time[1] for result in everything if result.time]
-    assert seconds == sorted(seconds)
-    some, more = planned(minutes=5.0)
-    assert sum(result.time[1] for result in some if result.time) <= 300 < sum(seconds)
-    assert any("and the others leave" in reason for reason in more.values())
+    seconds = list(map(reproduce.seconds, everything))
+    assert seconds == sorted(seconds) and math.isfinite(seconds[-1])
+    assert reproduce.too_long(everything[0], seconds[0]) is None
+    assert (
+        reproduce.too_long(everything[0], -1)
+        == f"it takes {seconds[0]:.0f} seconds, and 0 are left"
+    )
     _, without = planned(data_dir=None)
     assert "it needs the data of --data-dir" in without.values()
     assert planned(only=["transformer/language"])[1] == {
         "transformer/language.json": "its training ends when its time is up"
     }
+
+
+def test_nothing_begins_that_does_not_fit_what_is_left_of_the_minutes(tmp_path, capsys):
+    part = "transformer/sphere.json"
+    reproduce.main(["--minutes", "0.01", "--only", part, "--out", str(tmp_path)])
+    made = json.loads((tmp_path / "reproduce.json").read_text())
+    assert made["results"] == [] and made["left out"][part].endswith(
+        ("and 1 are left", "0 are left")
+    )
+    assert "0 results were made again, 1 left out" in capsys.readouterr().out
 
 
 def test_the_words_of_a_process_are_those_of_the_kept_command():

@@ -10,7 +10,7 @@ import pytest
 from support.calls import (
     COUNT,
     FLAG,
-    FUNCTION,
+    FUNCTION_OF_ONE,
     KEY,
     NOT_NEGATIVE,
     NUMBER,
@@ -142,7 +142,7 @@ CALLS = {
                 "class": list,
                 "scalar": np.ones(()),
             },
-            "transform": without(FUNCTION, "none"),
+            "transform": without(FUNCTION_OF_ONE, "none"),
             "threads": SIZE,
             "ahead": SIZE,
         },

@@ -10,6 +10,7 @@ from support.calls import (
     COUNT,
     FLAG,
     FUNCTION,
+    FUNCTION_OF_TWO,
     MODULE,
     NOT_WHOLE,
     NUMBER,
@@ -207,7 +208,7 @@ CALLS = {
     "per_step": Call(
         lambda: narrow().per_step,
         lambda: {"x": X, "function": lambda block, x: block(x)},
-        {"x": SOME, "function": FUNCTION},
+        {"x": SOME, "function": FUNCTION_OF_TWO},
         made=True,
     ),
     "velocity": Call(

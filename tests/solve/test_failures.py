@@ -47,6 +47,36 @@ def test_a_failed_solve_has_no_finite_gradient(field, solve, status):
     assert all(np.isnan(part).all() for part in gradient)
 
 
+@pytest.mark.parametrize("gradient", ["steps", "direct", "continuous"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("function", "status", "accepts"),
+    [
+        (lambda k, x: k * x, Status.NOT_FINITE, False),  # for the sample that is not finite
+        (lambda k, x: k / (x - x[0]), Status.NOT_FINITE, False),
+        (lambda k, x: k * x**2, Status.FAILED, True),  # 1 / x reaches zero
+        (lambda k, x: -k * jnp.sqrt(x), Status.FAILED, True),  # sqrt(x) reaches zero
+    ],
+    ids=["nan", "pole", "burst", "root"],
+)
+def test_a_solve_ends_where_no_step_is_short_enough(function, status, accepts, dtype, gradient):
+    field = nf.from_function(function, jnp.asarray(3.0, dtype))
+    solve = nf.Adaptive(nf.Tsit5(), rtol=1e-3, atol=1e-3, per_sample=True, gradient=gradient)
+    x = jnp.asarray([[0.9, 1.0], [1.0, 1.0]], dtype)
+    x = x.at[0, 0].set(jnp.nan) if not accepts else x
+    solution = nf.NeuralODE(field, solve).solve
+    found = jax.jit(lambda x: solution(x))(x)
+    assert found.status[0] == status and (found.accepted[0] > 0) == accepts
+    assert found.rejected[0] < 256 and jnp.isnan(found.states[0]).all()
+
+
+def test_a_solve_without_an_accepted_step_tells_whether_its_steps_were_used_up():
+    field = nf.from_function(lambda k, x: -k * x**3, jnp.asarray(50.0))
+    layer = nf.NeuralODE(field, nf.Adaptive(nf.Tsit5(), max_steps=1))
+    with pytest.raises(nf.SolveError, match=r"MAX_STEPS.*0 accepted and 1 rejected"):
+        layer(jnp.ones((1, 1)))
+
+
 def test_a_solve_that_succeeds_has_the_gradient_it_had():
     layer = nf.NeuralODE(
         nf.from_function(lambda k, x: k * x, jnp.asarray(0.5)), nf.FixedGrid(nf.Euler(), steps=4)

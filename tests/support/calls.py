@@ -36,6 +36,10 @@ FLAG: Wrong = {"none": None, "one": 1, "text": "yes"}
 CHOICE: Wrong = {"none": None, "unknown": "other", "number": 1}
 """For one of several words."""
 FUNCTION: Wrong = {"none": None, "text": "tanh", "number": 1}
+FUNCTION_OF_ONE: Wrong = {**FUNCTION, "of two": lambda a, b: a}
+FUNCTION_OF_TWO: Wrong = {**FUNCTION, "of one": lambda a: a, "of three": lambda a, b, c: a}
+FUNCTION_OF_THREE: Wrong = {**FUNCTION, "of two": lambda a, b: a}
+"""For a function that is called with so many arguments."""
 MODULE: Wrong = {**FUNCTION, "function": np.tanh}
 """For an `nnx.Module`."""
 PLACE: Wrong = {"number": 1, "list": ["a"], "nul": "a\0b"}

@@ -40,6 +40,7 @@ REFUSED = {
     ),
     "device": ({"mesh": 3}, "a device mesh such as"),
     "augment": ({"augment": "flip"}, "augment must be a function"),
+    "augment of one": ({"augment": lambda batch: batch}, "of 2 arguments, got one of .batch"),
     "augment's return": ({"augment": lambda batch, key: None}, "must return a batch"),
     "unmade augment": ({"augment": data.augment_images}, "shift must be a whole number"),
     "folder": ({"folder": 3}, "folder must be a path"),
@@ -56,6 +57,7 @@ REFUSED = {
         {"loss": lambda m, b: m(b["x"])[:, 0]},
         r"one real number, got shape \(20,\); take the mean",
     ),
+    "loss of three": ({"loss": lambda m, x, y: 0.0}, "loss must be a function of 2 arguments"),
     "no loss": ({"loss": lambda m, b: None}, "one real number, got NoneType"),
     "three losses": (
         {"loss": lambda m, b: (m(b["x"]).sum(), {}, 3)},

@@ -44,7 +44,7 @@ from neuralflow.layers import NeuralODE
 from neuralflow.schemes import Euler
 from neuralflow.solve import FixedGrid
 from neuralflow.solve.system import all_digits
-from neuralflow.statistics import fitted_order
+from neuralflow.statistics import fitted_order, interval
 
 
 class Residual(nnx.Module):
@@ -532,22 +532,35 @@ class Scaling:
         p as a mean over cases. "ODE-like" means that the increments fall like the step 1 / L: p is
         at least 0.9. "SDE-like" means that the increments fall like the root of the step: p is
         between 0.4 and 0.6. For any other p the sentence says "neither ODE-like nor SDE-like", and
-        `gaps` says whether the weights converge. The sentence states p.
-        Without increments above rounding, the sentence says "no verdict".
+        `gaps` says whether the weights converge.
+
+        The verdict rests on Student's 95% interval of the mean p over cases. The sentence states
+        the interval, and says "undecided" where a part of the interval lies in one of these ranges
+        and a part outside. Cases without a spread have no interval, and their p decides. Without
+        increments above rounding, the sentence says "no verdict".
         """
         if not self.increment:
             return "no verdict: between layers the weights differ by rounding alone; train longer"
-        means = {name: float(np.mean(p)) for name, p in self.increment.items()}
-        least = min(means, key=lambda name: means[name])
-        p = means[least]
+        least = min(self.increment, key=lambda name: float(np.mean(self.increment[name])))
+        cases = self.increment[least]
+        p = float(np.mean(cases))
+        low, high = (p, p) if np.ptp(cases) == 0 else interval(cases)
         kind = (
             "ODE-like"
-            if p >= 0.9
+            if low >= 0.9
             else "SDE-like"
-            if 0.4 <= p <= 0.6
+            if low >= 0.4 and high <= 0.6
+            else "undecided"
+            if high >= 0.9 or (low <= 0.6 and high >= 0.4)
             else "neither ODE-like nor SDE-like"
         )
-        return f"{kind}: the largest increment of {least} between layers scales as L^{-p:.2f}"
+        rests = (
+            f"mean of {len(cases)} cases, 95% interval {-high:.2f} to {-low:.2f}"
+            if low < high
+            else "no interval from one case"
+        )
+        scales = f"the largest increment of {least} between layers scales as L^{-p:.2f}"
+        return f"{kind}: {scales} ({rests})"
 
 
 def scaling(networks: Iterable[Trained]) -> Scaling:

@@ -1,6 +1,7 @@
 """Trained networks: descents against loops written by hand."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
         "dimension": 3,
         "hidden": 4,
         "iterations": 60,
-        "seeds": 2,
+        "seeds": 4,
     }
     descended = {
         alike: list(D.descend((8, 16, 32), alike=alike, **small)) for alike in (True, False)
@@ -57,6 +58,27 @@ def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
     assert all(abs(p - 0.5).max() < 0.1 for p in equal.variation.values())
     assert equal.verdict().startswith("ODE-like: the largest increment")
     assert unequal.verdict().startswith("neither") and abs(unequal.increment["W"]).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        ([1.0], r"ODE-like: .* of W .* L\^-1.00 \(no interval from one case\)"),
+        ([0.97, 0.96, 0.98], r"ODE.*L\^-0.97 \(mean of 3 cases, 95% interval -0.99 to -0.95\)"),
+        ([0.8, 0.97, 1.2], "undecided: .*-0.99 "),
+        ([0.49, 0.5, 0.51], "SDE-like"),
+        ([0.3, 0.5, 0.7], "undecided"),
+        ([0.0, 0.5, 1.0], "undecided"),
+        ([0.74, 0.75, 0.76], "neither"),
+        ([-0.1, 0.0, 0.1], r"neither .*L\^-?0.00 .*-0.25 to 0.25"),
+    ],
+)
+def test_a_verdict_rests_on_the_interval_over_cases(cases, said):
+    other = np.ones(len(cases)) + 1  # It falls faster, and so it does not decide.
+    increment = {"V": other, "W": np.asarray(cases)}
+    assert re.match(said, D.Scaling({}, {}, increment, {}).verdict())
+    backward = {"W": np.asarray(cases)[::-1], "V": other}
+    assert D.Scaling({}, {}, backward, {}).verdict() == D.Scaling({}, {}, increment, {}).verdict()
 
 
 def test_cases_are_trained_each_by_its_own_rule_on_its_own_batches():

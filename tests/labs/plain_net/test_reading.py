@@ -21,7 +21,7 @@ from neuralflow.labs import plain_net
         ([(np.eye(2), np.zeros(2), jnp.sort)], "no function of single numbers"),
         ([(np.eye(2), np.zeros(2), jax.lax.cummax)], "no function of single numbers"),
         ([(np.eye(2), np.zeros(2), "relu")], "must be a function"),
-        ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be real numbers .*, got a ndarray"),
+        ([(np.eye(2) * 1j, np.zeros(2), relu)], "must be real numbers .*, got an array complex128"),
         ([(np.full((2, 2), np.nan), np.zeros(2), relu)], "4 numbers that are not"),
         ([(np.eye(2), np.array([0, np.inf]), relu)], "1 numbers that are not"),
         (
