@@ -529,15 +529,19 @@ class Scaling:
         """Return one sentence on how the trained weights change from layer to layer.
 
         The verdict looks at the weight whose largest increment falls most slowly, with the exponent
-        p as a mean over cases. "ODE-like" means that the increments fall like the step 1 / L: p is
-        at least 0.9. "SDE-like" means that the increments fall like the root of the step: p is
-        between 0.4 and 0.6. For any other p the sentence says "neither ODE-like nor SDE-like", and
-        `gaps` says whether the weights converge.
+        p as a mean over cases. The increments of an ODE fall like the step 1 / L, so that p is one.
+        The increments of an SDE fall like the root of the step, so that p is one half.
 
-        The verdict rests on Student's 95% interval of the mean p over cases. The sentence states
-        the interval, and says "undecided" where a part of the interval lies in one of these ranges
-        and a part outside. Cases without a spread have no interval, and their p decides. Without
-        increments above rounding, the sentence says "no verdict".
+        The verdict rests on Student's 95% interval of the mean p over cases, which the sentence
+        states. Cases without a spread have no interval, and their p takes its place.
+
+        - "ODE-like": the interval reaches 0.9 or more, and lies above 0.75.
+        - "SDE-like": the interval meets 0.4 to 0.6, and lies between 0.25 and 0.75.
+        - "neither ODE-like nor SDE-like": the interval meets none of the two ranges. `gaps` says
+          whether the weights converge.
+        - "undecided": the interval is too wide to tell.
+
+        Without increments above rounding, the sentence says "no verdict".
         """
         if not self.increment:
             return "no verdict: between layers the weights differ by rounding alone; train longer"
@@ -545,15 +549,13 @@ class Scaling:
         cases = self.increment[least]
         p = float(np.mean(cases))
         low, high = (p, p) if np.ptp(cases) == 0 else interval(cases)
-        kind = (
-            "ODE-like"
-            if low >= 0.9
-            else "SDE-like"
-            if low >= 0.4 and high <= 0.6
-            else "undecided"
-            if high >= 0.9 or (low <= 0.6 and high >= 0.4)
-            else "neither ODE-like nor SDE-like"
-        )
+        ode, sde = high >= 0.9, low <= 0.6 and high >= 0.4
+        if not ode and not sde:
+            kind = "neither ODE-like nor SDE-like"
+        elif low > 0.75:
+            kind = "ODE-like"
+        else:
+            kind = "SDE-like" if low > 0.25 and high < 0.75 else "undecided"
         rests = (
             f"mean of {len(cases)} cases, 95% interval {-high:.2f} to {-low:.2f}"
             if low < high
