@@ -337,10 +337,11 @@ class Adaptive(Discretisation):
             return out_of_range(self.scheme, accepted)
         counts, name = f"{accepted} accepted and {rejected} rejected", type(self.scheme).__name__
         if status == Status.MAX_STEPS:
+            check = "" if accepted else "check that field(x) is finite; "
             return (
                 f"max_steps={self.max_steps} was reached after {counts} steps of {name}; raise "
-                "max_steps or the tolerances; take an implicit scheme such as nf.Kvaerno3() if "
-                "the field is stiff, a shorter interval if x grows without bound"
+                f"max_steps or the tolerances; {check}take an implicit scheme such as "
+                "nf.Kvaerno3() if the field is stiff, a shorter interval if x grows without bound"
             )
         return (
             f"{name} could not go on after {counts} steps, where no step was short enough; check "
@@ -731,20 +732,22 @@ class _Loop:
 
 
 class _Ending(diffrax.PIDController):
-    """diffrax's controller, which ends a solve whose next step would be no shorter or not move.
+    """diffrax's controller, which ends a solve that rejects a step as short as rounding allows.
 
     After a step that is rejected, diffrax takes a shorter step. Where the velocity is not finite or
-    the state grows without bound, rounding ends that. The loop would go on for `max_steps` steps,
-    and the other samples of a batch would wait.
+    the state grows without bound, no step is short enough. The loop would go on for `max_steps`
+    steps, and the other samples of a batch would wait.
     """
 
     def adapt_step_size(self, t0: Any, t1: Any, *rest: Any) -> Any:
         """Choose the next step, in the form of `diffrax.PIDController`."""
-        kept, start, end, jump, state, result = super().adapt_step_size(t0, t1, *rest)
-        # At zero, a step could become as short as the least number.
-        goes_on = (end - start > jnp.finfo(end.dtype).eps ** 2) & (kept | (end < t1))
-        result = diffrax.RESULTS.where(goes_on, result, diffrax.RESULTS.dt_min_reached)
-        return kept, start, end, jump, state, result
+        kept, *step, result = super().adapt_step_size(t0, t1, *rest)
+        # At zero, steps could become as short as the least number.
+        eps = jnp.finfo(t1.dtype).eps
+        shortest = jnp.where(kept, 0, jnp.maximum(2 * eps * jnp.abs(t1), eps**2))
+        moved = t1 - t0 > shortest
+        result = diffrax.RESULTS.where(moved, result, diffrax.RESULTS.dt_min_reached)
+        return kept, *step, result
 
 
 class _Recording(diffrax.ForwardMode):

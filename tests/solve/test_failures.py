@@ -66,7 +66,7 @@ def test_a_solve_ends_where_no_step_is_short_enough(function, status, accepts, d
     x = x.at[0, 0].set(jnp.nan) if not accepts else x
     solution = nf.NeuralODE(field, solve).solve
     found = jax.jit(lambda x: solution(x))(x)
-    assert found.status[0] == status and (found.accepted[0] > 0) == accepts
+    assert found.status[0] == status and (found.accepted[0] > 0) == accepts, found
     assert found.rejected[0] < 256 and jnp.isnan(found.states[0]).all()
 
 
