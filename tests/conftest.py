@@ -40,9 +40,10 @@ def pytest_configure(config):
     gc.set_threshold(100_000)
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     jax.config.update("jax_disable_most_optimizations", not optimised())
-    # Later releases do not know this flag, and they end at a flag that they do not know.
+    # Later releases do not know these flags, and they end at a flag that they do not know.
     if jax.__version_info__ < (0, 11):
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ.setdefault("XLA_FLAGS", flags)
     if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory()
         config.add_cleanup(folder.cleanup)

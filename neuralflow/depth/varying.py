@@ -5,6 +5,7 @@ This module also refuses state that no solve can carry, at the time when a field
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -489,6 +490,11 @@ def _difference(one: nnx.Module, other: nnx.Module) -> str:
     first, second = options(one), options(other)
     for name in first:
         if name in second and first[name] != second[name]:
+            if inspect.isfunction(first[name]) and inspect.isfunction(second[name]):
+                return (
+                    f": {name} is another function; a lambda in a loop is a new one each time, so "
+                    "define one function before and give it to all"
+                )
             return f": {name} is {second[name]!r}, and not {first[name]!r}"
     return ""
 

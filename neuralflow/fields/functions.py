@@ -30,7 +30,8 @@ def takes_time(field: Any) -> bool:
     A parameter named `t` or `time` takes depth time, whether the parameter has a default or not.
     Without such a name, a required second parameter takes depth time. A parameter named `context`
     takes the context. Any other parameter with a default keeps its default. A
-    `neuralflow.DepthVarying` takes time if the module inside does.
+    `neuralflow.DepthVarying` takes time if the module inside does, and an `nnx.Sequential` if its
+    first layer does.
 
     Args:
         field: A module or a function, called as f(x) or f(x, t), with `context` or without.
@@ -221,6 +222,9 @@ def _callee(field: Any) -> Any:
     """Return what decides how a field is called: the module or the function inside."""
     if isinstance(field, DepthVarying):
         return _callee(field.stack)
+    # A Sequential hands on what it is called with to its first layer.
+    if type(field) is nnx.Sequential and field.layers:
+        return _callee(field.layers[0])
     return functools.partial(field.function, None) if isinstance(field, _Function) else field
 
 
@@ -332,9 +336,10 @@ def from_function(function: Callable[..., Any], params: PyTree = ()) -> _Functio
     them.
 
     A module that takes `*args` becomes a field by `from_function(lambda net, x: net(x), net)`. Such
-    modules are `nnx.Sequential`, `nnx.WeightNorm`, and `nnx.bridge.ToNNX`, which holds a linen
-    module. `ToNNX` advances its random streams in every call, which an adaptive solve refuses. A
-    linen module that draws nothing needs no streams after `lazy_init`: `net.to_nnx__rngs = None`.
+    modules are `nnx.WeightNorm` and `nnx.bridge.ToNNX`, which holds a linen module. Several of them
+    share one function that has a name. `ToNNX` advances its random streams in every call, which an
+    adaptive solve refuses. A linen module that draws nothing needs no streams after `lazy_init`:
+    `net.to_nnx__rngs = None`.
 
     Args:
         function: The velocity. The function takes time, by the rule of

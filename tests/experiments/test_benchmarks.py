@@ -129,13 +129,11 @@ def test_operations_a_second_are_shares_of_the_best_product():
 
 def test_a_quick_run_writes_result_page_and_picture_and_can_be_resumed(tmp_path):
     command = [sys.executable, "-m", "experiments.benchmarks", "--quick", "--out", str(tmp_path)]
-    only = [*command, "--only", "product", "memory"]
+    only = [*command, "--only", "product"]
     done = subprocess.run(only, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     known = json.loads((tmp_path / "result.json").read_text())
-    assert {n: s["status"] for n, s in known["stages"].items()} == dict.fromkeys(
-        ("product", "memory"), "done"
-    )
+    assert {n: s["status"] for n, s in known["stages"].items()} == {"product": "done"}
     assert (tmp_path / page.PAGE).exists() and (tmp_path / page.PICTURE).exists()
     again = subprocess.run(
         [*only, "--resume"], capture_output=True, text=True, cwd=ROOT, timeout=600

@@ -62,7 +62,7 @@ def attention(rngs):
 
 
 def sequential(rngs):
-    return called(nnx.Sequential(linear(rngs, 8), jnp.tanh, nnx.Linear(8, 4, rngs=rngs)))
+    return nnx.Sequential(linear(rngs, 8), jnp.tanh, nnx.Linear(8, 4, rngs=rngs))
 
 
 PARTS = {
@@ -127,10 +127,10 @@ def test_spectral_norms_estimate_once_a_step_in_training_and_hold_in_evaluation(
 
 def test_dropout_draws_in_training_and_rests_in_evaluation(worst):
     def make(rngs):
-        return called(nnx.Sequential(linear(rngs), nnx.Dropout(0.5, rngs=rngs)))
+        return nnx.Sequential(linear(rngs), nnx.Dropout(0.5, rngs=rngs))
 
     layer = nf.NeuralODE(nf.DepthVarying(make, nf.PiecewiseConstant(N), rngs=nnx.Rngs(0)), GRID)
-    plain = layer.field.stack.params.layers[0]
+    plain = layer.field.stack.layers[0]
     step = layer.trajectory(X)[1] - X
     whole = 2 * (X @ plain.kernel[0] + plain.bias[0]) / N
     kept = step != 0
@@ -203,7 +203,7 @@ def test_an_adaptive_solve_takes_what_draws_nothing(part):
 
 REFUSED = {
     "a module with *args": (
-        lambda: nf.NeuralODE(nnx.Sequential(linear(nnx.Rngs(0))), GRID),
+        lambda: nf.NeuralODE(nnx.WeightNorm(linear(nnx.Rngs(0)), rngs=nnx.Rngs(0)), GRID),
         r"wrap it: nf.from_function\(lambda net, x: net\(x\), net\)",
     ),
     "a cache": (lambda: nf.NeuralODE(_decoding(), GRID), "Cache at 'cache.*stays around it"),

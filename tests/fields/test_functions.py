@@ -9,6 +9,7 @@ from flax import nnx
 import neuralflow as nf
 from neuralflow.checks import InputError
 from neuralflow.fields import evaluate, takes_time
+from neuralflow.fields.functions import takes_context
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,41 @@ def test_functions_may_wrap_modules():
     assert np.allclose(
         nf.NeuralODE(field, nf.FixedGrid(nf.Euler(), steps=1))(x), x + net(x), atol=1e-6
     )
+
+
+class Timed(nnx.Module):
+    def __call__(self, x, t, context=None):
+        return x * t if context is None else x * t + context
+
+
+def test_a_sequential_takes_what_its_first_layer_takes():
+    linear = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    assert not takes_time(nnx.Sequential(linear, jnp.tanh))
+    assert not takes_time(nnx.Sequential(jnp.tanh, Timed()))
+    timed = nnx.Sequential(nnx.Sequential(Timed(), jnp.sin), linear)
+    assert takes_time(timed) and takes_context(timed)
+    x = jnp.ones((3, 2))
+    layer = nf.NeuralODE(timed, nf.FixedGrid(nf.Euler(), steps=1), 2.0, 3.0)
+    assert np.allclose(layer(x, context=x), x + linear(jnp.sin(3 * x)), atol=1e-6)
+    branches = [
+        nnx.Sequential(
+            nnx.Linear(2, 4, rngs=nnx.Rngs(k)), jnp.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(k))
+        )
+        for k in range(3)
+    ]
+    y = x.astype(jnp.float32)
+    for branch in branches:
+        y = y + branch(y)
+    assert np.allclose(nf.from_branches(branches)(x.astype(jnp.float32)), y, atol=1e-6)
+    with pytest.raises(TypeError, match=r"takes \*args"):
+        takes_time(nnx.Sequential())
+
+
+def test_branches_of_several_functions_are_told_to_share_one():
+    linears = [nnx.Linear(2, 2, rngs=nnx.Rngs(k)) for k in range(2)]
+    branches = [nf.from_function(lambda net, x: net(x), linear) for linear in linears]
+    with pytest.raises(ValueError, match="function is another function; .* define one function"):
+        nf.from_branches(branches)
 
 
 @pytest.mark.parametrize(
