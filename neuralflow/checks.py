@@ -238,7 +238,7 @@ def array(name: str, value: Any, *axes: int | str, kind: Any = jnp.floating) -> 
     wanted = f"{name} must be an array {_form(axes)} of {_KINDS[kind]}"
     if not isinstance(value, jax.Array | np.ndarray):
         raise InputTypeError(f"{wanted}, got {_shown(value)}; write jnp.asarray(...)")
-    if not jnp.issubdtype(value.dtype, kind):
+    if not _are(value.dtype, kind):
         raise InputTypeError(f"{wanted}, got {value.dtype}; write {name}.astype(float)")
     _axes(name, value.shape, axes)
 
@@ -325,9 +325,7 @@ def holds_numbers(value: Any) -> bool:
         value: The value.
     """
     dtype = getattr(value, "dtype", None)
-    return isinstance(dtype, np.dtype) and any(
-        jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool_)
-    )
+    return isinstance(dtype, np.dtype) and _are(dtype, jnp.number, jnp.bool_)
 
 
 def number(
@@ -664,9 +662,18 @@ def _is_real(value: Any) -> bool:
     """Tell whether a value is a real number or an array of such. A bool is no number."""
     if isinstance(value, int | float):
         return not isinstance(value, bool)
-    return isinstance(value, np.number | np.ndarray | jax.Array) and any(
-        jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)
+    return isinstance(value, np.number | np.ndarray | jax.Array) and _are(
+        value.dtype, jnp.floating, jnp.integer
     )
+
+
+def _are(dtype: Any, *kinds: Any) -> bool:
+    """Tell whether numbers of a dtype are of one of some kinds.
+
+    To NumPy, spans of time are whole numbers. As numbers they would lose their unit.
+    """
+    span = isinstance(dtype, np.dtype) and dtype.kind == "m"
+    return not span and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _shown(value: Any) -> str:

@@ -331,6 +331,11 @@ def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         loss = np.log(np.exp(logits).sum(axis=-1)) - right
         return {"loss": loss, "accuracy": (outputs.argmax(axis=-1) == y).astype(float)}
     if y.shape == outputs.shape and y.dtype.kind in "fiu":
+        if y.shape[-1] > 1 and ((y == 0) | (y == 1)).all() and (y.sum(axis=-1) == 1).all():
+            raise InputError(
+                f"data['y'] must be classes, whole numbers, got one-hot rows {y.shape}, which "
+                "would be targets of a regression; give y.argmax(axis=-1)"
+            )
         return {"loss": (outputs.astype(float) - y) ** 2}
     raise InputError(
         "data['y'] must be classes, whole numbers with the leading axes of the logits, or targets "

@@ -43,7 +43,7 @@ IMAGES = {
 STATES = {**STATE, "whole": jnp.ones((3, 4), int)}
 HALVES = {**STATES, "odd": jnp.ones((2, 3)), "three": (jnp.ones(2),) * 3, "words": ("a", "b")}
 TIME = {"none": None, "text": "1", "list": [1.0], "row": jnp.ones(2), "nan": np.nan, "true": True}
-PART = {**MODULE, "class": nnx.Linear, "silent": nnx.Dict(), "hidden": nnx.Sequential(np.tanh)}
+PART = {**MODULE, "class": nnx.Linear, "silent": nnx.Dict(), "hidden": nnx.Sequential()}
 FIELD = {
     **without(FUNCTION, "text"),
     "text": "tanh",

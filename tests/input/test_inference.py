@@ -90,6 +90,7 @@ CALLS = {
                 "a third class": {"x": X, "y": np.asarray([0, 1, 2, 0])},
                 "a negative class": {"x": X, "y": np.asarray([0, 1, -1, 0])},
                 "three targets": {"x": X, "y": np.ones((4, 3))},
+                "one-hot rows": {"x": X, "y": np.eye(2)[[0, 1, 1, 0]]},
                 "half classes": {"x": X, "y": np.full(4, 0.5)},
                 "no numbers": {"x": X, "y": np.full((4, 2), np.nan)},
             },

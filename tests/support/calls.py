@@ -25,7 +25,12 @@ COUNT: Wrong = {**NOT_WHOLE, "zero": 0, "negative": -1}
 """For a whole number of at least 1."""
 SEED: Wrong = {**NOT_WHOLE, "negative": -1, "huge": 2**80}
 """For the seed of a random generator."""
-NUMBER: Wrong = {**NOT_A_NUMBER, "nan": np.nan, "infinite": np.inf}
+NUMBER: Wrong = {
+    **NOT_A_NUMBER,
+    "nan": np.nan,
+    "infinite": np.inf,
+    "span": np.timedelta64(1, "h"),
+}
 """For a finite number."""
 POSITIVE: Wrong = {**NUMBER, "zero": 0.0, "negative": -1.0}
 """For a positive finite number."""
@@ -58,6 +63,7 @@ STATE: Wrong = {
     "list": [1.0],
     "object": object(),
     "words": np.array("x"),
+    "spans": np.array([1], "m8[h]"),
 }
 """For an array or a pytree of arrays."""
 

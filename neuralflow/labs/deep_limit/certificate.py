@@ -34,7 +34,7 @@ from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.deep_limit.evidence import Measure, Regularity, Resolution, exact, measure
 from neuralflow.layers import NeuralODE, _integrate
 from neuralflow.solve import Discretisation, SolveError
-from neuralflow.solve.system import all_digits
+from neuralflow.solve.system import MISFITS, all_digits, misfit
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,8 @@ def certify(
         InputError: `model` holds no NeuralODE, or does not call one.
         InputError: The outputs are not finite, or the NeuralODEs do not move their states. Or a
             NeuralODE couples the entries of axis 0, as a graph network on nodes does.
-        InputError: `x` holds fewer than two samples, or an empty array.
+        InputError: `x` holds fewer than two samples, or an empty array. Or the model cannot be
+            evaluated on `x`; its error is the cause.
         InputError: `score` does not return one finite number.
         InputTypeError: `model` is no nnx.Module, `x` holds anything but arrays, or `score` is not a
             function of one argument.
@@ -392,6 +393,10 @@ def _walked(
             outputs = _hooked(model, listen)(x)
         except SolveError:
             outputs = np.full((1,), np.nan)
+        except InputError:
+            raise
+        except MISFITS as error:
+            raise misfit(f"model {type(model).__name__}", x, error) from error
     if not isinstance(outputs, jax.Array | np.ndarray) or not outputs.ndim:
         shown = jax.tree.map(jnp.shape, outputs)
         raise InputTypeError(

@@ -522,6 +522,13 @@ def test_the_evidence_as_table_record_and_picture():
 
 
 def test_bad_calls_are_refused():
+    class Around(nnx.Module):
+        def __init__(self, flow, call):
+            self.flow, self.call = flow, call
+
+        def __call__(self, x):
+            return self.call(self.flow, x)
+
     with pytest.raises(
         ValueError,
         match="no NeuralODE in this model, a Linear; "
@@ -544,18 +551,16 @@ def test_bad_calls_are_refused():
     )
     with pytest.raises(ValueError, match="nothing to certify"):
         D.certify(still, points())
+    readout = nnx.Sequential(model, nnx.Linear(3, 1, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match="model Sequential cannot be evaluated on x of shape"):
+        D.certify(readout, points())
+    with pytest.raises(ValueError, match="model Around cannot be evaluated .*ValueError: invalid"):
+        D.certify(Around(model, lambda flow, x: int("entry 'x'")), points())
     growing = nf.NeuralODE(
         nf.from_function(lambda p, x: 1e200 * x), nf.FixedGrid(nf.Euler(), steps=4)
     )
     with pytest.raises(ValueError, match="outputs are not finite"):
         D.certify(growing, points())
-
-    class Around(nnx.Module):
-        def __init__(self, flow, call):
-            self.flow, self.call = flow, call
-
-        def __call__(self, x):
-            return self.call(self.flow, x)
 
     with pytest.raises(TypeError, match="flow is called under jax.vmap"):
         D.certify(Around(model, lambda flow, x: jax.vmap(flow)(x)), points())
