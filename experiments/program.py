@@ -45,6 +45,7 @@ class Parser(argparse.ArgumentParser):
         seeds: The number of seeds by default. None leaves out --seeds.
         data: Whether the program needs --data-dir, or takes it. None leaves it out.
         quick: What --quick takes in the place of defaults, by the name of the option.
+        shorter: What --quick does, for its help.
         kept: The folder of the kept results, relative to that of the file.
     """
 
@@ -56,6 +57,7 @@ class Parser(argparse.ArgumentParser):
         seeds: int | None = None,
         data: Literal["needed", "taken"] | None = None,
         quick: Mapping[str, Any] | None = None,
+        shorter: str = "take the smallest sizes, to see in under a minute that all of it runs",
         kept: str = ".",
     ):
         parts = Path(file).relative_to(ROOT).with_suffix("").parts
@@ -82,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--quick",
             action="store_true",
-            help="take the smallest sizes, to see in under a minute that all of it runs",
+            help=shorter,
         )
         if seeds is not None:
             self.add_argument(

@@ -53,7 +53,8 @@ Place = tuple[str | int, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Parser(__file__, __doc__, data="taken", quick={"minutes": 30.0})
+    shorter = "leave out what does not fit 30 minutes"
+    parser = Parser(__file__, __doc__, data="taken", quick={"minutes": 30.0}, shorter=shorter)
     parser.add_argument(
         "--minutes", type=positive, help="leave out what does not fit, none by default"
     )

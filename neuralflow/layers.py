@@ -451,6 +451,8 @@ class NeuralODE(nnx.Module, Generic[FieldT]):
 
         Returns:
             The states, with a new leading axis of length m, or of length steps + 1 for the edges.
+            In a trace and under `jax.vmap`, states at depths outside of `ends` are NaN, and those
+            of an adaptive layer also at depths out of order. `solve` returns the status.
 
         Raises:
             InputError: Outside of a trace, `depths` are outside of `ends` or out of order. Or

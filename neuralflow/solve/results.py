@@ -24,8 +24,8 @@ class Status(enum.IntEnum):
         NOT_INVERTED: The fixed-point iteration of `invert` did not converge in a step.
         FAILED: An adaptive solve could not go on, since it rejected even a step as short as
             rounding allows, or for another reason.
-        BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval or out of order,
-            or the ends of the walk do.
+        BAD_DEPTHS: Depths that were asked for in a trace lie outside the interval, or the ends of
+            the walk do. Or depths of an adaptive solve are out of order.
     """
 
     SUCCESSFUL = 0
