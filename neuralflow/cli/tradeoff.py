@@ -53,7 +53,8 @@ def candidates(cells: int, scheme: str) -> list[Any]:
 
     Fixed steps go down from the number of cells to one. Their weights are projected on as many
     cells, constant or linear. A candidate with more evaluations than the network is left out.
-    Adaptive steps have continuous weights on an eighth of the cells.
+    Adaptive steps have continuous weights on an eighth of the cells. Adaptive steps on the weights
+    as trained, whatever they cost, tell what the steps alone change.
 
     Args:
         cells: The number of cells of the weights, and of fixed steps of the network.
@@ -72,8 +73,8 @@ def candidates(cells: int, scheme: str) -> list[Any]:
         and (name, steps, basis) != (scheme, cells, PiecewiseConstant)
     ]
     few = PiecewiseLinear(max(1, cells // 8))
-    adaptive = (Adaptive(SCHEMES["tsit5"](), each, each) for each in _TOLERANCES)
-    return chosen + [Candidate(solve, few) for solve in adaptive]
+    adaptive = [Adaptive(SCHEMES["tsit5"](), each, each) for each in _TOLERANCES]
+    return chosen + [Candidate(solve, few) for solve in adaptive] + [Candidate(adaptive[-1])]
 
 
 def _counts(cells: int) -> list[int]:

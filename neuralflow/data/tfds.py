@@ -217,7 +217,8 @@ def _check_prepared(name: str, folder: Path) -> None:
     The messages of TFDS itself would speak of TFRECORD.
     """
     base, _, version = name.partition(":")
-    records = sorted((folder / base).glob(f"{version or '*'}/dataset_info.json"))
+    kept = f"{base}/{version or '*'}/dataset_info.json"
+    records = sorted(folder.glob(kept))
     remedy = f"prepare it with: neuralflow data prepare {name} --data-dir {folder} (downloads it)"
     if not records:
         have = sorted(
@@ -227,6 +228,11 @@ def _check_prepared(name: str, folder: Path) -> None:
             }
         )
         there = f"; there {'are' if len(have) > 1 else 'is'} {', '.join(have)}" if have else ""
+        if any(folder.parent.glob(kept)):
+            raise DataMissing(
+                f"the data set {name!r} is not prepared in {folder}{there}, but in the folder "
+                f"above; name {folder.parent}"
+            )
         raise DataMissing(
             f"the data set {name!r} is not prepared in {folder}{there}; "
             f"{remedy}, or name the folder that holds it"

@@ -66,6 +66,8 @@ def test_missing_and_foreign_sets_are_named_with_the_remedy(tmp_path):
         match="'kmnist' is not prepared in .*mnist.*neuralflow data prepare kmnist",
     ):
         data.load("kmnist", data_dir=TFDS)
+    with pytest.raises(data.DataMissing, match=f"but in the folder above; name {TFDS}$"):
+        data.load("mnist", data_dir=TFDS / "mnist")
     with pytest.raises(ValueError, match="'trian' of mnist cannot be read: Unknown split"):
         data.load("mnist", "trian", data_dir=TFDS)
     with pytest.raises(data.DataMissing, match="there are .*mnist:3.0.1"):
