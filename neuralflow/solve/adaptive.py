@@ -739,9 +739,10 @@ class _Ending(diffrax.PIDController):
     steps, and the other samples of a batch would wait.
     """
 
-    def adapt_step_size(self, t0: Any, t1: Any, *rest: Any) -> Any:
+    def adapt_step_size(self, *args: Any, **kwargs: Any) -> Any:
         """Choose the next step, in the form of `diffrax.PIDController`."""
-        kept, *step, result = super().adapt_step_size(t0, t1, *rest)
+        t0, t1 = args[:2]
+        kept, *step, result = super().adapt_step_size(*args, **kwargs)
         # At zero, steps could become as short as the least number.
         eps = jnp.finfo(t1.dtype).eps
         shortest = jnp.where(kept, 0, jnp.maximum(2 * eps * jnp.abs(t1), eps**2))

@@ -130,7 +130,7 @@ def test_dropout_draws_in_training_and_rests_in_evaluation(worst):
         return nnx.Sequential(linear(rngs), nnx.Dropout(0.5, rngs=rngs))
 
     layer = nf.NeuralODE(nf.DepthVarying(make, nf.PiecewiseConstant(N), rngs=nnx.Rngs(0)), GRID)
-    plain = layer.field.stack.layers[0]
+    plain: Any = layer.field.stack.layers[0]
     step = layer.trajectory(X)[1] - X
     whole = 2 * (X @ plain.kernel[0] + plain.bias[0]) / N
     kept = step != 0
