@@ -331,7 +331,7 @@ def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         loss = np.log(np.exp(logits).sum(axis=-1)) - right
         return {"loss": loss, "accuracy": (outputs.argmax(axis=-1) == y).astype(float)}
     if y.shape == outputs.shape and y.dtype.kind in "fiu":
-        if y.shape[-1] > 1 and ((y == 0) | (y == 1)).all() and (y.sum(axis=-1) == 1).all():
+        if _is_one_hot(y):
             raise InputError(
                 f"data['y'] must be classes, whole numbers, got one-hot rows {y.shape}, which "
                 "would be targets of a regression; give y.argmax(axis=-1)"
@@ -341,6 +341,12 @@ def _scores(outputs: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         "data['y'] must be classes, whole numbers with the leading axes of the logits, or targets "
         f"in the shape of the outputs, got {y.dtype} {y.shape} for outputs {outputs.shape}"
     )
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    """Return whether rows of several numbers hold a single one each, and zeros beside it."""
+    rows = y.ndim > 1 and y.shape[-1] > 1
+    return rows and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=-1) == 1).all())
 
 
 def _means(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:

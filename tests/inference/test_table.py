@@ -207,3 +207,12 @@ def test_the_picture_shows_the_front(classes):
         bars: Any = [c for c in axis.collections if c.get_label() == "95% over samples"]
         ends = [segment[:, 1] for bar in bars for segment in bar.get_segments()]
         assert np.allclose(ends, [(-20, -5), (0, 0)]) if classes else not bars
+
+
+def test_a_single_positive_target_makes_no_one_hot_rows():
+    model = nnx.Sequential(decay(4), lambda y: y[:, 0])
+    data = {"x": X, "y": np.eye(10)[3]}
+    table = compared(model, data, [grid(1)])
+    assert np.isnan(table.choices[0].accuracy)
+    off = np.asarray(model(X)) - data["y"]
+    assert np.isclose(table.choices[0].loss, (off**2).mean())

@@ -559,7 +559,7 @@ class Scaling:
         rests = (
             f"mean of {len(cases)} cases, 95% interval {-high:.2f} to {-low:.2f}"
             if low < high
-            else "no interval from one case"
+            else f"no interval from {'one case' if len(cases) == 1 else 'cases of one p'}"
         )
         scales = f"the largest increment of {least} between layers scales as L^{-p:.2f}"
         return f"{kind}: {scales} ({rests})"

@@ -66,6 +66,7 @@ def test_descent_from_equal_layers_has_a_limit_and_from_unequal_ones_none():
         ([1.0], r"ODE-like: .* of W .* L\^-1.00 \(no interval from one case\)"),
         ([0.97, 0.96, 0.98], r"ODE.*L\^-0.97 \(mean of 3 cases, 95% interval -0.99 to -0.95\)"),
         ([0.85, 0.95, 0.9, 1.0], "ODE-like"),
+        ([1.0, 1.0], r"ODE-like: .*\(no interval from cases of one p\)"),
         ([0.7, 0.97, 1.2], "undecided"),
         ([0.79, 0.8, 0.81], "neither"),
         ([0.49, 0.5, 0.51], "SDE-like"),
