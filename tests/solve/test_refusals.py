@@ -33,7 +33,7 @@ REFUSED = {
     ),
     "not a module": (lambda: nf.NeuralODE(wrong(jnp.tanh), EULER), "wrap it: nf.from_function"),
     "not callable": (lambda: nf.NeuralODE(nnx.Module(), EULER), "must be callable"),
-    "args": (lambda: nf.NeuralODE(nnx.Sequential(nnx.tanh), EULER), r"\*args.*wrap it"),
+    "args": (lambda: nf.NeuralODE(nnx.Sequential(), EULER), r"\*args.*wrap it"),
     "no steps": (lambda: nf.FixedGrid(nf.Euler(), steps=0), "at least 1"),
     "half a step": (lambda: nf.FixedGrid(nf.Euler(), steps=wrong(1.5)), "whole number"),
     "steps and times": (lambda: nf.FixedGrid(nf.Euler(), steps=2, times=(0, 1)), "exactly one"),
