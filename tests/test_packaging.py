@@ -65,6 +65,7 @@ def check_the_wheel_alone_runs_the_readmes_first_example(wheel, tmp_path):
     )
     gap, last = run(python, "-c", program, cwd=tmp_path).splitlines()
     assert 0 < float(gap) < 0.1
+    assert f"print(abs(y - ode(x)).max())  # {float(gap):.3f}: what" in example
     assert last == "(128, 2) (128, 2) (128, 2) True"
     # The program for accelerators runs on machines with nothing else.
     stages = [

@@ -40,9 +40,8 @@ def complaints(tmp_path_factory):
         path,
     ]
     process = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
-    if not process.stdout.startswith("{"):
-        last = (process.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        pytest.skip(f"pyright does not run here: {last}")
+    if "nodeenv failed" in process.stderr:
+        pytest.skip("pyright finds no node.js here, and cannot fetch it")
     errors = json.loads(process.stdout)["generalDiagnostics"]
     errors = [error for error in errors if error["rule"] != "reportUnusedExpression"]
     return {path.read_text().splitlines()[error["range"]["start"]["line"]] for error in errors}

@@ -33,8 +33,9 @@ from neuralflow import checks
 from neuralflow.checks import InputError, InputTypeError
 from neuralflow.labs.deep_limit.evidence import Measure, Regularity, Resolution, exact, measure
 from neuralflow.layers import NeuralODE, _integrate
+from neuralflow.refinement import evaluated
 from neuralflow.solve import Discretisation, SolveError
-from neuralflow.solve.system import MISFITS, all_digits, misfit
+from neuralflow.solve.system import all_digits
 
 
 @dataclass(frozen=True)
@@ -390,13 +391,9 @@ def _walked(
 
     with jax.disable_jit():
         try:
-            outputs = _hooked(model, listen)(x)
+            outputs = evaluated(_hooked(model, listen), x)
         except SolveError:
             outputs = np.full((1,), np.nan)
-        except InputError:
-            raise
-        except MISFITS as error:
-            raise misfit(f"model {type(model).__name__}", x, error) from error
     if not isinstance(outputs, jax.Array | np.ndarray) or not outputs.ndim:
         shown = jax.tree.map(jnp.shape, outputs)
         raise InputTypeError(
